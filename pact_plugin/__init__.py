@@ -1,0 +1,53 @@
+"""PACT: hold a model's confidence on its safety tokens to the aligned model it started from.
+
+Names are loaded on first use, so that `import pact_plugin` imports no array framework.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pact_plugin.config import PactConfig as PactConfig
+    from pact_plugin.constraint import PactConstraint as PactConstraint
+    from pact_plugin.errors import PactError as PactError
+    from pact_plugin.hooks.manager import attach as attach
+    from pact_plugin.losses import confidence_divergence as confidence_divergence
+    from pact_plugin.losses import published_divergence as published_divergence
+    from pact_plugin.select import safety_direction as safety_direction
+    from pact_plugin.tokens import SafetyTokens as SafetyTokens
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "PactConfig": "config",
+    "PactConstraint": "constraint",
+    "PactError": "errors",
+    "SafetyTokens": "tokens",
+    "attach": "hooks.manager",
+    "confidence_divergence": "losses",
+    "published_divergence": "losses",
+    "safety_direction": "select",
+}
+
+__all__ = [
+    "PactConfig",
+    "PactConstraint",
+    "PactError",
+    "SafetyTokens",
+    "attach",
+    "confidence_divergence",
+    "published_divergence",
+    "safety_direction",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

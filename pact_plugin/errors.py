@@ -1,0 +1,69 @@
+"""Errors: each names the key or argument, the value and the remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PactError(Exception):
+    """Base of every error that pact-plugin raises on purpose.
+
+    Args:
+        problem: What is wrong, in one sentence without the final full stop.
+        key: The configuration key or argument that is wrong.
+        value: What it was set to.
+        remedy: What the user can do about it, as a sentence.
+    """
+
+    def __init__(self, problem: str, *, key: str | None = None, value: Any = None, remedy: str) -> None:
+        self.problem, self.key, self.value, self.remedy = problem, key, value, remedy
+        head = "" if key is None else f"{key}={value!r}: " if value is not None else f"{key}: "
+        super().__init__(f"{head}{problem}. {remedy}")
+
+
+class ConfigError(PactError):
+    """A configuration key is unknown, or its value cannot be used."""
+
+
+class ShapeError(PactError):
+    """Arrays whose shapes or types do not fit together."""
+
+
+class TokenFileError(PactError):
+    """A safety-token file that is missing, corrupted, or not of this format."""
+
+
+class TokenizerMismatchError(PactError):
+    """Safety tokens that belong to another tokenizer."""
+
+
+class ModelStructureError(PactError):
+    """A model whose decoder or language-model head cannot be found or reproduced."""
+
+
+class ReferenceModelError(PactError):
+    """A reference model that cannot exist, or does not fit the model in training."""
+
+
+class NoResponseError(PactError):
+    """No response position where at least one is needed."""
+
+
+class NonFiniteError(PactError):
+    """NaN or infinity in the reference or in the constraint."""
+
+
+class HiddenStatesNotSeenError(PactError):
+    """A forward pass in which the decoder's final hidden states were not seen."""
+
+
+class AdapterError(PactError):
+    """A trainer that no adapter knows, that two know, or that cannot be constrained."""
+
+
+class PluginError(PactError):
+    """A pact-plugin plugin that is misspelt, duplicated, or fails to import."""
+
+
+class ReceiptError(PactError):
+    """A receipt that is missing, unreadable, or shows unconstrained steps."""

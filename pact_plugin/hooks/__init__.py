@@ -1,0 +1,1 @@
+"""The pluggy hooks through which adapters, token sources and references are found."""
