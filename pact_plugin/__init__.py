@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig as PactConfig
     from pact_plugin.constraint import PactConstraint as PactConstraint
+    from pact_plugin.direction import safety_direction as safety_direction
     from pact_plugin.errors import PactError as PactError
     from pact_plugin.hooks.manager import attach as attach
     from pact_plugin.losses import confidence_divergence as confidence_divergence
     from pact_plugin.losses import published_divergence as published_divergence
-    from pact_plugin.select import safety_direction as safety_direction
     from pact_plugin.tokens import SafetyTokens as SafetyTokens
 
 __version__ = "0.1.0"
@@ -28,7 +28,7 @@ _HOME = {
     "attach": "hooks.manager",
     "confidence_divergence": "losses",
     "published_divergence": "losses",
-    "safety_direction": "select",
+    "safety_direction": "direction",
 }
 
 __all__ = [
