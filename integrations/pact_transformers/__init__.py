@@ -1,0 +1,1 @@
+"""PACT for Hugging Face transformers."""

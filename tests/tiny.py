@@ -1,0 +1,111 @@
+"""Tiny random models and a tiny tokenizer, built on the spot without a network."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+ARCHITECTURES = (
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3_text",
+    "mistral",
+    "phi3",
+    "cohere",
+    "granite",
+    "gpt2",
+    "mixtral",
+)
+
+# {% generation %} marks the answers for `assistant_only_loss`; the newline after <|im_end|> is no part of one.
+CHATML = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' -}}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{%- generation -%}{{- message['content'] + '<|im_end|>' -}}{%- endgeneration -%}{{- '\n' -}}"
+    "{%- else -%}{{- message['content'] + '<|im_end|>\n' -}}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
+_TEXT = (
+    "I can't help with that request. I cannot assist with this.",
+    "I'm sorry, but I won't do that or anything else.",
+    "Sure, here is what you asked for: the answer to your question. How do I write a program?",
+    "system user assistant\n positive negative yes no one two three four five",
+)
+
+
+@functools.cache
+def _trained_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=384, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(_TEXT * 4, trainer)
+    return tokenizer
+
+
+def tiny_tokenizer(*, chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
+    """A new byte-level BPE tokenizer of some 380 tokens with ChatML's special tokens, which encodes any text.
+
+    Args:
+        chat_template: A Jinja chat template, or None for a tokenizer without one.
+    """
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer().to_str()),
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+@functools.cache
+def tiny_vocab_size() -> int:
+    return len(tiny_tokenizer())
+
+
+def tiny_model(architecture: str = "llama", *, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A randomly initialised two-layer causal language model for `tiny_tokenizer`, in eval mode, float32.
+
+    Args:
+        architecture: A `model_type` of transformers; those of `ARCHITECTURES` are known to work.
+        seed: Seed of the weights; the global random state is left as it was.
+        **config: Settings that replace the tiny defaults, under transformers' names.
+    """
+    tokenizer = tiny_tokenizer()
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|im_start|>"),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "initializer_range": 0.2,  # logits that differ visibly between tokens
+    }
+    if architecture == "gpt2":
+        settings |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+    else:
+        settings |= {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 256,
+        }
+    if architecture == "mixtral":
+        settings |= {"num_local_experts": 4}
+    built = AutoConfig.for_model(architecture, **(settings | config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(built, dtype=torch.float32)
+    return model.eval()
