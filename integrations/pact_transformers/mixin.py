@@ -1,0 +1,172 @@
+"""The Trainer mixin that every Trainer-based adapter shares. It holds no mathematics: that is PactConstraint's."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from pact_plugin.errors import AdapterError
+from pact_plugin.hooks.manager import plugin_manager
+from pact_plugin.receipt import Receipt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pact_plugin.constraint import PactConstraint
+
+_POSITION_KEYS = ("labels", "shift_labels", "position_ids", "cu_seq_lens_q", "attention_mask")
+
+
+class PactTrainerMixin:
+    """Adds a constraint to `transformers.Trainer` and its subclasses; goes before them in the bases.
+
+    The evaluation loss stays the task's; `eval_pact/*` metrics stand beside it. `pact_receipt.json` lies beside every
+    model that is saved.
+    """
+
+    pact: PactConstraint
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The trainer's own loss, plus the constraint in training."""
+        batch = {key: inputs[key] for key in _POSITION_KEYS if key in inputs}
+        training = self.model.training
+        with self.pact.watch():
+            result = super().compute_loss(  # type: ignore[misc]
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
+            )
+        if not training:
+            self.pact.observe(batch)
+            return result
+        constraint = self.pact.loss(
+            batch,
+            num_items_in_batch=num_items_in_batch,
+            world_size=self._pact_world_size(num_items_in_batch),
+            step=self.state.global_step + 1,
+            task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
+            empty_ok=True,
+        )
+        if self.pact.config.weight == 0:
+            return result
+        if return_outputs:
+            return result[0] + constraint.to(result[0].device), result[1]
+        return result + constraint.to(result.device)
+
+    def _pact_world_size(self, num_items_in_batch: Any) -> int:
+        """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""
+        if num_items_in_batch is None or not self.args.average_tokens_across_devices:
+            return 1
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        tensor_parallel = getattr(parallelism, "tp_size", 1) or 1
+        return self.accelerator.num_processes // tensor_parallel
+
+    def _pact_reduce(self, sums: Tensor) -> Tensor:
+        return self.accelerator.reduce(sums, reduction="sum")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Put the `pact/*` metrics beside the training loss."""
+        if "loss" in logs:
+            metrics = self.pact.metrics("train", self._pact_reduce)
+            plugin_manager().hook.pact_step(step=self.state.global_step, metrics=dict(metrics))
+            logs.update(metrics)
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Put the `pact/*` metrics of an evaluation beside its loss."""
+        output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        if output.metrics and any(name.endswith("_loss") for name in output.metrics):
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            measured = self.pact.metrics("eval", self._pact_reduce)
+            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model with the receipt and the safety tokens beside it."""
+        folder = output_dir or self.args.output_dir
+        self.pact.flush("train", self._pact_reduce)
+        if self.args.should_save:
+            self.pact.receipt.total_steps = max(self.pact.receipt.total_steps, self.state.global_step)
+            self.pact.write_receipt(folder)
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; a resumed run continues its receipt.
+
+        Raises:
+            ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
+        """
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        if checkpoint:
+            self.pact.receipt.resume(Receipt.read(Path(str(checkpoint))))
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+
+@cache
+def constrained_class(trainer_class: type) -> type:
+    """`trainer_class` with the mixin in front of it; composes with whatever it inherits."""
+    return type(f"Pact{trainer_class.__name__}", (PactTrainerMixin, trainer_class), {})
+
+
+def constrain(trainer: Any, constraint: PactConstraint) -> Any:
+    """Turn a trainer into its constrained class, in place."""
+    trainer.__class__ = constrained_class(type(trainer))
+    trainer.pact = constraint
+    return trainer
+
+
+def trainer_parts(trainer: Any) -> tuple[Any, Any]:
+    """The model and tokenizer of a Trainer.
+
+    Raises:
+        AdapterError: The trainer is constrained already, or set up in a way that cannot be constrained.
+    """
+    if isinstance(trainer, PactTrainerMixin) and hasattr(trainer, "pact"):
+        raise AdapterError("it is constrained already", key="trainer", remedy="Attach the constraint once.")
+    if trainer.args.n_gpu > 1:
+        raise AdapterError(
+            "nn.DataParallel is not supported",
+            key="n_gpu",
+            value=trainer.args.n_gpu,
+            remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
+        )
+    processor = trainer.processing_class
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        raise AdapterError(
+            "the trainer has no tokenizer, which the safety tokens are checked against",
+            key="processing_class",
+            remedy="Pass `processing_class=tokenizer` to the trainer.",
+        )
+    return trainer.model, tokenizer
+
+
+def require_plain_task_loss(trainer: Any, constraint: PactConstraint, *, own_loss: bool) -> None:
+    """Easing takes back part of a plain cross-entropy: refuse any other.
+
+    Raises:
+        AdapterError: Easing is on and the task loss is the user's own or smoothed.
+    """
+    if not constraint.config.eases:
+        return
+    for key, value in (
+        ("compute_loss_func", own_loss),
+        ("label_smoothing_factor", trainer.args.label_smoothing_factor),
+    ):
+        if value:
+            raise AdapterError(
+                "easing needs a plain next-token cross-entropy",
+                key=key,
+                value=value,
+                remedy=f"Remove `{key}`, or set `easing: false`.",
+            )

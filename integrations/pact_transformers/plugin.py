@@ -1,0 +1,46 @@
+"""What transformers adds to pact-plugin: aligned models by path or hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pact_plugin.errors import ReferenceModelError
+from pact_plugin.hooks.spec import ReferenceSource, hookimpl
+from pact_plugin.tokens import tokenizer_fingerprint
+
+
+def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
+    """Load an aligned model beside the model in training: same device and precision, same tokenizer.
+
+    Raises:
+        ReferenceModelError: It cannot be loaded, or has another tokenizer.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    parameter = next(model.parameters())
+    dtype = parameter.dtype if parameter.dtype.is_floating_point else "auto"
+    try:
+        other = AutoTokenizer.from_pretrained(name)
+        reference = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ReferenceModelError(
+            f"the aligned model cannot be loaded ({error})",
+            key="reference",
+            value=name,
+            remedy="Give a folder or hub id that holds a causal language model and its tokenizer, or use `auto`.",
+        ) from error
+    if tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer):
+        raise ReferenceModelError(
+            "the aligned model has another tokenizer than the model in training",
+            key="reference",
+            value=name,
+            remedy="Use the aligned model that training starts from.",
+        )
+    return reference.to(parameter.device)
+
+
+@hookimpl
+def pact_references() -> Iterable[ReferenceSource]:
+    """Paths and hub ids."""
+    return [ReferenceSource("pretrained", load_reference_model)]

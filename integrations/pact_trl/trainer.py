@@ -1,0 +1,45 @@
+"""PACT around TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl import SFTTrainer
+from trl.trainer import sft_trainer
+
+from pact_plugin.config import PactConfig
+from pact_plugin.constraint import PactConstraint
+from pact_transformers.mixin import PactTrainerMixin, constrain, require_plain_task_loss, trainer_parts
+
+
+class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
+    """An SFTTrainer under a constraint.
+
+    Args:
+        *args: As for SFTTrainer.
+        pact: Settings of the constraint.
+        **kwargs: As for SFTTrainer.
+
+    Raises:
+        PactError: The settings, the tokens, the model and the reference do not fit.
+    """
+
+    def __init__(self, *args: Any, pact: PactConfig | dict[str, Any] | bool = True, **kwargs: Any) -> None:
+        config = PactConfig.of(pact)
+        super().__init__(*args, **kwargs)
+        model, tokenizer = trainer_parts(self)
+        self.pact = PactConstraint(model, tokenizer, config)
+        _check(self, self.pact)
+
+
+def constrain_sft(trainer: SFTTrainer, constraint: PactConstraint) -> SFTTrainer:
+    """Constrain an SFTTrainer in place."""
+    _check(trainer, constraint)
+    return constrain(trainer, constraint)
+
+
+def _check(trainer: SFTTrainer, constraint: PactConstraint) -> None:
+    # Before 1.10 TRL hands its own DFT loss to the Trainer as a `compute_loss_func`; the easing knows that one.
+    own = trainer.compute_loss_func
+    is_trl_dft = own is not None and own is getattr(sft_trainer, "dft_loss", None)
+    require_plain_task_loss(trainer, constraint, own_loss=own is not None and not is_trl_dft)

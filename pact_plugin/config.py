@@ -1,0 +1,157 @@
+"""PactConfig: every setting of the constraint, validated, with the same keys in every pipeline."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
+
+from pact_plugin.errors import ConfigError
+from pact_plugin.tokens import SafetyTokens
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _report(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise _as_config_error(cls, error) from error
+
+
+class PublishedSettings(_Settings):
+    """Settings of the published objective (arXiv 2603.07445; clause 3 of spec/PACT.md)."""
+
+    temperature: Annotated[FiniteFloat, Field(gt=0)] = 2.0
+    """Temperature T of the softmax over the safety tokens."""
+    top_p: Annotated[FiniteFloat, Field(gt=0, le=1)] = 0.9
+    """Probability that the gate's smallest set of safety tokens must hold."""
+    alpha: FiniteFloat = 2.0
+    """Slope of the gate."""
+    bias: FiniteFloat = 0.0
+    """Offset of the gate."""
+    gate_temperature: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    """Temperature T_g of the gate's softmax."""
+    prefix: Annotated[int, Field(ge=0)] = 8
+    """Response tokens before the gate decays."""
+    decay: Annotated[FiniteFloat, Field(ge=0)] = 8.0
+    """Decay length of the gate in tokens; 0 closes it after the prefix."""
+    boost: Annotated[FiniteFloat, Field(ge=0, le=1)] = 1.0
+    """Upper bound of the gate."""
+    assistant_header: str | None = None
+    """Text before a response in the prompt-free pass; taken from the chat template when absent."""
+
+    @property
+    def divergence(self) -> dict[str, Any]:
+        """The keyword arguments of `published_divergence`."""
+        return self.model_dump(exclude={"assistant_header"})
+
+
+def _path_to_str(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+class PactConfig(_Settings):
+    """How a fine-tuning run is held to the aligned model it starts from.
+
+    Raises:
+        ConfigError: An unknown key (the nearest valid name is given), a value out of range, or keys that conflict.
+    """
+
+    objective: Literal["confidence", "published"] = "confidence"
+    """`confidence` compares the safety tokens' absolute probabilities (spec clause 2), `published` is the
+    objective of the authors' code (spec clause 3)."""
+    weight: Annotated[FiniteFloat, Field(ge=0)] = 2.0
+    """Factor of the constraint beside the task's cross-entropy; 0 only measures."""
+    easing: bool | None = None
+    """Let the task yield where the aligned model is sure to refuse and the label does not (spec clause 2.3).
+    Unset: on for `confidence`, off for `published`, which does not define it."""
+    safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
+    """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""
+    reference: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "auto"
+    """The aligned model: `auto`, `adapter_off` (PEFT adapters that start at zero), `frozen_copy` (a copy of the
+    parameters in training), or a path or hub id of a model."""
+    published: PublishedSettings = PublishedSettings()
+    """Settings of the published objective."""
+    top_k: Annotated[int, Field(ge=2)] = 50
+    """Safety tokens kept when they are chosen from the model itself."""
+    chunk_size: Annotated[int, Field(ge=1)] = 256
+    """Response positions projected on the vocabulary at a time; bounds the memory."""
+
+    @model_validator(mode="after")
+    def _no_conflict(self) -> PactConfig:
+        if self.objective == "published" and self.easing:
+            raise ConfigError(
+                "the published objective does not define easing",
+                key="easing",
+                value=True,
+                remedy="Remove `easing`, or set `objective: confidence`.",
+            )
+        if self.objective == "confidence" and "published" in self.model_fields_set:
+            raise ConfigError(
+                "these settings have no effect on the confidence objective",
+                key="published",
+                value=self.published.model_dump(exclude_unset=True),
+                remedy="Remove `published`, or set `objective: published`.",
+            )
+        return self
+
+    @property
+    def eases(self) -> bool:
+        """Whether the task loss yields; never at weight 0, which leaves training as it was."""
+        wanted = self.objective == "confidence" if self.easing is None else self.easing
+        return wanted and self.weight > 0
+
+    @classmethod
+    def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:
+        """A configuration from what a pipeline hands over: itself, a mapping, or `True` for the defaults."""
+        if isinstance(value, PactConfig):
+            return value
+        if value is True:
+            return cls()
+        if not isinstance(value, dict):
+            raise ConfigError(
+                "not a configuration",
+                key="pact",
+                value=value,
+                remedy="Give `true`, a mapping of settings, or a PactConfig.",
+            )
+        return cls.model_validate(value)
+
+    def summary(self) -> dict[str, Any]:
+        """The settings as plain JSON values, for receipts; safety tokens given as an object by their digest."""
+        dumped = self.model_dump(exclude={"safety_tokens"})
+        tokens = self.safety_tokens
+        dumped["safety_tokens"] = tokens.digest if isinstance(tokens, SafetyTokens) else tokens
+        dumped["easing"] = self.eases
+        return dumped
+
+
+def _as_config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or None
+    if first["type"] == "extra_forbidden":
+        names = list(model.model_fields)
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Valid keys: {', '.join(names)}."
+        return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)
+    return ConfigError(
+        first["msg"][:1].lower() + first["msg"][1:],
+        key=key,
+        value=first["input"],
+        remedy=f"See the description of `{first['loc'][0] if first['loc'] else model.__name__}` in PactConfig.",
+    )

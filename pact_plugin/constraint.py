@@ -1,0 +1,258 @@
+"""PactConstraint: the parts, as one object beside a training loop."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pact_plugin import objectives
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, NoResponseError, ShapeError
+from pact_plugin.head import check_head, language_head
+from pact_plugin.hooks.manager import load_reference, load_safety_tokens
+from pact_plugin.meter import Meter, Reduce, Sums, non_finite
+from pact_plugin.promptfree import assistant_header
+from pact_plugin.receipt import Receipt
+from pact_plugin.reference import build_reference
+from pact_plugin.responses import nothing_masked, positions_of
+
+
+class PactConstraint:
+    """Holds a causal language model's safety tokens to the aligned model it starts from.
+
+    Built before the first training step, on the device that trains:
+
+        constraint = PactConstraint(model, tokenizer, config)
+        for batch in loader:
+            with constraint.watch():
+                output = model(**batch)
+            loss = output.loss + constraint.loss(batch)
+
+    Args:
+        model: A causal language model, with or without PEFT adapters; still the aligned model.
+        tokenizer: Its tokenizer.
+        config: Settings, as a PactConfig or a mapping.
+        reference_model: The aligned model itself, where `config.reference` should not decide.
+
+    Raises:
+        PactError: The safety tokens, the model and the reference do not fit; nothing is left changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        config: PactConfig | dict[str, Any],
+        *,
+        reference_model: nn.Module | None = None,
+    ) -> None:
+        self.config = PactConfig.of(config)
+        self.model = model
+        self.head = language_head(model)
+        self.device = next(self.head.decoder.parameters()).device
+        self.tokens = load_safety_tokens(self.config, model, tokenizer)
+        rows = getattr(self.head.projection, "out_features", None)
+        self.tokens.check(tokenizer, rows)
+        published = self.config.objective == "published"
+        self._set = self.tokens if published else self.tokens.positive
+        self._ids = torch.tensor(self._set.ids, device=self.device)
+        self._weights = torch.tensor(self._set.weights, device=self.device)
+        self._header = assistant_header(tokenizer, self.config.published.assistant_header) if published else []
+        with _evaluating(model):
+            check_head(model, self.head, self._ids[:16])
+        spec = reference_model if reference_model is not None else load_reference(self.config, model, tokenizer)
+        self.reference = build_reference(model, spec, self._ids[:16])
+        self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
+        self._seen: tuple[Tensor, tuple[Any, ...], dict[str, Any]] | None = None
+        self._unchecked: tuple[Tensor, Tensor] | None = None
+        self._first = True
+        self.receipt = Receipt(
+            config=self.config.summary(),
+            tokens={"digest": self.tokens.digest, "count": len(self.tokens), "tokenizer": self.tokens.fingerprint},
+            reference=self.reference.kind,
+        )
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Keep the final hidden states of the first forward pass inside, for the next `loss`."""
+        self._seen = None
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._seen is None:
+                self._seen = (output.last_hidden_state, args, kwargs)
+
+        handle = self.head.decoder.register_forward_hook(keep, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def loss(
+        self,
+        batch: Mapping[str, Any],
+        *,
+        num_items_in_batch: Tensor | int | None = None,
+        world_size: int = 1,
+        step: int | None = None,
+        task_loss: Literal["nll", "dft"] = "nll",
+        empty_ok: bool = False,
+    ) -> Float[Tensor, ""]:
+        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses 2 to 6).
+
+        Args:
+            batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents.
+            num_items_in_batch: The task loss's denominator: its tokens over the whole optimiser step. Those of
+                this batch when absent.
+            world_size: Factor by which the task loss anticipates the averaging of gradients over ranks.
+            step: Optimiser step, from 1, for the receipt. The next one when absent.
+            task_loss: How the task weighs a token, which the easing takes part of.
+            empty_ok: Whether this batch may have no response token (one of several in a step).
+
+        Returns:
+            A scalar in nats, with gradient; zero without effect at weight 0.
+
+        Raises:
+            HiddenStatesNotSeenError: The forward pass was not watched.
+            NoResponseError: No label is trained on.
+            NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
+        """
+        self._raise_non_finite()
+        evaluated = self._evaluate(batch, train=True)
+        count = evaluated.trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        if self._first or (num_items_in_batch is None and not empty_ok):
+            self._check_first(batch, count, empty_ok)
+        denominator = count.to(evaluated.divergence.device).clamp(min=1)
+        total = self.config.weight * evaluated.divergence.sum()
+        if self.config.eases:
+            total = total - objectives.eased_task_loss(evaluated, task_loss)
+        self._record(evaluated, "train")
+        self.receipt.add_step(self.receipt.total_steps + 1 if step is None else step)
+        return total / denominator * world_size
+
+    @torch.no_grad()
+    def observe(self, batch: Mapping[str, Any]) -> None:
+        """Measure an evaluation batch just watched; read by `metrics("eval")`."""
+        self._record(self._evaluate(batch, train=False), "eval")
+
+    def metrics(self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None) -> dict[str, float]:
+        """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
+
+        Raises:
+            NoResponseError: There was no response position since the last call.
+            NonFiniteError: One of them is NaN or infinite.
+        """
+        self.flush(mode, reduce)
+        return self._meters[mode].metrics("labels" if mode == "train" else "eval labels")
+
+    def flush(self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None) -> None:
+        """Bring what was measured to the host, and into the receipt."""
+        flushed = self._meters[mode].flush(self.device, reduce)
+        if mode == "train":
+            self.receipt.positions += round(flushed.positions)
+            self.receipt.divergence += flushed.divergence
+
+    def write_receipt(self, directory: str | Path) -> None:
+        """Write the receipt and the safety tokens into a directory."""
+        self.receipt.write(directory)
+        self.tokens.save(Path(directory) / "pact_safety_tokens.safetensors")
+
+    def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated:
+        if self._seen is None:
+            raise HiddenStatesNotSeenError(
+                "the decoder's final hidden states were not seen in this step",
+                key="watch",
+                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
+            )
+        (hidden, args, kwargs), self._seen = self._seen, None
+        if train and torch.is_grad_enabled() and not hidden.requires_grad:
+            raise HiddenStatesNotSeenError(
+                "the hidden states carry no gradient, so the constraint would have no effect",
+                key="model",
+                remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
+            )
+        if kwargs.get("inputs_embeds") is not None:
+            raise ModelStructureError(
+                "the decoder was called with embeddings, which the reference cannot be given",
+                key="inputs_embeds",
+                remedy="Pass `input_ids`.",
+            )
+        positions = positions_of(batch)
+        if hidden.shape[:2] != batch["labels"].shape:
+            raise ShapeError(
+                f"the hidden states have shape {tuple(hidden.shape[:2])}",
+                key="labels",
+                value=tuple(batch["labels"].shape),
+                remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
+            )
+        view = objectives.View(hidden, args, kwargs, positions, batch["labels"])
+        if self.config.objective == "published":
+            return objectives.published(
+                self.head,
+                self.reference,
+                view,
+                self._ids,
+                self._weights,
+                self._header,
+                self.config.chunk_size,
+                self.config.published.divergence,
+            )
+        return objectives.confidence(
+            self.head, self.reference, view, self._ids, self.config.chunk_size, ease=self.config.eases
+        )
+
+    def _check_first(self, batch: Mapping[str, Any], count: Tensor, empty_ok: bool) -> None:
+        if self._first and nothing_masked(batch):
+            warnings.warn(
+                "PACT: no token is masked in the first batch, so prompts are constrained as if they were answers. "
+                "Mask them: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`.",
+                stacklevel=3,
+            )
+        if not empty_ok and int(count) == 0:
+            raise NoResponseError(
+                "the labels are all -100",
+                key="labels",
+                remedy="Check masking, truncation and the chat template; at least one token must be trained on.",
+            )
+        self._first = False
+
+    def _record(self, evaluated: objectives.Evaluated, mode: str) -> None:
+        divergence = evaluated.divergence.detach().sum()
+        mass_reference = evaluated.safety_mass_reference.sum()
+        self._meters[mode].add(
+            Sums(
+                divergence=divergence,
+                safety_mass=evaluated.safety_mass.detach().sum(),
+                safety_mass_reference=mass_reference,
+                eased=evaluated.eased.sum(),
+                positions=evaluated.divergence.shape[0],
+                tokens=evaluated.trained,
+            )
+        )
+        self._unchecked = (divergence, mass_reference)
+        if divergence.device.type == "cpu":
+            self._raise_non_finite()
+
+    def _raise_non_finite(self) -> None:
+        # On an accelerator the last step's sums are read, which it has long computed: nothing waits.
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is not None and not all(bool(torch.isfinite(value)) for value in unchecked):
+            raise non_finite(float(unchecked[1]))
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

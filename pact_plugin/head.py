@@ -1,0 +1,203 @@
+"""Final hidden states -> log-probabilities of the safety tokens, without the full logits (clause 6 of spec/PACT.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from pact_plugin.errors import ModelStructureError
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the confidence objective needs of N positions, in nats."""
+
+    logprobs: Float[Tensor, "N K"]
+    """log p(k) of the safety tokens under the whole vocabulary."""
+    log_rest: Float[Tensor, " N"]
+    """log r, the log-probability of every other token together."""
+    label: Float[Tensor, " N"]
+    """log p of the label."""
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """A causal language model as a decoder, a projection and what the model does to its logits.
+
+    Args:
+        decoder: Module below the head; its output has `last_hidden_state` [B, T, d].
+        projection: The head itself, [N, d] -> [N, V].
+        scale: Factor of the logits (Cohere, Granite).
+        softcap: Bound of the logits, cap · tanh(logits / cap), after the factor (Gemma 2).
+    """
+
+    decoder: nn.Module
+    projection: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """[N, d] -> [N, V] logits in at least float32, as the model computes them."""
+        raw = self.projection(hidden) if project is None else project(hidden)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        if self.scale != 1.0:
+            raw = raw * self.scale
+        if self.softcap is not None:
+            raw = self.softcap * torch.tanh(raw / self.softcap)
+        return raw
+
+    def safety_logits(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        *,
+        chunk_size: int = 256,
+        project: Callable[[Tensor], Tensor] | None = None,
+        weight: Tensor | None = None,
+    ) -> Float[Tensor, "N K"]:
+        """Logits of the safety tokens alone; a plain linear head multiplies only their rows.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens.
+            chunk_size: Positions per chunk where the head is not plain and all logits are needed.
+            project: Replaces the projection (a reference's own head).
+            weight: Replaces the weight [V, d] of a plain linear head.
+        """
+        if type(self.projection) is nn.Linear:
+            bias = self.projection.bias
+            rows = (self.projection.weight if weight is None else weight)[ids]
+            return self.logits(hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids]))
+        chunks = hidden.split(chunk_size)
+        return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
+
+    def readout(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        labels: Int[Tensor, " N"],
+        *,
+        chunk_size: int = 256,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Readout:
+        """Log-probabilities at N positions, `chunk_size` positions at a time.
+
+        Under autograd each chunk's logits are recomputed in the backward pass, so the memory is that of one chunk.
+        Normalised by log p(S) and log r = log(1 - p(S)) from their difference, which keeps both exact as either
+        vanishes.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens; fewer than the vocabulary.
+            labels: The tokens predicted.
+            chunk_size: Positions per chunk.
+            project: Replaces the projection (a reference's own head).
+        """
+
+        def read(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = self.logits(states, project)
+            safety = logits.index_select(1, ids)
+            inside = safety.logsumexp(1)
+            outside = logits.index_fill(1, ids, -torch.inf).logsumexp(1)
+            log_mass = F.logsigmoid(inside - outside)
+            offset = log_mass - inside
+            label = logits.gather(1, targets[:, None])[:, 0] + offset
+            return safety + offset[:, None], F.logsigmoid(outside - inside), label
+
+        recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
+        parts = [
+            checkpoint(read, states, targets, use_reentrant=False, preserve_rng_state=False)
+            if recompute
+            else read(states, targets)
+            for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
+        ]
+        return Readout(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def language_head(model: nn.Module) -> LanguageHead:
+    """Take a causal language model apart; PEFT and distributed wrappers are looked through.
+
+    Raises:
+        ModelStructureError: No decoder or no output embeddings were found.
+    """
+    base = unwrap(model)
+    decoder = getattr(base, "base_model", None)
+    if decoder is None or decoder is base:
+        decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
+    if not isinstance(decoder, nn.Module) or decoder is base:
+        raise ModelStructureError(
+            "the decoder below the language-model head was not found",
+            key="model",
+            value=type(base).__name__,
+            remedy="Use a causal language model whose `base_model` or `get_decoder()` is its decoder.",
+        )
+    projection = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    if not isinstance(projection, nn.Module):
+        raise ModelStructureError(
+            "the language-model head was not found",
+            key="model",
+            value=type(base).__name__,
+            remedy="Use a causal language model with `get_output_embeddings()`.",
+        )
+    scale, softcap = _logit_settings(getattr(base, "config", None))
+    return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def _logit_settings(config: Any) -> tuple[float, float | None]:
+    """Factor and bound of the logits, under the names that model families give them."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(text, name, None) is not None:
+            scale = float(getattr(text, name))
+            break
+    divisor = getattr(text, "logits_scaling", None)
+    if divisor is not None:
+        scale = float(divisor) if getattr(text, "model_type", "") == "hyperclovax" else 1.0 / float(divisor)
+    return scale, getattr(text, "final_logit_softcapping", None)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, head: LanguageHead, token_ids: Int[Tensor, " n"]) -> None:
+    """Compare with the model's own logits on a few tokens, so that an unknown kind of head is never misread.
+
+    Raises:
+        ModelStructureError: The logits differ by more than rounding.
+    """
+    tokens = token_ids[None]
+    own = model(input_ids=tokens).logits[0].to(torch.float32)
+    hidden = head.decoder(input_ids=tokens).last_hidden_state[0]
+    ours = head.logits(hidden.to(own.device)).to(torch.float32)
+    if ours.shape == own.shape:
+        error = (ours - own).abs().max().item()
+        if error <= 8 * torch.finfo(hidden.dtype).eps * own.abs().max().item() + 1e-4:
+            return
+        problem = f"logits read from the hidden states differ from the model's own by {error:.3g}"
+    else:
+        problem = f"logits read from the hidden states have shape {tuple(ours.shape)}, not {tuple(own.shape)}"
+    raise ModelStructureError(
+        problem,
+        key="model",
+        value=type(unwrap(model)).__name__,
+        remedy="This architecture transforms its logits in a way pact-plugin does not know: please report it.",
+    )

@@ -1,0 +1,152 @@
+"""Finding plugins, and one adapter, token source or reference among what they offer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from pact_plugin.errors import AdapterError, PluginError
+from pact_plugin.hooks.spec import NAME, Adapter, PactSpec
+
+if TYPE_CHECKING:
+    from pact_plugin.config import PactConfig
+    from pact_plugin.tokens import SafetyTokens
+
+
+@cache
+def plugin_manager() -> pluggy.PluginManager:
+    """The process's plugin manager, with every installed plugin loaded.
+
+    Raises:
+        PluginError: A plugin fails to import, or implements a hook that does not exist.
+    """
+    manager = pluggy.PluginManager(NAME)
+    manager.add_hookspecs(PactSpec)
+    try:
+        manager.load_setuptools_entrypoints(NAME)
+    except Exception as error:
+        raise PluginError(
+            f"a plugin of the entry-point group {NAME!r} fails to import: {error}",
+            key="plugin",
+            remedy="Repair or uninstall it.",
+        ) from error
+    check_plugins(manager)
+    return manager
+
+
+def register(plugin: object, name: str) -> None:
+    """Add a plugin to this process by hand.
+
+    Raises:
+        PluginError: The name is taken, or it implements a hook that does not exist.
+    """
+    manager = plugin_manager()
+    try:
+        manager.register(plugin, name)
+        check_plugins(manager)
+    except (ValueError, pluggy.PluginValidationError, PluginError) as error:
+        if manager.get_plugin(name) is plugin:
+            manager.unregister(plugin)
+        raise PluginError(str(error), key="plugin", value=name, remedy="Rename the plugin or its hook.") from error
+
+
+def check_plugins(manager: pluggy.PluginManager) -> None:
+    """Raise `PluginError` when a plugin implements a hook that is not specified."""
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(str(error), key="plugin", remedy="The hooks are listed in pact_plugin/hooks/spec.py.") from error
+
+
+def offered(hook: str) -> dict[str, Any]:
+    """Every named object that the plugins yield for a hook.
+
+    Raises:
+        PluginError: Two have the same name.
+    """
+    found: dict[str, Any] = {}
+    for yielded in getattr(plugin_manager().hook, hook)():
+        for item in yielded:
+            if item.name in found:
+                raise PluginError(
+                    f"two plugins offer {hook} of one name",
+                    key="name",
+                    value=item.name,
+                    remedy="Uninstall or rename one of them.",
+                )
+            found[item.name] = item
+    return found
+
+
+def find_adapter(trainer: Any) -> Adapter:
+    """The one adapter that knows a trainer.
+
+    Raises:
+        AdapterError: None does, or more than one.
+    """
+    adapters: Mapping[str, Adapter] = offered("pact_adapters")
+    known = [adapter for adapter in adapters.values() if adapter.matches(trainer)]
+    if len(known) == 1:
+        return known[0]
+    kind = f"{type(trainer).__module__}.{type(trainer).__qualname__}"
+    if known:
+        names = ", ".join(adapter.name for adapter in known)
+        raise AdapterError(
+            f"several adapters know this trainer: {names}",
+            key="trainer",
+            value=kind,
+            remedy="Uninstall the plugin that should not claim it.",
+        )
+    names = ", ".join(adapters) or "none installed"
+    raise AdapterError(
+        f"no adapter knows this trainer (adapters: {names})",
+        key="trainer",
+        value=kind,
+        remedy="Use a supported trainer, or PactConstraint in your own loop.",
+    )
+
+
+def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
+    """Constrain a trainer before it trains; the same trainer is returned.
+
+    Args:
+        trainer: Any trainer that exactly one adapter knows.
+        config: Settings; `True` for the defaults.
+
+    Raises:
+        PactError: The trainer, the settings, the tokens, the model and the reference do not fit.
+    """
+    from pact_plugin.config import PactConfig
+    from pact_plugin.constraint import PactConstraint
+
+    settings = PactConfig.of(config)
+    adapter = find_adapter(trainer)
+    model, tokenizer = adapter.parts(trainer)
+    return adapter.attach(trainer, PactConstraint(model, tokenizer, settings))
+
+
+def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> SafetyTokens:
+    """The safety tokens that a configuration names, or those chosen from the model itself when it names none."""
+    from pact_plugin.tokens import SafetyTokens
+
+    wanted = config.safety_tokens
+    if isinstance(wanted, SafetyTokens):
+        return wanted
+    if wanted is None:
+        from pact_plugin.select import select_safety_tokens
+
+        return select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k)
+    source = offered("pact_token_sources").get(wanted)
+    return SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
+
+
+def load_reference(config: PactConfig, model: Any, tokenizer: Any) -> Any:
+    """The aligned model as a module where a configuration names one, else the kind of reference."""
+    if config.reference in ("auto", "adapter_off", "frozen_copy"):
+        return config.reference
+    sources = offered("pact_references")
+    source = sources.get(config.reference, sources.get("pretrained"))
+    return config.reference if source is None else source.load(config.reference, model, tokenizer)

@@ -1,0 +1,110 @@
+"""Running sums of the constraint: over micro-batches on the device, over an interval for logs, over a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pact_plugin.errors import NonFiniteError, NoResponseError
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums a tensor over ranks."""
+
+
+@dataclass
+class Sums:
+    """Sums over response positions; `divergence` in nats, the masses as probabilities."""
+
+    divergence: Any = 0.0
+    safety_mass: Any = 0.0
+    safety_mass_reference: Any = 0.0
+    eased: Any = 0.0
+    positions: Any = 0
+    tokens: Any = 0
+    """Tokens that the task loss counts: its denominator."""
+
+    def __iadd__(self, other: Sums) -> Sums:
+        for name in (item.name for item in fields(self)):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
+class Meter:
+    """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+        self._pending: Sums | None = None
+        self._interval = Sums()
+
+    def add(self, sums: Sums) -> None:
+        """Add a micro-batch's sums (tensors without gradient)."""
+        if self._pending is None:
+            self._pending = sums
+        else:
+            self._pending += sums
+
+    def flush(self, device: torch.device, reduce: Reduce | None = None) -> Sums:
+        """Move the pending sums into the interval and return them, as floats.
+
+        With several ranks every rank must call it at the same point, pending sums or not.
+
+        Raises:
+            NonFiniteError: The divergence, or the reference's mass, is NaN or infinite.
+        """
+        names = [item.name for item in fields(Sums)]
+        pending = self._pending or Sums()
+        vector = torch.stack(
+            [torch.as_tensor(getattr(pending, name), dtype=torch.float64, device="cpu") for name in names]
+        )
+        if reduce is not None:
+            vector = reduce(vector.to(device, _reducible(device))).cpu()
+        self._pending = None
+        flushed = Sums(**dict(zip(names, vector.tolist(), strict=True)))
+        if not torch.isfinite(vector).all():
+            raise non_finite(flushed.safety_mass_reference)
+        self._interval += flushed
+        return flushed
+
+    def metrics(self, key: str) -> dict[str, float]:
+        """Means since the last call. `key`: what to name in the error if there was no response position.
+
+        Raises:
+            NoResponseError: No response position in the whole interval.
+        """
+        total, self._interval = self._interval, Sums()
+        if not total.positions:
+            raise NoResponseError(
+                "no response position since the last log, so nothing was constrained",
+                key=key,
+                remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
+            )
+        return {
+            "pact/loss": self.weight * total.divergence / max(total.tokens, 1),
+            "pact/divergence": total.divergence / total.positions,
+            "pact/safety_mass": total.safety_mass / total.positions,
+            "pact/safety_mass_reference": total.safety_mass_reference / total.positions,
+            "pact/eased": total.eased / total.positions,
+            "pact/positions": total.positions,
+        }
+
+
+def non_finite(reference_mass: float) -> NonFiniteError:
+    """The error for NaN or infinity, telling the reference's from the model's in training."""
+    in_reference = not torch.isfinite(torch.tensor(reference_mass))
+    return NonFiniteError(
+        "NaN or infinity in the reference" if in_reference else "the constraint became NaN or infinite",
+        key="reference" if in_reference else "pact/divergence",
+        value=reference_mass if in_reference else None,
+        remedy="Check the aligned model's weights and precision."
+        if in_reference
+        else "Lower the learning rate, or check the task loss, which is usually NaN as well.",
+    )
+
+
+def _reducible(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

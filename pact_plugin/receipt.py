@@ -1,0 +1,144 @@
+"""The receipt: what a run was constrained by, over which steps, written beside every checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pact_plugin.errors import ReceiptError
+
+FILE_NAME = "pact_receipt.json"
+_VERSION = 1
+
+
+@dataclass
+class Receipt:
+    """Evidence of a constrained run.
+
+    Args:
+        config: The settings, as plain JSON values.
+        tokens: Digest, number and tokenizer fingerprint of the safety tokens.
+        reference: The kind of reference used.
+        steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
+        total_steps: Optimiser steps the run has taken, constrained or not.
+        positions: Response positions constrained, over all ranks.
+        divergence: Sum of their divergences in nats.
+        version: Of this file's format.
+    """
+
+    config: dict[str, Any]
+    tokens: dict[str, Any]
+    reference: str
+    steps: list[list[int]] = field(default_factory=list)
+    total_steps: int = 0
+    positions: int = 0
+    divergence: float = 0.0
+    version: int = _VERSION
+
+    def add_step(self, step: int) -> None:
+        """Note that optimiser step `step` is constrained; micro-batches of one step count once."""
+        self.total_steps = max(self.total_steps, step)
+        if self.steps and self.steps[-1][0] <= step <= self.steps[-1][1]:
+            return
+        if self.steps and step == self.steps[-1][1] + 1:
+            self.steps[-1][1] = step
+        else:
+            self.steps.append([step, step])
+            self.steps.sort()
+
+    @property
+    def constrained_steps(self) -> int:
+        """Number of constrained steps."""
+        return sum(last - first + 1 for first, last in self.steps)
+
+    @property
+    def missing_steps(self) -> list[list[int]]:
+        """Ranges of steps that the run took without the constraint."""
+        missing, expected = [], 1
+        for first, last in [*self.steps, [self.total_steps + 1, self.total_steps + 1]]:
+            if first > expected:
+                missing.append([expected, first - 1])
+            expected = max(expected, last + 1)
+        return missing
+
+    def resume(self, earlier: Receipt) -> None:
+        """Continue the counts of the run that a checkpoint belongs to.
+
+        Raises:
+            ReceiptError: That run was constrained by other settings or tokens.
+        """
+        for name in ("config", "tokens", "reference"):
+            if getattr(self, name) != getattr(earlier, name):
+                raise ReceiptError(
+                    f"the checkpoint was constrained differently: {name} was {getattr(earlier, name)}",
+                    key=name,
+                    value=getattr(self, name),
+                    remedy="Resume with the settings of the run, or start a new run.",
+                )
+        self.steps = [list(span) for span in earlier.steps]
+        self.total_steps = earlier.total_steps
+        self.positions, self.divergence = earlier.positions, earlier.divergence
+
+    def write(self, directory: str | Path) -> Path:
+        """Write `pact_receipt.json` into a directory; never half of it."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        content = asdict(self)
+        content["mean_divergence"] = self.divergence / self.positions if self.positions else None
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
+        os.replace(temporary, folder / FILE_NAME)
+        return folder / FILE_NAME
+
+    @classmethod
+    def read(cls, directory: str | Path) -> Receipt:
+        """Read the receipt of an output or checkpoint directory, or the file itself.
+
+        Raises:
+            ReceiptError: It is missing or unreadable.
+        """
+        path = Path(directory)
+        path = path / FILE_NAME if path.is_dir() or path.suffix != ".json" else path
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content.pop("mean_divergence", None)
+            receipt = cls(**content)
+        except FileNotFoundError as error:
+            raise ReceiptError(
+                "no receipt: nothing shows that this run was constrained",
+                key="output",
+                value=str(directory),
+                remedy="Train with the constraint attached, or point to the run's output directory.",
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
+            raise _unreadable(path) from error
+        if receipt.version != _VERSION or not _well_formed(receipt):
+            raise _unreadable(path)
+        return receipt
+
+
+def _well_formed(receipt: Receipt) -> bool:
+    def is_count(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+    return (
+        isinstance(receipt.steps, list)
+        and all(isinstance(s, list) and len(s) == 2 and all(map(is_count, s)) and s[0] <= s[1] for s in receipt.steps)
+        and is_count(receipt.total_steps)
+        and is_count(receipt.positions)
+        and isinstance(receipt.divergence, float | int)
+    )
+
+
+def _unreadable(path: Path) -> ReceiptError:
+    return ReceiptError(
+        "the receipt cannot be read",
+        key="receipt",
+        value=str(path),
+        remedy="It is damaged or of another version of pact-plugin; the run cannot be verified from it.",
+    )

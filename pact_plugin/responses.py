@@ -1,0 +1,150 @@
+"""Labels and document boundaries -> response positions (clause 5 of spec/PACT.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from pact_plugin.errors import ShapeError
+
+IGNORED = -100
+"""Label of a token that is not trained on."""
+
+
+@dataclass(frozen=True)
+class ResponsePositions:
+    """The N response positions of a batch, in row order."""
+
+    row: Int[Tensor, " N"]
+    """Row of the batch."""
+    column: Int[Tensor, " N"]
+    """Column of the label; the position before it predicts it."""
+    index: Int[Tensor, " N"]
+    """Index t of the token inside its response, from 0."""
+    response: Int[Tensor, " N"]
+    """Which response of the batch, from 0."""
+    trained: Int[Tensor, ""]
+    """Labels that a next-token loss counts: all but column 0 and the ignored."""
+
+    def __len__(self) -> int:
+        return self.row.shape[0]
+
+    def predecessors(self, values: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...] at the positions that predict the response tokens."""
+        return values[self.row, self.column - 1]
+
+    def own(self, values: Tensor) -> Tensor:
+        """[B, T, ...] -> [N, ...] at the response tokens themselves."""
+        return values[self.row, self.column]
+
+
+def response_positions(
+    labels: Int[Tensor, "B T"],
+    *,
+    position_ids: Int[Tensor, "B T"] | None = None,
+    cu_seq_lens: Int[Tensor, " D"] | None = None,
+) -> ResponsePositions:
+    """Find the response positions of padded, multi-turn or packed rows.
+
+    A response is one contiguous run of labels other than -100 inside one document. Its first token is no position
+    where nothing of its own document comes before it. Vectorised: one host synchronisation per batch.
+
+    Args:
+        labels: Token ids, -100 where ignored.
+        position_ids: Documents start where these do not continue their predecessor.
+        cu_seq_lens: Cumulative document lengths in tokens, from 0, over the one row of a padding-free batch.
+
+    Raises:
+        ShapeError: The shapes do not fit together.
+    """
+    if labels.ndim != 2:
+        raise ShapeError(
+            "labels must have shape [batch, sequence]",
+            key="labels",
+            value=tuple(labels.shape),
+            remedy="Pass the labels of a batch.",
+        )
+    begins = document_starts(labels, position_ids=position_ids, cu_seq_lens=cu_seq_lens)
+    trained = labels != IGNORED
+    continues = torch.zeros_like(trained)
+    continues[:, 1:] = trained[:, 1:] & trained[:, :-1] & ~begins[:, 1:]
+    starts = trained & ~continues
+    columns = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    index = columns - torch.where(starts, columns, -1).cummax(dim=1).values if labels.numel() else columns
+    response = starts.flatten().cumsum(0).view_as(labels) - 1
+    row, column = torch.nonzero(trained & ~begins, as_tuple=True)
+    return ResponsePositions(
+        row=row,
+        column=column,
+        index=index[row, column],
+        response=response[row, column],
+        trained=trained[:, 1:].sum(),
+    )
+
+
+def document_starts(
+    labels: Int[Tensor, "B T"],
+    *,
+    position_ids: Int[Tensor, "B T"] | None = None,
+    cu_seq_lens: Int[Tensor, " D"] | None = None,
+) -> Bool[Tensor, "B T"]:
+    """Columns whose predecessor belongs to another document or does not exist."""
+    starts = torch.zeros_like(labels, dtype=torch.bool)
+    starts[:, :1] = True
+    if cu_seq_lens is not None:
+        if labels.shape[0] != 1:
+            raise ShapeError(
+                "cumulative sequence lengths describe a single flattened row",
+                key="labels",
+                value=tuple(labels.shape),
+                remedy="Pass `position_ids` for a batch of several rows.",
+            )
+        inner = cu_seq_lens[:-1].long()
+        starts[0, inner.clamp(max=labels.shape[1] - 1)] = True
+    if position_ids is not None:
+        if position_ids.ndim != 2 or position_ids.shape[1] != labels.shape[1]:
+            raise ShapeError(
+                f"position_ids must have shape {tuple(labels.shape)}",
+                key="position_ids",
+                value=tuple(position_ids.shape),
+                remedy="Pass one position per token.",
+            )
+        starts[:, 1:] |= position_ids[:, 1:] != position_ids[:, :-1] + 1
+    return starts
+
+
+def positions_of(batch: Mapping[str, Any]) -> ResponsePositions:
+    """`response_positions` of a trainer's batch, from the keys it has.
+
+    Raises:
+        ShapeError: The batch has no labels, or labels already shifted for sequence parallelism.
+    """
+    if "shift_labels" in batch:
+        raise ShapeError(
+            "sequence-parallel batches with shifted labels are not supported",
+            key="shift_labels",
+            remedy="Turn sequence or context parallelism off.",
+        )
+    if batch.get("labels") is None:
+        raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
+    position_ids = batch.get("position_ids")
+    cu_seq_lens = batch.get("cu_seq_lens_q", batch.get("cu_seq_lens"))
+    if position_ids is not None and position_ids.ndim != 2 and cu_seq_lens is not None:
+        position_ids = None  # multimodal positions have several planes; the lengths say all that is needed
+    return response_positions(batch["labels"], position_ids=position_ids, cu_seq_lens=cu_seq_lens)
+
+
+def nothing_masked(batch: Mapping[str, Any]) -> bool:
+    """Whether every token but padding and document starts is trained on, prompts included."""
+    labels = batch["labels"]
+    starts = document_starts(labels, cu_seq_lens=batch.get("cu_seq_lens_q"))
+    if batch.get("position_ids") is not None and batch["position_ids"].ndim == 2:
+        starts |= document_starts(labels, position_ids=batch["position_ids"])
+    mask = batch.get("attention_mask")
+    real = mask.bool() if mask is not None and mask.ndim == 2 else labels == labels
+    return not bool(((labels == IGNORED) & real & ~starts).any())
