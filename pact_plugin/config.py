@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -12,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
-    ModelWrapValidatorHandler,
     ValidationError,
     model_validator,
 )
@@ -22,19 +21,20 @@ from pact_plugin.tokens import SafetyTokens
 
 
 class _Settings(BaseModel):
+    _prefix: ClassVar[str] = ""
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _report(cls, values: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+    def __init__(self, **values: Any) -> None:
         try:
-            return handler(values)
+            super().__init__(**values)
         except ValidationError as error:
-            raise _as_config_error(cls, error) from error
+            raise _as_config_error(type(self), error) from error
 
 
 class PublishedSettings(_Settings):
-    """Settings of the published objective (arXiv 2603.07445; clause 3 of spec/PACT.md)."""
+    """Settings of the published objective (arXiv 2603.07445; clause C4 of spec/PACT.md)."""
+
+    _prefix: ClassVar[str] = "published."
 
     temperature: Annotated[FiniteFloat, Field(gt=0)] = 2.0
     """Temperature T of the softmax over the safety tokens."""
@@ -130,7 +130,7 @@ class PactConfig(_Settings):
                 value=value,
                 remedy="Give `true`, a mapping of settings, or a PactConfig.",
             )
-        return cls.model_validate(value)
+        return cls(**{str(key): setting for key, setting in value.items()})
 
     def summary(self) -> dict[str, Any]:
         """The settings as plain JSON values, for receipts; safety tokens given as an object by their digest."""
@@ -141,17 +141,17 @@ class PactConfig(_Settings):
         return dumped
 
 
-def _as_config_error(model: type[BaseModel], error: ValidationError) -> ConfigError:
+def _as_config_error(model: type[_Settings], error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or None
+    name = ".".join(str(part) for part in first["loc"])
+    key = model._prefix + name
     if first["type"] == "extra_forbidden":
-        names = list(model.model_fields)
-        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
-        hint = f"Did you mean `{near[0]}`?" if near else f"Valid keys: {', '.join(names)}."
+        near = difflib.get_close_matches(name, model.model_fields, n=1)
+        hint = f"Did you mean `{near[0]}`?" if near else f"Valid keys: {', '.join(model.model_fields)}."
         return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)
     return ConfigError(
         first["msg"][:1].lower() + first["msg"][1:],
         key=key,
         value=first["input"],
-        remedy=f"See the description of `{first['loc'][0] if first['loc'] else model.__name__}` in PactConfig.",
+        remedy=f"See `{key.split('.')[0]}` in the description of PactConfig.",
     )

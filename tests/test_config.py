@@ -1,0 +1,59 @@
+"""Settings: defaults, refusals that name the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from pact_plugin import PactConfig
+from pact_plugin.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"wieght": 1.0}, ["wieght", "1.0", "Did you mean `weight`"]),
+        ({"colour": 1}, ["colour", "Valid keys", "safety_tokens"]),
+        ({"weight": -1}, ["weight", "-1", "greater than or equal to 0"]),
+        ({"weight": math.nan}, ["weight", "nan", "finite"]),
+        ({"weight": math.inf}, ["weight", "inf", "finite"]),
+        ({"objective": "kl"}, ["objective", "kl", "confidence"]),
+        ({"objective": "published", "published": {"top_p": 2}}, ["published.top_p", "2"]),
+        ({"objective": "published", "published": {"toppp": 0.5}}, ["published.toppp", "Did you mean `top_p`"]),
+        ({"objective": "published", "easing": True}, ["easing", "confidence"]),
+        ({"published": {"top_p": 0.5}}, ["published", "objective: published"]),
+        ({"reference": ""}, ["reference"]),
+        ({"chunk_size": 0}, ["chunk_size", "0"]),
+        ({"safety_tokens": 3}, ["safety_tokens", "3"]),
+    ],
+)
+def test_bad_settings_name_key_value_and_remedy(settings, words):
+    with pytest.raises(ConfigError) as caught:
+        PactConfig(**settings)
+    for word in words:
+        assert word in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_what_a_pipeline_may_hand_over():
+    assert PactConfig.of(True) == PactConfig()
+    assert PactConfig.of({"weight": 3}).weight == 3
+    config = PactConfig(weight=3)
+    assert PactConfig.of(config) is config
+    for wrong in (False, None, 2, "true"):
+        with pytest.raises(ConfigError, match="not a configuration"):
+            PactConfig.of(wrong)
+
+
+def test_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        PactConfig().weight = 3
+
+
+def test_easing_yields_only_under_a_confidence_constraint():
+    assert PactConfig().eases
+    assert not PactConfig(easing=False).eases
+    assert not PactConfig(weight=0).eases
+    assert not PactConfig(objective="published").eases
