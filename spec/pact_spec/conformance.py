@@ -1,0 +1,155 @@
+"""Run the vectors against an implementation: any object that has the three functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pact_spec import reference
+from pact_spec.backends import Backend
+from pact_spec.vectors import Case, Tolerance, load
+
+TOLERANCES = {
+    "float64": {"value": Tolerance(1e-9, 1e-11), "gradient": Tolerance(1e-9, 1e-11)},
+    "float32": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(1e-4, 1e-5)},
+    # The value is computed in float32 (C10.1); the gradient is rounded to the type of the input.
+    "bfloat16": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(1e-2, 1e-3)},
+    "float16": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(2e-3, 1e-4)},
+}
+
+_DIFFERENTIATED = {
+    "confidence_divergence": ("student_logprobs", "student_log_rest"),
+    "published_divergence": ("student",),
+}
+_CONSTANT = {
+    "confidence_divergence": ("reference_logprobs", "reference_log_rest"),
+    "published_divergence": ("reference", "reference_post"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one case."""
+
+    case: Case
+    status: Literal["ok", "FAIL", "skip"]
+    problem: str = ""
+
+
+def run(implementation: Any, backend: Backend, dtype: str) -> Iterator[Outcome]:
+    """Run every case.
+
+    Args:
+        implementation: Has `confidence_divergence`, `published_divergence` and `safety_direction`.
+        backend: The array library to call it with.
+        dtype: The floating-point type that the back end was made for.
+    """
+    for case in load():
+        if case.float64_only and dtype != "float64":
+            yield Outcome(case, "skip", "needs float64")
+            continue
+        try:
+            problem = _problem(getattr(implementation, case.function), case, backend, dtype)
+        except Exception as error:  # whatever an implementation raises is its failure, and the run goes on
+            problem = f"raised {type(error).__name__}: {error}"
+        yield Outcome(case, "FAIL" if problem else "ok", problem)
+
+
+def _problem(function: Any, case: Case, backend: Backend, dtype: str) -> str:
+    arguments = {name: _convert(value, backend.array) for name, value in case.arguments.items()}
+    if case.expected is None:
+        return _accepts(function, case, arguments)
+    expected = case.expected
+    if dtype != "float64":  # judge the arithmetic, not the rounding of the input
+        rounded = {name: _convert(value, backend.numpy) for name, value in arguments.items()}
+        expected = _evaluate_reference(case, rounded)
+    result = function(**arguments, **case.options)
+    problems = []
+    tolerances = {"gradient": TOLERANCES[dtype]["gradient"]}
+    for key, wanted in expected.items():
+        found = _found(key, result, function, case, arguments, backend)
+        if found is not None:
+            tolerance = case.tolerance.get(key, tolerances.get(key, TOLERANCES[dtype]["value"]))
+            problems.append(_difference(key, found, wanted, tolerance))
+    problems.append(_leak(function, case, arguments, backend))
+    return "; ".join(problem for problem in problems if problem)
+
+
+def _found(
+    key: str, result: Any, function: Any, case: Case, arguments: Mapping[str, Any], backend: Backend
+) -> np.ndarray | None:
+    if key == "ids":
+        return backend.numpy(result[0])
+    if key == "weights":
+        return backend.numpy(result[1])
+    if key == "value":
+        return backend.numpy(result)
+    if key == "mean":
+        return backend.numpy(result).mean()
+    names = [name for name in _DIFFERENTIATED[case.function] if name in arguments]
+    found = _gradients(function, case, arguments, names, backend)
+    if found is None:
+        return None
+    if key == "gradient_of_mean":
+        return found[0] / len(found[0])
+    if case.function == "published_divergence":
+        return found[0]
+    # The chain rule through the softmax of the K + 1 bucket logits (C2.4).
+    rest = found[1] if len(found) > 1 else np.zeros(found[0].shape[:-1])
+    rounded = [backend.numpy(arguments[name]) for name in names]
+    probabilities = np.exp(reference.bucket_logprobs(*rounded))
+    return reference.through_softmax(np.concatenate([found[0], rest[..., None]], axis=-1), probabilities)
+
+
+def _leak(function: Any, case: Case, arguments: Mapping[str, Any], backend: Backend) -> str:
+    """P8: whether a gradient reaches the reference."""
+    names = [name for name in _CONSTANT.get(case.function, ()) if name in arguments]
+    found = _gradients(function, case, arguments, names, backend) if names else None
+    leaking = [name for name, gradient in zip(names, found or [], strict=False) if np.any(gradient != 0)]
+    return f"a gradient reaches {', '.join(leaking)}" if leaking else ""
+
+
+def _gradients(
+    function: Any, case: Case, arguments: Mapping[str, Any], names: list[str], backend: Backend
+) -> list[np.ndarray] | None:
+    def of_named(*arrays: Any) -> Any:
+        return function(**{**arguments, **dict(zip(names, arrays, strict=True))}, **case.options)
+
+    return backend.gradients(of_named, [arguments[name] for name in names])
+
+
+def _accepts(function: Any, case: Case, arguments: Mapping[str, Any]) -> str:
+    try:
+        function(**arguments, **case.options)
+    except Exception as error:  # of the implementation's own type; the message must name the argument (C1.5)
+        unnamed = str(case.argument) not in str(error)
+        return f"the error does not name {case.argument}: {error}" if unnamed else ""
+    return "accepted, but must raise"
+
+
+def _evaluate_reference(case: Case, arguments: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    if case.function == "safety_direction":
+        ids, weights = reference.safety_direction(**arguments, **case.options)  # type: ignore[arg-type]
+        return {"ids": ids, "weights": weights}
+    if case.function == "published_divergence":
+        value = reference.published_divergence(**arguments, **case.options)
+        return {"value": value, "gradient": reference.published_gradient(**arguments, **case.options)}
+    value = reference.confidence_divergence(**arguments)
+    return {"value": value, "gradient": reference.confidence_gradient(**arguments)}
+
+
+def _difference(key: str, found: np.ndarray, wanted: np.ndarray, tolerance: Tolerance) -> str:
+    if np.shape(found) != np.shape(wanted):
+        return f"{key} has shape {list(np.shape(found))}, not {list(np.shape(wanted))}"
+    if np.allclose(found, wanted, rtol=tolerance.relative, atol=tolerance.absolute):
+        return ""
+    if not np.isfinite(found).all():
+        return f"{key} is not finite"
+    return f"{key} is off by {np.max(np.abs(found - wanted)):.3g}"
+
+
+def _convert(value: Any, convert: Any) -> Any:
+    return [convert(one) for one in value] if isinstance(value, list) else convert(value)
