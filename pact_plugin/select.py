@@ -51,8 +51,7 @@ def select_safety_tokens(
     batch_size: int = 16,
     progress: Progress | None = None,
 ) -> SafetyTokens:
-    """Choose the safety tokens of an aligned model (paper: the safety direction; `spec/PACT.md`, "Choosing
-    S").
+    """Choose the safety tokens of an aligned model by its safety direction (`spec/PACT.md`).
 
     The model answers the harmful prompts greedily, and its refusals are kept. Next-token probabilities over
     each refusal are averaged over positions, then over prompts; so are those of the contrast. The `top_k`
@@ -80,7 +79,7 @@ def select_safety_tokens(
         ConfigError: A setting cannot be used, fewer than 8 harmful prompts are refused, or fewer than 8
             benign ones answered.
     """
-    _check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
+    check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
     if not has_chat_template(tokenizer):
         warnings.warn("The tokenizer has no chat template; prompts are given as plain text.", stacklevel=2)
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
@@ -192,9 +191,12 @@ def _logit_count(model: Any) -> int:
     return int(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(model))).logits.shape[-1])
 
 
-def _check_settings(
-    contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int
-) -> None:
+def check_settings(contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int) -> None:
+    """Refuse settings of `select_safety_tokens` that do not go together, before any model is loaded.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
     if contrast not in ("benign", "base"):
         raise ConfigError(
             "no such contrast", key="contrast", value=contrast, remedy="It is `benign` or `base`."

@@ -39,7 +39,7 @@ def write(path: Path, fields: Mapping[str, Any]) -> Path:
     Raises:
         TokenFileError: `path` is neither a directory nor a `.safetensors` file.
     """
-    target = _target(path)
+    target = target_file(path)
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -110,7 +110,12 @@ def _fields(file: Path, metadata: Mapping[str, str], ids: np.ndarray, weights: n
     }
 
 
-def _target(path: Path) -> Path:
+def target_file(path: Path) -> Path:
+    """The file that `write` would write.
+
+    Raises:
+        TokenFileError: `path` is neither a directory nor a `.safetensors` file.
+    """
     if path.is_dir():
         return path / FILE_NAME
     if path.suffix == ".safetensors":

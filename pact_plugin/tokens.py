@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from pact_plugin import token_file
 from pact_plugin.errors import ConfigError, TokenFileError, TokenizerMismatchError
 
 _CHOOSE = "Choose tokens for this model with `pact-plugin tokens select`."
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class Tokenizer(Protocol):
@@ -209,7 +209,7 @@ def _check_values(
     if repeated:
         raise ConfigError("given twice", key="ids", value=repeated[0], remedy="Give every id once.")
     for weight in weights:
-        if not math.isfinite(np.float32(weight)):
+        if not abs(weight) <= _FLOAT32_MAX:  # not so for NaN
             raise ConfigError("not finite", key="weights", value=weight, remedy="Give finite weights.")
     if not max(np.float32(weight) for weight in weights) > 0:
         raise ConfigError(

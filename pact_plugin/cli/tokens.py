@@ -1,0 +1,145 @@
+"""`pact-plugin tokens`: choose safety tokens, and look at them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from pact_plugin.errors import ConfigError, PluginError
+from pact_plugin.token_file import FILE_NAME, target_file
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pact_plugin.tokens import SafetyTokens
+
+app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
+
+_Prompts = Annotated[
+    Path | None, typer.Option(help="Your own prompts: .txt (one a line) or .jsonl (objects with `prompt`).")
+]
+
+
+@app.command()
+def select(
+    model: Annotated[str, typer.Argument(help="The aligned model: a directory, a hub id or a .gguf file.")],
+    contrast: Annotated[
+        str,
+        typer.Option(help="`benign`: the model's own helpful answers. `base`: the model before alignment."),
+    ] = "benign",
+    base_model: Annotated[str | None, typer.Option(help="The model before alignment, for `base`.")] = None,
+    top_k: Annotated[int, typer.Option(help="How many tokens to keep.")] = 50,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .safetensors file or a directory.")
+    ] = Path(FILE_NAME),
+    harmful: _Prompts = None,
+    benign: _Prompts = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Where answers are cut off, in tokens.")] = 32,
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda; by default an accelerator.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Such as bfloat16; by default as stored.")] = "auto",
+    limit: Annotated[
+        int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
+    ] = None,
+) -> None:
+    """Choose the safety tokens of an aligned model, and save them."""
+    from pact_plugin import prompts
+    from pact_plugin.cli.tokens_view import progress_bars, table
+    from pact_plugin.select import check_settings, select_safety_tokens
+
+    # Everything that can be refused without the model is refused before it is loaded.
+    check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
+    target_file(output)
+    requests = _spread(prompts.harmful_prompts() if harmful is None else prompts.load_prompts(harmful), limit)
+    questions = None
+    if contrast == "benign":
+        questions = prompts.benign_prompts() if benign is None else prompts.load_prompts(benign)
+        questions = _spread(questions, limit)
+    console = Console()
+    loading = _loading()
+    with console.status(f"Loading {model}"):
+        tokenizer = loading.load_tokenizer(model)
+        aligned = loading.load_causal_lm(model, dtype=dtype, device=device)
+        base = base_model and loading.load_causal_lm(base_model, dtype=dtype, device=device)
+    with warnings.catch_warnings(record=True) as caught, progress_bars(console) as progress:
+        chosen = select_safety_tokens(
+            aligned,
+            tokenizer,
+            contrast=cast(Any, contrast),
+            base_model=base,
+            harmful=requests,
+            benign=questions,
+            top_k=top_k,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        )
+    for warning in caught:
+        console.print(str(warning.message), style="yellow", markup=False)
+    saved = chosen.save(output)
+    console.print(table(chosen.positive, tokenizer))
+    console.print(f"{saved}: {len(chosen)} tokens, digest {chosen.digest}", markup=False)
+    console.print(f"In the configuration:  safety_tokens: {saved}", markup=False)
+
+
+@app.command()
+def show(
+    file: Annotated[str, typer.Argument(help="A token file, a directory that holds one, or a hub id.")],
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A model whose tokenizer the tokens must belong to; spells them out.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a bar chart there, such as tokens.png.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also the tokens whose weight is not positive.")
+    ] = False,
+) -> None:
+    """Show a file of safety tokens as a table, and as a bar chart."""
+    from pact_plugin.cli.tokens_view import chart, table
+    from pact_plugin.tokens import SafetyTokens
+
+    tokens = SafetyTokens.load(file)
+    owner: Any = None
+    if tokenizer is not None:
+        owner = _loading().load_tokenizer(tokenizer)
+        tokens.check(owner)
+    shown = tokens if everything else tokens.positive
+    console = Console()
+    console.print(table(shown, owner))
+    console.print(_summary(tokens, shown), markup=False)
+    if plot is not None:
+        chart(shown, plot, owner)
+        console.print(f"{plot}: bar chart of {len(shown)} tokens", markup=False)
+
+
+def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:
+    hidden = len(tokens) - len(shown)
+    counts = f"{len(tokens)} tokens" + (
+        f", {hidden} of them without a positive weight (see --all)" if hidden else ""
+    )
+    facts = {"digest": tokens.digest, "tokenizer": tokens.fingerprint[:16], **tokens.provenance}
+    return "\n".join([counts, *(f"  {key}: {value}" for key, value in facts.items())])
+
+
+def _spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
+    """`limit` prompts at even distances, so that every category keeps its share."""
+    if limit is None or limit >= len(prompts):
+        return prompts
+    if limit < 1:
+        raise ConfigError("out of range", key="--limit", value=limit, remedy="It must be at least 1.")
+    return tuple(prompts[i * len(prompts) // limit] for i in range(limit))
+
+
+def _loading() -> ModuleType:
+    try:
+        import transformers  # noqa: F401
+        from pact_transformers import loading
+    except ModuleNotFoundError as error:
+        problem = f"reading a model needs the package {error.name}"
+        raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error
+    return loading
