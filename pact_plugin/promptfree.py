@@ -42,7 +42,7 @@ def assistant_header(tokenizer: Any, text: str | None) -> list[int]:
 
 def prompt_free_batch(
     input_ids: Int[Tensor, "B T"], positions: ResponsePositions, header: list[int]
-) -> tuple[dict[str, Tensor], Int[Tensor, " N"], Int[Tensor, " N"]]:
+) -> tuple[dict[str, Any], Int[Tensor, " N"], Int[Tensor, " N"]]:
     """One row per response: the header, then the response but its last token, padded on the right.
 
     Returns:
@@ -59,5 +59,5 @@ def prompt_free_batch(
     before = input_ids[source[:, None], column]
     heads = torch.tensor(header, dtype=input_ids.dtype, device=input_ids.device).expand(len(responses), -1)
     real = torch.cat([torch.ones_like(heads), (offset < length[:, None]).to(heads.dtype)], dim=1)
-    batch = {"input_ids": torch.cat([heads, before], dim=1), "attention_mask": real}
+    batch = {"input_ids": torch.cat([heads, before], dim=1), "attention_mask": real, "use_cache": False}
     return batch, row, positions.index + len(header) - 1

@@ -50,9 +50,12 @@ class Reference:
                 module.training = True
 
     def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """[B, T, d] final hidden states for a decoder call; to be called within a session."""
-        output = self._call(self.head.decoder, args, {**kwargs, "use_cache": False})
-        return output.last_hidden_state
+        """[B, T, d] final hidden states for a decoder call; to be called within a session.
+
+        The call is repeated as the model in training received it: even `use_cache` decides whether transformers
+        keeps the documents of a packed row apart.
+        """
+        return self._call(self.head.decoder, args, kwargs).last_hidden_state
 
     def project(self, hidden: Tensor) -> Tensor:
         """[N, d] -> [N, V] raw logits; to be called within a session."""

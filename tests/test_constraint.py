@@ -187,6 +187,7 @@ def test_packed_rows_equal_the_documents_apart():
         "input_ids": torch.cat([d["input_ids"] for d in documents], 1),
         "labels": torch.cat([d["labels"] for d in documents], 1),
         "position_ids": torch.cat([torch.arange(d["labels"].shape[1]) for d in documents])[None],
+        "use_cache": False,  # otherwise transformers lets the documents of a row see each other
     }
     config = PactConfig(safety_tokens=TOKENS)
     model = tiny_model(attn_implementation="eager")

@@ -81,7 +81,10 @@ class PactTrainerMixin:
         super().log(logs, start_time)  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Put the `pact/*` metrics of an evaluation beside its loss."""
+        """Put the `pact/*` metrics of an evaluation beside its loss.
+
+        Rows that are repeated to fill the last batches of several ranks count as often as they are seen.
+        """
         output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
         if output.metrics and any(name.endswith("_loss") for name in output.metrics):
             prefix = kwargs.get("metric_key_prefix", "eval")

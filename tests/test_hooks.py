@@ -1,0 +1,116 @@
+"""Finding adapters and sources through pluggy; nothing misspelt, doubled or broken passes."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_tokenizer
+
+import pact_plugin as pact
+from pact_plugin.errors import AdapterError, PluginError
+from pact_plugin.hooks import manager
+from pact_plugin.hooks.spec import Adapter, ReferenceSource, TokenSource, hookimpl
+
+
+@contextmanager
+def plugged(plugin: object, name: str = "test-plugin"):
+    manager.register(plugin, name)
+    try:
+        yield
+    finally:
+        manager.plugin_manager().unregister(plugin)
+
+
+class Loop:
+    """A trainer of a framework that only a plugin knows."""
+
+    def __init__(self) -> None:
+        self.model, self.tokenizer = tiny_model(), tiny_tokenizer()
+
+
+def adapter(name: str) -> object:
+    def put(trainer, constraint):
+        trainer.constraint = constraint
+        return trainer
+
+    class Plugin:
+        @hookimpl
+        def pact_adapters(self):
+            return [Adapter(name, lambda t: isinstance(t, Loop), lambda t: (t.model, t.tokenizer), put)]
+
+    return Plugin()
+
+
+def tokens() -> pact.SafetyTokens:
+    return pact.SafetyTokens.for_tokenizer(tiny_tokenizer(), [40, 41], [1.0, 0.5])
+
+
+def test_a_third_partys_adapter_is_found_and_used():
+    with plugged(adapter("loop")):
+        trainer = Loop()
+        assert pact.attach(trainer, pact.PactConfig(safety_tokens=tokens())) is trainer
+        assert trainer.constraint.tokens == tokens()
+
+
+def test_a_trainer_that_none_or_two_know():
+    with pytest.raises(AdapterError, match=r"Loop.*no adapter knows this trainer \(adapters: .*trl"):
+        pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+    with plugged(adapter("one"), "one"), plugged(adapter("two"), "two"):
+        with pytest.raises(AdapterError, match="several adapters know this trainer"):
+            pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+
+
+def test_one_name_twice():
+    with plugged(adapter("trl")), pytest.raises(PluginError, match=r"name='trl'.*one name"):
+        manager.find_adapter(Loop())
+
+
+def test_a_misspelt_hook():
+    class Misspelt:
+        @hookimpl
+        def pact_adaptors(self):
+            return []
+
+    with pytest.raises(PluginError, match="pact_adaptors"):
+        manager.register(Misspelt(), "misspelt")
+    assert not manager.plugin_manager().has_plugin("misspelt")
+
+
+def test_named_token_sources_and_references():
+    aligned = tiny_model(seed=2)
+
+    class Sources:
+        @hookimpl
+        def pact_token_sources(self):
+            return [TokenSource("house", lambda config, model, tokenizer: tokens())]
+
+        @hookimpl
+        def pact_references(self):
+            return [ReferenceSource("registry", lambda name, model, tokenizer: aligned)]
+
+    with plugged(Sources()):
+        config = pact.PactConfig(safety_tokens="house", reference="registry")
+        constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), config)
+    assert constraint.tokens == tokens()
+    assert constraint.reference.model is aligned
+    assert not any(p.requires_grad for p in aligned.parameters())
+    assert torch.equal(constraint._ids, torch.tensor([40, 41]))
+
+
+def test_a_plugin_that_fails_to_import(tmp_path, monkeypatch):
+    package = tmp_path / "broken-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pact_plugin]\nbroken = broken_plugin_of_a_test\n")
+    (tmp_path / "broken_plugin_of_a_test.py").write_text("raise RuntimeError('half installed')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    manager.plugin_manager.cache_clear()
+    try:
+        with pytest.raises(PluginError, match="half installed"):
+            pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+    finally:
+        monkeypatch.undo()
+        manager.plugin_manager.cache_clear()
+        manager.plugin_manager()

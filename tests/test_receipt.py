@@ -1,0 +1,108 @@
+"""The receipt and `pact-plugin verify`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pact_plugin.errors import ReceiptError
+from pact_plugin.receipt import FILE_NAME, Receipt
+from pact_plugin.verify import verify_run
+
+
+def a_receipt(**values) -> Receipt:
+    config = {"objective": "confidence", "weight": 2.0}
+    tokens = {"digest": "0123456789abcdef", "count": 7, "tokenizer": "f" * 64}
+    return Receipt(config=config, tokens=tokens, reference="adapter_off", **values)
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(1, 40), max_size=40), st.integers(0, 45))
+def test_steps_and_missing_steps_partition_the_run(steps, last):
+    receipt = a_receipt()
+    for step in sorted(steps):
+        receipt.add_step(step)
+        receipt.add_step(step)
+    receipt.total_steps = max(receipt.total_steps, last)
+    covered = {s for first, last_ in receipt.steps for s in range(first, last_ + 1)}
+    missing = {s for first, last_ in receipt.missing_steps for s in range(first, last_ + 1)}
+    assert covered == set(steps)
+    assert receipt.constrained_steps == len(covered)
+    assert missing == set(range(1, receipt.total_steps + 1)) - covered
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    receipt = a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5)
+    path = receipt.write(tmp_path / "new" / "folder")
+    assert Receipt.read(path.parent) == receipt == Receipt.read(path)
+    assert json.loads(path.read_text())["mean_divergence"] == 0.05
+    assert [p.name for p in path.parent.iterdir()] == [FILE_NAME]
+
+
+def test_verify_says_what_was_constrained(tmp_path):
+    a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5).write(tmp_path)
+    line = verify_run(tmp_path)
+    for words in ("4 steps", "10 response positions", "0.05 nats", "7 safety tokens (0123456789abcdef)", "weight 2"):
+        assert words in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"steps": [[1, 2], [5, 6]], "total_steps": 8, "positions": 3}, "steps 3-4, 7-8 of 8"),
+        ({"steps": [[2, 4]], "total_steps": 4, "positions": 3}, "steps 1 of 4"),
+        ({"steps": [], "total_steps": 0, "positions": 0}, "no response position"),
+        ({"steps": [[1, 2]], "total_steps": 2, "positions": 0}, "no response position"),
+    ],
+)
+def test_verify_refuses_a_run_constrained_in_part(tmp_path, values, words):
+    a_receipt(**values).write(tmp_path)
+    with pytest.raises(ReceiptError, match=words):
+        verify_run(tmp_path)
+
+
+def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
+    a_receipt(steps=[[1, 2]], total_steps=2, positions=3).write(tmp_path)
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 5}')
+    with pytest.raises(ReceiptError, match="steps 3-5 of 5"):
+        verify_run(tmp_path)
+    (tmp_path / "trainer_state.json").write_text("{")
+    with pytest.raises(ReceiptError, match="trainer's state"):
+        verify_run(tmp_path)
+
+
+def test_verify_refuses_a_run_that_was_only_measured(tmp_path):
+    receipt = a_receipt(steps=[[1, 2]], total_steps=2, positions=3)
+    receipt.config["weight"] = 0.0
+    receipt.write(tmp_path)
+    with pytest.raises(ReceiptError, match="measured, not constrained"):
+        verify_run(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', "\x00\xff"])
+def test_damaged_receipts(tmp_path, content):
+    (tmp_path / FILE_NAME).write_text(content, encoding="latin-1")
+    with pytest.raises(ReceiptError, match="cannot be read"):
+        verify_run(tmp_path)
+
+
+def test_no_receipt(tmp_path):
+    with pytest.raises(ReceiptError, match="no receipt"):
+        verify_run(tmp_path)
+
+
+def test_resuming_continues_the_counts_and_refuses_other_settings():
+    earlier = a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5)
+    receipt = a_receipt()
+    receipt.resume(earlier)
+    receipt.add_step(5)
+    assert receipt.steps == [[1, 5]]
+    assert earlier.steps == [[1, 4]]
+    other = a_receipt()
+    other.config["weight"] = 3.0
+    with pytest.raises(ReceiptError, match="constrained differently: config"):
+        other.resume(earlier)
