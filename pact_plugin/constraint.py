@@ -64,10 +64,14 @@ class PactConstraint:
         self._set = self.tokens if published else self.tokens.positive
         self._ids = torch.tensor(self._set.ids, device=self.device)
         self._weights = torch.tensor(self._set.weights, device=self.device)
-        self._header = assistant_header(tokenizer, self.config.published.assistant_header) if published else []
+        self._header = (
+            assistant_header(tokenizer, self.config.published.assistant_header) if published else []
+        )
         with _evaluating(model):
             check_head(model, self.head, self._ids[:16])
-        spec = reference_model if reference_model is not None else load_reference(self.config, model, tokenizer)
+        spec = (
+            reference_model if reference_model is not None else load_reference(self.config, model, tokenizer)
+        )
         self.reference = build_reference(model, spec, self._ids[:16])
         self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
         self._seen: tuple[Tensor, tuple[Any, ...], dict[str, Any]] | None = None
@@ -75,7 +79,11 @@ class PactConstraint:
         self._first = True
         self.receipt = Receipt(
             config=self.config.summary(),
-            tokens={"digest": self.tokens.digest, "count": len(self.tokens), "tokenizer": self.tokens.fingerprint},
+            tokens={
+                "digest": self.tokens.digest,
+                "count": len(self.tokens),
+                "tokenizer": self.tokens.fingerprint,
+            },
             reference=self.reference.kind,
         )
 
@@ -141,7 +149,9 @@ class PactConstraint:
         """Measure an evaluation batch just watched; read by `metrics("eval")`."""
         self._record(self._evaluate(batch, train=False), "eval")
 
-    def metrics(self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None) -> dict[str, float]:
+    def metrics(
+        self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None
+    ) -> dict[str, float]:
         """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
 
         Raises:

@@ -43,7 +43,9 @@ class LanguageHead:
     scale: float = 1.0
     softcap: float | None = None
 
-    def logits(self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def logits(
+        self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """[N, d] -> [N, V] logits in at least float32, as the model computes them."""
         raw = self.projection(hidden) if project is None else project(hidden)
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
@@ -74,7 +76,9 @@ class LanguageHead:
         if type(self.projection) is nn.Linear:
             bias = self.projection.bias
             rows = (self.projection.weight if weight is None else weight)[ids]
-            return self.logits(hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids]))
+            return self.logits(
+                hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids])
+            )
         chunks = hidden.split(chunk_size)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
 
@@ -150,7 +154,7 @@ def language_head(model: nn.Module) -> LanguageHead:
     return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Any) -> Any:
     """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
     while True:
         if hasattr(model, "_orig_mod"):

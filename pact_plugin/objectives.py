@@ -48,7 +48,9 @@ def confidence(
     labels = positions.own(view.labels)
     with reference.session():
         states = positions.predecessors(reference.hidden(view.args, view.kwargs))
-        aligned = reference.head.readout(states, ids, labels, chunk_size=chunk_size, project=reference.project)
+        aligned = reference.head.readout(
+            states, ids, labels, chunk_size=chunk_size, project=reference.project
+        )
     student = head.readout(positions.predecessors(view.hidden), ids, labels, chunk_size=chunk_size)
     divergence = confidence_divergence(student.logprobs, aligned.logprobs, student.log_rest, aligned.log_rest)
     in_safety = (labels[:, None] == ids).any(1)

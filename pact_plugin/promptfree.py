@@ -24,7 +24,11 @@ def assistant_header(tokenizer: Any, text: str | None) -> list[int]:
         turn = [{"role": "user", "content": "Hello"}]
         closed = tokenizer.apply_chat_template(turn, tokenize=False)
         opened = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer.encode(opened[len(closed) :], add_special_tokens=False) if opened.startswith(closed) else []
+        ids = (
+            tokenizer.encode(opened[len(closed) :], add_special_tokens=False)
+            if opened.startswith(closed)
+            else []
+        )
         bos = getattr(tokenizer, "bos_token", None)
         if ids and bos and closed.startswith(bos):
             ids = [tokenizer.bos_token_id, *ids]

@@ -128,7 +128,10 @@ def _well_formed(receipt: Receipt) -> bool:
 
     return (
         isinstance(receipt.steps, list)
-        and all(isinstance(s, list) and len(s) == 2 and all(map(is_count, s)) and s[0] <= s[1] for s in receipt.steps)
+        and all(
+            isinstance(s, list) and len(s) == 2 and all(map(is_count, s)) and s[0] <= s[1]
+            for s in receipt.steps
+        )
         and is_count(receipt.total_steps)
         and is_count(receipt.positions)
         and isinstance(receipt.divergence, float | int)

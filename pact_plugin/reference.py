@@ -64,7 +64,9 @@ class Reference:
     def safety_logits(self, hidden: Tensor, ids: Tensor, chunk_size: int) -> Tensor:
         """[N, d] -> [N, K] logits of the safety tokens; to be called within a session."""
         weight = self.parameters.get(self.head.projection, {}).get("weight")
-        return self.head.safety_logits(hidden, ids, chunk_size=chunk_size, project=self.project, weight=weight)
+        return self.head.safety_logits(
+            hidden, ids, chunk_size=chunk_size, project=self.project, weight=weight
+        )
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         replaced = self.parameters.get(module)
@@ -105,7 +107,7 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
             "not a kind of reference, and no plugin loads it",
             key="reference",
             value=spec,
-            remedy="Use `auto`, `adapter_off`, `frozen_copy`, or a path or hub id with pact-plugin[transformers] installed.",
+            remedy="Use `auto`, `adapter_off`, `frozen_copy`, or a path or hub id (needs pact-plugin[transformers]).",
         )
     peft = _peft_model(model)
     if peft is None:

@@ -25,10 +25,15 @@ def verify_run(directory: str | Path) -> str:
     receipt.total_steps = max(receipt.total_steps, _trainer_steps(folder))
     if receipt.config.get("weight") == 0:
         raise ReceiptError(
-            "the run was measured, not constrained", key="weight", value=0, remedy="Train with a weight above 0."
+            "the run was measured, not constrained",
+            key="weight",
+            value=0,
+            remedy="Train with a weight above 0.",
         )
     if receipt.missing_steps:
-        spans = ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in receipt.missing_steps)
+        spans = ", ".join(
+            f"{first}" if first == last else f"{first}-{last}" for first, last in receipt.missing_steps
+        )
         raise ReceiptError(
             f"steps {spans} of {receipt.total_steps} were not constrained",
             key="steps",
@@ -45,7 +50,8 @@ def verify_run(directory: str | Path) -> str:
     mean = receipt.divergence / receipt.positions
     return (
         f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions, "
-        f"mean divergence {mean:.4g} nats, objective {receipt.config['objective']}, weight {receipt.config['weight']:g}, "
+        f"mean divergence {mean:.4g} nats, objective {receipt.config['objective']}, "
+        f"weight {receipt.config['weight']:g}, "
         f"{receipt.tokens['count']} safety tokens ({receipt.tokens['digest']}), reference {receipt.reference}"
     )
 
@@ -59,5 +65,8 @@ def _trainer_steps(folder: Path) -> int:
         return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
     except (ValueError, KeyError, TypeError) as error:
         raise ReceiptError(
-            "the trainer's state cannot be read", key=_TRAINER_STATE, value=str(state), remedy="It is damaged."
+            "the trainer's state cannot be read",
+            key=_TRAINER_STATE,
+            value=str(state),
+            remedy="It is damaged.",
         ) from error

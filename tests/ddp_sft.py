@@ -25,7 +25,14 @@ def main(output: Path, batch_size: int) -> None:
     if trainer.is_world_process_zero():
         norms = {name: float(weight.double().norm()) for name, weight in weights(trainer).items()}
         (output / "result.json").write_text(
-            json.dumps({"logs": train_logs(trainer), "norms": norms, "eval": evaluation, "ranks": trainer.args.world_size})
+            json.dumps(
+                {
+                    "logs": train_logs(trainer),
+                    "norms": norms,
+                    "eval": evaluation,
+                    "ranks": trainer.args.world_size,
+                }
+            )
         )
 
 

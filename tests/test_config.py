@@ -21,7 +21,10 @@ from pact_plugin.errors import ConfigError
         ({"weight": math.inf}, ["weight", "inf", "finite"]),
         ({"objective": "kl"}, ["objective", "kl", "confidence"]),
         ({"objective": "published", "published": {"top_p": 2}}, ["published.top_p", "2"]),
-        ({"objective": "published", "published": {"toppp": 0.5}}, ["published.toppp", "Did you mean `top_p`"]),
+        (
+            {"objective": "published", "published": {"toppp": 0.5}},
+            ["published.toppp", "Did you mean `top_p`"],
+        ),
         ({"objective": "published", "easing": True}, ["easing", "confidence"]),
         ({"published": {"top_p": 0.5}}, ["published", "objective: published"]),
         ({"reference": ""}, ["reference"]),

@@ -88,7 +88,9 @@ def test_confidence_equals_the_specification_on_full_logits(easing):
     for row, column, _ in where:
         p_ref = reference[row, column - 1, POSITIVE]
         label = int(batch["labels"][row, column])
-        divergence += float(spec.confidence_divergence(student[row, column - 1, POSITIVE][None], p_ref[None])[0])
+        divergence += float(
+            spec.confidence_divergence(student[row, column - 1, POSITIVE][None], p_ref[None])[0]
+        )
         mass += np.exp(p_ref).sum()
         if label not in POSITIVE:
             eased += np.exp(p_ref).sum() * -student[row, column - 1, label]
@@ -159,7 +161,7 @@ def test_five_steps_of_the_documented_loop_keep_the_safety_tokens_where_plain_tr
     plain_loss, plain_divergence = train(PactConfig(safety_tokens=TOKENS, weight=0))
     pact_loss, pact_divergence = train(PactConfig(safety_tokens=TOKENS, weight=5, easing=False))
     assert pact_divergence < 0.3 * plain_divergence
-    assert pact_loss < 3.0
+    assert pact_loss < plain_loss + 1.0
 
 
 def test_splitting_a_batch_changes_no_gradient():
@@ -317,13 +319,19 @@ def test_what_does_not_fit_together(tmp_path):
         model(**batch)
     with pytest.raises(ShapeError, match="labels"):
         constraint.loss({"labels": batch["labels"][:, :-1]})
-    with pytest.raises(PactError, match="Tokens|tokens|vocabulary"):
-        PactConstraint(tiny_model(vocab_size=41, pad_token_id=0, bos_token_id=1, eos_token_id=2), TOKENIZER, PactConfig(safety_tokens=TOKENS))
+    with pytest.raises(PactError, match="vocabulary"):
+        PactConstraint(
+            tiny_model(vocab_size=41, pad_token_id=0, bos_token_id=1, eos_token_id=2),
+            TOKENIZER,
+            PactConfig(safety_tokens=TOKENS),
+        )
     other = SafetyTokens(TOKENS.ids, TOKENS.weights, TOKENS.tokens, TOKENS.vocab_size, "0" * 64)
     with pytest.raises(TokenizerMismatchError):
         PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=other))
     with pytest.raises(ReferenceModelError, match=r"reference=.*no-such-folder"):
-        PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, reference=str(tmp_path / "no-such-folder")))
+        PactConstraint(
+            model, TOKENIZER, PactConfig(safety_tokens=TOKENS, reference=str(tmp_path / "no-such-folder"))
+        )
 
 
 def test_a_reference_from_a_folder(tmp_path):

@@ -39,7 +39,9 @@ def test_equals_the_models_own_logits(architecture, chunk_size):
     rest = logprobs.index_fill(1, IDS, -torch.inf).logsumexp(1)
     torch.testing.assert_close(read.logprobs, logprobs[:, IDS].float(), atol=5e-6, rtol=1e-5)
     torch.testing.assert_close(read.log_rest, rest.float(), atol=5e-6, rtol=1e-5)
-    torch.testing.assert_close(read.label, logprobs.gather(1, labels[:, None])[:, 0].float(), atol=5e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        read.label, logprobs.gather(1, labels[:, None])[:, 0].float(), atol=5e-6, rtol=1e-5
+    )
     torch.testing.assert_close(head.safety_logits(hidden, IDS, chunk_size=chunk_size), own[:, IDS])
 
 

@@ -57,9 +57,12 @@ def test_a_third_partys_adapter_is_found_and_used():
 def test_a_trainer_that_none_or_two_know():
     with pytest.raises(AdapterError, match=r"Loop.*no adapter knows this trainer \(adapters: .*trl"):
         pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
-    with plugged(adapter("one"), "one"), plugged(adapter("two"), "two"):
-        with pytest.raises(AdapterError, match="several adapters know this trainer"):
-            pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+    with (
+        plugged(adapter("one"), "one"),
+        plugged(adapter("two"), "two"),
+        pytest.raises(AdapterError, match="several adapters know this trainer"),
+    ):
+        pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
 
 
 def test_one_name_twice():

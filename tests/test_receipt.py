@@ -45,7 +45,13 @@ def test_what_is_written_is_what_is_read(tmp_path):
 def test_verify_says_what_was_constrained(tmp_path):
     a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5).write(tmp_path)
     line = verify_run(tmp_path)
-    for words in ("4 steps", "10 response positions", "0.05 nats", "7 safety tokens (0123456789abcdef)", "weight 2"):
+    for words in (
+        "4 steps",
+        "10 response positions",
+        "0.05 nats",
+        "7 safety tokens (0123456789abcdef)",
+        "weight 2",
+    ):
         assert words in line
     assert "\n" not in line
 

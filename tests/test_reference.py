@@ -55,7 +55,9 @@ def test_adapter_off_where_the_adapter_starts_at_zero():
 
 
 def test_adapter_off_with_a_head_and_embeddings_of_its_own():
-    model = lora(tiny_model(tie_word_embeddings=False), modules_to_save=["lm_head"], target_modules=["q_proj"])
+    model = lora(
+        tiny_model(tie_word_embeddings=False), modules_to_save=["lm_head"], target_modules=["q_proj"]
+    )
     before = own_logits(model)
     reference = build_reference(model, "auto", PROBE)
     assert reference.kind == "adapter_off"
@@ -153,5 +155,3 @@ def test_references_that_cannot_exist():
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ReferenceModelError, match="no parameter in training"):
         build_reference(frozen, "auto", PROBE)
-
-

@@ -80,14 +80,24 @@ def test_right_padded_left_padded_and_multi_turn():
     x = -100
     labels = torch.tensor([[x, x, 5, 6, x, x, 7], [x, x, x, x, x, 5, 6], [x, 4, x, x, x, x, x]])
     found = response_positions(labels)
-    assert as_tuples(found) == [(0, 2, 0, 0), (0, 3, 1, 0), (0, 6, 0, 1), (1, 5, 0, 2), (1, 6, 1, 2), (2, 1, 0, 3)]
+    assert as_tuples(found) == [
+        (0, 2, 0, 0),
+        (0, 3, 1, 0),
+        (0, 6, 0, 1),
+        (1, 5, 0, 2),
+        (1, 6, 1, 2),
+        (2, 1, 0, 3),
+    ]
 
 
 def test_left_padded_position_ids_are_no_documents_of_their_own():
     x = -100
     labels = torch.tensor([[x, x, x, 5, 6]])
     for pads in ([1, 1, 0, 1, 2], [0, 0, 0, 1, 2]):
-        assert as_tuples(response_positions(labels, position_ids=torch.tensor([pads]))) == [(0, 3, 0, 0), (0, 4, 1, 0)]
+        assert as_tuples(response_positions(labels, position_ids=torch.tensor([pads]))) == [
+            (0, 3, 0, 0),
+            (0, 4, 1, 0),
+        ]
 
 
 def test_a_label_in_column_0_or_behind_another_document_is_no_position():
@@ -102,7 +112,9 @@ def test_wrong_shapes():
     with pytest.raises(ShapeError, match="labels"):
         response_positions(torch.zeros(3, dtype=torch.long))
     with pytest.raises(ShapeError, match="position_ids"):
-        response_positions(torch.zeros(2, 3, dtype=torch.long), position_ids=torch.zeros(2, 2, dtype=torch.long))
+        response_positions(
+            torch.zeros(2, 3, dtype=torch.long), position_ids=torch.zeros(2, 2, dtype=torch.long)
+        )
     with pytest.raises(ShapeError, match="single flattened row"):
         response_positions(torch.zeros(2, 3, dtype=torch.long), cu_seq_lens=torch.tensor([0, 3]))
     with pytest.raises(ShapeError, match="shift_labels"):
@@ -117,4 +129,6 @@ def test_nothing_masked_sees_through_padding_and_document_starts():
     assert nothing_masked(pad)
     packed = {"labels": torch.tensor([[x, 2, x, 4]]), "position_ids": torch.tensor([[0, 1, 0, 1]])}
     assert nothing_masked(packed)
-    assert not nothing_masked({"labels": torch.tensor([[x, x, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])})
+    assert not nothing_masked(
+        {"labels": torch.tensor([[x, x, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])}
+    )

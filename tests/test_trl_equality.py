@@ -24,7 +24,9 @@ class Recording:
         return batch
 
 
-def plain_step_loss(model, aligned, micro_batches, *, weight: float, easing: bool, loss_type: str) -> torch.Tensor:
+def plain_step_loss(
+    model, aligned, micro_batches, *, weight: float, easing: bool, loss_type: str
+) -> torch.Tensor:
     """Task loss plus constraint over one optimiser step, from full logits and the formulas alone."""
     count = sum((batch["labels"][:, 1:] != -100).sum() for batch in micro_batches)
     total = torch.zeros(())
@@ -63,7 +65,9 @@ def test_five_steps_equal_a_plain_loop(tmp_path, loss_type, with_lora, easing):
     trainer.train()
 
     aligned = tiny_model()
-    optimizer = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in plain.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.0
+    )
     plain.train()
     logs = train_logs(trainer)
     assert len(logs) == 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,11 @@ class PactTrainerMixin:
     """
 
     pact: PactConstraint
+    if TYPE_CHECKING:  # what transformers.Trainer has
+        model: Any
+        args: Any
+        state: Any
+        accelerator: Any
 
     def compute_loss(
         self,
@@ -115,7 +119,6 @@ class PactTrainerMixin:
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
 
-@cache
 def constrained_class(trainer_class: type) -> type:
     """`trainer_class` with the mixin in front of it; composes with whatever it inherits."""
     return type(f"Pact{trainer_class.__name__}", (PactTrainerMixin, trainer_class), {})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pact_transformers.mixin import PactTrainerMixin, constrain, require_plain_task_loss, trainer_parts
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import PactConstraint
-from pact_transformers.mixin import PactTrainerMixin, constrain, require_plain_task_loss, trainer_parts
 
 
 class PactSFTTrainer(PactTrainerMixin, SFTTrainer):

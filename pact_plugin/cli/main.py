@@ -10,7 +10,9 @@ try:
     import typer
     from rich.console import Console
 except ModuleNotFoundError as missing:
-    sys.exit(f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'.")
+    sys.exit(
+        f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'."
+    )
 
 from pact_plugin.cli import demo, tokens
 from pact_plugin.errors import PactError, ReceiptError
@@ -43,7 +45,9 @@ def main() -> Any:
         return app()
     except PactError as error:
         kind = "not constrained" if isinstance(error, ReceiptError) else "error"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"{kind}: {error}", style="bold red", markup=False)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"{kind}: {error}", style="bold red", markup=False
+        )
         sys.exit(1)
 
 

@@ -50,7 +50,9 @@ def register(plugin: object, name: str) -> None:
     except (ValueError, pluggy.PluginValidationError, PluginError) as error:
         if manager.get_plugin(name) is plugin:
             manager.unregister(plugin)
-        raise PluginError(str(error), key="plugin", value=name, remedy="Rename the plugin or its hook.") from error
+        raise PluginError(
+            str(error), key="plugin", value=name, remedy="Rename the plugin or its hook."
+        ) from error
 
 
 def check_plugins(manager: pluggy.PluginManager) -> None:
@@ -58,7 +60,9 @@ def check_plugins(manager: pluggy.PluginManager) -> None:
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(str(error), key="plugin", remedy="The hooks are listed in pact_plugin/hooks/spec.py.") from error
+        raise PluginError(
+            str(error), key="plugin", remedy="The hooks are listed in pact_plugin/hooks/spec.py."
+        ) from error
 
 
 def offered(hook: str) -> dict[str, Any]:
