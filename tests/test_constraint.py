@@ -319,7 +319,7 @@ def test_what_does_not_fit_together(tmp_path):
         model(**batch)
     with pytest.raises(ShapeError, match="labels"):
         constraint.loss({"labels": batch["labels"][:, :-1]})
-    with pytest.raises(PactError, match="vocabulary"):
+    with pytest.raises(PactError, match="only 41 logits"):
         PactConstraint(
             tiny_model(vocab_size=41, pad_token_id=0, bos_token_id=1, eos_token_id=2),
             TOKENIZER,
