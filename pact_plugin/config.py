@@ -32,7 +32,7 @@ class _Settings(BaseModel):
 
 
 class PublishedSettings(_Settings):
-    """Settings of the published objective (arXiv 2603.07445; clause C4 of spec/PACT.md)."""
+    """Settings of the published objective (arXiv 2603.07445; clause C3 of spec/PACT.md)."""
 
     _prefix: ClassVar[str] = "published."
 
@@ -73,12 +73,12 @@ class PactConfig(_Settings):
     """
 
     objective: Literal["confidence", "published"] = "confidence"
-    """`confidence` compares the safety tokens' absolute probabilities (spec clause 2), `published` is the
-    objective of the authors' code (spec clause 3)."""
+    """`confidence` compares the safety tokens' absolute probabilities (spec clause C2), `published` is the
+    objective of the authors' code (spec clause C3)."""
     weight: Annotated[FiniteFloat, Field(ge=0)] = 2.0
     """Factor of the constraint beside the task's cross-entropy; 0 only measures."""
     easing: bool | None = None
-    """Let the task yield where the aligned model is sure to refuse and the label does not (spec clause 2.3).
+    """Let the task yield where the aligned model is sure to refuse and the label does not (spec clause C2.6).
     Unset: on for `confidence`, off for `published`, which does not define it."""
     safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""

@@ -112,7 +112,7 @@ class PactConstraint:
         task_loss: Literal["nll", "dft"] = "nll",
         empty_ok: bool = False,
     ) -> Float[Tensor, ""]:
-        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses 2 to 6).
+        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6).
 
         Args:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents.

@@ -1,4 +1,4 @@
-"""Final hidden states -> log-probabilities of the safety tokens, without the full logits (clause 6 of spec/PACT.md)."""
+"""Final hidden states -> log-probabilities of the safety tokens, never the full logits (clause C6 of spec/PACT.md)."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Evaluated:
 def confidence(
     head: LanguageHead, reference: Reference, view: View, ids: Tensor, chunk_size: int, *, ease: bool
 ) -> Evaluated:
-    """The confidence objective (spec/PACT.md, clause 2)."""
+    """The confidence objective (spec/PACT.md, clause C2)."""
     positions = view.positions
     labels = positions.own(view.labels)
     with reference.session():
@@ -84,7 +84,7 @@ def published(
     chunk_size: int,
     settings: Mapping[str, Any],
 ) -> Evaluated:
-    """The published objective (spec/PACT.md, clause 3): a second reference pass without the prompt.
+    """The published objective (spec/PACT.md, clause C3): a second reference pass without the prompt.
 
     Its masses are shares of the tokens with a positive weight among the safety tokens: the objective does not see
     the rest of the vocabulary.

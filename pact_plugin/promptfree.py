@@ -1,4 +1,4 @@
-"""The published objective's prompt-free view: assistant header plus the response so far (spec/PACT.md, clause 3)."""
+"""The published objective's prompt-free view: assistant header plus the response so far (spec/PACT.md, clause C3)."""
 
 from __future__ import annotations
 

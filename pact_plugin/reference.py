@@ -1,4 +1,4 @@
-"""Where the aligned model's predictions come from (clause 8 of spec/PACT.md)."""
+"""Where the aligned model's predictions come from (clause C7 of spec/PACT.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels and document boundaries -> response positions (clause 5 of spec/PACT.md)."""
+"""Labels and document boundaries -> response positions (clause C5 of spec/PACT.md)."""
 
 from __future__ import annotations
 
