@@ -96,7 +96,7 @@ def log_rest(logprobs: Float[Array, "*positions K"]) -> Float[Array, "*positions
 def eased_share(
     reference_logprobs: Float[Array, "*positions K"], label_in_safety: Bool[Array, "*positions"]
 ) -> Float[Array, "*positions"]:
-    """The share e of the task loss that yields to the constraint at each position (clause C3).
+    """The share e of the task loss that yields to the constraint at each position (clause C2.6).
 
     e is the probability that the reference gives to the safety tokens where the label is not one of them, and
     0 where it is. The task's weight there is 1 - e, over the unchanged denominator.
@@ -134,7 +134,7 @@ def published_divergence(
     decay: float = 8.0,
     boost: float = 1.0,
 ) -> Float[Array, "*positions"]:
-    """The divergence of the authors' published code, within the safety tokens (clause C4).
+    """The divergence of the authors' published code, within the safety tokens (clause C3).
 
     Its minimum is at a weighted mixture q of two references, not at the reference, and it does not see how
     much probability the safety tokens hold together: `confidence_divergence` does.

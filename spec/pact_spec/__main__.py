@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections import Counter
 
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="PyTorch's device (default: cpu)")
     options = parser.parse_args(arguments)
     sys.path.insert(0, "")
+    if options.backend == "jax" and options.dtype == "float64":
+        os.environ["JAX_ENABLE_X64"] = "1"  # read when JAX is imported
     implementation = importlib.import_module(options.module)
     counts: Counter[str] = Counter()
     for outcome in run(

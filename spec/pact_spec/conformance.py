@@ -15,7 +15,7 @@ from pact_spec.vectors import Case, Tolerance, load
 TOLERANCES = {
     "float64": {"value": Tolerance(1e-9, 1e-11), "gradient": Tolerance(1e-9, 1e-11)},
     "float32": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(1e-4, 1e-5)},
-    # The value is computed in float32 (C10.1); the gradient is rounded to the type of the input.
+    # The value is computed in float32 (C6.1); the gradient is rounded to the type of the input.
     "bfloat16": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(1e-2, 1e-3)},
     "float16": {"value": Tolerance(1e-4, 1e-5), "gradient": Tolerance(2e-3, 1e-4)},
 }

@@ -81,7 +81,7 @@ def published_divergence(
     temperature: float = 2.0,
     **gate: float,
 ) -> np.ndarray:
-    """Clause C4: the divergence of the authors' code, within the K safety tokens, in nats.
+    """Clause C3: the divergence of the authors' code, within the K safety tokens, in nats.
 
     Args:
         student: [..., K] logits of the model in training.
@@ -121,7 +121,7 @@ def published_gradient(
     temperature: float = 2.0,
     **gate: float,
 ) -> np.ndarray:
-    """Clause C4.5: the gradient [..., K] with respect to the student's logits, T (softmax(z / T) - q)."""
+    """Clause C3.5: the gradient [..., K] with respect to the student's logits, T (softmax(z / T) - q)."""
     q = published_target(
         student, reference, reference_post, weights, position, temperature=temperature, **gate
     )
@@ -144,7 +144,7 @@ def published_target(
     decay: float = 8.0,
     boost: float = 1.0,
 ) -> np.ndarray:
-    """Clauses C4.1 to C4.3: the distribution q [..., K] that the published objective pulls the student to.
+    """Clauses C3.1 to C3.3: the distribution q [..., K] that the published objective pulls the student to.
 
     Args:
         student: As `published_divergence`, and so are the next five.
@@ -224,7 +224,7 @@ def safety_direction(
 
 
 def nucleus_size(probabilities: Sequence[float] | np.ndarray, top_p: float) -> int:
-    """Clause C4.1: the smallest n such that the n largest entries sum to at least `top_p`; at most K."""
+    """Clause C3.1: the smallest n such that the n largest entries sum to at least `top_p`; at most K."""
     total = 0.0
     for n, p in enumerate(sorted(probabilities, reverse=True), start=1):
         total += p

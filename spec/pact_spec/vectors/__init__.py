@@ -121,7 +121,7 @@ def _authors() -> list[Case]:
         case = Case(
             function="published_divergence",
             name="authors-" + content["name"].replace("_", "-"),
-            clause="C4.4",
+            clause="C3.4",
             description="Figures of the authors' code.",
             arguments={name: np.array(content[name], dtype=float) for name in names},
             options={"temperature": content["temperature"], **gate},
