@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from pact_plugin import objectives
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, NoResponseError, ShapeError
+from pact_plugin.finite import FiniteCheck
 from pact_plugin.head import check_head, language_head
 from pact_plugin.hooks.manager import load_reference, load_safety_tokens
-from pact_plugin.meter import Meter, Reduce, Sums, non_finite
+from pact_plugin.meter import Meter, Reduce, Sums
+from pact_plugin.modes import evaluation_mode
 from pact_plugin.promptfree import assistant_header
 from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
@@ -67,7 +69,7 @@ class PactConstraint:
         self._header = (
             assistant_header(tokenizer, self.config.published.assistant_header) if published else []
         )
-        with _evaluating(model):
+        with evaluation_mode(model):
             check_head(model, self.head, self._ids[:16])
         spec = (
             reference_model if reference_model is not None else load_reference(self.config, model, tokenizer)
@@ -75,7 +77,7 @@ class PactConstraint:
         self.reference = build_reference(model, spec, self._ids[:16])
         self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
         self._seen: tuple[Tensor, tuple[Any, ...], dict[str, Any]] | None = None
-        self._unchecked: tuple[Tensor, Tensor] | None = None
+        self._finite = FiniteCheck()
         self._first = True
         self.receipt = Receipt(
             config=self.config.summary(),
@@ -131,7 +133,7 @@ class PactConstraint:
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
         """
-        self._raise_non_finite()
+        self._finite.check()
         evaluated = self._evaluate(batch, train=True)
         count = evaluated.trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         if self._first or (num_items_in_batch is None and not empty_ok):
@@ -245,24 +247,4 @@ class PactConstraint:
                 tokens=evaluated.trained,
             )
         )
-        self._unchecked = (divergence, mass_reference)
-        if divergence.device.type == "cpu":
-            self._raise_non_finite()
-
-    def _raise_non_finite(self) -> None:
-        # On an accelerator the last step's sums are read, which it has long computed: nothing waits.
-        unchecked, self._unchecked = self._unchecked, None
-        if unchecked is not None and not all(bool(torch.isfinite(value)) for value in unchecked):
-            raise non_finite(float(unchecked[1]))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+        self._finite.add(divergence, mass_reference)

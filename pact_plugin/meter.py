@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pact_plugin.errors import NonFiniteError, NoResponseError
+from pact_plugin.errors import NoResponseError
+from pact_plugin.finite import require_finite
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over ranks."""
@@ -65,8 +66,7 @@ class Meter:
             vector = reduce(vector.to(device, _reducible(device))).cpu()
         self._pending = None
         flushed = Sums(**dict(zip(names, vector.tolist(), strict=True)))
-        if not torch.isfinite(vector).all():
-            raise non_finite(flushed.safety_mass_reference)
+        require_finite(flushed.divergence, flushed.safety_mass_reference)
         self._interval += flushed
         return flushed
 
@@ -91,19 +91,6 @@ class Meter:
             "pact/eased": total.eased / total.positions,
             "pact/positions": total.positions,
         }
-
-
-def non_finite(reference_mass: float) -> NonFiniteError:
-    """The error for NaN or infinity, telling the reference's from the model's in training."""
-    in_reference = not torch.isfinite(torch.tensor(reference_mass))
-    return NonFiniteError(
-        "NaN or infinity in the reference" if in_reference else "the constraint became NaN or infinite",
-        key="reference" if in_reference else "pact/divergence",
-        value=reference_mass if in_reference else None,
-        remedy="Check the aligned model's weights and precision."
-        if in_reference
-        else "Lower the learning rate, or check the task loss, which is usually NaN as well.",
-    )
 
 
 def _reducible(device: torch.device) -> torch.dtype:

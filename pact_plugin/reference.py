@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.head import LanguageHead, language_head, unwrap
+from pact_plugin.modes import evaluation_mode
 
 logger = logging.getLogger("pact_plugin")
 
@@ -39,15 +40,8 @@ class Reference:
     @contextmanager
     def session(self) -> Iterator[None]:
         """No gradient and no dropout inside; every module's training flag as before outside."""
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        try:
-            with torch.no_grad(), self.scope():
-                yield
-        finally:
-            for module in training:
-                module.training = True
+        with evaluation_mode(self.model), torch.no_grad(), self.scope():
+            yield
 
     def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """[B, T, d] final hidden states for a decoder call; to be called within a session.

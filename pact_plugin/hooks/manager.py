@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from pact_plugin.hooks.spec import NAME, Adapter, PactSpec
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
     from pact_plugin.tokens import SafetyTokens
+
+logger = logging.getLogger("pact_plugin")
 
 
 @cache
@@ -142,6 +145,9 @@ def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> Safety
     if wanted is None:
         from pact_plugin.select import select_safety_tokens
 
+        logger.info(
+            "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
+        )
         return select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k)
     source = offered("pact_token_sources").get(wanted)
     return SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
