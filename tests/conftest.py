@@ -1,0 +1,16 @@
+"""Which tests this environment can run; the others are not collected rather than skipped."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+
+collect_ignore = []
+if not torch.cuda.is_available():
+    collect_ignore.append("test_cuda.py")
+if find_spec("axolotl") is None:  # `make test-axolotl` has an environment of its own
+    collect_ignore += [path.name for path in HERE.glob("test_axolotl*.py")]
