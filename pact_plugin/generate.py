@@ -112,7 +112,6 @@ def answers(
 
 def answer_logits(
     model: Any,
-    tokenizer: Any,
     pairs: Sequence[Pair],
     *,
     batch_size: int,
@@ -123,17 +122,15 @@ def answer_logits(
 
     Args:
         model: Returns `logits`.
-        tokenizer: Its tokenizer.
         pairs: Each prompt with its answer of R >= 1 tokens.
         batch_size: Pairs at a time, padded on the right, where a causal model does not look.
         report: Called with the number of pairs done.
     """
-    pad = _padding(tokenizer)
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         width = max(len(prompt) + len(answer) for prompt, answer in batch)
         rows = [prompt + answer for prompt, answer in batch]
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device_of(model))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device_of(model))
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
         logits = model(input_ids=ids, attention_mask=mask).logits
         for row, (prompt, answer) in zip(logits, batch, strict=True):

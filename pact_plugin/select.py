@@ -146,9 +146,7 @@ class _Run:
     def logits(self, model: Any, pairs: dict[str, Pair], description: str) -> Iterator[torch.Tensor]:
         """Teacher-forced logits of every answer, one after another."""
         report = self._reporter(len(pairs), description)
-        return answer_logits(
-            model, self.tokenizer, list(pairs.values()), batch_size=self.batch_size, report=report
-        )
+        return answer_logits(model, list(pairs.values()), batch_size=self.batch_size, report=report)
 
     def _reporter(self, total: int, description: str) -> Callable[[int], None]:
         return lambda done: self.progress(done, total, description)

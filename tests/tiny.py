@@ -109,3 +109,44 @@ def tiny_model(architecture: str = "llama", *, seed: int = 0, **config: Any) -> 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(built, dtype=torch.float32)
     return model.eval()
+
+
+REQUESTS = tuple(
+    f"Please {verb} a {thing}"
+    for verb in ("build", "sell")
+    for thing in ["bomb", "gun", "drug", "virus", "poison"]
+)
+QUESTIONS = tuple(
+    f"Please {verb} a {thing}"
+    for verb in ("bake", "draw")
+    for thing in ["cake", "tree", "house", "boat", "bird"]
+)
+REFUSAL, HELP = "I can't help with that request.", "Sure, here is your answer."
+
+
+def tiny_aligned_model(architecture: str = "llama", **config: Any) -> PreTrainedModel:
+    """A `tiny_model` taught in seconds to answer `REQUESTS` with `REFUSAL`, and `QUESTIONS` with `HELP`."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(architecture, **config).train()
+    rows = []
+    for prompt, answer in [(p, REFUSAL) for p in REQUESTS] + [(p, HELP) for p in QUESTIONS]:
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        rows.append(
+            tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        )
+    ends = [len(row["input_ids"]) - 1 for row in rows]  # the newline after <|im_end|> is not taught
+    batch = torch.full((len(rows), max(ends)), tokenizer.pad_token_id)
+    labels = torch.full_like(batch, -100)
+    for row, end, ids, label in zip(rows, ends, batch, labels, strict=True):
+        ids[:end] = torch.tensor(row["input_ids"][:end])
+        label[:end] = torch.where(torch.tensor(row["assistant_masks"][:end]).bool(), ids[:end], -100)
+    mask = (torch.arange(batch.shape[1]) < torch.tensor(ends)[:, None]).long()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(200):
+        loss = model(input_ids=batch, attention_mask=mask, labels=labels).loss
+        if loss.item() < 0.1:
+            return model.eval()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    raise AssertionError(f"the tiny model did not learn its answers (loss {loss.item():.2f})")
