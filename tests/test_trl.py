@@ -288,7 +288,7 @@ def test_another_tokenizers_tokens_and_unknown_keys(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_easing_refuses_a_loss_that_it_cannot_ease(tmp_path):
-    trainer = sft_trainer(tmp_path, label_smoothing_factor=0.1)
+    trainer = sft_trainer(tmp_path, label_smoothing_factor=0.1, loss_type="nll")
     with pytest.raises(AdapterError, match=r"label_smoothing_factor=0.1.*easing: false"):
         pact.attach(trainer, CONFIG)
     pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, easing=False)).train()
