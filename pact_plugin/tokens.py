@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,10 +205,9 @@ def _check_values(
         if int(index) != index or not 0 <= index < vocab_size:
             problem = f"not an id of this vocabulary of {vocab_size} tokens"
             raise ConfigError(problem, key="ids", value=index, remedy=_CHOOSE)
-    seen: set[int] = set()
-    repeated = [index for index in ids if index in seen or seen.add(int(index))]  # type: ignore[func-returns-value]
-    if repeated:
-        raise ConfigError("given twice", key="ids", value=repeated[0], remedy="Give every id once.")
+    index, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        raise ConfigError(f"given {count} times", key="ids", value=index, remedy="Give every id once.")
     for weight in weights:
         if not abs(weight) <= _FLOAT32_MAX:  # not so for NaN
             raise ConfigError("not finite", key="weights", value=weight, remedy="Give finite weights.")
