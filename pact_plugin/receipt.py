@@ -89,9 +89,10 @@ class Receipt:
         folder.mkdir(parents=True, exist_ok=True)
         content = asdict(self)
         content["mean_divergence"] = self.divergence / self.positions if self.positions else None
+        text = json.dumps(content, indent=2, sort_keys=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True)
+            file.write(text)
         os.replace(temporary, folder / FILE_NAME)
         return folder / FILE_NAME
 

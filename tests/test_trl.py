@@ -25,6 +25,8 @@ from pact_plugin.errors import (
     ReceiptError,
     TokenizerMismatchError,
 )
+from pact_plugin.hooks import manager
+from pact_plugin.hooks.spec import hookimpl
 from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
@@ -223,6 +225,29 @@ def test_pact_sft_trainer_is_the_same(tmp_path):
     built.train()
     assert [log["loss"] for log in train_logs(attached)] == [log["loss"] for log in train_logs(built)]
     assert all(torch.equal(weights(built)[name], weight) for name, weight in weights(attached).items())
+
+
+def test_a_streaming_data_set(tmp_path):
+    trainer = sft_trainer(tmp_path, data=completions().to_iterable_dataset(), eval_strategy="no")
+    pact.attach(trainer, CONFIG).train()
+    assert trainer.pact.receipt.steps == [[1, 3]]
+
+
+def test_plugins_are_told_the_metrics_of_each_log(tmp_path):
+    told = []
+
+    class Listener:
+        @hookimpl
+        def pact_step(self, step, metrics):
+            told.append((step, metrics["pact/positions"]))
+
+    manager.register(Listener(), "listener")
+    try:
+        trainer = pact.attach(sft_trainer(tmp_path), CONFIG)
+        trainer.train()
+    finally:
+        manager.plugin_manager().unregister(name="listener")
+    assert told == [(step + 1, log["pact/positions"]) for step, log in enumerate(train_logs(trainer))]
 
 
 def test_published_objective(tmp_path):
