@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pact_plugin.generate import Progress
     from pact_plugin.tokens import SafetyTokens
 
-_HOLDS, _AGAINST = "#2a7f62", "#b5483a"  # of tokens with and without a positive weight
+_POSITIVE, _OTHER = "#2a7f62", "#b5483a"  # weights in the chart
 _VISIBLE = str.maketrans(" Ġ▁\nĊ\tĉ", "␣␣␣⏎⏎⇥⇥")
 
 
@@ -46,11 +46,11 @@ def table(tokens: SafetyTokens, tokenizer: Any = None) -> Table:
         view.add_column(name, justify="right", style="dim")
     view.add_column("token")
     view.add_column("weight", justify="right")
-    view.add_column("", min_width=24)
+    view.add_column("", min_width=16, max_width=40)
     for rank, k in enumerate(ranked(tokens), 1):
         weight = tokens.weights[k]
         ends = sorted((-lowest, weight - lowest))
-        bar = Bar(highest - lowest, *ends, color=_HOLDS if weight > 0 else _AGAINST)
+        bar = Bar(highest - lowest, *ends, color="green" if weight > 0 else "red")
         view.add_row(str(rank), str(tokens.ids[k]), Text(texts[k]), f"{weight:+.4f}", bar)
     return view
 
@@ -76,7 +76,7 @@ def chart(tokens: SafetyTokens, path: Path, tokenizer: Any = None) -> None:
     weights = [tokens.weights[k] for k in order]
     axes = figure.subplots()
     bars = axes.barh(
-        range(len(order)), weights, color=[_HOLDS if w > 0 else _AGAINST for w in weights], height=0.72
+        range(len(order)), weights, color=[_POSITIVE if w > 0 else _OTHER for w in weights], height=0.72
     )
     axes.bar_label(bars, [f"{weight:.3f}" for weight in weights], padding=4, fontsize=8, color="#444444")
     axes.set_yticks(
