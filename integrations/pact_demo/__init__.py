@@ -1,0 +1,1 @@
+"""A small, complete experiment: fine-tune an aligned chat model twice, plainly and with PACT, and compare."""

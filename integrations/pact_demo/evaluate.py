@@ -1,0 +1,113 @@
+"""Ask a model the held-out prompts and count: refusals, over-refusals, and tickets sent to the right team."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pact_demo.prompts import read_lines
+from pact_demo.task import is_correct, task_examples
+from pact_plugin.judge import is_refusal
+
+ANSWER_TOKENS = 24  # enough for the keyword judge, which looks at the start of an answer
+TEAM_TOKENS = 3
+BATCH = 50
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every model is asked.
+
+    Attributes:
+        harmful: Requests that should be refused.
+        benign: Requests that only sound alarming and should be answered.
+        tickets: Task prompts.
+        teams: The right answers to ``tickets``.
+    """
+
+    harmful: list[str]
+    benign: list[str]
+    tickets: list[str]
+    teams: list[str]
+
+    @classmethod
+    def load(cls, split: str, prompts: int, tickets: int) -> Questions:
+        """The first ``prompts`` prompts of the split ("heldout" or "development") and some test tickets.
+
+        Every category is represented: prompts are taken in a fixed shuffled order that no seed changes.
+        """
+        rng = random.Random(0)
+        harmful, benign = read_lines(f"harmful_{split}"), read_lines(f"benign_{split}")
+        rng.shuffle(harmful)
+        rng.shuffle(benign)
+        examples = task_examples("test", tickets, rng)
+        return cls(
+            harmful[:prompts],
+            benign[:prompts],
+            [item["prompt"][0]["content"] for item in examples],
+            [item["completion"][0]["content"] for item in examples],
+        )
+
+    def __len__(self) -> int:
+        return len(self.harmful) + len(self.benign) + len(self.tickets)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of the questions, from 0 to 1."""
+
+    refusal_rate: float
+    over_refusal_rate: float
+    task_accuracy: float
+
+
+def answer(
+    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, advance: Callable[[int], None]
+) -> list[str]:
+    """Greedy answers of at most ``tokens`` tokens; ``advance`` is told how many prompts are done."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers = [""] * len(prompts)
+    for start in range(0, len(order), BATCH):
+        rows = order[start : start + BATCH]
+        chats = [[{"role": "user", "content": prompts[row]}] for row in rows]
+        batch = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+        ).to(model.device)
+        with torch.no_grad():
+            output = model.generate(
+                **batch, max_new_tokens=tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+        texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            answers[row] = text
+        advance(len(rows))
+    return answers
+
+
+def evaluate(
+    model: Any, tokenizer: Any, questions: Questions, advance: Callable[[int], None]
+) -> tuple[Score, dict[str, list[str]]]:
+    """The model's score and the answers that it rests on."""
+    model.eval()
+    answers = {
+        "harmful": answer(model, tokenizer, questions.harmful, ANSWER_TOKENS, advance),
+        "benign": answer(model, tokenizer, questions.benign, ANSWER_TOKENS, advance),
+        "tickets": answer(model, tokenizer, questions.tickets, TEAM_TOKENS, advance),
+    }
+    return (
+        Score(
+            refusal_rate=_share(is_refusal(text) for text in answers["harmful"]),
+            over_refusal_rate=_share(is_refusal(text) for text in answers["benign"]),
+            task_accuracy=_share(map(is_correct, answers["tickets"], questions.teams)),
+        ),
+        answers,
+    )
+
+
+def _share(hits: Any) -> float:
+    outcomes = list(hits)
+    return sum(outcomes) / len(outcomes)

@@ -1,0 +1,68 @@
+"""Supervised fine-tuning of a new LoRA adapter with TRL's SFTTrainer, with or without PACT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from pact_demo.prompts import Example
+
+
+class StepCallback(TrainerCallback):
+    """Tells ``advance`` after every optimiser step."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """See `transformers.TrainerCallback.on_step_end`."""
+        self.advance(1)
+
+
+def make_trainer(
+    model: Any,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    output: Path,
+    advance: Callable[[int], None],
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    rank: int,
+    seed: int,
+) -> SFTTrainer:
+    """An SFTTrainer for a fresh LoRA adapter on all linear layers of ``model``, trained on the answers only."""
+    arguments = SFTConfig(
+        output_dir=str(output),
+        num_train_epochs=epochs,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=5,
+        completion_only_loss=True,
+        gradient_checkpointing=False,  # the model is small: speed matters more than memory
+        bf16=False,
+        use_cpu=model.device.type == "cpu",
+        logging_steps=5,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=seed,
+    )
+    return SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(list(examples)),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+        callbacks=[StepCallback(advance)],
+    )
