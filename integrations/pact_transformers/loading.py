@@ -147,8 +147,10 @@ def _dequantized() -> dict[str, Any]:
 
 
 def _dtype(name: str | torch.dtype) -> str | torch.dtype:
-    found = name if isinstance(name, torch.dtype) or name == "auto" else getattr(torch, name, None)
-    if found is None or (isinstance(found, torch.dtype) and not found.is_floating_point):
+    if name == "auto":
+        return name
+    found = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(
             "not a floating-point type", key="dtype", value=name, remedy="Such as bfloat16 or float32."
         )
