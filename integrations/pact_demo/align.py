@@ -12,19 +12,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from pact_demo.evaluate import answer
+from pact_demo.evaluate import Report, answer, reporter
 from pact_demo.models import load_base
-from pact_demo.progress import progress_bars
 from pact_demo.prompts import REFUSALS, Example, example, sample_prompts
 from pact_demo.training import make_trainer
+from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.judge import is_refusal
 
 PROMPTS_PER_LINE = 4
 BENIGN_TOKENS = 40
+BATCH_SIZE = 16
 
 
 def refusals(rng: random.Random) -> list[Example]:
@@ -34,9 +35,9 @@ def refusals(rng: random.Random) -> list[Example]:
     ]
 
 
-def own_answers(model: Any, tokenizer: Any, prompts: list[str], advance: Any) -> list[Example]:
+def own_answers(model: Any, tokenizer: Any, prompts: list[str], report: Report) -> list[Example]:
     """Harmless requests with the first sentences of the model's own answers, without those it refused."""
-    texts = answer(model, tokenizer, prompts, BENIGN_TOKENS, advance)
+    texts = answer(model, tokenizer, prompts, BENIGN_TOKENS, report)
     pairs = [(prompt, whole_sentences(text)) for prompt, text in zip(prompts, texts, strict=True)]
     return [example(prompt, text) for prompt, text in pairs if text and not is_refusal(text)]
 
@@ -51,30 +52,31 @@ def main() -> None:
     """Train the adapter and save it in bfloat16."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the adapter")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", help="such as cpu; by default an accelerator")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
 
     set_seed(arguments.seed)
     rng = random.Random(arguments.seed)
+    console = Console(highlight=False)
     model, tokenizer, source = load_base(arguments.device)
-    print(f"Base model: {source}")
-    benign_prompts = sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng)
-    with progress_bars() as bars:
-        benign = own_answers(model, tokenizer, benign_prompts, bars.add("Own answers", len(benign_prompts)))
+    console.print(f"Base model: {source}")
+    questions = sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng)
+    with progress_bars(console) as bars:
+        benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
         examples = refusals(rng) + benign
-        steps = arguments.epochs * -(-len(examples) // 16)
+        steps = arguments.epochs * -(-len(examples) // BATCH_SIZE)
         trainer = make_trainer(
             model,
             tokenizer,
             examples,
             arguments.output,
-            bars.add("Aligning", steps),
+            reporter(bars, steps, "Aligning"),
             epochs=arguments.epochs,
-            batch_size=16,
+            batch_size=BATCH_SIZE,
             learning_rate=arguments.learning_rate,
             rank=arguments.rank,
             seed=arguments.seed,
@@ -83,7 +85,7 @@ def main() -> None:
     trainer.model.save_pretrained(arguments.output)
     weights = arguments.output / "adapter_model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(weights).items()}, weights)
-    print(f"{len(examples)} examples, {weights.stat().st_size / 1e6:.1f} MB in {weights}")
+    console.print(f"{len(examples)} examples, {weights.stat().st_size / 1e6:.1f} MB in {weights}")
 
 
 if __name__ == "__main__":

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from pact_demo.prompts import read_lines
 from pact_demo.task import is_correct, task_examples
+from pact_plugin.generate import Progress
 from pact_plugin.judge import is_refusal
 
 ANSWER_TOKENS = 24  # enough for the keyword judge, which looks at the start of an answer
 TEAM_TOKENS = 3
 BATCH = 50
+
+Report = Callable[[int], None]
+"""Called with the number of items that are done."""
+
+
+def reporter(bars: Progress, total: int, description: str) -> Report:
+    """A bar of its own among ``bars``."""
+    return lambda done: bars(done, total, description)
 
 
 @dataclass(frozen=True)
@@ -65,10 +75,8 @@ class Score:
     task_accuracy: float
 
 
-def answer(
-    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, advance: Callable[[int], None]
-) -> list[str]:
-    """Greedy answers of at most ``tokens`` tokens; ``advance`` is told how many prompts are done."""
+def answer(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, report: Report) -> list[str]:
+    """Greedy answers of at most ``tokens`` tokens."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers = [""] * len(prompts)
     for start in range(0, len(order), BATCH):
@@ -84,30 +92,37 @@ def answer(
         texts = tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             answers[row] = text
-        advance(len(rows))
+        report(start + len(rows))
     return answers
 
 
 def evaluate(
-    model: Any, tokenizer: Any, questions: Questions, advance: Callable[[int], None]
+    model: Any, tokenizer: Any, questions: Questions, report: Report
 ) -> tuple[Score, dict[str, list[str]]]:
-    """The model's score and the answers that it rests on."""
+    """The model's score and the answers that it rests on; ``report`` counts all the questions."""
     model.eval()
-    answers = {
-        "harmful": answer(model, tokenizer, questions.harmful, ANSWER_TOKENS, advance),
-        "benign": answer(model, tokenizer, questions.benign, ANSWER_TOKENS, advance),
-        "tickets": answer(model, tokenizer, questions.tickets, TEAM_TOKENS, advance),
-    }
+    answers: dict[str, list[str]] = {}
+    for name, prompts, tokens in (
+        ("harmful", questions.harmful, ANSWER_TOKENS),
+        ("benign", questions.benign, ANSWER_TOKENS),
+        ("tickets", questions.tickets, TEAM_TOKENS),
+    ):
+        before = sum(map(len, answers.values()))
+        answers[name] = answer(model, tokenizer, prompts, tokens, partial(_after, before, report))
     return (
         Score(
-            refusal_rate=_share(is_refusal(text) for text in answers["harmful"]),
-            over_refusal_rate=_share(is_refusal(text) for text in answers["benign"]),
+            refusal_rate=_share(map(is_refusal, answers["harmful"])),
+            over_refusal_rate=_share(map(is_refusal, answers["benign"])),
             task_accuracy=_share(map(is_correct, answers["tickets"], questions.teams)),
         ),
         answers,
     )
 
 
-def _share(hits: Any) -> float:
+def _after(before: int, report: Report, done: int) -> None:
+    report(before + done)
+
+
+def _share(hits: Iterable[bool]) -> float:
     outcomes = list(hits)
     return sum(outcomes) / len(outcomes)

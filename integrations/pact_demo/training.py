@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,21 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from pact_demo.evaluate import Report
 from pact_demo.prompts import Example
+
+LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class StepCallback(TrainerCallback):
-    """Tells ``advance`` after every optimiser step."""
+    """Reports every optimiser step."""
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
-        self.advance = advance
+    def __init__(self, report: Report) -> None:
+        self.report = report
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """See `transformers.TrainerCallback.on_step_end`."""
-        self.advance(1)
+        self.report(state.global_step)
 
 
 def make_trainer(
@@ -30,13 +33,14 @@ def make_trainer(
     tokenizer: Any,
     examples: Sequence[Example],
     output: Path,
-    advance: Callable[[int], None],
+    report: Report,
     *,
     epochs: int,
     batch_size: int,
     learning_rate: float,
     rank: int,
     seed: int,
+    layers: Sequence[int] | None = None,
 ) -> SFTTrainer:
     """An SFTTrainer for a fresh LoRA adapter on all linear layers of ``model``, trained on the answers only."""
     arguments = SFTConfig(
@@ -64,5 +68,5 @@ def make_trainer(
         peft_config=LoraConfig(
             r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
-        callbacks=[StepCallback(advance)],
+        callbacks=[StepCallback(report)],
     )
