@@ -55,7 +55,7 @@ def promote(**arrays: Array) -> tuple[ModuleType, list[Array]]:
 def as_array_like(values: Any, like: Array, xp: ModuleType) -> Array:
     """`values` (a sequence or an array) as an array of `like`'s type and device, without gradient."""
     device = like.device if is_torch_array(like) else None  # elsewhere a new array goes where it is needed
-    return stop_gradient(xp.asarray(values, dtype=like.dtype, device=device))
+    return xp.asarray(stop_gradient(values), dtype=like.dtype, device=device)
 
 
 def require_shape(name: str, array: Array, expected: tuple[int, ...], meaning: str) -> None:

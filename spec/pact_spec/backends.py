@@ -57,7 +57,7 @@ class TorchBackend:
 
     def array(self, values: np.ndarray) -> Any:
         """See `Backend`."""
-        return self.torch.tensor(values, dtype=self.dtype, device=self.device)
+        return self.torch.tensor(values.copy(), dtype=self.dtype, device=self.device)
 
     def numpy(self, array: Any) -> np.ndarray:
         """See `Backend`."""
@@ -83,7 +83,7 @@ class JaxBackend:
     def __init__(self, dtype: str) -> None:
         import jax
 
-        if dtype == "float64" and not jax.config.jax_enable_x64:
+        if dtype == "float64" and not jax.config.read("jax_enable_x64"):
             raise ValueError("float64 needs jax_enable_x64")
         self.jax, self.dtype = jax, dtype
 
