@@ -39,7 +39,7 @@ def device_of(model: Any) -> torch.device:
 def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a user's prompt up to where the answer begins, in the tokenizer's chat format if any."""
     if not has_chat_template(tokenizer):
-        return plain_prompt(tokenizer, prompt)
+        return _plain(tokenizer, f"{prompt}\n")
     messages = [{"role": "user", "content": prompt}]
     # Models that can think aloud first are asked not to; other templates ignore the setting.
     text = tokenizer.apply_chat_template(
@@ -48,9 +48,13 @@ def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def plain_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt as plain text, with an answer to follow on the next line."""
-    ids = list(tokenizer(prompt + "\n")["input_ids"])
+def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a user's prompt for a model that knows no chat format: a dialogue as plain text (C8.1)."""
+    return _plain(tokenizer, f"User: {prompt}\n\nAssistant: ")
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    ids = list(tokenizer(text)["input_ids"])
     # A tokenizer may close its input with an end-of-sequence token, after which no answer would follow.
     return ids[:-1] if ids[-1:] == [getattr(tokenizer, "eos_token_id", None)] else ids
 

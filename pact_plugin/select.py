@@ -24,9 +24,9 @@ from pact_plugin.generate import (
     answer_logits,
     answers,
     device_of,
+    dialogue_prompt,
     has_chat_template,
     inspecting,
-    plain_prompt,
     special_ids,
     user_prompt,
 )
@@ -66,7 +66,7 @@ def select_safety_tokens(
             transformers.
         tokenizer: Its tokenizer. Without a chat template, prompts are given as plain text, with a warning.
         contrast: `benign`: the same model on benign prompts, over the answers in which it helps. `base`:
-            the model before alignment, prompted as plain text, over the same refusals.
+            the model before alignment, prompted as a dialogue in plain text, over the same refusals.
         base_model: The model before alignment, with the same vocabulary; for `base` only.
         harmful: Requests that the model should refuse; by default the bundled ones.
         benign: Requests that it should help with; by default the bundled ones; for `benign` only.
@@ -85,25 +85,22 @@ def select_safety_tokens(
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = _ordinary_tokens(model, base_model, tokenizer, top_k)
-        requests = harmful_prompts() if harmful is None else tuple(harmful)
+        requests = harmful_prompts() if harmful is None else _distinct(harmful)
         refusals = run.answer(model, requests, refused=True)
         _check_refusals(len(refusals), len(requests))
         counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
         if base_model is None:
-            questions = benign_prompts() if benign is None else tuple(benign)
+            questions = benign_prompts() if benign is None else _distinct(benign)
             others = run.answer(model, questions, refused=False)
             _check_helpful(len(others), len(questions))
             counts |= {"benign_prompts": len(questions), "helped": len(others)}
+            contrast_model = model
         else:
-            others = {
-                prompt: (plain_prompt(tokenizer, prompt), said) for prompt, (_, said) in refusals.items()
-            }
+            others = {text: (dialogue_prompt(tokenizer, text), said) for text, (_, said) in refusals.items()}
+            contrast_model = base_model
         ids, weights = safety_direction(
             _only(allowed, run.logits(model, refusals, "Reading the refusals")),
-            _only(
-                allowed,
-                run.logits(model if base_model is None else base_model, others, "Reading the contrast"),
-            ),
+            _only(allowed, run.logits(contrast_model, others, "Reading the contrast")),
             top_k=top_k,
         )
     provenance = {
@@ -150,6 +147,10 @@ class _Run:
 
     def _reporter(self, total: int, description: str) -> Callable[[int], None]:
         return lambda done: self.progress(done, total, description)
+
+
+def _distinct(prompts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(prompts))
 
 
 def _silent(done: int, total: int, description: str) -> None:

@@ -88,7 +88,7 @@ def test_benign_contrast_is_what_a_plain_loop_computes(aligned, tokenizer):
 def test_base_contrast_is_what_a_plain_loop_computes(aligned, base, tokenizer):
     chosen = choose(aligned, tokenizer, contrast="base", base_model=base)
     refusing = mean_probability(aligned, tokenizer, chat(tokenizer, REQUESTS), REFUSAL)
-    plain = [tokenizer(prompt + "\n")["input_ids"] for prompt in REQUESTS]
+    plain = [tokenizer(f"User: {prompt}\n\nAssistant: ")["input_ids"] for prompt in REQUESTS]
     expected = expected_direction(refusing, mean_probability(base, tokenizer, plain, REFUSAL))
     assert dict(zip(chosen.ids, chosen.weights, strict=True)) == pytest.approx(expected, abs=1e-5)
 
@@ -118,7 +118,11 @@ def test_batches_change_nothing(aligned, tokenizer, batch_size):
 
 def test_only_refused_requests_and_helped_questions_count(aligned, tokenizer):
     expected = choose(aligned, tokenizer)
-    mixed = choose(aligned, tokenizer, harmful=REQUESTS + QUESTIONS[:3], benign=REQUESTS[:2] + QUESTIONS)
+    harmful, benign = (
+        REQUESTS + REQUESTS[:4] + QUESTIONS[:3],
+        REQUESTS[:2] + QUESTIONS,
+    )  # repetitions are dropped
+    mixed = choose(aligned, tokenizer, harmful=harmful, benign=benign)
     assert mixed.ids == expected.ids
     assert mixed.weights == pytest.approx(expected.weights, abs=1e-5)
     assert (mixed.provenance["harmful_prompts"], mixed.provenance["refused"]) == ("13", "10")
@@ -234,8 +238,9 @@ def test_a_base_model_may_lack_added_special_tokens(aligned, base, tokenizer):
 
 
 def test_few_refusals_are_warned_of(aligned, tokenizer):
-    with pytest.warns(UserWarning, match="Fewer than half: the model refuses 10 of 30"):
-        choose(aligned, tokenizer, harmful=REQUESTS + QUESTIONS * 2)
+    mixed = [*REQUESTS, *QUESTIONS, "Please draw a cake, and bake it"]
+    with pytest.warns(UserWarning, match="Fewer than half: the model refuses 10 of 21"):
+        choose(aligned, tokenizer, harmful=mixed)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         choose(aligned, tokenizer)
