@@ -22,7 +22,9 @@ from pact_plugin.tokens import SafetyTokens
 
 class _Settings(BaseModel):
     _prefix: ClassVar[str] = ""
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -25,6 +25,9 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
 from pact_plugin.responses import nothing_masked, positions_of
 
+TOKENS_FILE = "pact_safety_tokens.safetensors"
+"""Where the safety tokens of a run lie, beside its receipt."""
+
 
 class PactConstraint:
     """Holds a causal language model's safety tokens to the aligned model it starts from.
@@ -173,7 +176,7 @@ class PactConstraint:
     def write_receipt(self, directory: str | Path) -> None:
         """Write the receipt and the safety tokens into a directory."""
         self.receipt.write(directory)
-        self.tokens.save(Path(directory) / "pact_safety_tokens.safetensors")
+        self.tokens.save(Path(directory) / TOKENS_FILE)
 
     def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated:
         if self._seen is None:

@@ -68,15 +68,21 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
+        Where its safety tokens came from may differ (a file has moved, or they are read from the checkpoint), not what
+        they are.
+
         Raises:
             ReceiptError: That run was constrained by other settings or tokens.
         """
         for name in ("config", "tokens", "reference"):
-            if getattr(self, name) != getattr(earlier, name):
+            ours, theirs = getattr(self, name), getattr(earlier, name)
+            if name == "config":
+                ours, theirs = ({**config, "safety_tokens": None} for config in (ours, theirs))
+            if ours != theirs:
                 raise ReceiptError(
-                    f"the checkpoint was constrained differently: {name} was {getattr(earlier, name)}",
+                    f"the checkpoint was constrained differently: {name} was {theirs}",
                     key=name,
-                    value=getattr(self, name),
+                    value=ours,
                     remedy="Resume with the settings of the run, or start a new run.",
                 )
         self.steps = [list(span) for span in earlier.steps]

@@ -9,6 +9,7 @@ from pact_plugin.errors import ReceiptError
 from pact_plugin.receipt import FILE_NAME, Receipt
 
 _TRAINER_STATE = "trainer_state.json"
+_CHECKPOINTS = "checkpoint-*"
 
 
 def verify_run(directory: str | Path) -> str:
@@ -22,7 +23,7 @@ def verify_run(directory: str | Path) -> str:
     """
     folder = Path(directory)
     receipt = Receipt.read(folder)
-    receipt.total_steps = max(receipt.total_steps, _trainer_steps(folder))
+    receipt.total_steps = max(receipt.total_steps, _trainer_steps(folder), _unconstrained_steps(folder))
     if receipt.config.get("weight") == 0:
         raise ReceiptError(
             "the run was measured, not constrained",
@@ -54,6 +55,17 @@ def verify_run(directory: str | Path) -> str:
         f"weight {receipt.config['weight']:g}, "
         f"{receipt.tokens['count']} safety tokens ({receipt.tokens['digest']}), reference {receipt.reference}"
     )
+
+
+def _unconstrained_steps(folder: Path) -> int:
+    """Last step of a checkpoint inside that holds no receipt of it: the run went on without the constraint."""
+    last = 0
+    for checkpoint in folder.glob(_CHECKPOINTS):
+        steps = _trainer_steps(checkpoint)
+        covered = Receipt.read(checkpoint).total_steps if (checkpoint / FILE_NAME).is_file() else 0
+        if steps > covered:
+            last = max(last, steps)
+    return last
 
 
 def _trainer_steps(folder: Path) -> int:

@@ -99,14 +99,20 @@ class PactTrainerMixin:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model with the receipt and the safety tokens beside it."""
         folder = output_dir or self.args.output_dir
+        self._pact_write(folder)
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def _pact_write(self, folder: str) -> None:
         self.pact.flush("train", self._pact_reduce)
         if self.args.should_save:
             self.pact.receipt.total_steps = max(self.pact.receipt.total_steps, self.state.global_step)
             self.pact.write_receipt(folder)
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt.
+
+        The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
+        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means.
 
         Raises:
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
@@ -116,7 +122,11 @@ class PactTrainerMixin:
             checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint:
             self.pact.receipt.resume(Receipt.read(Path(str(checkpoint))))
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        if self.args.should_save:
+            self.pact.write_receipt(self.args.output_dir)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        self._pact_write(self.args.output_dir)
+        return result
 
 
 def constrained_class(trainer_class: type) -> type:
@@ -125,7 +135,18 @@ def constrained_class(trainer_class: type) -> type:
 
 
 def constrain(trainer: Any, constraint: PactConstraint) -> Any:
-    """Turn a trainer into its constrained class, in place."""
+    """Turn a trainer into its constrained class, in place.
+
+    Raises:
+        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's.
+    """
+    if "compute_loss" in vars(trainer):
+        raise AdapterError(
+            "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
+            key="trainer",
+            value=type(trainer).__name__,
+            remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
+        )
     trainer.__class__ = constrained_class(type(trainer))
     trainer.pact = constraint
     return trainer
@@ -157,8 +178,26 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
     return trainer.model, tokenizer
 
 
-def require_plain_task_loss(trainer: Any, constraint: PactConstraint, *, own_loss: bool) -> None:
+def foreign_loss(trainer: Any, *known: type) -> type | None:
+    """The class that overrides the `compute_loss` of the `known` trainer classes, whose loss is the model's own."""
+    for base in type(trainer).__mro__:
+        if base in known:
+            return None
+        if "compute_loss" in vars(base):
+            return base
+    return None
+
+
+def require_plain_task_loss(
+    trainer: Any, constraint: PactConstraint, *, own_loss: bool, foreign: type | None = None
+) -> None:
     """Easing takes back part of a plain cross-entropy: refuse any other.
+
+    Args:
+        trainer: The trainer.
+        constraint: Its constraint.
+        own_loss: Whether the trainer was given a loss function.
+        foreign: The class that overrides the trainer's loss (see `foreign_loss`).
 
     Raises:
         AdapterError: Easing is on and the task loss is the user's own or smoothed.
@@ -168,6 +207,7 @@ def require_plain_task_loss(trainer: Any, constraint: PactConstraint, *, own_los
     for key, value in (
         ("compute_loss_func", own_loss),
         ("label_smoothing_factor", trainer.args.label_smoothing_factor),
+        ("compute_loss", foreign and f"{foreign.__module__}.{foreign.__qualname__}"),
     ):
         if value:
             raise AdapterError(

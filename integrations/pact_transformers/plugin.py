@@ -1,13 +1,45 @@
-"""What transformers adds to pact-plugin: aligned models by path or hub id."""
+"""What transformers adds to pact-plugin: an adapter for its Trainer, and aligned models by path or hub id.
+
+Imports transformers only when it is needed.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.hooks.spec import ReferenceSource, hookimpl
+from pact_plugin.hooks.spec import Adapter, ReferenceSource, hookimpl
 from pact_plugin.tokens import tokenizer_fingerprint
+
+_OWN_ADAPTERS = ("trl", "axolotl")
+"""Packages whose trainers have adapters of their own, or none."""
+
+
+def _matches(trainer: Any) -> bool:
+    module = sys.modules.get("transformers.trainer")
+    if module is None or not isinstance(trainer, module.Trainer):
+        return False
+    return all(base.__module__.split(".")[0] not in _OWN_ADAPTERS for base in type(trainer).__mro__)
+
+
+def _parts(trainer: Any) -> tuple[Any, Any]:
+    from pact_transformers.trainer import causal_parts
+
+    return causal_parts(trainer)
+
+
+def _attach(trainer: Any, constraint: Any) -> Any:
+    from pact_transformers.trainer import constrain_trainer
+
+    return constrain_trainer(trainer, constraint)
+
+
+@hookimpl
+def pact_adapters() -> Iterable[Adapter]:
+    """`transformers.Trainer` and its subclasses, but not those of frameworks with adapters of their own."""
+    return [Adapter("transformers", _matches, _parts, _attach)]
 
 
 def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:

@@ -148,9 +148,20 @@ def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> Safety
         logger.info(
             "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
         )
-        return select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k)
+        return _of_first_rank(select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k))
     source = offered("pact_token_sources").get(wanted)
     return SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
+
+
+def _of_first_rank(tokens: SafetyTokens) -> SafetyTokens:
+    """Those of rank 0 on every rank: answers that differ by rounding would choose different tokens."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return tokens
+    box = [tokens]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def load_reference(config: PactConfig, model: Any, tokenizer: Any) -> Any:

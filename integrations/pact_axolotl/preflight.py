@@ -1,0 +1,167 @@
+"""Whether an Axolotl configuration will be constrained: decided from the configuration, without a model or Axolotl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.hooks.manager import offered
+from pact_plugin.tokens import SafetyTokens
+
+PLUGIN = "pact_axolotl.PactPlugin"
+"""What `plugins:` must list."""
+
+KINDS = ("auto", "adapter_off", "frozen_copy")
+"""References that the model in training provides itself."""
+
+
+def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
+    """The settings under `pact`, or None where the configuration asks for no constraint.
+
+    Args:
+        cfg: An Axolotl configuration, as read from its file or as validated by Axolotl.
+
+    Raises:
+        ConfigError: `pact` is empty, has an unknown key, a value out of range, or keys that conflict.
+    """
+    if "pact" not in cfg or cfg["pact"] is False:
+        return None
+    if cfg["pact"] is None:
+        raise ConfigError(
+            "it is empty, which would leave the run unconstrained",
+            key="pact",
+            remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
+        )
+    return PactConfig.of(_plain(cfg["pact"]))
+
+
+def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """Every reason, visible in a configuration, why its run would fail or would not be constrained as it says.
+
+    Nothing is yielded for a configuration that asks for no constraint.
+    """
+    try:
+        config = settings(cfg)
+    except PactError as error:
+        yield error
+        return
+    if config is None:
+        return
+    yield from _other_losses(cfg)
+    yield from _moving_references(cfg, config)
+    yield from _eased_losses(cfg, config)
+    try:
+        configured_tokens(config)
+    except PactError as error:
+        yield error
+
+
+def require_constrainable(cfg: Mapping[str, Any]) -> None:
+    """Raise the first of the `problems`."""
+    for problem in problems(cfg):
+        raise problem
+
+
+def configured_tokens(config: PactConfig) -> SafetyTokens | None:
+    """The safety tokens that `pact.safety_tokens` names; None where they are chosen from the model or by a plugin.
+
+    Raises:
+        TokenFileError: There is no such file, or it is damaged.
+    """
+    named = config.safety_tokens
+    if named is None or isinstance(named, SafetyTokens):
+        return named
+    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
+
+
+@dataclass(frozen=True)
+class _OtherLoss:
+    key: str
+    what: str
+
+    def asked_for(self, value: Any) -> bool:
+        return bool(value)
+
+
+class _ManyRanks(_OtherLoss):
+    def asked_for(self, value: Any) -> bool:
+        return isinstance(value, int) and value > 1
+
+
+_OTHER_LOSSES = (
+    _OtherLoss("rl", "reinforcement and preference learning have no next-token loss"),
+    _OtherLoss("reward_model", "a reward model has no next-token loss"),
+    _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
+    _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
+    _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
+    _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
+    _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
+    _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
+)
+
+_CHANGING = (
+    ("relora", "ReLoRA merges what was trained into the base model, which is then no reference any more"),
+    ("lisa_n_layers", "LISA changes during training which layers are trained, so no copy of them was kept"),
+)
+
+_REWEIGHTED = (
+    ("use_eaft", "weights the tokens of the cross-entropy"),
+    ("use_dft", "weights the tokens of the cross-entropy"),
+)
+
+
+def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    for loss in _OTHER_LOSSES:
+        value = cfg.get(loss.key)
+        if loss.asked_for(value):
+            shown = value if isinstance(value, bool | int | str) else None
+            yield AdapterError(
+                f"{loss.what}, so it cannot be constrained",
+                key=loss.key,
+                value=shown,
+                remedy=f"Remove `{loss.key}`, or set `pact: false`.",
+            )
+    for plugin in cfg.get("plugins") or []:
+        if str(plugin).endswith(".DiffusionPlugin"):
+            yield AdapterError(
+                "a diffusion model is not trained on the next token, so it cannot be constrained",
+                key="plugins",
+                value=plugin,
+                remedy="Remove that plugin, or set `pact: false`.",
+            )
+
+
+def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+    if config.reference not in KINDS:
+        return
+    for key, what in _CHANGING:
+        if cfg.get(key):
+            yield AdapterError(
+                what,
+                key=key,
+                value=cfg[key],
+                remedy=f"Remove `{key}`, or name the aligned model: `pact: {{reference: {cfg.get('base_model')}}}`.",
+            )
+
+
+def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+    if not config.eases:
+        return
+    for key, what in _REWEIGHTED:
+        if cfg.get(key):
+            yield AdapterError(
+                f"it {what}, but easing needs a plain one",
+                key=key,
+                value=cfg[key],
+                remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Plain dictionaries in place of Axolotl's, which answer None for every attribute."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
