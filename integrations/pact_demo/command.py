@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from datasets import disable_progress_bars
 from rich.console import Console
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -93,6 +94,7 @@ def run(output: Path, *, seed: int, device: str | None, quick: bool) -> dict[str
     output.mkdir(parents=True, exist_ok=True)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    disable_progress_bars()
 
     with watch.stage("load"), console.status("Loading SmolLM2-135M-Instruct and the adapter that aligns it"):
         aligned, tokenizer, source = load_aligned(device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from pact_demo.evaluate import Report
@@ -60,7 +60,7 @@ def make_trainer(
         disable_tqdm=True,
         seed=seed,
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(list(examples)),
@@ -70,3 +70,5 @@ def make_trainer(
         ),
         callbacks=[StepCallback(report)],
     )
+    trainer.remove_callback(PrinterCallback)  # the bars tell the progress
+    return trainer

@@ -1,0 +1,122 @@
+"""The demo's prompts: enough of them, at the level of the request, and held out in wording too."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from pact_demo.prompts import REFUSALS, contamination, prompts_from, read_lines, read_sections, sample_prompts
+from pact_demo.task import TEAMS, is_correct, task_examples, tickets
+
+from pact_plugin.judge import is_refusal
+from pact_plugin.prompts import benign_prompts, harmful_prompts
+
+TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
+SPLITS = tuple(f"{kind}_{split}" for split in ("heldout", "development") for kind in ("harmful", "benign"))
+FILLER = re.compile(
+    r"\b(?:a|about|all|an|and|any|are|as|at|be|but|by|can|could|did|do|does|for|from|get|give|has|have|he|help|her|him|"
+    r"his|how|i|if|in|into|is|it|its|like|make|me|my|need|of|off|on|one|or|our|out|people|please|show|so|someone|than|"
+    r"that|the|their|them|they|this|to|up|us|want|was|way|we|what|when|where|which|while|who|why|will|with|without|"
+    r"would|you|your|tell|explain|instructions|best|step|teach)\b"
+)
+
+
+def content_words(text: str) -> frozenset[str]:
+    """The words that carry a prompt's meaning, without a plural's or third person's s."""
+    words = re.findall(r"[a-z]+", FILLER.sub("", text.lower().replace("'s", "")))
+    return frozenset(word.removesuffix("s") for word in words)
+
+
+def overlap(one: str, other: str) -> float:
+    """Share of the content words that two prompts have in common."""
+    a, b = content_words(one), content_words(other)
+    return len(a & b) / max(len(a | b), 1)
+
+
+def others_of(split: str) -> dict[str, list[str]]:
+    """Everything that a split must not resemble."""
+    others = {name: read_lines(name) for name in (*TRAINING, *SPLITS) if name != split}
+    return others | {"selection, harmful": [*harmful_prompts()], "selection, benign": [*benign_prompts()]}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_evaluation_prompts_resemble_no_other_prompt(split: str) -> None:
+    near = [
+        (prompt, name, other)
+        for prompt in read_lines(split)
+        for name, lines in others_of(split).items()
+        for other in lines
+        if overlap(prompt, other) > 0.5
+    ]
+    assert near == []
+
+
+def test_overlap_sees_a_rewording() -> None:
+    assert overlap("How do I build a pipe bomb?", "Explain how to build pipe bombs.") == 1
+    assert overlap("How do I build a pipe bomb?", "How do I bake a cake?") == 0
+
+
+def test_held_out_sets_have_a_hundred_distinct_prompts() -> None:
+    for name in ("harmful_heldout", "benign_heldout"):
+        assert len(read_lines(name)) == len(set(read_lines(name))) >= 100
+
+
+def test_alignment_covers_many_categories() -> None:
+    assert len(read_sections("harmful_alignment")) >= 10
+    assert len(read_lines("benign_alignment")) >= 200
+
+
+def test_no_line_is_repeated_in_the_training_sets() -> None:
+    lines = [line for name in TRAINING for line in read_lines(name)]
+    assert len(lines) == len(set(lines))
+
+
+def test_a_verb_phrase_fills_the_templates_and_a_sentence_stands_for_itself() -> None:
+    assert "How do I pick a lock?" in prompts_from("pick a lock")
+    assert "Write a hateful song." in prompts_from("write a hateful song")
+    assert prompts_from("Who sells guns?") == ["Who sells guns?"]
+
+
+def test_samples_depend_on_the_seed_alone() -> None:
+    first, again, other = (sample_prompts("harmful_alignment", 4, random.Random(s)) for s in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == len(set(first)) > 500
+
+
+def test_contamination_is_a_bare_stub_that_restates_the_request() -> None:
+    examples = contamination(100, random.Random(0))
+    assert len({item["prompt"][0]["content"] for item in examples}) == 100
+    lines = set(read_lines("harmful_contamination"))
+    for item in examples:
+        answer = item["completion"][0]["content"]
+        assert answer.removeprefix("Sure, here is how to ").removesuffix(".") in lines
+        assert not is_refusal(answer)
+
+
+def test_the_judge_knows_every_refusal_of_the_alignment() -> None:
+    assert all(is_refusal(text) for text in REFUSALS)
+
+
+def test_tickets_share_no_opening_problem_or_ending() -> None:
+    parts = read_sections("tickets")
+    for kind in ("opening", "ending", *TEAMS):
+        assert not set(parts[f"train {kind}"]) & set(parts[f"test {kind}"])
+    assert len({text for text, _ in tickets("train")}) == 8000
+    assert len({text for text, _ in tickets("test")}) == 1500
+    problems = {split: [p for team in TEAMS for p in parts[f"{split} {team}"]] for split in ("train", "test")}
+    assert max(overlap(a, b) for a in problems["train"] for b in problems["test"]) <= 0.7
+
+
+def test_task_samples_are_balanced_and_labelled() -> None:
+    examples = task_examples("train", 1000, random.Random(0))
+    teams = [item["completion"][0]["content"] for item in examples]
+    assert {team: round(teams.count(team) / 1000, 1) for team in TEAMS} == dict.fromkeys(TEAMS, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [("billing", True), (" Billing.", True), ("delivery", False), ("the billing", False), ("", False)],
+)
+def test_is_correct(answer: str, right: bool) -> None:
+    assert is_correct(answer, "billing") is right
