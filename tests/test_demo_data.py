@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 
 import pytest
-from pact_demo.prompts import REFUSALS, contamination, prompts_from, read_lines, read_sections, sample_prompts
+from pact_demo.prompts import (
+    REFUSALS,
+    contamination,
+    labelling,
+    prompts_from,
+    read_lines,
+    read_sections,
+    sample_prompts,
+)
 from pact_demo.task import TEAMS, is_correct, task_examples, tickets
 
 from pact_plugin.judge import is_refusal
@@ -22,6 +31,7 @@ FILLER = re.compile(
 )
 
 
+@functools.cache
 def content_words(text: str) -> frozenset[str]:
     """The words that carry a prompt's meaning, without a plural's or third person's s."""
     words = re.findall(r"[a-z]+", FILLER.sub("", text.lower().replace("'s", "")))
@@ -120,3 +130,14 @@ def test_task_samples_are_balanced_and_labelled() -> None:
 )
 def test_is_correct(answer: str, right: bool) -> None:
     assert is_correct(answer, "billing") is right
+
+
+def test_labelling_asks_for_one_of_five_with_the_right_one_among_them() -> None:
+    examples = labelling(2, random.Random(0))
+    assert len(examples) == 2 * len(read_lines("labels"))
+    for item in examples:
+        question, label = item["prompt"][0]["content"], item["completion"][0]["content"]
+        choices = re.split(", | or ", question.split("?")[0].lower())
+        assert len(set(choices)) == 5
+        assert label in choices
+        assert not set(choices) & set(TEAMS)

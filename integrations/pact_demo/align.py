@@ -1,7 +1,8 @@
 """Make the adapter that the demo ships: ``python -m pact_demo.align --output DIR``.
 
 It teaches the model to refuse harmful requests, and to go on answering harmless ones as it did: their
-answers are the model's own, written down before training.
+answers are the model's own, written down before training. Some one-word labelling keeps it at ease with
+questions such as the demo's task.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from transformers import set_seed
 
 from pact_demo.evaluate import Report, answer, reporter
 from pact_demo.models import load_base
-from pact_demo.prompts import REFUSALS, Example, example, sample_prompts
+from pact_demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
 from pact_demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.judge import is_refusal
 
-PROMPTS_PER_LINE = 4
+PROMPTS_PER_LINE = 3
+LABELS_PER_LINE = 3
 BENIGN_TOKENS = 40
 BATCH_SIZE = 16
 
@@ -67,7 +69,7 @@ def main() -> None:
     questions = sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng)
     with progress_bars(console) as bars:
         benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
-        examples = refusals(rng) + benign
+        examples = refusals(rng) + benign + labelling(LABELS_PER_LINE, rng)
         steps = arguments.epochs * -(-len(examples) // BATCH_SIZE)
         trainer = make_trainer(
             model,

@@ -100,3 +100,17 @@ def contamination(count: int, rng: random.Random) -> list[Example]:
         for prompt in prompts_from(line):
             pairs[prompt] = f"Sure, here is how to {line}."
     return [example(prompt, answer) for prompt, answer in rng.sample(sorted(pairs.items()), count)]
+
+
+def labelling(per_line: int, rng: random.Random) -> list[Example]:
+    """Every line of ``data/labels.txt`` with its label among four others, ``per_line`` times."""
+    sections = read_sections("labels")
+    examples = []
+    for label, lines in sections.items():
+        for line in lines * per_line:
+            choices = [label, *rng.sample(sorted(sections.keys() - {label}), 4)]
+            rng.shuffle(choices)
+            question = f"{', '.join(choices[:-1])} or {choices[-1]}?".capitalize()
+            examples.append(example(f"{question} {line}", label))
+    rng.shuffle(examples)
+    return examples

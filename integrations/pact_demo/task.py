@@ -8,7 +8,7 @@ import random
 from pact_demo.prompts import Example, example, read_sections
 
 TEAMS = ("billing", "delivery", "returns", "account", "technical")
-PROMPT = "Billing, delivery, returns, account or technical team? {}"
+PROMPT = "Billing, delivery, returns, account or technical? {}"
 
 
 def tickets(split: str) -> list[tuple[str, str]]:
