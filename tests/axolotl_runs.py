@@ -1,0 +1,159 @@
+"""Runs of the real `axolotl` command on a tiny model, for the tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tiny import tiny_aligned_model, tiny_tokenizer
+
+import pact_plugin as pact
+
+HERE = Path(__file__).parent
+WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
+METRICS = {
+    f"pact/{n}" for n in ("loss", "divergence", "safety_mass", "safety_mass_reference", "eased", "positions")
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished command."""
+
+    output: Path
+    status: int
+    log: str
+
+    def ok(self) -> Run:
+        assert self.status == 0, self.log[-4000:]
+        return self
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        return sorted(self.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """Everything that Axolotl logged, from its last checkpoint."""
+        return json.loads((self.checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
+
+    @property
+    def steps(self) -> list[dict[str, float]]:
+        return [entry for entry in self.history if "loss" in entry]
+
+    @property
+    def receipt(self) -> dict[str, Any]:
+        return json.loads((self.output / "pact_receipt.json").read_text())
+
+    def verify(self, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pact_plugin.cli.main", "verify", str(folder or self.output)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    def dumped(self, rank: int = 0) -> list[dict[str, Any]]:
+        return [torch.load(path) for path in sorted((self.output / "dump").glob(f"{rank}-*.pt"))]
+
+
+class Workshop:
+    """A folder with a tiny aligned model, data and safety tokens, in which configurations are run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.model, self.tokenizer = tiny_aligned_model(max_position_embeddings=1024), tiny_tokenizer()
+        self.model.save_pretrained(folder / "model")
+        self.tokenizer.save_pretrained(folder / "model")
+        self.tokens = pact.SafetyTokens.for_tokenizer(
+            self.tokenizer, [40, 41, 42, 43, 75], [1.0, 0.5, -0.2, 0.1, 0.3]
+        )
+        self.tokens.save(folder / "tokens.safetensors")
+        _write(folder / "chat.jsonl", [{"messages": _conversation(i)} for i in range(48)])
+        _write(
+            folder / "text.jsonl",
+            [{"text": f"{WORDS[i % 6]} {i} and {WORDS[(i + 2) % 6]}"} for i in range(24)],
+        )
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        """A configuration that trains on the CPU; a key set to None is left out."""
+        base: dict[str, Any] = {
+            "base_model": str(self.folder / "model"),
+            "plugins": ["pact_axolotl.PactPlugin"],
+            "pact": {"safety_tokens": str(self.folder / "tokens.safetensors")},
+            "datasets": [{"path": str(self.folder / "chat.jsonl"), "type": "chat_template"}],
+            "dataset_prepared_path": str(self.folder / "prepared"),
+            "sequence_len": 128,
+            "micro_batch_size": 4,
+            "gradient_accumulation_steps": 1,
+            "max_steps": 3,
+            "save_steps": 3,
+            "logging_steps": 1,
+            "learning_rate": 0.01,
+            "lr_scheduler": "constant",
+            "warmup_steps": 0,
+            "optimizer": "adamw_torch",
+            "bf16": False,
+            "tf32": False,
+            "attn_implementation": "sdpa",
+            "seed": 7,
+            "special_tokens": {"pad_token": "<|endoftext|>"},
+        }
+        return {key: value for key, value in (base | changes).items() if value is not None}
+
+    def train(self, name: str, *arguments: str, dump: bool = False, **changes: Any) -> Run:
+        """`axolotl train` into the folder `name`."""
+        plugins = ["pact_axolotl.PactPlugin"] + (["dump_batches.DumpPlugin"] if dump else [])
+        config = self.config(**({"plugins": plugins} | changes))
+        return self.axolotl("train", name, config, *arguments)
+
+    def axolotl(self, command: str, name: str, config: dict[str, Any], *arguments: str) -> Run:
+        output = self.folder / name
+        file = self.folder / f"{name}-{command}.yml"
+        file.write_text(yaml.safe_dump(config | {"output_dir": str(output)}))
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(HERE),
+            "DUMP_BATCHES": str(output / "dump"),
+            "ACCELERATE_USE_CPU": "1",
+            "HF_HUB_OFFLINE": "1",
+            "AXOLOTL_DO_NOT_TRACK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(
+            ["axolotl", command, str(file), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Run(output, done.returncode, done.stdout)
+
+
+LORA: dict[str, Any] = {
+    "adapter": "lora",
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "lora_target_linear": True,
+    "lora_mlp_kernel": False,
+    "lora_qkv_kernel": False,
+    "lora_o_kernel": False,
+}
+
+
+def _conversation(i: int) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": f"How do I write {i}?"},
+        {"role": "assistant", "content": WORDS[i % 6]},
+        {"role": "user", "content": "and?"},
+        {"role": "assistant", "content": f"{WORDS[(i + 1) % 6]} five"},
+    ]
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,69 @@
+"""An Axolotl plugin that writes what the model is given in each forward pass of training, for the tests.
+
+Into DUMP_BATCHES/<rank>-<number>.pt go the inputs and the parameters in training at that moment.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from axolotl.integrations.base import BasePlugin
+
+
+class DumpPlugin(BasePlugin):
+    def pre_model_load(self, cfg: Any) -> None:
+        if not torch.cuda.is_available():
+            cfg.device_map = None  # with several ranks Axolotl asks for one accelerator each
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        folder = Path(os.environ["DUMP_BATCHES"])
+        folder.mkdir(parents=True, exist_ok=True)
+        rank = os.environ.get("RANK", "0")
+        count = 0
+
+        def write(model: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            nonlocal count
+            if not model.training or "labels" not in kwargs:
+                return
+            tensors = {key: value.cpu() for key, value in kwargs.items() if torch.is_tensor(value)}
+            weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            torch.save({"inputs": tensors, "weights": weights}, folder / f"{rank}-{count:03d}.pt")
+            count += 1
+
+        trainer.model.register_forward_pre_hook(write, with_kwargs=True)
+
+
+class OtherTrainerPlugin(BasePlugin):
+    """Another plugin that brings a trainer class of its own, and a model that computes no logits in training."""
+
+    def get_trainer_cls(self, cfg: Any) -> type:
+        from axolotl.core.trainers.base import AxolotlTrainer
+
+        class CountingTrainer(AxolotlTrainer):
+            def training_step(self, *args: Any, **kwargs: Any) -> Any:
+                with (Path(self.args.output_dir) / "micro_batches").open("a") as file:
+                    file.write("x")
+                return super().training_step(*args, **kwargs)
+
+        return CountingTrainer
+
+    def post_model_load(self, cfg: Any, model: Any) -> None:
+        from transformers.modeling_outputs import CausalLMOutputWithPast
+
+        forward = model.forward
+
+        @functools.wraps(forward)  # Axolotl drops the columns that the signature does not name
+        def without_logits(*args: Any, labels: Any = None, **kwargs: Any) -> Any:
+            if labels is None or not model.training:
+                return forward(*args, labels=labels, **kwargs)
+            hidden = model.model(*args, **kwargs).last_hidden_state[:, :-1]
+            targets = labels[:, 1:]
+            kept = targets != -100
+            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]).float(), targets[kept])
+            return CausalLMOutputWithPast(loss=loss)
+
+        model.forward = without_logits

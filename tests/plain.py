@@ -1,0 +1,78 @@
+"""The loss of a batch from full logits and the formulas alone, without pact-plugin's code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def documents(position_ids: Tensor | None, length: int) -> list[tuple[int, int]]:
+    """(start, end) of each document of a row: where the positions begin again at 0."""
+    if position_ids is None:
+        return [(0, length)]
+    starts = [0, *[i for i in range(1, length) if position_ids[i] == 0]]
+    return list(zip(starts, [*starts[1:], length], strict=True))
+
+
+def row_logits(model: Any, batch: dict[str, Tensor], row: int) -> Tensor:
+    """[T, V] logits of a row of which every document was given to the model by itself."""
+    ids = batch["input_ids"][row]
+    packed = batch.get("position_ids")
+    spans = documents(None if packed is None else packed[row], len(ids))
+    mask = batch.get("attention_mask")
+    parts = []
+    for start, end in spans:
+        inputs = {"input_ids": ids[None, start:end]}
+        if mask is not None and packed is None:
+            inputs["attention_mask"] = mask[row][None, start:end]
+        parts.append(model(**inputs).logits[0])
+    return torch.cat(parts)
+
+
+def micro_batch_loss(
+    model: Any,
+    aligned: Any,
+    batch: dict[str, Tensor],
+    safety: Tensor,
+    *,
+    weight: float = 2.0,
+    easing: bool = True,
+    count: int | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """(task loss + weight * divergence) / count, with its parts.
+
+    Args:
+        model: In training.
+        aligned: The reference.
+        batch: `input_ids` and `labels` [B, T], with `position_ids` where rows hold several documents.
+        safety: Ids of the safety tokens.
+        weight: Of the divergence.
+        easing: Whether the task yields where the reference says a safety token and the label does not.
+        count: Denominator; the labels that a next-token loss counts in this batch when absent.
+    """
+    task, divergences = torch.zeros(()), [torch.zeros(0)]
+    counted = 0
+    for row in range(batch["input_ids"].shape[0]):
+        student = row_logits(model, batch, row).log_softmax(-1)
+        with torch.no_grad():
+            reference = row_logits(aligned, batch, row).log_softmax(-1)
+        packed = batch.get("position_ids")
+        first = {s for s, _ in documents(None if packed is None else packed[row], student.shape[0])}
+        for column, label in enumerate(batch["labels"][row].tolist()):
+            if column == 0 or label == -100:
+                continue
+            counted += 1
+            nll = -student[column - 1, label]
+            if column not in first:
+                p_ref, p = reference[column - 1, safety].exp(), student[column - 1, safety].exp()
+                r_ref, r = 1 - p_ref.sum(), 1 - p.sum()
+                divergences.append(((p_ref * (p_ref / p).log()).sum() + r_ref * (r_ref / r).log())[None])
+                if easing and label not in safety.tolist():
+                    nll = nll * r_ref
+            task = task + nll
+    divergence = torch.cat(divergences)
+    total = (task + weight * divergence.sum()) / (counted if count is None else count)
+    parts = {"positions": len(divergence), "tokens": counted, "divergence": float(divergence.sum())}
+    return total, parts

@@ -1,0 +1,157 @@
+"""Everything that must stop `axolotl train` rather than let it train unconstrained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from axolotl_runs import LORA, Workshop
+
+import pact_plugin as pact
+from pact_plugin.errors import AdapterError, ConfigError, PactError, TokenFileError
+from pact_plugin.hooks.manager import find_adapter
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("axolotl"))
+
+
+# --- through the command itself ---
+
+
+def assert_stops(run, *words: str) -> None:
+    assert run.status != 0
+    assert "PactError" in run.log or "pact_plugin.errors." in run.log, run.log[-2000:]
+    for word in words:
+        assert word in run.log, run.log[-2000:]
+    assert not run.checkpoints
+    assert not (run.output / "pact_receipt.json").exists()
+
+
+def test_an_unknown_key_stops_before_the_data_is_prepared(workshop):
+    prepared = workshop.folder / "never"
+    run = workshop.train("unknown", pact={"weigth": 2}, dataset_prepared_path=str(prepared))
+    assert_stops(run, "weigth", "Did you mean `weight`?")
+    assert not prepared.exists()
+
+
+def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
+    other = workshop.folder / "other.safetensors"
+    pact.SafetyTokens(
+        ids=(1, 2), weights=(1.0, -1.0), tokens=("a", "b"), vocab_size=10, fingerprint="0" * 64
+    ).save(other)
+    prepared = workshop.folder / "never"
+    run = workshop.train("mismatch", pact={"safety_tokens": str(other)}, dataset_prepared_path=str(prepared))
+    assert_stops(run, "another tokenizer", "pact-plugin tokens select")
+    assert not prepared.exists()
+
+
+def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
+    from tiny import tiny_model
+
+    tiny_model(seed=3, max_position_embeddings=1024).save_pretrained(workshop.folder / "untaught")
+    workshop.tokenizer.save_pretrained(workshop.folder / "untaught")
+    run = workshop.train("untaught-run", pact=True, base_model=str(workshop.folder / "untaught"), **LORA)
+    assert_stops(run, "refuses 0 of")
+
+
+# --- as Axolotl reads configurations, without the command's start ---
+
+
+def load(workshop: Workshop, **changes):
+    from axolotl.cli.config import load_cfg
+
+    file = Path(workshop.folder) / "loaded.yml"
+    config = workshop.config(**changes) | {"output_dir": str(workshop.folder / "loaded")}
+    if changes.get("pact", 0) is None:
+        config["pact"] = None
+    file.write_text(yaml.safe_dump(config))
+    return load_cfg(str(file))
+
+
+def test_the_block_survives_axolotls_validation(workshop):
+    assert load(workshop, pact={"weight": 0.5}).pact.to_dict() == {"weight": 0.5}
+    assert load(workshop, pact=True).pact is True
+    assert load(workshop, pact=False).pact is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"pact": None}, ConfigError, "it is empty"),
+        ({"pact": "yes"}, ConfigError, "not a configuration"),
+        ({"pact": {"weight": -1}}, ConfigError, "weight"),
+        ({"pact": {"objective": "published", "easing": True}}, ConfigError, "easing"),
+        ({"pact": {"published": {"topp": 1}, "objective": "published"}}, ConfigError, "Did you mean `top_p`"),
+        ({"pact": {"safety_tokens": "/nowhere.safetensors"}}, TokenFileError, "nowhere"),
+        ({"rl": "dpo"}, AdapterError, "`rl`"),
+        ({"reward_model": True}, AdapterError, "`reward_model`"),
+        ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
+        ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),
+        ({"relora": True, **LORA}, AdapterError, "`relora`"),
+        ({"lisa_n_layers": 1, "lisa_step_interval": 2}, AdapterError, "`lisa_n_layers`"),
+        ({"use_eaft": True}, AdapterError, "easing: false"),
+        (
+            {"plugins": ["axolotl.integrations.diffusion.DiffusionPlugin", "pact_axolotl.PactPlugin"]},
+            AdapterError,
+            "diff",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_refused_when_the_configuration_is_read(workshop, changes, error, words):
+    with pytest.raises(error, match=words):
+        load(workshop, **changes)
+
+
+def test_a_misspelt_plugin_class_stops_axolotl(workshop):
+    with pytest.raises(AttributeError, match="PactPlugn"):
+        load(workshop, plugins=["pact_axolotl.PactPlugn"])
+
+
+def test_every_trainer_of_axolotls_has_the_adapter_and_others_than_sft_are_refused():
+    from axolotl.core.trainers import AxolotlRewardTrainer, AxolotlTrainer
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+    assert find_adapter(AxolotlTrainer.__new__(AxolotlTrainer)).name == "axolotl"
+    for other in (AxolotlDPOTrainer, AxolotlRewardTrainer):
+        trainer = other.__new__(other)
+        adapter = find_adapter(trainer)
+        with pytest.raises(AdapterError, match="pact: false"):
+            adapter.parts(trainer)
+
+
+def test_a_trainer_with_a_loss_of_its_own_needs_easing_off():
+    from types import SimpleNamespace
+
+    from axolotl.core.trainers import AxolotlTrainer
+    from pact_axolotl.adapter import pact_adapters
+
+    class Own(AxolotlTrainer):
+        def compute_loss(self, *args, **kwargs):
+            raise NotImplementedError
+
+    trainer = Own.__new__(Own)
+    trainer.compute_loss_func, trainer.args = None, SimpleNamespace(label_smoothing_factor=0.0)
+    (adapter,) = pact_adapters()
+    eased = SimpleNamespace(config=pact.PactConfig())
+    with pytest.raises(AdapterError, match=r"Own.*easing: false"):
+        adapter.attach(trainer, eased)
+    adapter.attach(trainer, SimpleNamespace(config=pact.PactConfig(easing=False)))
+    assert type(trainer).__mro__[2] is Own
+
+
+def test_a_compute_loss_replaced_on_the_trainer_is_refused():
+    from types import SimpleNamespace
+
+    from axolotl.core.trainers import AxolotlTrainer
+    from pact_axolotl.adapter import pact_adapters
+
+    trainer = AxolotlTrainer.__new__(AxolotlTrainer)
+    trainer.compute_loss_func, trainer.args = None, SimpleNamespace(label_smoothing_factor=0.0)
+    trainer.compute_loss = lambda *args, **kwargs: None
+    (adapter,) = pact_adapters()
+    with pytest.raises(PactError, match="never be called"):
+        adapter.attach(trainer, SimpleNamespace(config=pact.PactConfig()))

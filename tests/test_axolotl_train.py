@@ -1,0 +1,230 @@
+"""`axolotl train` under PACT, as its users call it: every loss equals a plain computation on the same batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from axolotl_runs import LORA, METRICS, Run, Workshop
+from peft import LoraConfig, PeftModel, get_peft_model
+from plain import documents, micro_batch_loss
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import pact_plugin as pact
+
+PLUGINS = ["pact_axolotl.PactPlugin", "dump_batches.DumpPlugin"]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("axolotl"))
+
+
+def expected(
+    workshop: Workshop, run: Run, accumulation: int, *, tokens: pact.SafetyTokens | None = None, rank: int = 0
+) -> tuple[list[float], list[dict[str, float]]]:
+    """The loss of every step, and the parts of every micro-batch, of what the model was given in a run.
+
+    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step.
+    """
+    aligned = AutoModelForCausalLM.from_pretrained(workshop.folder / "model").eval()
+    model = AutoModelForCausalLM.from_pretrained(workshop.folder / "model").eval()
+    if (run.output / "adapter_config.json").exists():
+        model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
+    safety = torch.tensor((tokens or workshop.tokens).positive.ids)
+    losses, parts = [], []
+    for micro_batch in run.dumped(rank):
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, weight in micro_batch["weights"].items():
+                parameters[name].copy_(weight)
+            loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety)
+        losses.append(loss.item())
+        parts.append(part)
+    assert len(losses) % accumulation == 0
+    return [
+        sum(losses[i : i + accumulation]) / accumulation for i in range(0, len(losses), accumulation)
+    ], parts
+
+
+def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int, **settings: Any) -> None:
+    losses, parts = expected(workshop, run, accumulation, **settings)
+    logged = run.steps
+    assert [entry["loss"] for entry in logged] == pytest.approx(losses, abs=1e-4)
+    assert logged[0]["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert logged[-1]["pact/divergence"] > 1e-5
+    for step, entry in enumerate(logged):
+        assert set(entry) >= METRICS
+        these = parts[step * accumulation : (step + 1) * accumulation]
+        assert entry["pact/positions"] == sum(part["positions"] for part in these)
+        mean = sum(part["divergence"] for part in these) / entry["pact/positions"]
+        assert entry["pact/divergence"] == pytest.approx(mean, rel=1e-3, abs=1e-6)
+    assert run.receipt["positions"] == sum(part["positions"] for part in parts)
+    assert run.receipt["steps"] == [[1, len(logged)]]
+
+
+def test_lora_interrupted_resumed_and_merged(workshop):
+    """Block form, several turns, checkpointing, evaluation, resuming, merge-lora, and a run that goes on plain."""
+    multi_turn = {
+        "datasets": [
+            {
+                "path": str(workshop.folder / "chat.jsonl"),
+                "type": "chat_template",
+                "roles_to_train": ["assistant"],
+                "train_on_eos": "turn",
+            }
+        ],
+        "train_on_inputs": False,
+    }
+    settings = (
+        LORA
+        | multi_turn
+        | {
+            "gradient_checkpointing": True,
+            "save_steps": 2,
+            "eval_steps": 2,
+            "val_set_size": 8,
+            "load_best_model_at_end": False,
+            "pact": {
+                "weight": 2.0,
+                "safety_tokens": str(workshop.folder / "tokens.safetensors"),
+                "reference": "auto",
+            },
+        }
+    )
+    run = workshop.train("lora", dump=True, max_steps=2, **settings).ok()
+    assert_equal_to_plain(workshop, run, 1)
+    labels = run.dumped()[0]["inputs"]["labels"]
+    runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)
+    assert runs.tolist() == [2] * 4  # every row has two answers, each a response of its own
+    evaluations = [entry for entry in run.history if "eval_loss" in entry]
+    assert evaluations[0]["eval_pact/divergence"] == pytest.approx(0, abs=1e-9)
+    assert evaluations[-1]["eval_pact/divergence"] > 0
+    assert run.receipt["reference"] == "adapter_off"
+
+    first = run.checkpoints[-1]
+    resumed = workshop.train("lora", max_steps=4, resume_from_checkpoint=str(first), **settings).ok()
+    assert resumed.receipt["steps"] == [[1, 4]]
+    line = resumed.verify()
+    assert line.returncode == 0, line.stderr
+    assert "constrained: 4 steps" in line.stdout
+    assert resumed.verify(resumed.checkpoints[-1]).returncode == 0
+
+    config = workshop.config(**settings)
+    workshop.axolotl("merge-lora", "lora", config).ok()
+    ids = torch.arange(20, 60)[None]
+    merged = AutoModelForCausalLM.from_pretrained(run.output / "merged")
+    base = AutoModelForCausalLM.from_pretrained(workshop.folder / "model")
+    adapted = PeftModel.from_pretrained(base, run.output)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(merged(ids).logits, workshop.model(ids).logits, atol=1e-3)
+
+    last = resumed.checkpoints[-1]
+    changes = settings | {"pact": False, "max_steps": 6, "resume_from_checkpoint": str(last)}
+    plain = workshop.train("lora", **changes).ok()
+    assert "NOT constrained" in plain.log
+    line = plain.verify()
+    assert line.returncode == 1
+    assert "steps 5-6 of 6 were not constrained" in line.stderr
+
+
+def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
+    """`pact: true` alone: tokens are chosen from the model. Documents start with labels that are no positions."""
+    data = [
+        {"path": str(workshop.folder / "chat.jsonl"), "type": "chat_template"},
+        {"path": str(workshop.folder / "text.jsonl"), "type": "completion"},
+    ]
+    run = workshop.train(
+        "packed",
+        dump=True,
+        pact=True,
+        datasets=data,
+        sample_packing=True,
+        pad_to_sequence_len=True,
+        micro_batch_size=2,
+        gradient_accumulation_steps=2,
+        sequence_len=192,
+        learning_rate=1e-3,
+        use_tensorboard=True,
+    ).ok()
+    tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
+    assert tokens.provenance["contrast"] == "benign"
+    assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens
+    assert_equal_to_plain(workshop, run, 2, tokens=tokens)
+
+    rows = [
+        (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])
+        for batch in run.dumped()
+        for r in range(2)
+    ]
+    spans = [(labels, documents(positions, len(labels))) for positions, labels in rows]
+    assert all(len(found) > 2 for _, found in spans)
+    labelled_starts = sum(int(labels[s] != -100) for labels, found in spans for s, _ in found if s)
+    assert labelled_starts > 0  # Axolotl does not mask them: they count in the denominator, not in the sum
+    tokens_counted = sum(int((labels[1:] != -100).sum()) for labels, _ in spans)
+    assert run.receipt["positions"] == tokens_counted - labelled_starts
+    assert run.receipt["reference"] == "frozen_copy"
+    assert "constrained: 3 steps" in run.verify().stdout
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = list(run.output.rglob("events.out.tfevents*"))
+    tags = {tag for file in files for tag in EventAccumulator(str(file)).Reload().Tags()["scalars"]}
+    assert {f"train/{name}" for name in METRICS} <= tags
+
+
+def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):
+    run = workshop.train(
+        "accumulated",
+        plugins=["dump_batches.OtherTrainerPlugin", *PLUGINS],
+        micro_batch_size=1,
+        gradient_accumulation_steps=4,
+        learning_rate=1e-3,
+        pact={"safety_tokens": str(workshop.folder / "tokens.safetensors"), "chunk_size": 3},
+    ).ok()
+    assert (run.output / "micro_batches").read_text() == "x" * 12
+    assert_equal_to_plain(workshop, run, 4)
+    _, parts = expected(workshop, run, 4)
+    assert len({part["tokens"] for part in parts[:4]}) > 1  # so that the denominator matters
+
+
+def test_two_ranks(workshop):
+    run = workshop.train(
+        "ranks",
+        "--launcher",
+        "torchrun",
+        "--",
+        "--nproc_per_node=2",
+        "--standalone",
+        dump=True,
+        micro_batch_size=2,
+        **LORA,
+    ).ok()
+    both = [expected(workshop, run, 1, rank=rank) for rank in (0, 1)]
+    losses = [sum(pair) / 2 for pair in zip(both[0][0], both[1][0], strict=True)]
+    assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)
+    for step, entry in enumerate(run.steps):
+        assert entry["pact/positions"] == sum(parts[step]["positions"] for _, parts in both)
+        total = sum(parts[step]["divergence"] for _, parts in both)
+        assert entry["pact/divergence"] * entry["pact/positions"] == pytest.approx(total, rel=1e-3, abs=1e-6)
+    assert run.receipt["steps"] == [[1, 3]]
+    assert run.verify().returncode == 0
+
+
+def test_pact_false_is_axolotl_bit_for_bit(workshop):
+    dropout = {"overrides_of_model_config": {"attention_dropout": 0.3}}
+    without = workshop.train("without", plugins=None, pact=None, **dropout).ok()
+    off = workshop.train("off", pact=False, **dropout).ok()
+    assert [entry["loss"] for entry in off.steps] == [entry["loss"] for entry in without.steps]
+    ours, theirs = (load_file(run.output / "model.safetensors") for run in (off, without))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert any(
+        not torch.equal(ours[name], weight)
+        for name, weight in workshop.model.named_parameters()
+        if name in ours
+    )
+    assert not list(off.output.rglob("pact_*"))
+    assert off.verify().returncode == 1
