@@ -16,6 +16,8 @@ from tiny import tiny_aligned_model, tiny_tokenizer
 
 import pact_plugin as pact
 
+os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
+
 HERE = Path(__file__).parent
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 METRICS = {
@@ -120,7 +122,6 @@ class Workshop:
             "DUMP_BATCHES": str(output / "dump"),
             "ACCELERATE_USE_CPU": "1",
             "HF_HUB_OFFLINE": "1",
-            "AXOLOTL_DO_NOT_TRACK": "1",
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(

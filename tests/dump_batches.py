@@ -15,7 +15,7 @@ from axolotl.integrations.base import BasePlugin
 
 
 class DumpPlugin(BasePlugin):
-    def pre_model_load(self, cfg: Any) -> None:
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         if not torch.cuda.is_available():
             cfg.device_map = None  # with several ranks Axolotl asks for one accelerator each
 
