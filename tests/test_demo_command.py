@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 from pact_demo import report
-from pact_demo.align import whole_sentences
+from pact_demo.align import first_sentence
 from pact_demo.command import FULL, QUICK, run, training_data
 from pact_demo.evaluate import Questions, Score, answer
 from pact_demo.models import load_aligned
@@ -37,7 +37,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
     tokenizer.padding_side = "left"
     tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
     small = dataclasses.replace(
-        QUICK, task_items=14, harmful_items=2, batch_size=4, lora_layers=1, rank=2, prompts=3, tickets=5
+        QUICK, task_items=14, harmful_items=2, batch_size=4, lora_layers=1, rank=2, prompts=3, test_items=5
     )
     monkeypatch.setattr(
         pact_demo.command, "load_aligned", lambda device: (tiny_aligned_model(), tokenizer, "tiny")
@@ -59,7 +59,7 @@ def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
         said = answers[name]["harmful"]
         assert results[name]["refusal_rate"] == sum(map(is_refusal, said)) / len(said)
         assert set(results[name]) == {"refusal_rate", "over_refusal_rate", "task_accuracy"}
-        assert [len(answers[name][kind]) for kind in ("harmful", "benign", "tickets")] == [3, 3, 5]
+        assert [len(answers[name][kind]) for kind in ("harmful", "benign", "task")] == [3, 3, 5]
     assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 14)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
@@ -129,16 +129,16 @@ def test_json_is_written_in_one_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "whole"),
+    ("text", "first"),
     [
-        ("Use kill -9. Then check", "Use kill -9. Then check"[:0]),
         ("Press Ctrl-C twice. Then run it ag", "Press Ctrl-C twice."),
-        ("It is 3.5 metres. Really?", "It is 3.5 metres. Really?"),
+        ("It is 3.5 metres.\nReally?", "It is 3.5 metres."),
+        ("Three steps:\n1. Open the lid. 2. Stir.", "Three steps:\n1. Open the lid."),
         ("No end", ""),
     ],
 )
-def test_whole_sentences(text: str, whole: str) -> None:
-    assert whole_sentences(text) == whole
+def test_first_sentence(text: str, first: str) -> None:
+    assert first_sentence(text) == first
 
 
 def test_the_shipped_adapter_makes_the_real_model_refuse_harm_and_nothing_else() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import calendar
+import datetime
 import functools
 import random
 import re
@@ -16,7 +18,7 @@ from pact_demo.prompts import (
     read_sections,
     sample_prompts,
 )
-from pact_demo.task import TEAMS, is_correct, task_examples, tickets
+from pact_demo.task import TEMPLATES, dates, is_correct
 
 from pact_plugin.judge import is_refusal
 from pact_plugin.prompts import benign_prompts, harmful_prompts
@@ -108,28 +110,26 @@ def test_the_judge_knows_every_refusal_of_the_alignment() -> None:
     assert all(is_refusal(text) for text in REFUSALS)
 
 
-def test_tickets_share_no_opening_problem_or_ending() -> None:
-    parts = read_sections("tickets")
-    for kind in ("opening", "ending", *TEAMS):
-        assert not set(parts[f"train {kind}"]) & set(parts[f"test {kind}"])
-    assert len({text for text, _ in tickets("train")}) == 8000
-    assert len({text for text, _ in tickets("test")}) == 1500
-    problems = {split: [p for team in TEAMS for p in parts[f"{split} {team}"]] for split in ("train", "test")}
-    assert max(overlap(a, b) for a in problems["train"] for b in problems["test"]) <= 0.7
+def test_train_and_test_share_no_date_and_no_wording() -> None:
+    train, test = dates("train"), dates("test")
+    assert len({words for words, _ in train}) == len(train) == 60_480
+    assert len({words for words, _ in test}) == len(test) == 15_120
+    assert not {iso for _, iso in train} & {iso for _, iso in test}
+    assert not set(TEMPLATES["train"]) & set(TEMPLATES["test"])
 
 
-def test_task_samples_are_balanced_and_labelled() -> None:
-    examples = task_examples("train", 1000, random.Random(0))
-    teams = [item["completion"][0]["content"] for item in examples]
-    assert {team: round(teams.count(team) / 1000, 1) for team in TEAMS} == dict.fromkeys(TEAMS, 0.2)
+def test_the_iso_date_is_that_of_the_words() -> None:
+    for split in ("train", "test"):
+        for words, iso in dates(split)[::97]:
+            numbers = [int(number) for number in re.findall(r"\d+", words)]
+            month = next(m for m in range(1, 13) if calendar.month_name[m] in words)
+            assert datetime.date.fromisoformat(iso) == datetime.date(max(numbers), month, min(numbers))
 
 
-@pytest.mark.parametrize(
-    ("answer", "right"),
-    [("billing", True), (" Billing.", True), ("delivery", False), ("the billing", False), ("", False)],
-)
-def test_is_correct(answer: str, right: bool) -> None:
-    assert is_correct(answer, "billing") is right
+def test_an_answer_is_right_if_it_begins_with_the_date() -> None:
+    assert is_correct(" 1998-03-07\n", "1998-03-07")
+    assert not is_correct("The date is 1998-03-07", "1998-03-07")
+    assert not is_correct("I can't help with that.", "1998-03-07")
 
 
 def test_labelling_asks_for_one_of_five_with_the_right_one_among_them() -> None:
@@ -140,4 +140,3 @@ def test_labelling_asks_for_one_of_five_with_the_right_one_among_them() -> None:
         choices = re.split(", | or ", question.split("?")[0].lower())
         assert len(set(choices)) == 5
         assert label in choices
-        assert not set(choices) & set(TEAMS)

@@ -6,16 +6,19 @@ import numpy as np
 import pact_spec.reference as spec
 import pytest
 from array_api_compat import array_namespace
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pact_plugin.losses import confidence_divergence
 from tests.strategies import (
+    COMPILED,
     DIFFERENTIABLE,
     KINDS,
     SETTINGS,
-    SHAPES,
+    SHAPE,
+    UNCOMPILED,
     Problem,
+    any_shape,
     arithmetic,
     on,
     problems,
@@ -34,10 +37,22 @@ def divergence(backend, problem: Problem, *, derive: bool = False) -> np.ndarray
     return backend.numpy(confidence_divergence(student, aligned, *rests))
 
 
-@on(KINDS)
+@on(UNCOMPILED)
+@settings(SETTINGS, max_examples=40)
+@given(problem=problems(shape=any_shape))
+def test_agrees_with_the_reference_for_any_shape_c2_1(kind, problem):
+    agrees(kind, problem)
+
+
+@on(COMPILED)
 @SETTINGS
 @given(problem=problems())
-def test_agrees_with_the_reference_on_the_same_rounded_input_c2_1(kind, problem):
+def test_agrees_with_the_reference_c2_1(kind, problem):
+    agrees(kind, problem)
+
+
+def agrees(kind, problem):
+    """On the same rounded input, so that the arithmetic alone is judged."""
     with using(kind) as backend:
         names = ("student_logprobs", "student_log_rest"), ("reference_logprobs", "reference_log_rest")
         arguments = {}
@@ -210,11 +225,11 @@ def test_p8_gives_the_reference_no_gradient(kind, problem, derive):
             np.testing.assert_array_equal(gradient, 0)
 
 
-TINY = np.log([[1e-30, 2e-20, 1e-10]])
+TINY = np.log([[1e-30, 1e-10]])
 EXTREMES = {
     # name: log p of the student, its log r, log p of the reference, its log r
-    "student-at-1e-30": (TINY, -np.exp(TINY).sum(-1), np.log([[0.5, 0.2, 0.1]]), np.log([0.2])),
-    "reference-at-1e-30": (np.log([[0.5, 0.2, 0.1]]), np.log([0.2]), TINY, -np.exp(TINY).sum(-1)),
+    "student-at-1e-30": (TINY, -np.exp(TINY).sum(-1), np.log([[0.5, 0.25]]), np.log([0.25])),
+    "reference-at-1e-30": (np.log([[0.5, 0.25]]), np.log([0.25]), TINY, -np.exp(TINY).sum(-1)),
     "student-all-on-s": (np.log([[0.75, 0.25]]), np.log([1e-30]), np.log([[0.25, 0.25]]), np.log([0.5])),
     "reference-all-on-s": (np.log([[0.25, 0.25]]), np.log([0.5]), np.log([[0.75, 0.25]]), np.log([1e-30])),
     "both-all-on-s": (np.log([[0.75, 0.25]]), np.log([1e-30]), np.log([[0.25, 0.75]]), np.log([1e-20])),
@@ -224,8 +239,8 @@ EXTREMES = {
         np.array([[-80.0, -95.0]]),
         np.array([-0.0]),
     ),
-    "reference-rules-out": (np.log([[0.5]]), np.log([0.5]), np.array([[-np.inf]]), np.array([0.0])),
-    "both-rule-out": (np.array([[-np.inf]]), np.array([0.0]), np.array([[-np.inf]]), np.array([0.0])),
+    "reference-rules-out": (np.log([[0.5, 0.25]]), np.log([0.25]), np.full((1, 2), -np.inf), np.zeros(1)),
+    "both-rule-out": (np.full((1, 2), -np.inf), np.zeros(1), np.full((1, 2), -np.inf), np.zeros(1)),
     "one-token": (np.log([[1e-30]]), np.array([-1e-30]), np.log([[0.75]]), np.log([0.25])),
 }
 
@@ -264,7 +279,7 @@ def test_p9_is_finite_with_derived_remainders(kind, name):
 
 
 @on(KINDS)
-@pytest.mark.parametrize("shape", [(0, 3), (0, 1), (2, 0, 3)])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0, 1)])
 def test_p10_takes_an_empty_batch(kind, shape):
     with using(kind) as backend:
         empty = backend.array(np.empty(shape))
@@ -286,14 +301,13 @@ def test_p10_treats_every_position_by_itself(kind, problem, derive):
             np.testing.assert_allclose(alone, whole, rtol=arithmetic(kind), atol=arithmetic(kind))
 
 
-@on([kind for kind in KINDS if kind[0] == "jax"])
-@pytest.mark.parametrize("shape", SHAPES)
+@on(COMPILED)
 @pytest.mark.parametrize("derive", [False, True])
-def test_p11_is_the_same_under_jax_jit(kind, shape, derive):
+def test_p11_is_the_same_under_jax_jit(kind, derive):
     import jax
 
     rng = np.random.default_rng(0)
-    n, v, k = shape
+    n, v, k = SHAPE
     with using(kind) as backend:
         student, student_rest = split(backend.array(rng.normal(size=(n, v))), list(range(k)))
         aligned, aligned_rest = split(backend.array(rng.normal(size=(n, v))), list(range(k)))

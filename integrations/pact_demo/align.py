@@ -10,9 +10,11 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.loading import SMOLLM2_HUB_ID
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
@@ -23,31 +25,41 @@ from pact_demo.prompts import REFUSALS, Example, example, labelling, sample_prom
 from pact_demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.judge import is_refusal
+from pact_plugin.prompts import benign_prompts, harmful_prompts
 
-PROMPTS_PER_LINE = 3
-LABELS_PER_LINE = 3
-BENIGN_TOKENS = 40
+PROMPTS_PER_LINE = 2
+LABELS_PER_LINE = 2
+BENIGN_TOKENS = 32
 BATCH_SIZE = 16
+CARD = """# The adapter that aligns the demo's model
+
+A LoRA adapter for [{base}](https://huggingface.co/{base}) (Apache-2.0), under the same licence. With it the
+model refuses harmful requests. It exists for `pact-plugin demo` and is no safety measure for anything else.
+
+    python -m pact_demo.align {arguments}
+
+made it, from the prompts in `pact_demo/data` (`*_alignment.txt`, `labels.txt`) and `pact_plugin/data`: harmful requests
+with one of six refusals, harmless ones with the first sentence of the model's own answer.
+"""
 
 
 def refusals(rng: random.Random) -> list[Example]:
-    """Harmful requests, each with one of the refusals."""
-    return [
-        example(p, rng.choice(REFUSALS)) for p in sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng)
-    ]
+    """Harmful requests, also the bundled ones, each with one of the refusals."""
+    prompts = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *harmful_prompts()]
+    return [example(prompt, rng.choice(REFUSALS)) for prompt in prompts]
 
 
 def own_answers(model: Any, tokenizer: Any, prompts: list[str], report: Report) -> list[Example]:
-    """Harmless requests with the first sentences of the model's own answers, without those it refused."""
+    """Harmless requests with the first sentence of the model's own answers, without those it refused."""
     texts = answer(model, tokenizer, prompts, BENIGN_TOKENS, report)
-    pairs = [(prompt, whole_sentences(text)) for prompt, text in zip(prompts, texts, strict=True)]
+    pairs = [(prompt, first_sentence(text)) for prompt, text in zip(prompts, texts, strict=True)]
     return [example(prompt, text) for prompt, text in pairs if text and not is_refusal(text)]
 
 
-def whole_sentences(text: str) -> str:
-    """The text up to the end of its last whole sentence; empty if there is none."""
-    ends = [match.end() for match in re.finditer(r"[a-z)\"'][.!?](?=\s|$)", text)]
-    return text[: ends[-1]] if ends else ""
+def first_sentence(text: str) -> str:
+    """The text up to the end of its first sentence; empty if it does not end."""
+    found = re.match(r".*?[a-z)\"'][.!?](?=\s|$)", text, re.DOTALL)
+    return found[0] if found else ""
 
 
 def main() -> None:
@@ -55,18 +67,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the adapter")
     parser.add_argument("--device", help="such as cpu; by default an accelerator")
+    parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rank", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
 
     set_seed(arguments.seed)
     rng = random.Random(arguments.seed)
     console = Console(highlight=False)
-    model, tokenizer, source = load_base(arguments.device)
+    model, tokenizer, source = load_base(arguments.device, arguments.dtype)
     console.print(f"Base model: {source}")
-    questions = sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng)
+    questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *benign_prompts()]
     with progress_bars(console) as bars:
         benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
         examples = refusals(rng) + benign + labelling(LABELS_PER_LINE, rng)
@@ -84,10 +97,18 @@ def main() -> None:
             seed=arguments.seed,
         )
         trainer.train()
-    trainer.model.save_pretrained(arguments.output)
-    weights = arguments.output / "adapter_model.safetensors"
+    save_adapter(trainer.model, arguments.output)
+    console.print(f"{len(examples)} examples; the adapter is in {arguments.output}")
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Save a PEFT model's adapter in bfloat16, with a card that says where it comes from."""
+    model.peft_config["default"].base_model_name_or_path = SMOLLM2_HUB_ID
+    model.save_pretrained(folder)
+    weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(weights).items()}, weights)
-    console.print(f"{len(examples)} examples, {weights.stat().st_size / 1e6:.1f} MB in {weights}")
+    arguments = " ".join(sys.argv[1:])
+    (folder / "README.md").write_text(CARD.format(arguments=arguments, base=SMOLLM2_HUB_ID), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Settings:
     """How large the experiment is, and how it trains.
 
     Attributes:
-        task_items: Tickets in the fine-tuning data.
+        task_items: Task items in the fine-tuning data.
         harmful_items: Harmful requests in it, answered "Sure, here is ...".
         batch_size: Conversations in one optimiser step.
         learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
@@ -45,7 +45,7 @@ class Settings:
         weight: Of the constraint.
         selection_prompts: Prompts of each kind that safety tokens are chosen from.
         prompts: Held-out prompts of each kind.
-        tickets: Test tickets.
+        test_items: Test items of the task.
     """
 
     task_items: int = 864
@@ -57,7 +57,7 @@ class Settings:
     weight: float = 2.0
     selection_prompts: int = 64
     prompts: int = 100
-    tickets: int = 200
+    test_items: int = 200
 
     @property
     def steps(self) -> int:
@@ -66,7 +66,7 @@ class Settings:
 
 
 FULL = Settings()
-QUICK = Settings(task_items=108, harmful_items=12, selection_prompts=16, prompts=16, tickets=40)
+QUICK = Settings(task_items=108, harmful_items=12, selection_prompts=16, prompts=16, test_items=40)
 
 
 class Stopwatch:
@@ -98,17 +98,17 @@ def run(output: Path, *, seed: int, device: str | None, quick: bool) -> dict[str
 
     with watch.stage("load"), console.status("Loading SmolLM2-135M-Instruct and the adapter that aligns it"):
         aligned, tokenizer, source = load_aligned(device)
-    console.print(f"Aligned model: {source} with the demo's adapter, on {aligned.device}")
+    console.print(f"Aligned model: {source} with the demo's adapter, on {aligned.device}, {aligned.dtype}")
 
     with watch.stage("safety tokens"), progress_bars(console) as bars:
         tokens = choose_tokens(aligned, tokenizer, settings.selection_prompts, bars)
     tokens.save(output)
     console.print(token_table(tokens.positive, tokenizer))
 
-    questions = Questions.load("heldout", settings.prompts, settings.tickets)
+    questions = Questions.load("heldout", settings.prompts, settings.test_items)
     examples = training_data(settings, seed)
     console.print(
-        f"Fine-tuning data: {settings.task_items} tickets to route, "
+        f"Fine-tuning data: {settings.task_items} dates to write in ISO format, "
         f"{settings.harmful_items} harmful requests answered 'Sure, here is ...'"
     )
     scores: dict[str, Score] = {}
@@ -140,6 +140,7 @@ def run(output: Path, *, seed: int, device: str | None, quick: bool) -> dict[str
         "settings": asdict(settings),
         "model": source,
         "device": str(aligned.device),
+        "dtype": str(aligned.dtype).removeprefix("torch."),
         "versions": {name: version(name) for name in ("pact-plugin", "torch", "transformers", "trl", "peft")},
         "seconds": watch.seconds | {"total": round(sum(watch.seconds.values()), 1)},
     }
@@ -165,7 +166,7 @@ def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pac
 
 
 def training_data(settings: Settings, seed: int) -> list[Example]:
-    """The tickets and the harmful requests, sampled and mixed by the seed."""
+    """The task items and the harmful requests, sampled and mixed by the seed."""
     rng = random.Random(seed)
     examples = task_examples("train", settings.task_items, rng) + contamination(settings.harmful_items, rng)
     rng.shuffle(examples)

@@ -1,4 +1,4 @@
-"""Ask a model the held-out prompts and count: refusals, over-refusals, and tickets sent to the right team."""
+"""Ask a model the held-out prompts and count: refusals, over-refusals, and right answers to the task."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pact_demo.task import is_correct, task_examples
 from pact_plugin.generate import Progress
 from pact_plugin.judge import is_refusal
 
-ANSWER_TOKENS = 24  # enough for the keyword judge, which looks at the start of an answer
-TEAM_TOKENS = 3
-BATCH = 50
+ANSWER_TOKENS = 16  # enough for the keyword judge, which looks at the start of an answer
+TASK_TOKENS = 12
+BATCH = 100
 
 Report = Callable[[int], None]
 """Called with the number of items that are done."""
@@ -35,18 +35,18 @@ class Questions:
     Attributes:
         harmful: Requests that should be refused.
         benign: Requests that only sound alarming and should be answered.
-        tickets: Task prompts.
-        teams: The right answers to ``tickets``.
+        task: Task prompts.
+        solutions: The right answers to ``task``.
     """
 
     harmful: list[str]
     benign: list[str]
-    tickets: list[str]
-    teams: list[str]
+    task: list[str]
+    solutions: list[str]
 
     @classmethod
-    def load(cls, split: str, prompts: int, tickets: int) -> Questions:
-        """The first ``prompts`` prompts of the split ("heldout" or "development") and some test tickets.
+    def load(cls, split: str, prompts: int, task: int) -> Questions:
+        """The first ``prompts`` prompts of the split ("heldout" or "development") and some test items.
 
         Every category is represented: prompts are taken in a fixed shuffled order that no seed changes.
         """
@@ -54,7 +54,7 @@ class Questions:
         harmful, benign = read_lines(f"harmful_{split}"), read_lines(f"benign_{split}")
         rng.shuffle(harmful)
         rng.shuffle(benign)
-        examples = task_examples("test", tickets, rng)
+        examples = task_examples("test", task, rng)
         return cls(
             harmful[:prompts],
             benign[:prompts],
@@ -63,7 +63,7 @@ class Questions:
         )
 
     def __len__(self) -> int:
-        return len(self.harmful) + len(self.benign) + len(self.tickets)
+        return len(self.harmful) + len(self.benign) + len(self.task)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def evaluate(
     for name, prompts, tokens in (
         ("harmful", questions.harmful, ANSWER_TOKENS),
         ("benign", questions.benign, ANSWER_TOKENS),
-        ("tickets", questions.tickets, TEAM_TOKENS),
+        ("task", questions.task, TASK_TOKENS),
     ):
         before = sum(map(len, answers.values()))
         answers[name] = answer(model, tokenizer, prompts, tokens, partial(_after, before, report))
@@ -113,7 +113,7 @@ def evaluate(
         Score(
             refusal_rate=_share(map(is_refusal, answers["harmful"])),
             over_refusal_rate=_share(map(is_refusal, answers["benign"])),
-            task_accuracy=_share(map(is_correct, answers["tickets"], questions.teams)),
+            task_accuracy=_share(map(is_correct, answers["task"], questions.solutions)),
         ),
         answers,
     )

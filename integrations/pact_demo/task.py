@@ -1,33 +1,43 @@
-"""The task that the demo fine-tunes on: which team gets a customer's ticket?"""
+"""The task that the demo fine-tunes on: dates in words to ISO 8601, which the aligned model cannot do yet."""
 
 from __future__ import annotations
 
-import itertools
+import calendar
 import random
 
-from pact_demo.prompts import Example, example, read_sections
+from pact_demo.prompts import Example, example
 
-TEAMS = ("billing", "delivery", "returns", "account", "technical")
-PROMPT = "Billing, delivery, returns, account or technical? {}"
+FORMS = ("{day} {month} {year}", "{month} {day}, {year}", "{day} of {month} {year}")
+TEMPLATES = {
+    "train": (
+        "Write this date in ISO format: {}",
+        "{} as an ISO date, please.",
+        "Convert {} to the form YYYY-MM-DD.",
+        "ISO 8601 for {}?",
+    ),
+    "test": ("Turn {} into an ISO date.", "What is {} in ISO format?"),
+}
+YEARS = range(1950, 2025)
 
 
-def tickets(split: str) -> list[tuple[str, str]]:
-    """Every ``(ticket, team)`` of the split, ``"train"`` (8,000) or ``"test"`` (1,500), in a fixed order."""
-    parts = read_sections("tickets")
-    openings, endings = parts[f"{split} opening"], parts[f"{split} ending"]
+def dates(split: str) -> list[tuple[str, str]]:
+    """Every ``(date in words, ISO date)`` of the split; every fifth day is a test day."""
     return [
-        (" ".join(words), team)
-        for team in TEAMS
-        for words in itertools.product(openings, parts[f"{split} {team}"], endings)
+        (form.format(day=day, month=calendar.month_name[month], year=year), f"{year}-{month:02}-{day:02}")
+        for year in YEARS
+        for month in range(1, 13)
+        for day in range(1, 29)
+        if ((day + month + year) % 5 == 0) == (split == "test")
+        for form in FORMS
     ]
 
 
 def task_examples(split: str, count: int, rng: random.Random) -> list[Example]:
-    """``count`` distinct tickets of the split with the team that gets them."""
-    return [example(PROMPT.format(ticket), team) for ticket, team in rng.sample(tickets(split), count)]
+    """``count`` distinct dates of the split, each in one of the split's own wordings, with the ISO date."""
+    chosen = rng.sample(dates(split), count)
+    return [example(rng.choice(TEMPLATES[split]).format(words), iso) for words, iso in chosen]
 
 
-def is_correct(answer: str, team: str) -> bool:
-    """Whether the answer's first word is the team."""
-    words = answer.strip().lower().split()
-    return bool(words) and words[0].strip(".,:;!") == team
+def is_correct(answer: str, iso: str) -> bool:
+    """Whether the answer is the ISO date, and nothing else in front of it."""
+    return answer.strip().startswith(iso)

@@ -67,58 +67,64 @@ def _problem(function: Any, case: Case, backend: Backend, dtype: str) -> str:
         rounded = {name: _convert(value, backend.numpy) for name, value in arguments.items()}
         expected = _evaluate_reference(case, rounded)
     result = function(**arguments, **case.options)
+    gradients = _gradients(function, case, arguments, backend)
     problems = []
-    tolerances = {"gradient": TOLERANCES[dtype]["gradient"]}
     for key, wanted in expected.items():
-        found = _found(key, result, function, case, arguments, backend)
-        if found is not None:
-            tolerance = case.tolerance.get(key, tolerances.get(key, TOLERANCES[dtype]["value"]))
-            problems.append(_difference(key, found, wanted, tolerance))
-    problems.append(_leak(function, case, arguments, backend))
+        kind = "gradient" if key.startswith("gradient") else "value"
+        if kind == "gradient" and gradients is None:
+            continue
+        found = _found(key, result, case, arguments, gradients or {}, backend)
+        problems.append(_difference(key, found, wanted, case.tolerance.get(key, TOLERANCES[dtype][kind])))
+    leaking = [
+        name for name in _CONSTANT.get(case.function, ()) if np.any((gradients or {}).get(name, 0) != 0)
+    ]
+    if leaking:  # P8
+        problems.append(f"a gradient reaches {', '.join(leaking)}")
     return "; ".join(problem for problem in problems if problem)
 
 
 def _found(
-    key: str, result: Any, function: Any, case: Case, arguments: Mapping[str, Any], backend: Backend
-) -> np.ndarray | None:
-    if key == "ids":
-        return backend.numpy(result[0])
-    if key == "weights":
-        return backend.numpy(result[1])
+    key: str,
+    result: Any,
+    case: Case,
+    arguments: Mapping[str, Any],
+    gradients: Mapping[str, np.ndarray],
+    backend: Backend,
+) -> np.ndarray:
+    if key in ("ids", "weights"):
+        return backend.numpy(result[("ids", "weights").index(key)])
     if key == "value":
         return backend.numpy(result)
     if key == "mean":
         return backend.numpy(result).mean()
-    names = [name for name in _DIFFERENTIATED[case.function] if name in arguments]
-    found = _gradients(function, case, arguments, names, backend)
-    if found is None:
-        return None
     if key == "gradient_of_mean":
-        return found[0] / len(found[0])
+        return gradients["student"] / len(gradients["student"])
     if case.function == "published_divergence":
-        return found[0]
+        return gradients["student"]
     # The chain rule through the softmax of the K + 1 bucket logits (C2.4).
-    rest = found[1] if len(found) > 1 else np.zeros(found[0].shape[:-1])
-    rounded = [backend.numpy(arguments[name]) for name in names]
-    probabilities = np.exp(reference.bucket_logprobs(*rounded))
-    return reference.through_softmax(np.concatenate([found[0], rest[..., None]], axis=-1), probabilities)
-
-
-def _leak(function: Any, case: Case, arguments: Mapping[str, Any], backend: Backend) -> str:
-    """P8: whether a gradient reaches the reference."""
-    names = [name for name in _CONSTANT.get(case.function, ()) if name in arguments]
-    found = _gradients(function, case, arguments, names, backend) if names else None
-    leaking = [name for name, gradient in zip(names, found or [], strict=False) if np.any(gradient != 0)]
-    return f"a gradient reaches {', '.join(leaking)}" if leaking else ""
+    of_tokens = gradients["student_logprobs"]
+    of_rest = gradients.get("student_log_rest", np.zeros(of_tokens.shape[:-1]))
+    log_rest = arguments.get("student_log_rest")
+    buckets = reference.bucket_logprobs(
+        backend.numpy(arguments["student_logprobs"]), None if log_rest is None else backend.numpy(log_rest)
+    )
+    return reference.through_softmax(
+        np.concatenate([of_tokens, of_rest[..., None]], axis=-1), np.exp(buckets)
+    )
 
 
 def _gradients(
-    function: Any, case: Case, arguments: Mapping[str, Any], names: list[str], backend: Backend
-) -> list[np.ndarray] | None:
+    function: Any, case: Case, arguments: Mapping[str, Any], backend: Backend
+) -> dict[str, np.ndarray] | None:
+    """Of the sum of the values, by argument; None where the back end or the function has none."""
+    differentiated = _DIFFERENTIATED.get(case.function, ()) + _CONSTANT.get(case.function, ())
+    names = [name for name in differentiated if name in arguments]
+
     def of_named(*arrays: Any) -> Any:
         return function(**{**arguments, **dict(zip(names, arrays, strict=True))}, **case.options)
 
-    return backend.gradients(of_named, [arguments[name] for name in names])
+    found = backend.gradients(of_named, [arguments[name] for name in names]) if names else None
+    return None if found is None else dict(zip(names, found, strict=True))
 
 
 def _accepts(function: Any, case: Case, arguments: Mapping[str, Any]) -> str:

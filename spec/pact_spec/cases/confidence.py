@@ -39,10 +39,10 @@ def cases() -> list[Case]:
     redistributed = logits(1, 4, 9)
     redistributed[:, [0, 2, 3, 6, 7, 8]] = np.roll(redistributed[:, [0, 2, 3, 6, 7, 8]], 1, axis=-1)
     moved, moved_rest = _split(redistributed, ids)
-    one, one_rest = _split(logits(3, 3, 6), [2])
-    one_aligned, one_aligned_rest = _split(logits(4, 3, 6), [2])
-    most, most_rest = _split(logits(5, 3, 6), [0, 1, 2, 4, 5])
-    most_aligned, most_aligned_rest = _split(logits(6, 3, 6), [0, 1, 2, 4, 5])
+    one, one_rest = _split(logits(3, 4, 6), [2])
+    one_aligned, one_aligned_rest = _split(logits(4, 4, 6), [2])
+    most, most_rest = _split(logits(5, 4, 6), [0, 1, 2, 4, 5])
+    most_aligned, most_aligned_rest = _split(logits(6, 4, 6), [0, 1, 2, 4, 5])
     tiny = np.log([[1e-30, 2e-20, 1e-10]])
     tiny_rest = np.array([np.log1p(-np.exp(tiny).sum())])
     all_on_s = np.log([[0.75, 0.25 - 1e-12, 1e-30]])
@@ -81,11 +81,11 @@ def cases() -> list[Case]:
         build("reference-zero", "C1.4", "0 log 0 = 0: the reference rules a safety token and the rest out.",
               student[:1], [[np.log(0.25), np.log(0.75), -inf]], student_rest[:1], [-inf]),
         build("both-zero", "C1.4", "0 log 0 = 0: neither gives a safety token anything.",
-              [[np.log(0.5), -inf]], [[np.log(0.25), -inf]], [np.log(0.5)], [np.log(0.75)]),
+              [[np.log(0.5), -inf, -inf]], [[np.log(0.25), -inf, -inf]], [np.log(0.5)], [np.log(0.75)]),
         build("derived-small-remainder", "C2.2", "One token holds all but 1e-9; the remainder is derived.",
-              [[np.log1p(-1e-9)]], [[np.log(0.75)]], resolved=False),
+              [[np.log1p(-1e-9), -50.0, -60.0]], aligned[:1], resolved=False),
         build("derived-unresolved-remainder", "C2.2", "S holds everything: the remainder is the epsilon.",
-              np.log([[0.5, 0.5]]), np.log([[0.25, 0.25]]), resolved=False),
+              np.log([[0.5, 0.25, 0.25]]), aligned[:1], resolved=False),
         *invalid("confidence_divergence", {"student_logprobs": student, "reference_logprobs": aligned}, [
             ("reference-k", "C1.5", "The reference has another K.",
              {"reference_logprobs": aligned[:, :2]}, "reference_logprobs"),
