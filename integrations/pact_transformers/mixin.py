@@ -167,6 +167,11 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
+    for module in trainer.model.modules():
+        # On some CPUs bitsandbytes repacks 4-bit weights when they are first used in evaluation mode, as the reference
+        # does; the gradients of training are wrong from then on.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
