@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -136,10 +137,9 @@ def _spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
 
 
 def _loading() -> ModuleType:
-    try:
-        import transformers  # noqa: F401
-        from pact_transformers import loading
-    except ModuleNotFoundError as error:
-        problem = f"reading a model needs the package {error.name}"
-        raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error
+    if find_spec("transformers") is None:
+        problem = "reading a model needs the package transformers"
+        raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'")
+    from pact_transformers import loading
+
     return loading
