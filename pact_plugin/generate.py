@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from pact_plugin.modes import evaluation_mode
+
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
 
@@ -19,16 +21,9 @@ Pair = tuple[list[int], list[int]]
 @contextmanager
 def inspecting(*models: Any) -> Iterator[None]:
     """Models in eval mode without gradients; afterwards their modes and the random state are as they were."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
     devices = sorted({device.index for model in models if (device := device_of(model)).type == "cuda"})
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluation_mode(*models), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        yield
 
 
 def device_of(model: Any) -> torch.device:
