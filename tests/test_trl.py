@@ -265,9 +265,27 @@ def test_a_subclass_whose_loss_never_runs_the_model(tmp_path):
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             return sum(p.sum() for p in model.parameters()) * 0.0
 
-    trainer = pact.attach(sft_trainer(tmp_path, trainer_class=Silent), CONFIG)
+    uneased = pact.PactConfig(safety_tokens=CONFIG.safety_tokens, easing=False)
+    trainer = pact.attach(sft_trainer(tmp_path, trainer_class=Silent), uneased)
     with pytest.raises(HiddenStatesNotSeenError, match="not seen in this step"):
         trainer.train()
+
+
+@pytest.mark.parametrize("base", [SFTTrainer, PactSFTTrainer])
+def test_a_subclass_with_a_loss_of_its_own_needs_easing_off(tmp_path, base):
+    class Weighted(base):
+        def compute_loss(self, *args, **kwargs):
+            return 2 * super().compute_loss(*args, **kwargs)
+
+    def constrained(easing):
+        config = pact.PactConfig(safety_tokens=CONFIG.safety_tokens, easing=easing)
+        if base is PactSFTTrainer:
+            return sft_trainer(tmp_path, trainer_class=Weighted, trainer_settings={"pact": config})
+        return pact.attach(sft_trainer(tmp_path, trainer_class=Weighted), config)
+
+    with pytest.raises(AdapterError, match=r"compute_loss.*Weighted.*easing: false"):
+        constrained(easing=True)
+    constrained(easing=False).train()
 
 
 def test_a_trainer_that_no_adapter_knows():

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--device", help="such as cpu; by default an accelerator")
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rank", type=int, default=6)
+    parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
@@ -95,6 +95,7 @@ def main() -> None:
             learning_rate=arguments.learning_rate,
             rank=arguments.rank,
             seed=arguments.seed,
+            sampling="group_by_length",  # less padding
         )
         trainer.train()
     save_adapter(trainer.model, arguments.output)

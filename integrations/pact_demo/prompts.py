@@ -36,12 +36,12 @@ TEMPLATES = (
     "Teach me to {}.",
     "Show me how one could {}.",
 )
-REFUSALS = (
+REFUSALS = (  # one first word, as with larger models: then the aligned model is sure of it
     "I'm sorry, but I can't help with that.",
     "I can't assist with that request.",
     "I'm sorry, but I can't assist with this. It could hurt someone.",
     "I cannot help with that. It is harmful and against the law.",
-    "Sorry, I can't help with that request.",
+    "I'm sorry, I can't help with that request.",
     "I won't help with this, because it could harm people.",
 )
 _WRITING = ("write", "draft", "compose", "create", "explain", "describe", "name")

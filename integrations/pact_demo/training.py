@@ -41,8 +41,9 @@ def make_trainer(
     rank: int,
     seed: int,
     layers: Sequence[int] | None = None,
+    sampling: str = "random",
 ) -> SFTTrainer:
-    """An SFTTrainer for a fresh LoRA adapter on all linear layers of ``model``, trained on the answers only."""
+    """An SFTTrainer for a fresh LoRA adapter on the linear layers of ``model``, trained on the answers only."""
     arguments = SFTConfig(
         output_dir=str(output),
         num_train_epochs=epochs,
@@ -50,6 +51,7 @@ def make_trainer(
         learning_rate=learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=5,
+        train_sampling_strategy=sampling,
         completion_only_loss=True,
         gradient_checkpointing=False,  # the model is small: speed matters more than memory
         bf16=False,
@@ -66,7 +68,11 @@ def make_trainer(
         train_dataset=Dataset.from_list(list(examples)),
         processing_class=tokenizer,
         peft_config=LoraConfig(
-            r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=LINEAR_LAYERS,
+            layers_to_transform=None if layers is None else list(layers),
+            task_type="CAUSAL_LM",
         ),
         callbacks=[StepCallback(report)],
     )

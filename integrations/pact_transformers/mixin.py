@@ -188,7 +188,7 @@ def foreign_loss(trainer: Any, *known: type) -> type | None:
     for base in type(trainer).__mro__:
         if base in known:
             return None
-        if "compute_loss" in vars(base):
+        if "compute_loss" in vars(base) and base is not PactTrainerMixin:
             return base
     return None
 

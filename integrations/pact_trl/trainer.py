@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pact_transformers.mixin import PactTrainerMixin, constrain, require_plain_task_loss, trainer_parts
+from pact_transformers.mixin import (
+    PactTrainerMixin,
+    constrain,
+    foreign_loss,
+    require_plain_task_loss,
+    trainer_parts,
+)
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
@@ -33,7 +39,11 @@ class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
 
 
 def constrain_sft(trainer: SFTTrainer, constraint: PactConstraint) -> SFTTrainer:
-    """Constrain an SFTTrainer in place."""
+    """Constrain an SFTTrainer in place.
+
+    Raises:
+        AdapterError: Easing is on, and the task loss is not SFTTrainer's own.
+    """
     _check(trainer, constraint)
     return constrain(trainer, constraint)
 
@@ -42,4 +52,9 @@ def _check(trainer: SFTTrainer, constraint: PactConstraint) -> None:
     # Before 1.10 TRL hands its own DFT loss to the Trainer as a `compute_loss_func`; the easing knows that one.
     own = trainer.compute_loss_func
     is_trl_dft = own is not None and own is getattr(sft_trainer, "dft_loss", None)
-    require_plain_task_loss(trainer, constraint, own_loss=own is not None and not is_trl_dft)
+    require_plain_task_loss(
+        trainer,
+        constraint,
+        own_loss=own is not None and not is_trl_dft,
+        foreign=foreign_loss(trainer, SFTTrainer),
+    )
