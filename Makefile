@@ -1,10 +1,11 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TRL19 := .venv-trl19
+VENV_AXOLOTL := .venv-axolotl
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint wheel-test test-trl19 clean
+.PHONY: help demo test lint wheel-test test-trl19 test-axolotl clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -38,5 +39,15 @@ $(VENV_TRL19)/installed: pyproject.toml
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
 	HF_HUB_OFFLINE=1 $(VENV_TRL19)/bin/python -m pytest tests/test_trl.py tests/test_trl_equality.py $(TEST_ARGS)
 
+$(VENV_AXOLOTL)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_AXOLOTL)
+	$(VENV_AXOLOTL)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_AXOLOTL)/bin/python -m pip install --quiet --editable '.[axolotl,cli]' 'axolotl==0.19.0' pytest pytest-xdist
+	touch $@
+
+test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolotl 0.19, through its own command.
+	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 HF_HUB_OFFLINE=1 AXOLOTL_DO_NOT_TRACK=1 \
+		$(VENV_AXOLOTL)/bin/python -m pytest tests/test_axolotl*.py $(TEST_ARGS)
+
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) dist build demo-output
+	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) dist build demo-output
