@@ -74,5 +74,5 @@ def micro_batch_loss(
             task = task + nll
     divergence = torch.cat(divergences)
     total = (task + weight * divergence.sum()) / (counted if count is None else count)
-    parts = {"positions": len(divergence), "tokens": counted, "divergence": float(divergence.sum())}
+    parts = {"positions": len(divergence), "tokens": counted, "divergence": divergence.sum().item()}
     return total, parts
