@@ -43,11 +43,8 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
 
     Nothing is yielded for a configuration that asks for no constraint.
     """
-    try:
-        config = settings(cfg)
-    except PactError as error:
-        yield error
-        return
+    config, wrong = valid_settings(cfg)
+    yield from wrong
     if config is None:
         return
     yield from _other_losses(cfg)
@@ -57,6 +54,27 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
         configured_tokens(config)
     except PactError as error:
         yield error
+
+
+def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[ConfigError]]:
+    """The settings under `pact` that can be used, and an error for each of the others.
+
+    Args:
+        cfg: An Axolotl configuration.
+
+    Returns:
+        The settings are None where the configuration asks for no constraint, or where `pact` is no settings at all.
+    """
+    wrong: list[ConfigError] = []
+    block = _plain(cfg.get("pact"))
+    while True:
+        try:
+            return settings({**cfg, "pact": block} if "pact" in cfg else cfg), wrong
+        except ConfigError as error:
+            wrong.append(error)
+            block = _without(block, error.key or "")
+            if block is None:
+                return None, wrong
 
 
 def require_constrainable(cfg: Mapping[str, Any]) -> None:
@@ -158,6 +176,16 @@ def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactEr
                 value=cfg[key],
                 remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
             )
+
+
+def _without(block: Any, key: str) -> dict[str, Any] | None:
+    """A block without the setting that an error names, or None where it has no such setting."""
+    name, _, inner = key.partition(".")
+    if not isinstance(block, dict) or name not in block:
+        return None
+    rest = {other: value for other, value in block.items() if other != name}
+    kept = _without(block[name], inner)
+    return {**rest, name: kept} if kept else rest
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ except ModuleNotFoundError as missing:
         f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'."
     )
 
-from pact_plugin.cli import demo, tokens
+from pact_plugin.cli import check, demo, tokens
 from pact_plugin.errors import PactError, ReceiptError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 
 
 app.add_typer(tokens.app, name="tokens")
+app.command("check")(check.check)
 app.command("demo")(demo.demo)
 
 

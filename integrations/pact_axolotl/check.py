@@ -1,0 +1,250 @@
+"""Would this configuration's run be constrained? Everything that can be said before it starts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pact_axolotl import config_file, environment, loading, memory, reference_plan
+from pact_axolotl.preflight import configured_tokens, problems, valid_settings
+from pact_axolotl.reference_plan import ReferencePlan
+from pact_axolotl.resumption import checkpoint_of, resumption_problems
+from pact_plugin.config import PactConfig
+from pact_plugin.constraint import TOKENS_FILE
+from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
+from pact_plugin.promptfree import assistant_header
+from pact_plugin.tokens import SafetyTokens, tokenizer_fingerprint
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A reason why a run would fail or would not be constrained."""
+
+    key: str
+    value: Any
+    problem: str
+    remedy: str
+
+
+@dataclass
+class Report:
+    """The answer of `pact-plugin check`.
+
+    Args:
+        findings: Every reason why the run would fail or would not be constrained.
+        notes: What else is worth knowing.
+        unchecked: What could not be checked here.
+        reference: The reference that the run would have.
+        tokens: Where its safety tokens would come from: `source` (`file`, `model`, `plugin` or `checkpoint`), with
+            what is known of them.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    reference: ReferencePlan | None = None
+    tokens: dict[str, Any] | None = None
+
+    @property
+    def constrained(self) -> bool:
+        """Whether nothing was found that speaks against it."""
+        return not self.findings
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {"constrained": self.constrained, **asdict(self)}
+
+    def find(self, errors: Iterable[PactError], *, block: bool = False) -> None:
+        """Add errors, each once; those of the `block` get the full name of their key."""
+        for error in errors:
+            key = error.key or "config"
+            if block and key != "pact":
+                key = f"pact.{key}"
+            self.add(Finding(key, error.value, error.problem, error.remedy))
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding, unless it was found already (Axolotl's reading finds again what ours found)."""
+        if all((finding.problem, finding.remedy) != (one.problem, one.remedy) for one in self.findings):
+            self.findings.append(finding)
+
+
+def check(config: Path, *, python: str | None = None) -> Report:
+    """Check an Axolotl configuration against everything that can be known without loading a model or data.
+
+    Args:
+        config: Its file.
+        python: The interpreter whose Axolotl would train; that of the command `axolotl` when absent, or else this one.
+    """
+    report = Report()
+    try:
+        cfg = config_file.read(config)
+    except ConfigError as error:
+        report.find([error])
+        return report
+    report.find(config_file.repeated_keys(config))
+    misspelt = list(config_file.misspelt_keys(cfg))
+    report.find(misspelt)
+    report.find(config_file.switched_off(cfg, misspelt))
+    if cfg.get("pact") is False:
+        return report
+    axolotl = _environment(report, python)
+    report.find(
+        config_file.plugin_problems(cfg, loads_installed=axolotl is not None and axolotl.loads_installed)
+    )
+    for problem in problems(cfg):
+        report.find([problem], block=not isinstance(problem, AdapterError))
+    settings, _ = valid_settings(cfg)
+    device = _as_axolotl_reads(config, axolotl, settings, report)
+    if settings is not None:
+        _check_tokens(cfg, settings, report)
+        _check_reference(cfg, settings, device, report)
+        report.find(resumption_problems(cfg, settings))
+    return report
+
+
+def _environment(report: Report, python: str | None) -> environment.Axolotl | None:
+    """The Axolotl that would train, where there is one that could."""
+    try:
+        found = environment.find_axolotl(python)
+    except AdapterError as error:
+        report.find([error])
+        return None
+    except environment.UnknownInterpreterError as error:
+        report.unchecked.append(
+            f"The command {error} does not say which Python runs it: whether that has pact-plugin, and how Axolotl "
+            "reads the rest of the configuration."
+        )
+        return None
+    if found is None:
+        report.unchecked.append(
+            "No Axolotl was found, neither a command `axolotl` nor in this environment: whether its environment has "
+            "pact-plugin, and how Axolotl reads the rest of the configuration."
+        )
+        return None
+    report.notes.append(f"Axolotl {found.version} of {found.python}")
+    try:
+        environment.require_plugin(found)
+    except AdapterError as error:
+        report.find([error])
+    return found
+
+
+def _as_axolotl_reads(
+    config: Path, axolotl: environment.Axolotl | None, settings: PactConfig | None, report: Report
+) -> memory.Device | None:
+    """Let Axolotl validate the configuration; the device that its environment has."""
+    if axolotl is None or axolotl.plugin is None or settings is None:
+        return None
+    try:
+        answer = environment.ask_axolotl(axolotl, config)
+    except AdapterError as error:
+        report.find([error])
+        return None
+    except subprocess.TimeoutExpired as error:
+        report.unchecked.append(f"Axolotl did not read the configuration within {error.timeout:.0f} seconds.")
+        return None
+    for problem in answer["problems"]:
+        report.add(Finding(**problem))
+    if answer["pact"] is None and report.constrained:
+        report.find([_dropped()])
+    return memory.Device(**answer["device"])
+
+
+def _dropped() -> PactError:
+    return AdapterError(
+        "Axolotl drops it, as its plugin could not be imported there",
+        key="pact",
+        remedy="`axolotl preprocess` shows why; repair that environment's pact-plugin.",
+    )
+
+
+def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+    named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
+    tokens: SafetyTokens | None = None
+    try:
+        tokens = configured_tokens(settings)
+    except PactError:  # reported already
+        return
+    source = "file" if tokens is not None else "model" if named is None else "plugin"
+    if named is None and checkpoint is not None and (checkpoint / TOKENS_FILE).is_file():
+        source, named = "checkpoint", str(checkpoint / TOKENS_FILE)
+    report.tokens = {"source": source}
+    if named is not None:
+        report.tokens["name"] = str(named)
+    if tokens is not None:
+        report.tokens |= {"count": len(tokens), "digest": tokens.digest}
+    if tokens is not None or settings.objective == "published":
+        _check_tokenizer(cfg, settings, tokens, report)
+
+
+def _check_tokenizer(
+    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
+) -> None:
+    try:
+        tokenizer = loading.tokenizer(cfg)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"{error}: whether the safety tokens fit its tokenizer.")
+        return
+    try:
+        if tokens is not None:
+            tokens.check(tokenizer)
+        # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
+        if settings.objective == "published" and cfg.get("chat_template") in (None, "tokenizer_default"):
+            assistant_header(tokenizer, settings.published.assistant_header)
+    except PactError as error:
+        report.find([error], block=True)
+
+
+def _check_reference(
+    cfg: Mapping[str, Any], settings: PactConfig, device: memory.Device | None, report: Report
+) -> None:
+    impossible = list(reference_plan.impossible(cfg, settings))
+    report.find(impossible, block=True)
+    if impossible:
+        return
+    report.reference = plan = reference_plan.planned(cfg, settings)
+    if plan.kind == "adapter_off" and cfg.get("lora_model_dir"):
+        report.notes.append(
+            "`reference: adapter_off`: what the adapter in `lora_model_dir` has learnt so far, safety included, is not "
+            "part of the reference. `auto` keeps it."
+        )
+    if plan.kind == "frozen_model":
+        report.find(_other_tokenizer(cfg, settings, report), block=True)
+    try:
+        report.reference = plan = reference_plan.measured(plan, cfg, device)
+    except ConfigError as error:
+        report.find([error])
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"{error}: how much memory the reference needs.")
+    sharded = reference_plan.sharded(cfg)
+    if sharded and plan.bytes:
+        report.unchecked.append(
+            f"`{sharded}` spreads the model over devices: whether the reference fits, of which every process has a "
+            "whole one."
+        )
+        return
+    report.find(reference_plan.too_large(plan), block=True)
+
+
+def _other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterable[PactError]:
+    try:
+        own, other = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"{error}: whether the reference has the same tokenizer.")
+        return
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
+        yield ReferenceModelError(
+            "the aligned model has another tokenizer than the model in training",
+            key="reference",
+            value=settings.reference,
+            remedy="Use the aligned model that training starts from.",
+        )

@@ -1,0 +1,71 @@
+"""Tokenizers and configurations of the models that an Axolotl configuration names; never weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pact_plugin.errors import ConfigError
+
+
+class NotAvailableError(Exception):
+    """A model or tokenizer that could not be loaded here, which says little about where the run will be."""
+
+
+def tokenizer(cfg: Mapping[str, Any]) -> Any:
+    """The tokenizer that Axolotl would load, before it adds tokens.
+
+    Raises:
+        ConfigError: A folder that is not there, or no tokenizer of that type.
+        NotAvailableError: It is not in the cache and the hub cannot be reached, or it needs a missing package.
+    """
+    import transformers
+
+    key = next((key for key in ("tokenizer_config", "base_model_config") if cfg.get(key)), "base_model")
+    kind = cfg.get("tokenizer_type") or "AutoTokenizer"
+    loader = getattr(transformers, kind, None)
+    if loader is None:
+        raise ConfigError(
+            "transformers has no such tokenizer", key="tokenizer_type", value=kind, remedy="Remove it."
+        )
+    return _load(loader.from_pretrained, key, cfg.get(key), cfg)
+
+
+def tokenizer_of(name: str) -> Any:
+    """The tokenizer of a reference; raises as `tokenizer` does."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer.from_pretrained, "pact.reference", name, {})
+
+
+def model_config(key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
+    """A model's configuration, under the key that names the model; raises as `tokenizer` does."""
+    from transformers import AutoConfig
+
+    return _load(AutoConfig.from_pretrained, key, name, cfg)
+
+
+def is_missing_folder(name: str) -> bool:
+    """Whether a name can only mean a local folder, which is not there."""
+    return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+
+
+def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
+    if not isinstance(name, str) or not name:
+        raise ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")
+    if is_missing_folder(name):
+        raise ConfigError("there is no such folder", key=key, value=name, remedy="Correct the path.")
+    options: dict[str, Any] = {"trust_remote_code": cfg.get("trust_remote_code") is True}
+    if cfg.get("revision_of_model"):
+        options["revision"] = cfg["revision_of_model"]
+    try:
+        try:
+            return load(name, local_files_only=True, **options)
+        except OSError:
+            if Path(name).is_dir():
+                raise
+            return load(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise NotAvailableError(f"`{key}: {name}` could not be loaded here ({reason[0]})") from error
