@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,14 +25,21 @@ def workshop(tmp_path_factory) -> Workshop:
 
 
 def expected(
-    workshop: Workshop, run: Run, accumulation: int, *, tokens: pact.SafetyTokens | None = None, rank: int = 0
+    workshop: Workshop,
+    run: Run,
+    accumulation: int,
+    *,
+    tokens: pact.SafetyTokens | None = None,
+    rank: int = 0,
+    load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained,
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the parts of every micro-batch, of what the model was given in a run.
 
-    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step.
+    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step. `load` gives
+    the aligned model from its folder.
     """
-    aligned = AutoModelForCausalLM.from_pretrained(workshop.folder / "model").eval()
-    model = AutoModelForCausalLM.from_pretrained(workshop.folder / "model").eval()
+    aligned = load(workshop.folder / "model").eval()
+    model = load(workshop.folder / "model").eval()
     if (run.output / "adapter_config.json").exists():
         model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
     safety = torch.tensor((tokens or workshop.tokens).positive.ids)
