@@ -1,0 +1,112 @@
+"""Fine-tune a chat model under PACT in a training loop of one's own, on one or more processes, with Accelerate.
+
+    accelerate launch accelerate_loop.py --model my-org/my-aligned-model --data chat.jsonl --output out
+    pact-plugin verify out
+
+Every line of the data is `{"messages": [...]}` and ends with the assistant's turn, which is what is trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
+
+import pact_plugin as pact
+
+
+def examples(data: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
+    """Token ids and labels of each conversation; all but its last turn is masked."""
+    rows = []
+    for line in data.read_text(encoding="utf-8").splitlines():
+        messages = json.loads(line)["messages"]
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(messages, return_dict=False)
+        rows.append({"input_ids": whole, "labels": [-100] * len(prompt) + whole[len(prompt) :]})
+    return rows
+
+
+def grouped(loader: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """The micro-batches of one optimiser step after another; the last of an epoch may have fewer."""
+    batches = iter(loader)
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def main() -> None:
+    """Train, and save the model with its receipt."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="the aligned model: a folder or hub id")
+    parser.add_argument("--data", type=Path, required=True, help="JSON lines")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    parser.add_argument("--safety-tokens", help="file or hub id; chosen from the model when absent")
+    parser.add_argument("--weight", type=float, default=2.0, help="of the constraint")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process")
+    parser.add_argument("--accumulation", type=int, default=4, help="forward passes per optimiser step")
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    args = parser.parse_args()
+
+    set_seed(0)
+    accelerator = Accelerator()
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    collator = DataCollatorForSeq2Seq(tokenizer)
+    loader = DataLoader(examples(args.data, tokenizer), args.batch_size, shuffle=True, collate_fn=collator)
+    optimizer = torch.optim.AdamW(model.parameters(), args.learning_rate, weight_decay=0.0)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+
+    # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
+    config = pact.PactConfig(safety_tokens=args.safety_tokens, weight=args.weight)
+    constraint = pact.PactConstraint(model, tokenizer, config)
+
+    model.train()
+    ranks, step = accelerator.num_processes, 0
+    for _ in range(args.epochs):
+        for batches in grouped(loader, args.accumulation):
+            step += 1
+            # Task and constraint have one denominator: the trained tokens of the whole step, over all processes.
+            tokens = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
+            tokens = accelerator.reduce(tokens)
+            total = torch.zeros((), device=accelerator.device)
+            for batch in batches:
+                # Not `accelerator.accumulate`: it divides by the number of micro-batches, which `tokens` has done.
+                last = batch is batches[-1]
+                with nullcontext() if last else accelerator.no_sync(model):
+                    with constraint.watch():
+                        output = model(**batch, num_items_in_batch=tokens)
+                    # `ranks` undoes the averaging of gradients over the processes.
+                    loss = output.loss * ranks + constraint.loss(
+                        batch, num_items_in_batch=tokens, world_size=ranks, step=step
+                    )
+                    accelerator.backward(loss)
+                total += loss.detach()
+            optimizer.step()
+            optimizer.zero_grad()
+            metrics = constraint.metrics("train", accelerator.reduce)
+            mean = accelerator.reduce(total, "mean").item()
+            accelerator.print(json.dumps({"step": step, "loss": mean, **metrics}))
+
+    constraint.flush("train", accelerator.reduce)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(args.output)
+        tokenizer.save_pretrained(args.output)
+        constraint.write_receipt(args.output)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
