@@ -91,9 +91,12 @@ def check(config: Path, *, python: str | None = None) -> Report:
     if cfg.get("pact") is False:
         return report
     axolotl = _environment(report, python)
-    report.find(
-        config_file.plugin_problems(cfg, loads_installed=axolotl is not None and axolotl.loads_installed)
-    )
+    installed = axolotl is not None and axolotl.loads_installed
+    report.find(config_file.plugin_problems(cfg, loads_installed=installed))
+    if installed and not config_file.has_plugin(cfg, loads_installed=True):
+        report.notes.append(
+            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`."
+        )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
     settings, _ = valid_settings(cfg)

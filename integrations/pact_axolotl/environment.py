@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -125,7 +126,7 @@ def _interpreter(command: Path) -> str:
         return sys.executable if command.parent == Path(sys.executable).parent else str(command)
     words = head[0][2:].split()
     if words[:1] == ["/bin/sh"] and len(head) > 1:  # the way around long paths, of pip and uv
-        words = [part for part in head[1].split('"') if part.startswith("/")] or head[1].split("'")[3:4]
+        words = [path.strip() for path in re.findall(r"/[^\"']+", head[1])[:1]]
     elif words[:1] == ["/usr/bin/env"]:
         words = [shutil.which(word) or "" for word in words[1:] if not word.startswith("-")]
     return words[0] if words else str(command)
