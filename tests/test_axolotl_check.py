@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 from axolotl_runs import LORA, Workshop
-from pact_axolotl.check import Report, check
+from pact_axolotl.check import check
 from pact_axolotl.config_file import misspelt_keys
 from pact_axolotl.environment import find_axolotl
+from pact_axolotl.report import Report
 
 import pact_plugin as pact
 

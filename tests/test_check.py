@@ -7,15 +7,17 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pact_axolotl import memory
-from pact_axolotl.check import Report, check
+from pact_axolotl.check import check
 from pact_axolotl.environment import find_axolotl
 from pact_axolotl.reference_plan import ReferencePlan
+from pact_axolotl.report import Report
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, PreTrainedTokenizerFast
@@ -95,7 +97,7 @@ def test_a_good_configuration():
     assert report.tokens == {"source": "file", "name": "t.safetensors", "count": 3, "digest": tokens.digest}
     assert (report.reference.kind, report.reference.bytes) == ("adapter_off", 0)
     (unchecked,) = report.unchecked
-    assert "No Axolotl was found" in unchecked
+    assert "no Axolotl was found" in unchecked
 
 
 def test_tokens_are_chosen_where_none_are_named():
@@ -220,7 +222,14 @@ def test_files_that_are_no_configuration(content, words):
 
 def test_a_file_that_is_not_there():
     assert "No such file" in found(check(Path("gone.yml")))["config"]
-    assert "directory" in found(check(Path("model")))["config"]
+
+
+def test_a_folder_means_its_only_configuration(tmp_path):
+    assert "a folder with 0" in found(check(tmp_path))["config"]
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(config()))
+    assert check(tmp_path).constrained
+    (tmp_path / "two.yml").write_text(yaml.safe_dump(config()))
+    assert "a folder with 2" in found(check(tmp_path))["config"]
 
 
 # --- what cannot be checked is said ---
@@ -231,6 +240,15 @@ def test_a_tokenizer_that_cannot_be_loaded_is_said(monkeypatch):
     report = checked(config(base_model="nobody/no-model"))
     assert any("nobody/no-model" in one and "safety tokens fit" in one for one in report.unchecked)
     assert any("nobody/no-model" in one and "memory" in one for one in report.unchecked)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    began = time.monotonic()
+    report = checked(config(base_model="nobody/no-model"))
+    assert time.monotonic() - began < 15  # the hub's client alone would wait longer
+    assert len(report.unchecked) == 3
 
 
 def test_a_model_without_language_head_is_said(folder):
@@ -418,7 +436,7 @@ def test_the_summary_of_a_good_run():
     assert "this run will be constrained" in output
     assert "Reference: adapter_off" in output
     assert "Safety tokens: 3" in output
-    assert "Not checked: No Axolotl" in output
+    assert "Not checked: whether Axolotl's environment has pact-plugin" in output
 
 
 def test_findings_are_readable_at_80_columns_with_whole_paths(tmp_path):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pact_axolotl import config_file, environment, loading, memory, reference_plan
 from pact_axolotl.preflight import configured_tokens, problems, valid_settings
-from pact_axolotl.reference_plan import ReferencePlan
+from pact_axolotl.report import Finding, Report
 from pact_axolotl.resumption import checkpoint_of, resumption_problems
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import TOKENS_FILE
@@ -18,57 +17,9 @@ from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceMo
 from pact_plugin.promptfree import assistant_header
 from pact_plugin.tokens import SafetyTokens, tokenizer_fingerprint
 
-
-@dataclass(frozen=True)
-class Finding:
-    """A reason why a run would fail or would not be constrained."""
-
-    key: str
-    value: Any
-    problem: str
-    remedy: str
-
-
-@dataclass
-class Report:
-    """The answer of `pact-plugin check`.
-
-    Args:
-        findings: Every reason why the run would fail or would not be constrained.
-        notes: What else is worth knowing.
-        unchecked: What could not be checked here.
-        reference: The reference that the run would have.
-        tokens: Where its safety tokens would come from: `source` (`file`, `model`, `plugin` or `checkpoint`), with
-            what is known of them.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    reference: ReferencePlan | None = None
-    tokens: dict[str, Any] | None = None
-
-    @property
-    def constrained(self) -> bool:
-        """Whether nothing was found that speaks against it."""
-        return not self.findings
-
-    def as_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {"constrained": self.constrained, **asdict(self)}
-
-    def find(self, errors: Iterable[PactError], *, block: bool = False) -> None:
-        """Add errors, each once; those of the `block` get the full name of their key."""
-        for error in errors:
-            key = error.key or "config"
-            if block and key != "pact":
-                key = f"pact.{key}"
-            self.add(Finding(key, error.value, error.problem, error.remedy))
-
-    def add(self, finding: Finding) -> None:
-        """Add a finding, unless it was found already (Axolotl's reading finds again what ours found)."""
-        if all((finding.problem, finding.remedy) != (one.problem, one.remedy) for one in self.findings):
-            self.findings.append(finding)
+_ENVIRONMENT = (
+    "whether Axolotl's environment has pact-plugin, and how Axolotl reads the rest of the configuration"
+)
 
 
 def check(config: Path, *, python: str | None = None) -> Report:
@@ -80,6 +31,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     """
     report = Report()
     try:
+        config = config_file.located(config)
         cfg = config_file.read(config)
     except ConfigError as error:
         report.find([error])
@@ -95,7 +47,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     report.find(config_file.plugin_problems(cfg, loads_installed=installed))
     if installed and not config_file.has_plugin(cfg, loads_installed=True):
         report.notes.append(
-            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`."
+            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`"
         )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
@@ -116,15 +68,11 @@ def _environment(report: Report, python: str | None) -> environment.Axolotl | No
         report.find([error])
         return None
     except environment.UnknownInterpreterError as error:
-        report.unchecked.append(
-            f"The command {error} does not say which Python runs it: whether that has pact-plugin, and how Axolotl "
-            "reads the rest of the configuration."
-        )
+        report.unchecked.append(f"{_ENVIRONMENT}, as the command {error} does not say which Python runs it")
         return None
     if found is None:
         report.unchecked.append(
-            "No Axolotl was found, neither a command `axolotl` nor in this environment: whether its environment has "
-            "pact-plugin, and how Axolotl reads the rest of the configuration."
+            f"{_ENVIRONMENT}, as no Axolotl was found, neither a command `axolotl` nor in this environment"
         )
         return None
     report.notes.append(f"Axolotl {found.version} of {found.python}")
@@ -147,7 +95,9 @@ def _as_axolotl_reads(
         report.find([error])
         return None
     except subprocess.TimeoutExpired as error:
-        report.unchecked.append(f"Axolotl did not read the configuration within {error.timeout:.0f} seconds.")
+        report.unchecked.append(
+            f"how Axolotl reads the configuration, as that took more than {error.timeout:.0f} seconds"
+        )
         return None
     for problem in answer["problems"]:
         report.add(Finding(**problem))
@@ -166,7 +116,6 @@ def _dropped() -> PactError:
 
 def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
     named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
-    tokens: SafetyTokens | None = None
     try:
         tokens = configured_tokens(settings)
     except PactError:  # reported already
@@ -192,7 +141,7 @@ def _check_tokenizer(
         report.find([error])
         return
     except loading.NotAvailableError as error:
-        report.unchecked.append(f"{error}: whether the safety tokens fit its tokenizer.")
+        report.unchecked.append(f"whether the safety tokens fit the tokenizer, as {error}")
         return
     try:
         if tokens is not None:
@@ -215,7 +164,7 @@ def _check_reference(
     if plan.kind == "adapter_off" and cfg.get("lora_model_dir"):
         report.notes.append(
             "`reference: adapter_off`: what the adapter in `lora_model_dir` has learnt so far, safety included, is not "
-            "part of the reference. `auto` keeps it."
+            "part of the reference; `auto` keeps it"
         )
     if plan.kind == "frozen_model":
         report.find(_other_tokenizer(cfg, settings, report), block=True)
@@ -224,12 +173,12 @@ def _check_reference(
     except ConfigError as error:
         report.find([error])
     except loading.NotAvailableError as error:
-        report.unchecked.append(f"{error}: how much memory the reference needs.")
+        report.unchecked.append(f"how much memory the reference needs, as {error}")
     sharded = reference_plan.sharded(cfg)
     if sharded and plan.bytes:
         report.unchecked.append(
-            f"`{sharded}` spreads the model over devices: whether the reference fits, of which every process has a "
-            "whole one."
+            f"whether the reference fits, of which every process has a whole one, as `{sharded}` spreads the model "
+            "over devices"
         )
         return
     report.find(reference_plan.too_large(plan), block=True)
@@ -242,7 +191,7 @@ def _other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Repor
         report.find([error])
         return
     except loading.NotAvailableError as error:
-        report.unchecked.append(f"{error}: whether the reference has the same tokenizer.")
+        report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
         return
     if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
         yield ReferenceModelError(

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from pact_axolotl.check import Report
 from pact_axolotl.memory import readable
 from pact_axolotl.reference_plan import ReferencePlan
+from pact_axolotl.report import Report
 
 _WIDTH = 80
 

@@ -18,6 +18,20 @@ _PATHS = (PLUGIN, "pact_axolotl.plugin.PactPlugin")
 _WATCHED = ("pact", "plugins")
 
 
+def located(path: Path) -> Path:
+    """The file that a path means: of a folder, the one `.yml` or `.yaml` file in it, as for Axolotl.
+
+    Raises:
+        ConfigError: A folder with none or several.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted([*path.glob("*.yml"), *path.glob("*.yaml")])
+    if len(files) != 1:
+        raise _unusable(path, f"a folder with {len(files)} .yml or .yaml files", "Name the configuration.")
+    return files[0]
+
+
 def read(path: Path) -> dict[str, Any]:
     """A configuration, read by the loader that Axolotl uses (PyYAML's safe one: anchors, merge keys, YAML 1.1).
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +66,27 @@ def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any])
         try:
             return load(name, local_files_only=True, **options)
         except OSError:
-            if Path(name).is_dir():
+            if Path(name).is_dir() or not _hub_answers():
                 raise
             return load(name, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise NotAvailableError(f"`{key}: {name}` could not be loaded here ({reason[0]})") from error
+
+
+def _hub_answers() -> bool:
+    """Asked once, for seconds; the hub's own client would try again and again."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@cache
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
+            return True
+    except urllib.error.HTTPError:  # an answer, too
+        return True
+    except OSError:
+        return False
