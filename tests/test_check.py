@@ -347,11 +347,33 @@ def test_an_adapter_needs_no_memory_for_its_reference():
     assert checked(config(**LARGE, **LORA)).constrained
 
 
-@pytest.mark.parametrize("key", ["fsdp_config", "deepspeed"])
-def test_sharding_is_said_to_be_unchecked(key):
-    report = checked(config(**LARGE, **{key: {"a": 1}}))
-    assert report.constrained
-    assert any(f"`{key}`" in one for one in report.unchecked)
+ZERO3 = {"zero_optimization": {"stage": 3}}
+SHARDED = (
+    {"fsdp_config": {"version": 2}},
+    {"fsdp": ["full_shard"]},
+    {"deepspeed": "zero3.json"},
+    {"deepspeed": ZERO3},
+)
+
+
+@pytest.mark.parametrize("sharded", SHARDED, ids=str)
+def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
+    Path("zero3.json").write_text(json.dumps(ZERO3))
+    (key,) = sharded
+    text = found(checked(config(**sharded)))["pact.reference"]
+    assert f"`{key}` shards the parameters" in text
+    assert "pact: {reference: ./model}" in text
+    assert checked(config(**sharded, **LORA)).constrained
+    named = checked(config(**LARGE, **sharded, pact={"reference": "./large"}))
+    assert named.constrained
+    assert any(f"whether the reference fits, as `{key}`" in one for one in named.unchecked)
+
+
+def test_deepspeed_without_sharded_parameters_is_measured():
+    zero2 = {"deepspeed": {"zero_optimization": {"stage": 2}}}
+    assert checked(config(**zero2)).constrained
+    assert "GiB free" in found(checked(config(**LARGE, **zero2)))["pact.reference"]
+    assert "gone.json" in found(checked(config(deepspeed="gone.json")))["deepspeed"]
 
 
 def test_fitting_is_about_what_is_free():

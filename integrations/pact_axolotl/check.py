@@ -169,19 +169,20 @@ def _check_reference(
     if plan.kind == "frozen_model":
         report.find(_other_tokenizer(cfg, settings, report), block=True)
     try:
+        sharding = reference_plan.sharding(cfg)
+        report.find(reference_plan.copy_of_shards(plan, cfg), block=True)
         report.reference = plan = reference_plan.measured(plan, cfg, device)
     except ConfigError as error:
         report.find([error])
+        return
     except loading.NotAvailableError as error:
         report.unchecked.append(f"how much memory the reference needs, as {error}")
-    sharded = reference_plan.sharded(cfg)
-    if sharded and plan.bytes:
+    if sharding is None:
+        report.find(reference_plan.too_large(plan), block=True)
+    elif plan.kind == "frozen_model":
         report.unchecked.append(
-            f"whether the reference fits, of which every process has a whole one, as `{sharded}` spreads the model "
-            "over devices"
+            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
         )
-        return
-    report.find(reference_plan.too_large(plan), block=True)
 
 
 def _other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterable[PactError]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,11 +12,10 @@ from typing import Any
 from pact_axolotl import loading, memory
 from pact_axolotl.preflight import KINDS
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import PactError, ReferenceModelError
+from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
-_SHARDED = ("fsdp", "fsdp_config", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,36 @@ def too_large(plan: ReferencePlan) -> Iterator[PactError]:
     )
 
 
-def sharded(cfg: Mapping[str, Any]) -> str | None:
-    """The key that spreads a model over devices, where memory is not what one device has."""
-    return next((key for key in _SHARDED if cfg.get(key)), None)
+def copy_of_shards(plan: ReferencePlan, cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """An error where the reference is a copy of parameters that are sharded: it would be compared with itself."""
+    key = sharding(cfg)
+    if key is not None and plan.kind == "frozen_copy":
+        yield ReferenceModelError(
+            f"it is {plan.why}, which cannot serve as the reference where `{key}` shards the parameters",
+            key="reference",
+            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or train a new adapter.",
+        )
+
+
+def sharding(cfg: Mapping[str, Any]) -> str | None:
+    """The key that shards the parameters over devices: FSDP, or DeepSpeed's third stage.
+
+    Raises:
+        ConfigError: DeepSpeed's configuration cannot be read.
+    """
+    for key in ("fsdp", "fsdp_config"):
+        if cfg.get(key):
+            return key
+    content = cfg.get("deepspeed")
+    if isinstance(content, str):
+        try:
+            content = json.loads(Path(content).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot be read ({error})",
+                key="deepspeed",
+                value=content,
+                remedy="Correct the path or the file.",
+            ) from error
+    stage = (content.get("zero_optimization") or {}).get("stage") if isinstance(content, Mapping) else None
+    return "deepspeed" if stage == 3 else None
