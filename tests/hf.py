@@ -35,10 +35,11 @@ def hf_trainer(
     model: Any = None,
     data: Dataset | None = None,
     trainer_class: type = Trainer,
+    arguments_class: type = TrainingArguments,
     trainer_settings: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Trainer:
-    """A Trainer on the CPU that logs every step; `settings` go to TrainingArguments."""
+    """A Trainer on the CPU that logs every step; `settings` go to `arguments_class`."""
     defaults: dict[str, Any] = {
         "output_dir": str(output),
         "max_steps": 3,
@@ -56,7 +57,7 @@ def hf_trainer(
     data = tokenized() if data is None else data
     return trainer_class(
         model=tiny_model() if model is None else model,
-        args=TrainingArguments(**(defaults | settings)),
+        args=arguments_class(**(defaults | settings)),
         train_dataset=data,
         eval_dataset=data,
         processing_class=TOKENIZER,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from axolotl_runs import LORA, Workshop
+from datasets import Dataset
+from hf import hf_trainer
+from sft import TOKENIZER, TOKENS
+from tiny import tiny_model
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import pact_plugin as pact
-from pact_plugin.errors import AdapterError, ConfigError, PactError, TokenFileError
+from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
 from pact_plugin.hooks.manager import find_adapter
 
 
@@ -49,8 +56,6 @@ def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
-    from tiny import tiny_model
-
     tiny_model(seed=3, max_position_embeddings=1024).save_pretrained(workshop.folder / "untaught")
     workshop.tokenizer.save_pretrained(workshop.folder / "untaught")
     run = workshop.train("untaught-run", pact=True, base_model=str(workshop.folder / "untaught"), **LORA)
@@ -111,47 +116,80 @@ def test_a_misspelt_plugin_class_stops_axolotl(workshop):
         load(workshop, plugins=["pact_axolotl.PactPlugn"])
 
 
-def test_every_trainer_of_axolotls_has_the_adapter_and_others_than_sft_are_refused():
-    from axolotl.core.trainers import AxolotlRewardTrainer, AxolotlTrainer
-    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
-
-    assert find_adapter(AxolotlTrainer.__new__(AxolotlTrainer)).name == "axolotl"
-    for other in (AxolotlDPOTrainer, AxolotlRewardTrainer):
-        trainer = other.__new__(other)
-        adapter = find_adapter(trainer)
-        with pytest.raises(AdapterError, match="pact: false"):
-            adapter.parts(trainer)
+# --- Axolotl's own trainers, without its command ---
 
 
-def test_a_trainer_with_a_loss_of_its_own_needs_easing_off():
-    from types import SimpleNamespace
-
+def sft_trainer(output: Path, trainer_class: type | None = None):
     from axolotl.core.trainers import AxolotlTrainer
-    from pact_axolotl.adapter import pact_adapters
+    from axolotl.core.training_args import AxolotlTrainingArguments
+
+    return hf_trainer(
+        output,
+        trainer_class=trainer_class or AxolotlTrainer,
+        arguments_class=AxolotlTrainingArguments,
+        include_tkps=False,
+    )
+
+
+def preference_trainers(output: Path) -> Iterator[Any]:
+    """Two of Axolotl's trainers whose loss compares answers."""
+    from axolotl.core.trainers import AxolotlRewardTrainer
+    from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+    from axolotl.core.training_args import AxolotlRewardConfig
+
+    rows = [{"prompt": "How?", "chosen": "I can't", "rejected": "Sure, here is"}] * 4
+    plain = {"output_dir": str(output), "use_cpu": True, "bf16": False, "report_to": []}
+    yield AxolotlDPOTrainer(
+        model=tiny_model(),
+        args=AxolotlDPOConfig(**plain),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=TOKENIZER,
+    )
+    settings = tiny_model().config.to_dict() | {"num_labels": 1}
+    yield AxolotlRewardTrainer(
+        model=AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**settings)),
+        args=AxolotlRewardConfig(**plain),
+        train_dataset=Dataset.from_list([{"chosen": r["chosen"], "rejected": r["rejected"]} for r in rows]),
+        processing_class=TOKENIZER,
+    )
+
+
+EASED = pact.PactConfig(safety_tokens=TOKENS)
+UNEASED = pact.PactConfig(safety_tokens=TOKENS, easing=False)
+
+
+def test_axolotls_trainer_has_the_adapter_and_others_than_sft_are_refused(tmp_path):
+    trainer = sft_trainer(tmp_path)
+    assert find_adapter(trainer).name == "axolotl"
+    assert pact.attach(trainer, EASED) is trainer
+    trainer.train()
+    assert trainer.pact.receipt.steps == [[1, 3]]
+    for other in preference_trainers(tmp_path):
+        kind = type(other)
+        assert find_adapter(other).name == "axolotl"
+        with pytest.raises(AdapterError, match=rf"{kind.__name__}.*not a next-token.*pact: false"):
+            pact.attach(other, EASED)
+        assert type(other) is kind
+
+
+def test_a_trainer_with_a_loss_of_its_own_needs_easing_off(tmp_path):
+    from axolotl.core.trainers import AxolotlTrainer
 
     class Own(AxolotlTrainer):
         def compute_loss(self, *args, **kwargs):
-            raise NotImplementedError
+            return 2 * super().compute_loss(*args, **kwargs)
 
-    trainer = Own.__new__(Own)
-    trainer.compute_loss_func, trainer.args = None, SimpleNamespace(label_smoothing_factor=0.0)
-    (adapter,) = pact_adapters()
-    eased = SimpleNamespace(config=pact.PactConfig())
+    trainer = sft_trainer(tmp_path, Own)
     with pytest.raises(AdapterError, match=r"Own.*easing: false"):
-        adapter.attach(trainer, eased)
-    adapter.attach(trainer, SimpleNamespace(config=pact.PactConfig(easing=False)))
-    assert type(trainer).__mro__[2] is Own
+        pact.attach(trainer, EASED)
+    assert type(trainer) is Own
+    pact.attach(trainer, UNEASED).train()
+    assert trainer.pact.receipt.steps == [[1, 3]]
 
 
-def test_a_compute_loss_replaced_on_the_trainer_is_refused():
-    from types import SimpleNamespace
-
-    from axolotl.core.trainers import AxolotlTrainer
-    from pact_axolotl.adapter import pact_adapters
-
-    trainer = AxolotlTrainer.__new__(AxolotlTrainer)
-    trainer.compute_loss_func, trainer.args = None, SimpleNamespace(label_smoothing_factor=0.0)
+def test_a_compute_loss_replaced_on_the_trainer_is_refused(tmp_path):
+    trainer = sft_trainer(tmp_path)
     trainer.compute_loss = lambda *args, **kwargs: None
-    (adapter,) = pact_adapters()
-    with pytest.raises(PactError, match="never be called"):
-        adapter.attach(trainer, SimpleNamespace(config=pact.PactConfig()))
+    with pytest.raises(AdapterError, match="never be called"):
+        pact.attach(trainer, EASED)

@@ -199,6 +199,17 @@ def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):
     assert len({part["tokens"] for part in parts[:4]}) > 1  # so that the denominator matters
 
 
+def test_compiled_with_a_named_reference(workshop):
+    """`torch_compile`, without generating code, and the aligned model loaded a second time."""
+    aligned = workshop.folder / "model"
+    settings = {"safety_tokens": str(workshop.folder / "tokens.safetensors"), "reference": str(aligned)}
+    run = workshop.train(
+        "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
+    ).ok()
+    assert run.receipt["reference"] == "frozen_model"
+    assert_equal_to_plain(workshop, run, 1)
+
+
 def test_two_ranks(workshop):
     run = workshop.train(
         "ranks",

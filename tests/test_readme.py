@@ -1,12 +1,17 @@
-"""The README's Python runs as it stands, on a tiny model in place of the names it gives."""
+"""The READMEs: their Python runs as it stands, on a tiny model; what they quote and link to is there."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from hf import tokenized
+from pact_axolotl.preflight import problems
+from settings_table import READMES, settings_table, with_settings
 from sft import TOKENIZER, TOKENS, completions, lora
 from test_constraint import a_batch
 from tiny import tiny_model
@@ -14,8 +19,11 @@ from tiny import tiny_model
 import pact_plugin as pact
 from pact_plugin.config import PactConfig
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRL, LOOP, BARE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+AXOLOTL = (ROOT / "integrations" / "pact_axolotl" / "README.md").read_text(encoding="utf-8")
+TRANSFORMERS = (ROOT / "integrations" / "pact_transformers" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +32,14 @@ def _where_the_token_file_is(tmp_path, monkeypatch):
     TOKENS.save("safety_tokens.safetensors")
 
 
-def test_trl(tmp_path):
+@pytest.fixture
+def _a_model(tmp_path):
     tiny_model().save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
+
+
+@pytest.mark.usefixtures("_a_model")
+def test_trl(tmp_path):
     code = TRL.replace("my-org/my-aligned-model", str(tmp_path / "model"))
     code = code.replace(
         'SFTConfig("out")', 'SFTConfig("out", max_steps=2, use_cpu=True, bf16=False, report_to=[])'
@@ -35,6 +48,20 @@ def test_trl(tmp_path):
     names = {"dataset": completions(), "lora": lora()}
     exec(code, names)
     assert names["trainer"].pact.receipt.steps == [[1, 2]]
+
+
+@pytest.mark.usefixtures("_a_model")
+def test_transformers(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", TRANSFORMERS, re.DOTALL)
+    code = code.replace("my-org/my-aligned-model", str(tmp_path / "model"))
+    code = code.replace(
+        'TrainingArguments("out")', 'TrainingArguments("out", max_steps=2, use_cpu=True, report_to=[])'
+    )
+    assert code.count("max_steps") == 1
+    names = {"dataset": tokenized()}
+    exec(code, names)
+    assert names["trainer"].pact.receipt.steps == [[1, 2]]
+    assert (tmp_path / "out" / "pact_receipt.json").is_file()
 
 
 def test_own_loop():
@@ -67,3 +94,64 @@ def test_the_settings_table_names_real_keys_and_defaults():
         assert key in PactConfig.model_fields
         if default != "chosen":
             assert default.strip("`") == str(defaults[key])
+
+
+# --- the adapters' ---
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_the_table_of_settings_is_that_of_the_class(readme):
+    text = readme.read_text(encoding="utf-8")
+    assert settings_table() in text
+    assert text == with_settings(text), "python tests/settings_table.py writes it"
+    assert "| `published.top_p` | number > 0 and ≤ 1 | `0.9` |" in text
+
+
+REFUSED = re.findall(r"^\| `([^`]+: [^`]+)`.*? \| ⛔ \| “(.+?)”", AXOLOTL, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("setting", "message"), REFUSED, ids=[setting for setting, _ in REFUSED])
+def test_what_the_axolotl_readme_calls_refused_is_refused(setting, message):
+    config = {"pact": True, "base_model": "m"} | yaml.safe_load(setting)
+    (problem,) = problems(config)
+    assert message in str(problem)
+
+
+def test_no_refused_row_goes_untested():
+    rows = [row for row in AXOLOTL.splitlines() if "| ⛔ | “" in row]
+    assert len(rows) == len(REFUSED) + 2  # FSDP and DeepSpeed: test_transformers_trainer.py
+    assert len(REFUSED) >= 12
+
+
+def texts_of_the_code() -> str:
+    """Every literal text of the packages; parts of f-strings one by one."""
+    found = []
+    for folder in ("pact_plugin", "integrations"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+            found += [value for value in constants if isinstance(value, str)]
+    return "\n".join(found).lower()
+
+
+def test_the_messages_of_the_axolotl_readme_are_those_of_the_code():
+    section = AXOLOTL.split("## When it stops")[1].split("\n## ")[0]
+    messages = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
+    assert len(messages) >= 15
+    texts = texts_of_the_code()
+    assert [message for message in messages if message.lower() not in texts] == []
+
+
+@pytest.mark.parametrize(
+    "readme", [ROOT / "README.md", *sorted(ROOT.glob("integrations/*/README.md"))], ids=str
+)
+def test_links_lead_somewhere(readme):
+    text = readme.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = readme if not path else readme.parent / path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in names, link

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from hf import TOKENIZER, adapted, hf_trainer, tokenized
 from plain import micro_batch_loss
 from sft import TOKENS, train_logs, weights
@@ -250,6 +251,31 @@ def test_a_compute_loss_replaced_on_the_trainer(tmp_path):
     trainer.compute_loss = lambda *args, **kwargs: torch.zeros(())
     with pytest.raises(AdapterError, match="never be called"):
         pact.attach(trainer, CONFIG)
+
+
+def sharded_by_fsdp(trainer: Trainer) -> None:
+    trainer.is_fsdp_enabled = True  # as where several accelerators are
+
+
+def sharded_by_deepspeed(trainer: Trainer) -> None:
+    trainer.args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+
+
+@pytest.mark.parametrize(("shard", "key"), [(sharded_by_fsdp, "fsdp"), (sharded_by_deepspeed, "deepspeed")])
+def test_a_copy_of_sharded_parameters_is_no_reference(tmp_path, shard, key):
+    trainer = hf_trainer(tmp_path)
+    shard(trainer)
+    with pytest.raises(AdapterError, match=rf"^{key}: .*sharded.*`reference`"):
+        pact.attach(trainer, CONFIG)
+    assert type(trainer) is Trainer
+    adapter = hf_trainer(tmp_path, model=adapted())
+    shard(adapter)
+    assert pact.attach(adapter, CONFIG).pact.receipt.reference == "adapter_off"
+
+    late = pact.attach(hf_trainer(tmp_path), CONFIG)
+    shard(late)
+    with pytest.raises(AdapterError, match=rf"^{key}: "):
+        late.train()
 
 
 def test_a_trainer_without_a_tokenizer(tmp_path):

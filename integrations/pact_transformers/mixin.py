@@ -115,8 +115,10 @@ class PactTrainerMixin:
         earlier run has left there, and the whole receipt at the end, also where the model is saved by other means.
 
         Raises:
+            AdapterError: The parameters are sharded, and the reference is a copy of them.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
         """
+        require_whole_parameters(self, self.pact)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -138,8 +140,10 @@ def constrain(trainer: Any, constraint: PactConstraint) -> Any:
     """Turn a trainer into its constrained class, in place.
 
     Raises:
-        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's.
+        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or the
+            parameters are sharded, and the reference is a copy of them.
     """
+    require_whole_parameters(trainer, constraint)
     if "compute_loss" in vars(trainer):
         raise AdapterError(
             "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
@@ -181,6 +185,30 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
     return trainer.model, tokenizer
+
+
+def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
+    """Refuse a copied reference where parameters are sharded over the ranks.
+
+    FSDP puts the parameters in training back in place of the copies in each forward pass, so that the model would be
+    compared with itself.
+
+    Raises:
+        AdapterError: Names FSDP or DeepSpeed.
+    """
+    if constraint.reference.kind != "frozen_copy":
+        return
+    deepspeed = getattr(trainer.args, "hf_deepspeed_config", None)
+    for key, sharded in (
+        ("fsdp", trainer.is_fsdp_enabled),
+        ("deepspeed", deepspeed is not None and deepspeed.is_zero3()),
+    ):
+        if sharded:
+            raise AdapterError(
+                "the parameters are sharded, and a copy of them cannot serve as the reference",
+                key=key,
+                remedy="Name the aligned model's folder or hub id as `reference`, or train an adapter.",
+            )
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:

@@ -1,0 +1,72 @@
+"""The table of every key of PactConfig, as Markdown, from the class itself.
+
+`python tests/settings_table.py` writes it into the READMEs that have a place for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from pact_plugin.config import PactConfig
+
+ROOT = Path(__file__).parents[1]
+READMES = [ROOT / "integrations" / "pact_axolotl" / "README.md"]
+BEGIN, END = "<!-- settings: written by tests/settings_table.py -->\n", "<!-- end of settings -->\n"
+
+_NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
+_BOUNDS = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "≤")}
+
+
+def settings_table(model: type[BaseModel] = PactConfig) -> str:
+    """Key, type, default and meaning of every setting, those of nested settings with their full names."""
+    lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *_rows(model)]) + "\n"
+
+
+def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _rows(field.annotation, f"{prefix}{name}.")
+            continue
+        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+        yield f"| `{prefix}{name}` | {_kind(field)} | {_shown(field.default)} | {meaning} |"
+
+
+def _kind(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(field.annotation))
+    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
+    name = next(_NAMES[kind] for kind in kinds if kind in _NAMES)
+    bounds = [
+        f"{sign} {getattr(bound, attribute):g}"
+        for bound in field.metadata
+        for kind, (attribute, sign) in _BOUNDS.items()
+        if isinstance(bound, kind)
+    ]
+    return " ".join([name, *bounds[:1]]) + "".join(f" and {bound}" for bound in bounds[1:])
+
+
+def _shown(default: Any) -> str:
+    if default is None:
+        return "unset"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def with_settings(text: str) -> str:
+    """A README with the table, in place of what stands between its two marks."""
+    return re.sub(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + settings_table() + END, text, flags=re.S
+    )
+
+
+if __name__ == "__main__":
+    for readme in READMES:
+        readme.write_text(with_settings(readme.read_text(encoding="utf-8")), encoding="utf-8")
