@@ -29,7 +29,7 @@ FEWEST = 5
 """Positions that fewer answers reach are not drawn, if others are reached by more."""
 
 _STYLE = {
-    **{"font.size": 10, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "pact-audit"},
+    **{"font.size": 11, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "pact-audit"},
     **{"text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["muted"], "axes.edgecolor": COLOURS["muted"]},
     **{"xtick.color": COLOURS["muted"], "ytick.color": COLOURS["muted"], "axes.facecolor": "none"},
 }
@@ -117,7 +117,7 @@ def _save(chart: Chart, target: Path | io.StringIO, *, titled: bool, **settings:
     except ModuleNotFoundError as error:
         raise PluginError("the charts need matplotlib", remedy="pip install 'pact-plugin[cli]'") from error
     with rc_context(_STYLE):
-        figure = Figure(figsize=(4.8, 2.9), layout="constrained")
+        figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.subplots()
         chart.draw(axes)
         axes.spines[["top", "right"]].set_visible(False)
@@ -125,8 +125,8 @@ def _save(chart: Chart, target: Path | io.StringIO, *, titled: bool, **settings:
         axes.set_axisbelow(True)
         axes.tick_params(length=0)
         if titled:
-            axes.set_title(chart.title, loc="left", fontsize=10, fontweight="bold", color=COLOURS["ink"])
-        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+            axes.set_title(chart.title, loc="left", fontsize=10.5, fontweight="bold", color=COLOURS["ink"])
+        figure.legend(loc="outside lower left", ncols=2, frameon=False)
         figure.savefig(target, **settings)
 
 

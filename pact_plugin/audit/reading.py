@@ -66,9 +66,12 @@ def ask(
 
     Raises:
         ConfigError: A prompt with its answer is longer than the model's context.
+        NonFiniteError: The model's probabilities are NaN.
     """
     questions = [user_prompt(tokenizer, one.prompt) for one in prompts]
     _check_context(model, prompts, questions, max_new_tokens)
+    # Damaged weights would answer too, with nonsense; they are found before the long part.
+    _refuse_nan(model(input_ids=torch.tensor([questions[0]], device=device_of(model))).logits)
     order = sorted(range(len(prompts)), key=lambda index: (len(questions[index]), index))
     said = answers(
         model,
@@ -126,12 +129,16 @@ def read(
             logprobs, log_rest = out.logprobs.float().cpu(), out.log_rest.float().cpu()
         else:
             logprobs, log_rest = torch.zeros(0, len(ids)), torch.zeros(0)
-        if logprobs.isnan().any() or log_rest.isnan().any():
-            remedy = "Load it in another --dtype; if it stays, its weights are damaged."
-            raise NonFiniteError("the model's probabilities are NaN", key="model", remedy=remedy)
+        _refuse_nan(logprobs)
         found += map(Confidence, logprobs.split(counts), log_rest.split(counts))
         report(start + len(batch))
     return found
+
+
+def _refuse_nan(values: Tensor) -> None:
+    if values.isnan().any():
+        remedy = "Load it in another --dtype; if that does not help, its weights are damaged."
+        raise NonFiniteError("the model's probabilities are NaN", key="model", remedy=remedy)
 
 
 def _check_context(

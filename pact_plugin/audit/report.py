@@ -25,22 +25,16 @@ def write(result: AuditResult, folder: Path) -> list[Path]:
     """Write the whole report into a folder, which is made if need be.
 
     Returns:
-        The files: `report.html`, `audit.json`, `model_card.md` and the PNG files.
+        The files: `audit.json`, `report.html`, `model_card.md` and the PNG files.
 
     Raises:
         PluginError: matplotlib or Jinja2 is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {
-        "report.html": html(result),
-        "audit.json": result.model_dump_json(indent=2) + "\n",
-        "model_card.md": model_card(result),
-    }
-    written = []
-    for name, text in texts.items():
-        part = folder / f"{name}.part"
-        part.write_text(text, encoding="utf-8")
-        written.append(part.replace(folder / name))
+    # The numbers first: should a chart fail, they are there.
+    written = [_write(folder / "audit.json", result.model_dump_json(indent=2) + "\n")]
+    written.append(_write(folder / "report.html", html(result)))
+    written.append(_write(folder / "model_card.md", model_card(result)))
     return written + charts.png(result, folder)
 
 
@@ -52,6 +46,7 @@ def html(result: AuditResult) -> str:
         result=result,
         groups=groups(result.prompts),
         shown=SHOWN,
+        fewest=charts.FEWEST,
         criteria=CRITERIA,
         drawn=charts.svg(result),
         charts=charts.charts(result),
@@ -132,6 +127,13 @@ def _render(name: str, *, escape: bool, **values: Any) -> str:
     environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell}
     source = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
     return environment.from_string(source).render(**values)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(path)
 
 
 def _cell(text: str) -> str:

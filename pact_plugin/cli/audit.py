@@ -152,7 +152,7 @@ def _prompts(given: str | None) -> PromptSet:
 
     if given is None:
         return prompts.bundled()
-    if Path(given).exists() or Path(given).suffix in prompts.SUFFIXES:
+    if Path(given).is_file() or Path(given).suffix in prompts.SUFFIXES:
         return prompts.load_file(Path(given))
     loading_module()
     from pact_transformers.prompt_rows import prompt_rows
