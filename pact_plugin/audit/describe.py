@@ -34,17 +34,20 @@ def describe(model: Any, tokenizer: Any, said: Answers, name: str | None) -> res
     )
 
 
-def require_same_vocabulary(reference: result.Model, tokenizer: Any) -> None:
+def require_same_vocabulary(reference: Any, candidate: Any) -> None:
     """Refuse a candidate whose answers and safety tokens cannot be compared with the reference's.
 
+    Args:
+        reference: The reference's tokenizer.
+        candidate: The candidate's.
+
     Raises:
-        TokenizerMismatchError: Its tokenizer has another vocabulary.
+        TokenizerMismatchError: They have different vocabularies.
     """
-    found = tokenizer_fingerprint(tokenizer)
-    if found != reference.tokenizer:
+    first, second = map(tokenizer_fingerprint, (reference, candidate))
+    if first != second:
         raise TokenizerMismatchError(
-            f"the candidate's tokenizer (fingerprint {found[:12]}...) "
-            f"is not the reference's ({reference.tokenizer[:12]}...)",
+            f"the candidate's tokenizer (fingerprint {second[:12]}...) is not the reference's ({first[:12]}...)",
             key="candidate",
             remedy="Compare a model with the one that it was tuned from.",
         )

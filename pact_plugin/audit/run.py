@@ -86,8 +86,9 @@ def run_audit(
     del model
     _free()
 
+    first = tokenizer
     model, tokenizer = load_candidate()
-    require_same_vocabulary(infos[0], tokenizer)
+    require_same_vocabulary(first, tokenizer)
     with inspecting(model):
         candidate = run.ask(model, tokenizer, "Candidate")
         after = run.read(model, candidate, reference, tokens, "Candidate")

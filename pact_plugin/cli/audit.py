@@ -118,13 +118,14 @@ def _run(
     thresholds = Thresholds(**allowed)
     asked = _prompts(prompts)
     chosen = None if safety_tokens is None else SafetyTokens.load(safety_tokens)
-    _make_folder(output)
     console = Console(highlight=False)
+    loaders = _loaders(console, models, placement)
+    _make_folder(output)
     reference, candidate, adapter, _ = models
     name = candidate or f"{reference} with the adapter {adapter}"
     with _memory_errors(), warnings.catch_warnings(record=True) as caught, progress_bars(console) as bars:
         result = run_audit(
-            *_loaders(console, models, placement),
+            *loaders,
             asked,
             names=(reference, name),
             safety_tokens=chosen,
@@ -163,28 +164,35 @@ def _prompts(given: str | None) -> PromptSet:
 def _loaders(
     console: Console, models: tuple[str, str | None, str | None, str | None], placement: dict[str, Any]
 ) -> tuple[Loader, Loader]:
+    """What loads the models; their tokenizers and the adapter's configuration are looked at beforehand."""
     loading = loading_module()
-    from pact_transformers.adapters import adapter_tokenizer, load_adapter
+    from pact_transformers.adapters import adapter_tokenizer, check_adapter, load_adapter
 
-    reference, candidate, adapter, tokenizer = models
-    shared: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
+    from pact_plugin.audit.describe import require_same_vocabulary
+
+    reference, candidate, adapter, shared_tokenizer = models
+    first = loading.load_tokenizer(shared_tokenizer or reference)
+    second: Any = first
+    if adapter is not None:
+        check_adapter(adapter)
+    if shared_tokenizer is None:
+        second = loading.load_tokenizer(candidate) if adapter is None else adapter_tokenizer(adapter) or first
+    require_same_vocabulary(first, second)
+    kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
 
     def load_reference() -> tuple[Any, Any]:
         console.print(f"Reference: {reference}", markup=False)
         model = loading.load_causal_lm(reference, **placement)
-        owner = loading.load_tokenizer(tokenizer or reference)
         if adapter is not None:
-            shared.append((model, owner))
-        return model, owner
+            kept.append(model)
+        return model, first
 
     def load_candidate() -> tuple[Any, Any]:
         if adapter is not None:
             console.print(f"Candidate: {reference} with {adapter}", markup=False)
-            model, owner = shared.pop()
-            own = None if tokenizer is not None else adapter_tokenizer(adapter)
-            return load_adapter(model, adapter), own or owner
+            return load_adapter(kept.pop(), adapter), second
         console.print(f"Candidate: {candidate}", markup=False)
-        return loading.load_causal_lm(candidate, **placement), loading.load_tokenizer(tokenizer or candidate)
+        return loading.load_causal_lm(candidate, **placement), second
 
     return load_reference, load_candidate
 
