@@ -166,5 +166,6 @@ def _curves(axes: Axes, curves: dict[str, Curve], unit: str) -> None:
         axes.set_ylim(-0.02, 1.02)
     else:
         axes.set_ylim(bottom=0, top=None if axes.dataLim.y1 > 0 else 1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("token of the reference's answer")
     axes.set_ylabel(unit)
