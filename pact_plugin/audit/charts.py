@@ -155,6 +155,8 @@ def _rates(axes: Axes, result: AuditResult) -> None:
 
 
 def _curves(axes: Axes, curves: dict[str, Curve], unit: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for side, one in curves.items():
         fewest = min(FEWEST, max(one.n))
         end = next((i for i, n in enumerate(one.n) if n < fewest), len(one.n))
@@ -166,6 +168,6 @@ def _curves(axes: Axes, curves: dict[str, Curve], unit: str) -> None:
         axes.set_ylim(-0.02, 1.02)
     else:
         axes.set_ylim(bottom=0, top=None if axes.dataLim.y1 > 0 else 1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("token of the reference's answer")
     axes.set_ylabel(unit)

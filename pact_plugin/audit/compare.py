@@ -20,12 +20,20 @@ Pairs = Sequence[tuple[Confidence, Confidence]]
 def compare(
     prompts: Sequence[AuditPrompt],
     kept: Sequence[int],
-    reference: Answers,
-    candidate: Answers,
-    pairs: Pairs | None,
+    reference: Sequence[bool],
+    candidate: Sequence[bool],
+    pairs: Pairs | None = None,
 ) -> result.Comparison:
-    """Compare the models on the prompts at the places `kept`."""
-    before, after = ([said.refused[i] for i in kept] for said in (reference, candidate))
+    """Compare the models on some of the prompts.
+
+    Args:
+        prompts: All prompts.
+        kept: Where those stand that count, at least one.
+        reference: Whether the reference refused, for every prompt.
+        candidate: Whether the candidate did.
+        pairs: Their confidence along the reference's answers, for every prompt.
+    """
+    before, after = ([refused[i] for i in kept] for refused in (reference, candidate))
     names = sorted({prompts[i].category or "" for i in kept} - {""})
     return result.Comparison(
         reference=_rate(before),
@@ -113,8 +121,10 @@ def _change(before: Sequence[bool], after: Sequence[bool]) -> result.Change:
     )
 
 
-def _category(name: str, kept: Sequence[int], reference: Answers, candidate: Answers) -> result.Category:
-    counts = [sum(said.refused[i] for i in kept) for said in (reference, candidate)]
+def _category(
+    name: str, kept: Sequence[int], reference: Sequence[bool], candidate: Sequence[bool]
+) -> result.Category:
+    counts = [sum(refused[i] for i in kept) for refused in (reference, candidate)]
     return result.Category(name=name, n=len(kept), reference_refused=counts[0], candidate_refused=counts[1])
 
 

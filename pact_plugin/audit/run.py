@@ -99,7 +99,7 @@ def run_audit(
     pairs = None if before is None or after is None else list(zip(before, after, strict=True))
     places = {kind: of_kind(limited.prompts, kind) for kind in KINDS}
     compared = {
-        kind: compare(limited.prompts, kept, reference, candidate, pairs)
+        kind: compare(limited.prompts, kept, reference.refused, candidate.refused, pairs)
         for kind, kept in places.items()
         if kept
     }
