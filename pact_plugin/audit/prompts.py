@@ -16,6 +16,7 @@ from pact_plugin.errors import ConfigError
 
 Kind = Literal["harmful", "benign"]
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
+BUNDLED = "bundled with pact-plugin"
 SUFFIXES = (".jsonl", ".csv", ".txt")
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
@@ -72,7 +73,7 @@ def bundled() -> PromptSet:
     for kind in KINDS:
         text = files("pact_plugin").joinpath("data", f"{kind}.jsonl").read_text(encoding="utf-8")
         rows += [json.loads(line) | {"kind": kind} for line in text.splitlines()]
-    return from_rows(enumerate(rows, 1), "bundled with pact-plugin")
+    return from_rows(enumerate(rows, 1), BUNDLED)
 
 
 def load_file(path: Path) -> PromptSet:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit import charts
+from pact_plugin.audit.prompts import BUNDLED
 from pact_plugin.audit.result import AuditResult, Prompt
 from pact_plugin.errors import PluginError
 
@@ -47,6 +48,7 @@ def html(result: AuditResult) -> str:
         groups=groups(result.prompts),
         shown=SHOWN,
         fewest=charts.FEWEST,
+        bundled=BUNDLED,
         criteria=CRITERIA,
         drawn=charts.svg(result),
         charts=charts.charts(result),
