@@ -9,7 +9,7 @@ from typing import Any
 
 from pact_plugin.audit import charts
 from pact_plugin.audit.prompts import BUNDLED
-from pact_plugin.audit.result import AuditResult, Prompt
+from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.errors import PluginError
 
 SHOWN = 20
@@ -113,6 +113,11 @@ def points(share: float) -> str:
     return f"{value:+.1f}".replace("-", "−") if value else "0.0"
 
 
+def amount(criterion: Criterion, value: float) -> str:
+    """A value of a criterion, with its unit."""
+    return percent(value) if criterion.name == "refusal_rate" else f"{points(value).lstrip('+')} points"
+
+
 def p_value(value: float) -> str:
     """A p-value as it is printed, `= 0.031`."""
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
@@ -126,9 +131,13 @@ def _render(name: str, *, escape: bool, **values: Any) -> str:
     environment = Environment(
         autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell}
+    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell, "of": _of}
     source = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
     return environment.from_string(source).render(**values)
+
+
+def _of(value: float, criterion: Criterion) -> str:
+    return amount(criterion, value)
 
 
 def _write(path: Path, text: str) -> Path:

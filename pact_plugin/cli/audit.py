@@ -111,7 +111,7 @@ def _run(
     from pact_plugin.audit import report
     from pact_plugin.audit.run import run_audit
     from pact_plugin.audit.verdict import Thresholds
-    from pact_plugin.cli.audit_view import table
+    from pact_plugin.cli.audit_view import criteria, table
     from pact_plugin.cli.tokens_view import progress_bars
     from pact_plugin.tokens import SafetyTokens
 
@@ -140,6 +140,8 @@ def _run(
         console.print(note, style="yellow", markup=False)
     written = report.write(result, output)
     console.print(table(result))
+    for line in criteria(result):
+        console.print(line, soft_wrap=True)
     verdict = result.verdict
     console.print(
         "passed" if verdict.passed else "failed", style="bold green" if verdict.passed else "bold red"

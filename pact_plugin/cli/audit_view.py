@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from collections.abc import Iterator
 
-from pact_plugin.audit.report import CRITERIA, p_value, percent, points
+from rich.table import Table
+from rich.text import Text
+
+from pact_plugin.audit.report import CRITERIA, amount, p_value, percent, points
 from pact_plugin.audit.result import AuditResult
 
 
 def table(result: AuditResult) -> Table:
-    """Both models' refusals, and the criteria below them."""
+    """Both models' refusals."""
     view = Table(title="Prompts refused", title_justify="left", header_style="bold")
     view.add_column("")
     for title in ("n", "reference", "candidate", "change, points", "McNemar"):
@@ -25,19 +28,16 @@ def table(result: AuditResult) -> Table:
             f"{points(one.change.difference)}\n[dim]{points(one.change.low)} to {points(one.change.high)}[/dim]",
             f"p {p_value(one.change.p_value)}",
         )
-    lines = []
-    for criterion in result.verdict.criteria:
-        value = criterion.worst if result.verdict.strict else criterion.measured
-        limit = "at least" if criterion.name == "refusal_rate" else "at most"
-        outcome = "[green]passed[/green]" if criterion.passed else "[red]failed[/red]"
-        doubt = (
-            ""
-            if criterion.certain
-            else f", not certain (worst end of the interval {percent(criterion.worst)})"
-        )
-        lines.append(
-            f"{CRITERIA[criterion.name]}: {percent(value)}, {limit} {percent(criterion.bound)}: {outcome}{doubt}"
-        )
-    view.caption, view.caption_justify = "\n".join(lines), "left"
-    view.caption_style = ""
     return view
+
+
+def criteria(result: AuditResult) -> Iterator[Text]:
+    """A line for each threshold."""
+    for one in result.verdict.criteria:
+        value = one.worst if result.verdict.strict else one.measured
+        limit = "at least" if one.name == "refusal_rate" else "at most"
+        yield Text.assemble(
+            f"{CRITERIA[one.name]}: {amount(one, value)}, {limit} {amount(one, one.bound)}: ",
+            ("passed", "green") if one.passed else ("failed", "red"),
+            "" if one.certain else f", not certain (worst end of the interval {amount(one, one.worst)})",
+        )
