@@ -45,6 +45,10 @@ class ReferenceModelError(PactError):
     """A reference model that cannot exist, or does not fit the model in training."""
 
 
+class StoreError(PactError):
+    """A stored reference that belongs to something else, is damaged, or lacks a document."""
+
+
 class NoResponseError(PactError):
     """No response position where at least one is needed."""
 
