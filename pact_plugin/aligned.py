@@ -97,7 +97,7 @@ class Passes:
     def of_documents(
         self, documents: Sequence[Document], call: Callable[[dict[str, Any]], Tensor]
     ) -> list[Aligned]:
-        """Of each document; to be called within a session.
+        """Of each document, on the host; to be called within a session.
 
         Args:
             documents: One or more.
@@ -111,7 +111,7 @@ class Passes:
         found = self._read(full, behind, index)
         counts = [len(document.columns) for document in documents]
         parts = [
-            [None] * len(counts) if part is None else part.split(counts)
+            [None] * len(counts) if part is None else part.cpu().split(counts)
             for part in (found.values, found.log_rest, found.post)
         ]
         return [Aligned(*part) for part in zip(*parts, strict=True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
     content = (ids.astype(np.int64) << 1) | (labels != IGNORED)
     bounds = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(flat)] if len(flat) else []
     found = []
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, last in pairwise(bounds):
         begin, end = begins[owner[first]], flat[last - 1] + 1
         key = hashlib.blake2b(content[begin:end].astype("<i8").tobytes(), digest_size=16).digest()
         found.append(Document(key, ids[begin:end], flat[first:last] - begin, index[first:last]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -30,3 +31,10 @@ def peft_model(model: nn.Module) -> Any:
             return None
         model = inner
     return model
+
+
+def ambient_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The precision that operations on a device run in here, to run others in it elsewhere."""
+    kind = device.type
+    enabled = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled)

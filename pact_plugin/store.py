@@ -1,4 +1,4 @@
-"""The stored reference: what the aligned model predicts for each document, on disk (spec/PACT.md, clauses C7.4 to C7.8).
+"""The stored reference: what the aligned model predicts for each document (spec/PACT.md, clauses C7.4 to C7.7).
 
 A folder with `header.json` and LMDB files. Each rank writes a file of its own, which is complete at every moment as far
 as it was committed, and is never written again once it is closed; every rank reads them all.
@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from pact_plugin.aligned import Aligned
-from pact_plugin.documents import Document
+from pact_plugin.documents import Document, to_device
 from pact_plugin.errors import StoreError
 
 HEADER_FILE = "header.json"
@@ -172,8 +172,6 @@ class Store:
         return self._on(device, rows, post, np.flatnonzero(np.concatenate([*inside, np.zeros(0, bool)])))
 
     def _on(self, device: torch.device, rows: Any, post: Any, opened: Any) -> Aligned:
-        from pact_plugin.documents import to_device
-
         values = to_device(torch.from_numpy(rows), device).float()
         if self.header.objective == "confidence":
             return Aligned(values[:, :-1], log_rest=values[:, -1])
@@ -254,7 +252,7 @@ class Writer:
 
 
 def encoded(document: Document, aligned: Aligned, header: Header) -> bytes:
-    """A document's numbers as little-endian float16 (clause C7.6).
+    """A document's numbers, given on the host, as little-endian float16 (clause C7.6).
 
     Logits are moved so that the largest of each position is 0, where float16 is finest; no divergence sees it.
     """
@@ -264,8 +262,8 @@ def encoded(document: Document, aligned: Aligned, header: Header) -> bytes:
     else:
         assert aligned.post is not None
         opened = torch.from_numpy(document.index < header.end)
-        rows, post = (x - x.amax(1, keepdim=True) for x in (values, aligned.post[opened.to(values.device)]))
-    return b"".join(x.cpu().float().numpy().astype(_HALF).tobytes() for x in (rows, post))
+        rows, post = (x - x.amax(1, keepdim=True) for x in (values, aligned.post[opened]))
+    return b"".join(x.half().numpy().astype(_HALF).tobytes() for x in (rows, post))
 
 
 def _finish(part: Path, lock: FileLock) -> None:
