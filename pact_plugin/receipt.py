@@ -86,7 +86,9 @@ class Receipt:
                     f"the checkpoint was constrained differently: {name} was {theirs}",
                     key=name,
                     value=ours,
-                    remedy="Resume with the settings of the run, or start a new run.",
+                    remedy=f"Set `reference: {theirs}` to resume, or start a new run."
+                    if name == "reference"
+                    else "Resume with the settings of the run, or start a new run.",
                 )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps = earlier.total_steps

@@ -46,10 +46,16 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain(trainer, constraint)
 
 
+def _configure(trainer: Any, config: PactConfig) -> PactConfig:
+    from pact_transformers.stored import with_reference
+
+    return with_reference(trainer, config)
+
+
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """Axolotl's trainers for supervised fine-tuning."""
-    return [Adapter("axolotl", _matches, _parts, _attach)]
+    return [Adapter("axolotl", _matches, _parts, _attach, _configure)]
 
 
 def with_checkpoint_tokens(config: PactConfig, checkpoint: str | None) -> PactConfig:
