@@ -71,7 +71,7 @@ def test_three_epochs_equal_a_reference_that_runs_in_every_step(tmp_path, model,
     for name in ("divergence", "safety_mass_reference", "eased", "positions"):
         ours, theirs = ([log[f"pact/{name}"] for log in train_logs(t)] for t in (stored, online))
         assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-5), name
-    assert train_logs(stored)[-1]["pact/divergence"] > 1e-4
+    assert train_logs(stored)[-1]["pact/divergence"] > 2e-5
     assert stored.pact.receipt.positions == online.pact.receipt.positions
 
 
