@@ -49,7 +49,9 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 def _configure(trainer: Any, config: PactConfig) -> PactConfig:
     from pact_transformers.stored import with_reference
 
-    return with_reference(trainer, config)
+    cfg = getattr(trainer, "axolotl_cfg", None)
+    # Axolotl turns `num_epochs` into steps of packed rows, from which the number of epochs cannot be told.
+    return with_reference(trainer, config, None if cfg is None or cfg.max_steps else cfg.num_epochs)
 
 
 @hookimpl

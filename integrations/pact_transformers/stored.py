@@ -28,23 +28,28 @@ _ROWS = 16
 """Rows collated at a time."""
 
 
-def with_reference(trainer: Any, config: PactConfig) -> PactConfig:
+def with_reference(trainer: Any, config: PactConfig, epochs: float | None = None) -> PactConfig:
     """The settings with a store in the output folder, where the reference is to be stored.
 
     `auto` stores it for full fine-tuning, where the alternative is a copy of the parameters, and for more than one
     epoch, where the alternative is a pass in each.
+
+    Args:
+        trainer: The trainer.
+        config: Its settings.
+        epochs: How often a row will be trained on, where the trainer's own arguments do not say it.
 
     Raises:
         AdapterError: The data cannot be stored, and the parameters are sharded, so that no copy of them can serve.
     """
     if config.reference not in ("auto", "stored"):
         return config
-    full, epochs = peft_model(trainer.model) is None, _epochs(trainer)
+    full, sized = peft_model(trainer.model) is None, _has_length(trainer.train_dataset)
     sharded = sharding(trainer) if full else None
-    wanted = config.reference == "stored" or config.store is not None or full or (epochs or 0) > 1
-    obstacle = "the training data has no length" if epochs is None else _no_text(trainer)
-    if not wanted:
+    epochs = (_epochs(trainer) if epochs is None else epochs) if sized else 0
+    if config.reference == "auto" and config.store is None and not full and epochs <= 1:
         return config
+    obstacle = _no_text(trainer) if sized else "the training data has no length"
     if obstacle is not None:
         if sharded is not None:
             raise AdapterError(
@@ -73,11 +78,13 @@ def sharding(trainer: Any) -> str | None:
     return "deepspeed" if deepspeed is not None and deepspeed.is_zero3() else None
 
 
-def _epochs(trainer: Any) -> float | None:
-    """How often each row will be trained on; None where the data has no length."""
+def _has_length(data: Any) -> bool:
+    return data is not None and has_length(data) and not isinstance(data, torch.utils.data.IterableDataset)
+
+
+def _epochs(trainer: Any) -> float:
+    """How often each row will be trained on."""
     data, args = trainer.train_dataset, trainer.args
-    if data is None or not has_length(data) or isinstance(data, torch.utils.data.IterableDataset):
-        return None
     if args.max_steps <= 0:
         return args.num_train_epochs
     rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -123,7 +130,7 @@ def _loaders(trainer: Any, train: Any, *, evaluation: bool) -> Iterator[Any]:
     if data is None or not evaluation:
         return
     for name in data if isinstance(data, dict) else [None]:
-        if has_length(data if name is None else data[name]):
+        if _has_length(data if name is None else data[name]):
             yield trainer.get_eval_dataloader(name)
 
 
