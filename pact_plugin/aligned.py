@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,36 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pact_plugin.documents import Document, Row, documents_of, full_context, prompt_free, row_batch
+from pact_plugin.documents import Document, Row, full_context, prompt_free, row_batch
 from pact_plugin.reference import Reference
-from pact_plugin.responses import ResponsePositions
+from pact_plugin.view import View
 
 _CUT = {"input_ids", "attention_mask", "position_ids", "use_cache", "past_key_values", "inputs_embeds"} | {
     f"{name}_{side}" for name in ("cu_seq_lens", "max_length") for side in "qk"
 }
 """Arguments of a decoder that say nothing but token ids and boundaries."""
-
-
-@dataclass(frozen=True)
-class View:
-    """One forward pass of the model in training."""
-
-    hidden: Float[Tensor, "B T d"]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    """What the decoder was called with; the reference is called with the same."""
-    positions: ResponsePositions
-    labels: Int[Tensor, "B T"]
-    host: Mapping[str, Tensor]
-    """Ids, labels and boundaries on the host."""
-    host_positions: ResponsePositions
-    autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """As it was inside of the decoder."""
-
-    @cached_property
-    def documents(self) -> list[Document]:
-        """Those with response positions, in the order of the batch."""
-        return documents_of(self.host, self.host_positions)
 
 
 @dataclass(frozen=True)

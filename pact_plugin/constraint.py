@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,39 +13,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin import objectives
-from pact_plugin.aligned import Aligned, Passes, View
+from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.config import PactConfig
-from pact_plugin.documents import HostBatch
-from pact_plugin.errors import (
-    ConfigError,
-    HiddenStatesNotSeenError,
-    ModelStructureError,
-    NoResponseError,
-    ShapeError,
-)
+from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
 from pact_plugin.head import check_head, language_head
 from pact_plugin.hooks.manager import load_reference, load_safety_tokens
 from pact_plugin.meter import Meter, Reduce, Sums
-from pact_plugin.modes import ambient_autocast, evaluation_mode
+from pact_plugin.modes import evaluation_mode
 from pact_plugin.promptfree import assistant_header, gate_end
 from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
-from pact_plugin.responses import nothing_masked, positions_of
+from pact_plugin.responses import nothing_masked
 from pact_plugin.stored import StoredReference
+from pact_plugin.view import Watch
 
 TOKENS_FILE = "pact_safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt."""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The decoder's call in a forward pass."""
-
-    hidden: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    autocast: AbstractContextManager[Any]
 
 
 class PactConstraint:
@@ -112,8 +95,7 @@ class PactConstraint:
         if self.reference.kind == "stored":
             self.stored = StoredReference(self.config, self._set, self._passes, model, tokenizer)
         self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
-        self._seen: _Seen | None = None
-        self._host: HostBatch | None = None
+        self._watch = Watch(self.head.decoder, self.config.first_n)
         self._finite = FiniteCheck()
         self._first = True
         self.receipt = Receipt(
@@ -175,27 +157,14 @@ class PactConstraint:
             progress=progress,
         )
 
-    @contextmanager
-    def watch(self, batch: Mapping[str, Any] | None = None) -> Iterator[None]:
+    def watch(self, batch: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
         """Keep the final hidden states of the first forward pass inside, for the next `loss`.
 
         Args:
             batch: The one that `loss` will be given. With it the host finds its response positions and what is
                 stored of them while an accelerator runs the forward pass, instead of after it.
         """
-        self._seen = None
-        self._host = None if batch is None else HostBatch(batch)
-
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._seen is None:
-                hidden = output.last_hidden_state
-                self._seen = _Seen(hidden, args, kwargs, ambient_autocast(hidden.device))
-
-        handle = self.head.decoder.register_forward_hook(keep, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return self._watch.forward(batch)
 
     def loss(
         self,
@@ -280,47 +249,11 @@ class PactConstraint:
         self.tokens.save(Path(directory) / TOKENS_FILE)
 
     def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated | None:
-        if self._seen is None:
-            raise HiddenStatesNotSeenError(
-                "the decoder's final hidden states were not seen in this step",
-                key="watch",
-                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
-            )
-        seen, self._seen = self._seen, None
-        hidden, kwargs = seen.hidden, seen.kwargs
-        if train and torch.is_grad_enabled() and not hidden.requires_grad:
-            raise HiddenStatesNotSeenError(
-                "the hidden states carry no gradient, so the constraint would have no effect",
-                key="model",
-                remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
-            )
-        if kwargs.get("inputs_embeds") is not None:
-            raise ModelStructureError(
-                "the decoder was called with embeddings, which the reference cannot be given",
-                key="inputs_embeds",
-                remedy="Pass `input_ids`.",
-            )
-        host = self._on_host(batch, seen)
-        positions = positions_of(host, self.config.first_n)
-        if hidden.shape[:2] != batch["labels"].shape:
-            raise ShapeError(
-                f"the hidden states have shape {tuple(hidden.shape[:2])}",
-                key="labels",
-                value=tuple(batch["labels"].shape),
-                remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
-            )
-        device = hidden.device
-        view = View(
-            hidden,
-            seen.args,
-            kwargs,
-            positions.to(device),
-            batch["labels"].to(device, non_blocking=True),
-            host,
-            positions,
-            seen.autocast,
-        )
-        aligned = self._aligned(view, train=train)
+        view = self._watch.view(batch, train=train)
+        if self.stored is None:
+            aligned: Aligned | None = self._passes.of_view(view)
+        else:
+            aligned = self.stored.aligned(view, train=train, begun=self._begun)
         if aligned is None:
             return None
         if self.config.objective == "published":
@@ -336,24 +269,6 @@ class PactConstraint:
         return objectives.confidence(
             self.head, aligned, view, self._ids, self.config.chunk_size, ease=self.config.eases
         )
-
-    def _aligned(self, view: View, *, train: bool) -> Aligned | None:
-        if self.stored is None:
-            return self._passes.of_view(view)
-        return self.stored.aligned(view, train=train, begun=self._begun)
-
-    def _on_host(self, batch: Mapping[str, Any], seen: _Seen) -> Mapping[str, Tensor]:
-        """Ids, labels and boundaries of a batch; those that `watch` was given, if it is the same batch."""
-        copied, self._host = self._host, None
-        if copied is None or copied.labels is not batch.get("labels"):
-            copied = HostBatch(batch)
-        host = dict(copied.tensors())
-        if "shift_labels" in batch:
-            host["shift_labels"] = batch["shift_labels"]
-        if "input_ids" not in host:
-            ids = seen.args[0] if seen.args else seen.kwargs["input_ids"]
-            host |= HostBatch({"input_ids": ids}).tensors()
-        return host
 
     def _check_first(self, batch: Mapping[str, Any], count: Tensor | int, empty_ok: bool) -> None:
         if self._first and nothing_masked(batch):

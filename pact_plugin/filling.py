@@ -18,9 +18,10 @@ from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.documents import Document, HostBatch, documents_of, require_text
 from pact_plugin.errors import HiddenStatesNotSeenError, NonFiniteError, StoreError
 from pact_plugin.head import LanguageHead, unwrap
-from pact_plugin.ranks import of_every_rank, of_first_rank, rank
+from pact_plugin.ranks import of_every_rank, of_first_rank, rank, several
 from pact_plugin.responses import positions_of
-from pact_plugin.store import Store, Writer
+from pact_plugin.store import Store
+from pact_plugin.store_file import Writer
 
 logger = logging.getLogger("pact_plugin")
 
@@ -77,7 +78,7 @@ def fill(
     total = _count(batches)
     estimate = _Estimate(store, total)
     window: list[Document] = []
-    with Writer(store, rank()) as writer:
+    with Writer(store.folder, store.header, rank()) as writer:
 
         def run(rounds: int = 0) -> None:
             groups = by_length(window, tokens_per_pass)
@@ -96,6 +97,7 @@ def fill(
                 run()
                 estimate.show(number)
         run(max(of_every_rank(len(by_length(window, tokens_per_pass)))) if sharded else 0)
+    reshard(model)
     of_every_rank(None)
     store.refresh()
     if len(set(of_every_rank(store.documents))) > 1:
@@ -131,6 +133,17 @@ def is_sharded(model: nn.Module) -> bool:
     return "FullyShardedDataParallel" in names or any(
         hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id") for parameter in model.parameters()
     )
+
+
+def reshard(model: nn.Module) -> None:
+    """Put sharded parameters back where a pass without gradients has left whole ones, as FSDP2 does at its root."""
+    if not several():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def caller(model: nn.Module, head: LanguageHead) -> Caller:

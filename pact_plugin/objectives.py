@@ -9,9 +9,10 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pact_plugin.aligned import Aligned, View
+from pact_plugin.aligned import Aligned
 from pact_plugin.head import LanguageHead
 from pact_plugin.losses import confidence_divergence, eased_share, published_divergence
+from pact_plugin.view import View
 
 
 @dataclass(frozen=True)

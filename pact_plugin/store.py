@@ -7,16 +7,9 @@ as it was committed, and is never written again once it is closed; every rank re
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import tempfile
-import uuid
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -26,63 +19,8 @@ from filelock import FileLock, Timeout
 from pact_plugin.aligned import Aligned
 from pact_plugin.documents import Document, to_device
 from pact_plugin.errors import StoreError
-
-HEADER_FILE = "header.json"
-_HALF = np.dtype("<f2")
-_MAP_SIZE = 2**28
-_REMEDY = "Delete the folder, or name another with `store`."
-_WHAT = {
-    "model": "predictions of another model, or of this one after training",
-    "tokenizer": "another tokenizer's documents",
-    "tokens": "predictions of other safety tokens",
-    "objective": "another objective's predictions",
-    "settings": "predictions for other `published` settings",
-    "first_n": "predictions for another `first_n`",
-}
-_open: WeakValueDictionary[str, lmdb.Environment] = WeakValueDictionary()
-"""LMDB refuses to open a file twice in one process."""
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a store belongs to (clause C7.5).
-
-    Args:
-        model: Fingerprint of the aligned model.
-        tokenizer: Fingerprint of its tokenizer.
-        tokens: Digest of the safety tokens stored.
-        count: K, their number.
-        objective: `confidence` or `published`.
-        settings: Those of the objective that the stored values depend on.
-        first_n: Tokens of each response that are stored; None for all.
-    """
-
-    model: str
-    tokenizer: str
-    tokens: str
-    count: int
-    objective: str
-    settings: dict[str, Any]
-    first_n: int | None
-    dtype: str = "float16"
-    format: str = "pact-store"
-    version: int = 1
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that name it."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
-    def width(self) -> int:
-        """Values per position: K log-probabilities and log r, or K logits."""
-        return self.count + (self.objective == "confidence")
-
-    @property
-    def end(self) -> int:
-        """The first t without prompt-free logits."""
-        return int(self.settings.get("gate_end", 0))
+from pact_plugin.store_file import HALF, finish, opened
+from pact_plugin.store_header import Header
 
 
 class Store:
@@ -107,10 +45,8 @@ class Store:
         Raises:
             StoreError: It belongs to something else, or cannot be read.
         """
-        file = self.folder / HEADER_FILE
-        if file.is_file():
-            self._check_header(file)
-        self._shards = [_opened(path) for path in sorted(self.folder.glob("*.lmdb"))]
+        self.header.check(self.folder)
+        self._shards = [opened(path) for path in sorted(self.folder.glob("*.lmdb"))]
 
     def create(self) -> None:
         """Write the header, and take over what an interrupted run has committed; by one rank only.
@@ -130,12 +66,8 @@ class Store:
                     value=str(self.folder),
                     remedy="Wait until it has, or name another folder with `store`.",
                 ) from error
-            _finish(part, lock)
-        if not (self.folder / HEADER_FILE).is_file():
-            handle, temporary = tempfile.mkstemp(dir=self.folder, prefix=HEADER_FILE)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(asdict(self.header), file, indent=2, sort_keys=True)
-            os.replace(temporary, self.folder / HEADER_FILE)
+            finish(part, lock)
+        self.header.write(self.folder)
 
     def __contains__(self, key: bytes) -> bool:
         return any(_has(shard, key) for shard in self._shards)
@@ -150,8 +82,8 @@ class Store:
         """
         counts = [len(document.columns) for document in documents]
         inside = [document.index < self.header.end for document in documents]
-        rows = np.empty((sum(counts), self.header.width), _HALF)
-        post = np.empty((sum(int(part.sum()) for part in inside), self.header.count), _HALF)
+        rows = np.empty((sum(counts), self.header.width), HALF)
+        post = np.empty((sum(int(part.sum()) for part in inside), self.header.count), HALF)
         missing, at, at_post = [], 0, 0
         with contextlib.ExitStack() as stack:
             readers = [stack.enter_context(shard.begin(buffers=True)) for shard in self._shards]
@@ -160,7 +92,7 @@ class Store:
                 if value is None:
                     missing.append(number)
                     continue
-                found = np.frombuffer(value, _HALF)
+                found = np.frombuffer(value, HALF)
                 behind, size = int(part.sum()), count * self.header.width
                 if len(found) != size + behind * self.header.count:
                     raise self._damaged(f"a document of {count} positions has {len(found)} numbers")
@@ -189,107 +121,10 @@ class Store:
         """On disk."""
         return sum(path.stat().st_size for path in self.folder.glob("*.lmdb"))
 
-    def _check_header(self, file: Path) -> None:
-        try:
-            theirs = json.loads(file.read_text(encoding="utf-8"))
-            assert isinstance(theirs, dict)
-        except (OSError, ValueError, AssertionError) as error:
-            raise self._damaged(f"{HEADER_FILE} cannot be read") from error
-        ours = asdict(self.header)
-        if theirs == ours:
-            return
-        what = [text for name, text in _WHAT.items() if theirs.get(name) != ours[name]]
-        raise StoreError(
-            f"it holds {' and '.join(what) or 'another version of the format'}",
-            key="store",
-            value=str(self.folder),
-            remedy=_REMEDY,
-        )
-
     def _damaged(self, how: str) -> StoreError:
         return StoreError(
             f"it is damaged ({how})", key="store", value=str(self.folder), remedy="Delete the folder."
         )
-
-
-class Writer:
-    """One rank's file of a store; to be used in a `with` statement.
-
-    Args:
-        store: The store, created.
-        rank: Of this process.
-    """
-
-    def __init__(self, store: Store, rank: int) -> None:
-        self._part = store.folder / f"{rank:05d}-{uuid.uuid4().hex[:8]}.part"
-        self._header = store.header
-        self._lock: FileLock | None = None
-        self._env: lmdb.Environment | None = None
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._env is not None and self._lock is not None:
-            self._env.close()
-            _finish(self._part, self._lock)
-
-    def put(self, documents: Iterable[tuple[Document, Aligned]]) -> None:
-        """Store documents, all or none of them."""
-        if self._env is None:
-            self._lock = FileLock(f"{self._part}.lock")
-            self._lock.acquire(timeout=0)
-            self._env = lmdb.open(str(self._part), subdir=False, lock=False, map_size=_MAP_SIZE)
-        items = [(document.key, encoded(document, aligned, self._header)) for document, aligned in documents]
-        while True:
-            try:
-                with self._env.begin(write=True) as transaction:
-                    for key, value in items:
-                        transaction.put(key, value)
-                return
-            except lmdb.MapFullError:
-                self._env.set_mapsize(2 * self._env.info()["map_size"])
-
-
-def encoded(document: Document, aligned: Aligned, header: Header) -> bytes:
-    """A document's numbers, given on the host, as little-endian float16 (clause C7.6).
-
-    Logits are moved so that the largest of each position is 0, where float16 is finest; no divergence sees it.
-    """
-    values = aligned.values
-    if aligned.log_rest is not None:
-        rows, post = torch.cat([values, aligned.log_rest[:, None]], dim=1), values[:0]
-    else:
-        assert aligned.post is not None
-        opened = torch.from_numpy(document.index < header.end)
-        rows, post = (x - x.amax(1, keepdim=True) for x in (values, aligned.post[opened]))
-    return b"".join(x.half().numpy().astype(_HALF).tobytes() for x in (rows, post))
-
-
-def _finish(part: Path, lock: FileLock) -> None:
-    """Give a file its last name, or remove it if nothing was committed."""
-    try:
-        lmdb.open(str(part), subdir=False, lock=False, readonly=True).close()
-        os.replace(part, part.with_suffix(".lmdb"))
-    except lmdb.Error:
-        part.unlink(missing_ok=True)
-    lock.release()
-    Path(lock.lock_file).unlink(missing_ok=True)
-
-
-def _opened(path: Path) -> lmdb.Environment:
-    """A finished file, which nobody writes any more: no lock is needed, also on a read-only file system."""
-    name = str(path.resolve())
-    env = _open.get(name)
-    if env is None:
-        try:
-            env = lmdb.open(name, subdir=False, lock=False, readonly=True, readahead=False)
-        except lmdb.Error as error:
-            raise StoreError(
-                f"a file of it is damaged ({error})", key="store", value=name, remedy="Delete that file."
-            ) from error
-        _open[name] = env
-    return env
 
 
 def _has(shard: lmdb.Environment, key: bytes) -> bool:

@@ -8,15 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from pact_plugin.aligned import Aligned, Passes, View
+from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document
 from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
 from pact_plugin.filling import fill, is_sharded, unseen
 from pact_plugin.fingerprint import model_fingerprint
 from pact_plugin.ranks import of_first_rank
-from pact_plugin.store import Header, Store
+from pact_plugin.store import Store
+from pact_plugin.store_header import Header
 from pact_plugin.tokens import SafetyTokens
+from pact_plugin.view import View
 
 logger = logging.getLogger("pact_plugin")
 

@@ -190,7 +190,7 @@ def test_a_batch_that_is_more_than_its_token_ids_is_read_whole(monkeypatch):
     constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, first_n=2))
     with constraint.watch():
         model(**batch)
-    constraint._seen.kwargs["pixel_values"] = torch.ones(1)
+    constraint._watch._seen.kwargs["pixel_values"] = torch.ones(1)
     read = []
     monkeypatch.setattr(
         Reference, "hidden", lambda self, args, kwargs, autocast: read.append(kwargs) or hidden

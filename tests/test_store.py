@@ -27,7 +27,9 @@ from pact_plugin.errors import NonFiniteError, StoreError
 from pact_plugin.fingerprint import model_fingerprint
 from pact_plugin.promptfree import gate_end
 from pact_plugin.responses import positions_of
-from pact_plugin.store import Header, Store, Writer
+from pact_plugin.store import Store
+from pact_plugin.store_file import Writer
+from pact_plugin.store_header import Header
 
 CPU = torch.device("cpu")
 
@@ -48,7 +50,7 @@ def stored(folder: Path, kind: Header, content: Aligned, positions: int) -> Alig
     """What comes back of one document's predictions."""
     store = Store(folder, kind)
     store.create()
-    with Writer(store, 0) as writer:
+    with Writer(store.folder, store.header, 0) as writer:
         writer.put([(document(positions), content)])
     store.refresh()
     found = store.fetch([document(positions)], CPU)
@@ -161,7 +163,7 @@ def test_documents_come_back_in_any_order_and_number(tmp_path_factory, lengths, 
     store.create()
     contents = {}
     for rank in (0, 1):  # two files
-        with Writer(store, rank) as writer:
+        with Writer(store.folder, store.header, rank) as writer:
             for number in range(rank, len(lengths), 2):
                 positions = lengths[number]
                 values = torch.full((positions, 2), -float(number)) - torch.arange(positions)[:, None] / 64
@@ -178,11 +180,11 @@ def test_documents_come_back_in_any_order_and_number(tmp_path_factory, lengths, 
 
 
 def test_a_file_grows_beyond_its_first_size(tmp_path, monkeypatch):
-    monkeypatch.setattr("pact_plugin.store._MAP_SIZE", 2**16)
+    monkeypatch.setattr("pact_plugin.store_file._MAP_SIZE", 2**16)
     store = Store(tmp_path, header(count=50))
     store.create()
     values = torch.zeros(1000, 50)
-    with Writer(store, 0) as writer:
+    with Writer(store.folder, store.header, 0) as writer:
         for number in range(20):
             writer.put([(document(1000, number), Aligned(values, log_rest=values[:, 0]))])
     store.refresh()
@@ -271,7 +273,7 @@ def test_damaged_files(tmp_path):
         store.refresh()
     (tmp_path / "x.lmdb").unlink()
     values = torch.zeros(3, 4)
-    with Writer(store, 0) as writer:
+    with Writer(store.folder, store.header, 0) as writer:
         writer.put([(document(3), Aligned(values, log_rest=values[:, 0]))])
     store.refresh()
     with pytest.raises(StoreError, match="a document of 2 positions has 15 numbers"):
