@@ -1,0 +1,1 @@
+"""What the constraint costs: `python -m benchmarks --help`."""
