@@ -9,10 +9,8 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
-from benchmarks import charts, machine, result
-from benchmarks.overhead import measure
+from benchmarks import commands
 from benchmarks.settings import Settings, default_modes
 from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
@@ -76,37 +74,61 @@ def overhead(
         threads=threads or torch.get_num_threads(),
         gradient_checkpointing=gradient_checkpointing,
     )
-    run_overhead(
+    commands.run_overhead(
         [replace(settings, response_share=share) for share in response_share or [0.5]], output, memory=memory
     )
 
 
-def run_overhead(measured: list[Settings], output: Path, *, memory: bool) -> list[result.Run]:
-    """Measure settings that differ in the share of the response; write JSON, a picture and a Markdown table."""
-    console = Console(highlight=False)
-    first = measured[0]
-    about = machine.describe(first.threads, first.device)
-    if about["busy"]:
-        console.print(
-            f"warning: other processes are computing (load average {about['load_at_start']}); times will vary",
-            style="yellow",
-        )
-    output.mkdir(parents=True, exist_ok=True)
-    runs = []
-    with console.status("") as status:
-        for settings in measured:
-            said = f"{settings.shape}, {settings.response_share:.0%} response: "
-            kinds = measure(
-                settings, output / "scratch", lambda what, said=said: status.update(said + what), memory=memory
+@app.command()
+def growth(
+    mode: Annotated[list[str] | None, typer.Option(help="As for overhead; by default stored.")] = None,
+    cycles: Annotated[int, typer.Option(help="Measured steps of each kind.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
+    output: Output = OUTPUT,
+) -> None:
+    """Time and memory against K, the vocabulary, the length of the response and the ranks."""
+    modes = tuple(mode or ["stored"])
+    settings = Settings(
+        shape="growth", modes=modes, cycles=cycles, warmup=1, threads=threads or torch.get_num_threads()
+    )
+    commands.run_growth(settings, output)
+
+
+@app.command("count")
+def count_operations(
+    shape: Annotated[list[str] | None, typer.Option(help="Repeatable; by default 1b and 8b.")] = None,
+    response_share: Annotated[float, typer.Option(help="Share of a row that is response.")] = 0.5,
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
+    output: Output = OUTPUT,
+) -> None:
+    """Operations and bytes of a step, without a GPU."""
+    commands.run_counts(
+        [
+            Settings(
+                shape=name,
+                train=train,
+                loss=loss,
+                modes=(*default_modes(train), "stored@64"),
+                response_share=response_share,
+                dtype=dtype,
             )
-            runs.append((settings, kinds))
-    name = f"overhead-{first.shape}-{first.train}-{first.loss}" + (f"-{first.ranks}" if first.ranks > 1 else "")
-    result.write(output / f"{name}.json", about, runs)
-    charts.picture(runs, about, output / f"{name}.png")
-    (output / f"{name}.md").write_text(charts.markdown(charts.HEADINGS, charts.rows(runs)) + "\n")
-    console.print(charts.table(runs))
-    console.print(f"{output}/{name}.json, .png, .md")
-    return runs
+            for name in shape or ["1b", "8b"]
+            for train in ("lora", "full")
+            for loss in ("chunked", "full")
+        ],
+        output,
+    )
+
+
+@app.command("profile")
+def profile_operators(
+    shape: Annotated[str, typer.Option(help="Of the model.")] = "135m",
+    mode: Annotated[str, typer.Option(help="As for overhead.")] = "stored",
+    threads: Annotated[int | None, typer.Option(help="By default torch's.")] = None,
+    output: Output = OUTPUT,
+) -> None:
+    """The constraint's operators in one step on the CPU."""
+    commands.run_profile(Settings(shape=shape, threads=threads or torch.get_num_threads()), mode, output)
 
 
 def main() -> None:

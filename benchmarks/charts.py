@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from rich.table import Table
 
 from benchmarks.overhead import EPOCHS, Kind
 from benchmarks.result import Run
@@ -14,16 +13,17 @@ from benchmarks.settings import PLAIN, Settings
 
 HEADINGS = (
     "response",
-    "reference",
-    "step, s",
+    "step",
+    "seconds",
     "time ratio (quartiles)",
     "tokens/s",
-    "peak memory, MiB",
+    "peak MiB",
     "memory ratio",
-    "filling, of an epoch",
+    "filling",
     f"{EPOCHS} epochs",
 )
-TIME, MEMORY, FRAME = "#2a7f62", "#9aa5b1", "#c8553d"
+"""`filling`: of the store, as a share of a plain epoch's time. `3 epochs`: ratio of the whole run, filling included."""
+TIME, MEMORY, FRAME = "#2a7f62", "#7b8794", "#c8553d"
 
 
 def title(settings: Settings) -> str:
@@ -62,16 +62,6 @@ def rows(runs: list[Run]) -> list[tuple[str, ...]]:
     return [row(settings, name, kind) for settings, kinds in runs for name, kind in kinds.items()]
 
 
-def table(runs: list[Run]) -> Table:
-    """For the terminal."""
-    view = Table(title=title(runs[0][0]), title_justify="left", header_style="bold")
-    for number, heading in enumerate(HEADINGS):
-        view.add_column(heading, justify="left" if number == 1 else "right")
-    for cells in rows(runs):
-        view.add_row(*cells)
-    return view
-
-
 def markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
     """A table for a README."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ("---",) * len(headings), *lines))
@@ -90,11 +80,15 @@ def picture(runs: list[Run], machine: dict[str, Any], path: Path) -> None:
         spread = [[t.median - t.low for t in times], [t.high - t.median for t in times]]
         medians = [t.median for t in times]
         memory = [kind.memory_ratio or 0.0 for kind in shown.values()]
-        for offset, heights, label, colour in ((-0.2, medians, "time", TIME), (0.2, memory, "memory", MEMORY)):
+        for offset, heights, label, colour in (
+            (-0.2, medians, "time", TIME),
+            (0.2, memory, "memory", MEMORY),
+        ):
             if not any(heights):
                 continue
             bars = axes.bar([p + offset for p in places], heights, 0.36, label=label, color=colour)
-            axes.bar_label(bars, [f"{h:.2f}" if h else "" for h in heights], padding=4, fontsize=9)
+            labels = [f"{h:.2f}" if h else "" for h in heights]
+            axes.bar_label(bars, labels, label_type="center", fontsize=10, color="white", fontweight="bold")
         axes.errorbar([p - 0.2 for p in places], medians, spread, fmt="none", ecolor="#333333", capsize=3)
         axes.axhline(1, color=FRAME, linewidth=1.2, linestyle="--", label="plain")
         axes.set_xticks(places, labels=list(shown), fontsize=9)
@@ -102,7 +96,7 @@ def picture(runs: list[Run], machine: dict[str, Any], path: Path) -> None:
         axes.set_ylabel("ratio to plain")
         axes.set_title(f"{settings.response_share:.0%} of the tokens are response", loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{title(runs[0][0])}\n{_machine(machine)}", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(f"{title(runs[0][0])}\n{machine_line(machine)}", fontsize=10, x=0.01, ha="left")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
 
@@ -112,7 +106,8 @@ def _ratios(kinds: dict[str, Kind]) -> list[float]:
     return sorted([*found, *[k.memory_ratio for k in kinds.values() if k.memory_ratio], 1.0])
 
 
-def _machine(machine: dict[str, Any]) -> str:
+def machine_line(machine: dict[str, Any]) -> str:
+    """Processor or accelerator, and whether others were computing."""
     busy = f", BUSY (load {machine['load_at_start']})" if machine["busy"] else ""
     where = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
     return f"{where}, torch {machine['versions']['torch']}{busy}"

@@ -24,9 +24,7 @@ def describe(threads: int, device: str) -> dict[str, Any]:
         "accelerator": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {
-            name: version(name) for name in ("pact-plugin", "torch", "transformers", "trl", "peft")
-        },
+        "versions": {name: version(name) for name in ("pact-plugin", "torch", "transformers", "trl", "peft")},
         "load_at_start": round(load, 2),
         "busy": load > BUSY,
     }

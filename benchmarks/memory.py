@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 EXACT = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Environment in which glibc returns a freed tensor to the system at once, so that the resident set is what is in use."""
+"""Environment in which glibc returns freed tensors to the system at once: the resident set is then what is in use."""
 
 
 class Peak:

@@ -104,7 +104,9 @@ def _run(what: str, settings: Settings, name: str, folder: Path) -> dict[str, An
     launcher = [sys.executable]
     if settings.ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={settings.ranks}"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(settings.threads)} | (EXACT if what == "memory" else {})
+    environment = (
+        os.environ | {"OMP_NUM_THREADS": str(settings.threads)} | (EXACT if what == "memory" else {})
+    )
     command = [*launcher, "-m", "benchmarks.worker", what, settings.to_json(), name, str(folder), str(result)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
@@ -124,7 +126,10 @@ def _kind(name: str, settings: Settings, found: dict[str, Any], peaks: dict[str,
     if fill is not None:
         epoch = float(np.median(plain)) * settings.fill_batches
         responses = (
-            settings.fill_batches * shape.batch * ranks * response_length(shape.length, settings.response_share)
+            settings.fill_batches
+            * shape.batch
+            * ranks
+            * response_length(shape.length, settings.response_share)
         )
         extra = {
             "fill_seconds": fill,

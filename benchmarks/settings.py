@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.shapes import SHAPES, Shape
 from pact_plugin import PactConfig, SafetyTokens
@@ -18,10 +18,10 @@ REFERENCES = ("stored", "adapter_off", "frozen_copy", "frozen_model")
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to constrain, written as `[published/]REFERENCE[@FIRST_N]`: `stored`, `stored@64`, `published/adapter_off`."""
+    """One way to constrain, written `[published/]REFERENCE[@FIRST_N]`: `stored@64`, `published/adapter_off`."""
 
     reference: str
-    objective: str = "confidence"
+    objective: Literal["confidence", "published"] = "confidence"
     first_n: int | None = None
 
     @classmethod
@@ -41,12 +41,14 @@ class Mode:
                 value=text,
                 remedy=f"[published/]REFERENCE[@FIRST_N] with one of {', '.join(REFERENCES)}.",
             )
-        return cls(reference, objective or "confidence", int(first_n) if at else None)
+        return cls(reference, "published" if objective else "confidence", int(first_n) if at else None)
 
     def config(self, tokens: SafetyTokens, folder: Path) -> PactConfig:
         """For the constraint; a stored reference goes below the folder."""
         own = "auto" if self.reference == "frozen_model" else self.reference  # the model is handed over
-        published = {"published": {"assistant_header": "w2 w3 w4"}} if self.objective == "published" else {}
+        published: dict[str, Any] = {}
+        if self.objective == "published":
+            published = {"published": {"assistant_header": "w2 w3 w4"}}
         return PactConfig(
             **published,
             objective=self.objective,
@@ -109,9 +111,8 @@ class Settings:
     def sizes(self) -> Shape:
         """The shape, with what replaces it."""
         given = {"batch": self.batch, "length": self.length, "vocab_size": self.vocab_size}
-        return replace(
-            SHAPES[self.shape], **{name: value for name, value in given.items() if value is not None}
-        )
+        replaced: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return replace(SHAPES[self.shape], **replaced)
 
     def to_json(self) -> str:
         """For a process that measures."""

@@ -69,7 +69,10 @@ def build_trainer(settings: Settings, steps: int, folder: Path) -> Any:
         "seed": settings.seed,
     }
     if settings.gradient_checkpointing:
-        arguments |= {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+        arguments |= {
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        }
     rows = shape.batch * settings.ranks * settings.fill_batches
     data = random_rows(rows, shape.length, settings.response_share, shape.vocab_size, settings.seed)
     shared = {"model": model, "train_dataset": data, "processing_class": tokenizer}

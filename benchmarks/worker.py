@@ -1,4 +1,4 @@
-"""One process that measures, so that each starts from the same memory: `python -m benchmarks.worker time|memory ...`."""
+"""One process that measures, so that each starts from the same memory."""
 
 from __future__ import annotations
 
@@ -104,10 +104,8 @@ def main() -> None:
     disable_progress_bars()
     found: dict[str, Any]
     try:
-        if what == "time":
-            found = time_steps(settings, Path(folder))
-        else:
-            found = peak_bytes(settings, name, Path(folder))
+        timed = what == "time"
+        found = time_steps(settings, Path(folder)) if timed else peak_bytes(settings, name, Path(folder))
     except torch.cuda.OutOfMemoryError as error:
         found = {"out_of_memory": str(error).splitlines()[0]}
     if int(os.environ.get("RANK", "0")) == 0:

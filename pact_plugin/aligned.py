@@ -17,7 +17,8 @@ from pact_plugin.reference import Reference
 from pact_plugin.view import View
 
 _CUT = {"input_ids", "attention_mask", "position_ids", "use_cache", "past_key_values", "inputs_embeds"} | {
-    f"{name}_{side}" for name in ("cu_seq_lens", "max_length") for side in "qk"
+    *(f"{name}_{side}" for name in ("cu_seq_lens", "max_length") for side in "qk"),
+    "num_items_in_batch",  # the plain Trainer's, for the loss
 }
 """Arguments of a decoder that say nothing but token ids and boundaries."""
 

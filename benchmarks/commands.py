@@ -1,0 +1,136 @@
+"""Measure, write JSON, a picture and a Markdown table, and print the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import charts, growth, machine, result
+from benchmarks.counts import count
+from benchmarks.overhead import Report, measure
+from benchmarks.profiling import profile_step
+from benchmarks.settings import PLAIN, Settings
+
+console = Console(highlight=False)
+
+
+def run_overhead(
+    measured: list[Settings], output: Path, *, memory: bool = True, name: str | None = None
+) -> list[result.Run]:
+    """Settings that differ in the share of the response."""
+    first = measured[0]
+    about = _machine(first)
+    name = name or f"overhead-{first.shape}-{first.train}-{first.loss}"
+    runs: list[result.Run] = []
+    with _status(f"{first.shape} {first.train} {first.loss}") as report:
+        for settings in measured:
+            runs.append((settings, measure(settings, output / "scratch", report, memory=memory)))
+    output.mkdir(parents=True, exist_ok=True)
+    result.write(output / f"{name}.json", about, runs)
+    charts.picture(runs, about, output / f"{name}.png")
+    _table(charts.title(first), charts.HEADINGS, charts.rows(runs), output / f"{name}.md")
+    console.print(f"{output}/{name}.json, .png, .md")
+    return runs
+
+
+def run_growth(base: Settings, output: Path) -> None:
+    """Every axis."""
+    about = _machine(base)
+    with _status("growth") as report:
+        found = growth.measure_growth(base, output / "scratch", report)
+    output.mkdir(parents=True, exist_ok=True)
+    growth.write(output / "growth.json", about, base, found)
+    growth.picture(base, about, found, output / "growth.png")
+    _table(charts.title(base), growth.HEADINGS, growth.rows(found), output / "growth.md")
+
+
+COUNT_HEADINGS = ("shape", "training", "loss", "step", "TFLOP", "FLOP ratio", "held, MiB", "passing, MiB")
+
+
+def run_counts(measured: list[Settings], output: Path) -> None:
+    """Operations and bytes, without running anything."""
+    lines: list[tuple[str, ...]] = []
+    content = []
+    for settings in measured:
+        for name, counted in count(settings).items():
+            lines.append(
+                (
+                    settings.shape,
+                    settings.train,
+                    settings.loss,
+                    name,
+                    f"{counted.flops / 1e12:.2f}",
+                    "1" if name == PLAIN else f"{counted.ratio:.3f}",
+                    f"{counted.held_bytes / 2**20:.0f}",
+                    f"{counted.passing_bytes / 2**20:.0f}",
+                )
+            )
+            content.append(
+                asdict(settings)
+                | asdict(settings.sizes)
+                | {"kind": name, "ratio": counted.ratio}
+                | asdict(counted)
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "counts.json").write_text(json.dumps(content, indent=2) + "\n")
+    _table("Counted, not measured", COUNT_HEADINGS, lines, output / "counts.md")
+
+
+def run_profile(settings: Settings, mode: str, output: Path, top: int = 12) -> None:
+    """The constraint's operators in one step."""
+    about = _machine(settings)
+    os.environ["OMP_NUM_THREADS"] = str(settings.threads)
+    torch.set_num_threads(settings.threads)
+    with _status("profile"), tempfile.TemporaryDirectory() as folder:
+        found = profile_step(replace(settings, modes=(mode,)), mode, Path(folder))
+    lines: list[tuple[str, ...]] = [("whole step", f"{found.step * 1e3:.1f}", "100%", "")]
+    for name, spent in (("constraint, forward", found.forward), ("constraint, backward", found.backward)):
+        lines.append((name, f"{spent * 1e3:.1f}", f"{spent / found.step:.1%}", ""))
+    lines += [
+        (name, f"{spent * 1e3:.1f}", f"{spent / found.step:.1%}", str(calls))
+        for name, spent, calls in found.operators[:top]
+    ]
+    output.mkdir(parents=True, exist_ok=True)
+    name = f"profile-{settings.shape}"
+    (output / f"{name}.json").write_text(
+        json.dumps({"machine": about, "settings": asdict(settings), "mode": mode} | asdict(found), indent=2)
+        + "\n"
+    )
+    title = f"{charts.title(settings)}, {mode}"
+    _table(title, ("operator of the constraint", "ms", "of the step", "calls"), lines, output / f"{name}.md")
+
+
+def _machine(settings: Settings) -> dict[str, Any]:
+    about = machine.describe(settings.threads, settings.device)
+    if about["busy"]:
+        load = about["load_at_start"]
+        console.print(
+            f"warning: other processes are computing (load average {load}); times will vary", style="yellow"
+        )
+    return about
+
+
+@contextmanager
+def _status(what: str) -> Iterator[Report]:
+    with console.status(what) as status:
+        yield lambda now: status.update(f"{what}: {now}")
+
+
+def _table(title: str, headings: tuple[str, ...], lines: list[tuple[str, ...]], path: Path) -> None:
+    view = Table(title=title, title_justify="left", header_style="bold")
+    for heading in headings:
+        view.add_column(heading, overflow="fold")
+    for cells in lines:
+        view.add_row(*cells)
+    console.print(view)
+    path.write_text(charts.markdown(headings, lines) + "\n", encoding="utf-8")
