@@ -5,7 +5,7 @@ VENV_AXOLOTL := .venv-axolotl
 BIN := $(VENV)/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo test lint wheel-test test-trl19 test-axolotl clean
+.PHONY: help demo benchmark test lint wheel-test test-trl19 test-axolotl clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -18,6 +18,9 @@ $(VENV)/installed: pyproject.toml
 
 demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare.
 	$(BIN)/pact-plugin demo $(DEMO_ARGS)
+
+benchmark: $(VENV)/installed  ## Time and memory of a constrained step beside a plain one, on a tiny model.
+	$(BIN)/python -m benchmarks overhead $(BENCHMARK_ARGS)
 
 test: $(VENV)/installed  ## Run every test.
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(TEST_ARGS)
@@ -50,4 +53,4 @@ test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolot
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/test_axolotl*.py $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) dist build demo-output
+	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) dist build demo-output benchmark-output

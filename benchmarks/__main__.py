@@ -94,6 +94,28 @@ def growth(
     commands.run_growth(settings, output)
 
 
+@app.command()
+def tables(
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
+    cycles: Annotated[int, typer.Option(help="Measured steps of each kind.")] = 5,
+    output: Output = OUTPUT,
+) -> None:
+    """Every table and picture of benchmarks/README.md that a CPU can make."""
+    few = ("stored", "adapter_off")
+    base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads or torch.get_num_threads())
+    every = (*default_modes("lora"), "stored@64")
+    half = replace(base, modes=every)
+    quarter, whole = (replace(base, modes=few, response_share=share) for share in (0.25, 1.0))
+    commands.run_overhead([quarter, half, whole], output)
+    commands.run_overhead([replace(base, modes=few, loss="full")], output)
+    for_full = replace(base, modes=("stored", "frozen_copy"), train="full")
+    commands.run_overhead([for_full], output)
+    commands.run_overhead([replace(base, shape="tiny", modes=every, cycles=2 * cycles)], output)
+    growth(None, cycles, threads, output)
+    profile_operators("135m", "stored", threads, output)
+    count_operations(None, 0.5, "bfloat16", output)
+
+
 @app.command("count")
 def count_operations(
     shape: Annotated[list[str] | None, typer.Option(help="Repeatable; by default 1b and 8b.")] = None,

@@ -36,7 +36,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(128, 384, 2, 4, 2, 4096, True, batch=4, length=64),
     "growth": Shape(256, 768, 2, 4, 2, 32_000, True, batch=4, length=256),
-    "135m": Shape(576, 1536, 30, 9, 3, 49_152, True, batch=4, length=256),  # SmolLM2
+    "135m": Shape(576, 1536, 30, 9, 3, 49_152, True, batch=2, length=256),  # SmolLM2
     "1b": Shape(2048, 8192, 16, 32, 8, 128_256, True, batch=8, length=512),  # Llama 3.2
     "8b": Shape(4096, 14336, 32, 32, 8, 128_256, False, batch=4, length=1024),  # Llama 3.1
 }

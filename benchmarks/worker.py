@@ -86,7 +86,7 @@ def time_steps(settings: Settings, folder: Path) -> dict[str, Any]:
 def peak_bytes(settings: Settings, name: str, folder: Path) -> dict[str, Any]:
     """Peak of steps of one kind alone, model, gradients and optimiser included, and that of filling its store."""
     peak = Peak(settings.device)
-    plan = [name] * 3
+    plan = [name] * 2  # the optimiser has its state from the second step on
     trainer = build_trainer(settings, len(plan), folder)
     switch = Switch(trainer, settings, folder / "stores")
     gauge = _Gauge(switch, plan, peak)

@@ -236,7 +236,9 @@ def test_a_step_with_a_stored_reference_reads_nothing_from_the_device(tmp_path, 
 
     What only a CUDA device does (pinned copies, events) is in test_cuda.py.
     """
-    monkeypatch.setattr("pact_plugin.view.ambient_autocast", lambda device: nullcontext())  # meta knows no autocast
+    monkeypatch.setattr(
+        "pact_plugin.view.ambient_autocast", lambda device: nullcontext()
+    )  # meta knows no autocast
     ids = torch.randint(0, len(TOKENIZER), (2, 12), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "labels": ids.masked_fill(torch.arange(12) < 6, -100)}
     config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path, first_n=first_n)
