@@ -21,6 +21,14 @@ OUTPUT = Path("benchmark-output")
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 
 
+Clock = Annotated[
+    str,
+    typer.Option(
+        help="wall, or cpu: the process's processor time, for a machine that others use (1 thread)."
+    ),
+]
+
+
 @app.callback()
 def _commands() -> None:
     """A command of several."""
@@ -52,6 +60,7 @@ def overhead(
     device: Annotated[str | None, typer.Option(help="By default a CUDA GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="By default bfloat16 on a GPU, float32 on a CPU.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
+    clock: Clock = "wall",
     gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
     memory: Annotated[bool, typer.Option(help="Measure peak memory, one process for each kind.")] = True,
     output: Output = OUTPUT,
@@ -72,6 +81,7 @@ def overhead(
         device=place,
         dtype=dtype or ("float32" if place == "cpu" else "bfloat16"),
         threads=threads or torch.get_num_threads(),
+        clock=clock,
         gradient_checkpointing=gradient_checkpointing,
     )
     commands.run_overhead(
@@ -84,13 +94,13 @@ def growth(
     mode: Annotated[list[str] | None, typer.Option(help="As for overhead; by default stored.")] = None,
     cycles: Annotated[int, typer.Option(help="Measured steps of each kind.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
+    clock: Clock = "wall",
     output: Output = OUTPUT,
 ) -> None:
     """Time and memory against K, the vocabulary, the length of the response and the ranks."""
     modes = tuple(mode or ["stored"])
-    settings = Settings(
-        shape="growth", modes=modes, cycles=cycles, warmup=1, threads=threads or torch.get_num_threads()
-    )
+    threads = threads or torch.get_num_threads()
+    settings = Settings(shape="growth", modes=modes, cycles=cycles, warmup=1, threads=threads, clock=clock)
     commands.run_growth(settings, output)
 
 
@@ -98,11 +108,13 @@ def growth(
 def tables(
     threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
     cycles: Annotated[int, typer.Option(help="Measured steps of each kind.")] = 5,
+    clock: Clock = "wall",
     output: Output = OUTPUT,
 ) -> None:
     """Every table and picture of benchmarks/README.md that a CPU can make."""
     few = ("stored", "adapter_off")
-    base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads or torch.get_num_threads())
+    threads = threads or torch.get_num_threads()
+    base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads, clock=clock)
     every = (*default_modes("lora"), "stored@64")
     half = replace(base, modes=every)
     quarter, whole = (replace(base, modes=few, response_share=share) for share in (0.25, 1.0))
@@ -111,7 +123,7 @@ def tables(
     for_full = replace(base, modes=("stored", "frozen_copy"), train="full")
     commands.run_overhead([for_full], output)
     commands.run_overhead([replace(base, shape="tiny", modes=every, cycles=2 * cycles)], output)
-    growth(None, cycles, threads, output)
+    growth(None, cycles, threads, clock, output)
     profile_operators("135m", "stored", threads, output)
     count_operations(None, 0.5, "bfloat16", output)
 

@@ -32,9 +32,10 @@ def title(settings: Settings) -> str:
     trainer = "TRL, no full logits" if settings.loss == "chunked" else "Trainer, full logits"
     way = f"LoRA r={settings.rank}" if settings.train == "lora" else "full fine-tuning"
     ranks = f", {settings.ranks} ranks" if settings.ranks > 1 else ""
+    clock = ", processor time" if settings.clock == "cpu" else ""
     return (
         f"{settings.shape}: {way}, {trainer}, batch {shape.batch} x {shape.length}, {settings.dtype}, "
-        f"K={settings.tokens}{ranks}"
+        f"K={settings.tokens}{ranks}{clock}"
     )
 
 
@@ -108,6 +109,6 @@ def _ratios(kinds: dict[str, Kind]) -> list[float]:
 
 def machine_line(machine: dict[str, Any]) -> str:
     """Processor or accelerator, and whether others were computing."""
-    busy = f", BUSY (load {machine['load_at_start']})" if machine["busy"] else ""
+    busy = f", shared (load {machine['load_at_start']})" if machine["busy"] else ""
     where = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
     return f"{where}, torch {machine['versions']['torch']}{busy}"

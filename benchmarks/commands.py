@@ -114,9 +114,11 @@ def _machine(settings: Settings) -> dict[str, Any]:
     about = machine.describe(settings.threads, settings.device)
     if about["busy"]:
         load = about["load_at_start"]
-        console.print(
-            f"warning: other processes are computing (load average {load}); times will vary", style="yellow"
-        )
+        console.print(f"warning: other processes are computing (load average {load})", style="yellow")
+        if settings.clock == "wall":
+            console.print(
+                "Times will vary. On a CPU, --clock cpu --threads 1 is little affected.", style="yellow"
+            )
     return about
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from pact_plugin.errors import ConfigError
 
 PLAIN = "plain"
 """The run without a constraint."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 REFERENCES = ("stored", "adapter_off", "frozen_copy", "frozen_model")
 
 
@@ -89,6 +91,8 @@ class Settings:
     threads: int = 1
     ranks: int = 1
     gradient_checkpointing: bool = False
+    clock: str = "wall"
+    """`wall`, or `cpu`: the processor time of the process, which other processes take nothing from."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -96,9 +100,17 @@ class Settings:
             ("shape", self.shape, tuple(SHAPES)),
             ("train", self.train, ("lora", "full")),
             ("loss", self.loss, ("chunked", "full")),
+            ("clock", self.clock, tuple(CLOCKS)),
         ):
             if value not in valid:
                 raise ConfigError("unknown", key=key, value=value, remedy=f"One of {', '.join(valid)}.")
+        if self.clock == "cpu" and self.device != "cpu":
+            raise ConfigError(
+                "the processor's time says nothing of an accelerator's",
+                key="clock",
+                value=self.clock,
+                remedy="Use wall.",
+            )
         if self.train == "full" and any(Mode.parse(mode).reference == "adapter_off" for mode in self.modes):
             raise ConfigError(
                 "there is no adapter to switch off in full fine-tuning",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,14 @@ from datasets import disable_progress_bars
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.memory import Peak
-from benchmarks.settings import PLAIN, Settings
+from benchmarks.settings import CLOCKS, PLAIN, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 
 
 class _Timer(StepCallback):
-    def __init__(self, switch: Switch, plan: list[str]) -> None:
+    def __init__(self, switch: Switch, plan: list[str], clock: str) -> None:
         super().__init__(switch, plan)
+        self._clock = CLOCKS[clock]
         self.seconds: dict[str, list[float]] = {name: [] for name in plan}
         self.fill: dict[str, float] = {}
 
@@ -30,17 +30,17 @@ class _Timer(StepCallback):
         for name in self.seconds:
             if name == PLAIN:
                 continue
-            began = time.perf_counter()
+            began = self._clock()
             if self.switch.fill(name, **event):
-                self.fill[name] = time.perf_counter() - began
+                self.fill[name] = self._clock() - began
 
     def begin(self) -> None:
         """A step begins."""
-        self._began = time.perf_counter()
+        self._began = self._clock()
 
     def end(self, name: str) -> None:
         """A step of this kind has ended."""
-        self.seconds[name].append(time.perf_counter() - self._began)
+        self.seconds[name].append(self._clock() - self._began)
 
 
 class _Gauge(StepCallback):
@@ -72,7 +72,7 @@ def time_steps(settings: Settings, folder: Path) -> dict[str, Any]:
     plan = plan_of([PLAIN, *settings.modes], settings.warmup + settings.cycles)
     trainer = build_trainer(settings, len(plan), folder)
     switch = Switch(trainer, settings, folder / "stores")
-    timer = _Timer(switch, plan)
+    timer = _Timer(switch, plan, settings.clock)
     trainer.add_callback(timer)
     trainer.train()
     stores = {name: switch.constraint(name).stored for name in settings.modes}
