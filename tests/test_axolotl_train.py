@@ -75,7 +75,7 @@ def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int, **set
 
 
 def test_lora_interrupted_resumed_and_merged(workshop):
-    """Block form, several turns, checkpointing, evaluation, resuming, merge-lora, and a run that goes on plain."""
+    """Block form, several turns, checkpointing, Axolotl's kernels, evaluation, resuming, merge-lora, going on plain."""
     multi_turn = {
         "datasets": [
             {
@@ -92,6 +92,8 @@ def test_lora_interrupted_resumed_and_merged(workshop):
         | multi_turn
         | {
             "gradient_checkpointing": True,
+            "lora_qkv_kernel": True,
+            "lora_o_kernel": True,
             "save_steps": 2,
             "eval_steps": 2,
             "val_set_size": 8,
@@ -103,7 +105,7 @@ def test_lora_interrupted_resumed_and_merged(workshop):
             },
         }
     )
-    run = workshop.train("lora", dump=True, max_steps=2, **settings).ok()
+    run = workshop.train("lora", "--launcher", "accelerate", dump=True, max_steps=2, **settings).ok()
     assert_equal_to_plain(workshop, run, 1)
     labels = run.dumped()[0]["inputs"]["labels"]
     runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)
