@@ -19,7 +19,6 @@ import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
 from pact_plugin.hooks.manager import find_adapter
 
-
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
 

@@ -212,6 +212,35 @@ def test_compiled_with_a_named_reference(workshop):
     assert_equal_to_plain(workshop, run, 1)
 
 
+def test_the_published_objective_on_data_of_which_nothing_is_masked(workshop):
+    """A block with every kind of key, and the warning that completion data deserves."""
+    block = {
+        "objective": "published",
+        "weight": 0.5,
+        "safety_tokens": str(workshop.folder / "tokens.safetensors"),
+        "published": {"top_p": 0.8, "assistant_header": "Answer: "},
+    }
+    data = [{"path": str(workshop.folder / "text.jsonl"), "type": "completion"}]
+    run = workshop.train("published", pact=block, datasets=data).ok()
+    assert "no token is masked in the first batch" in run.log
+    assert all(set(step) >= METRICS and step["pact/eased"] == 0 for step in run.steps)
+    for step in run.steps:  # each of these labels is a position
+        assert step["pact/loss"] == pytest.approx(0.5 * step["pact/divergence"], rel=1e-3)
+    settings = run.receipt["config"]
+    assert (settings["published"]["top_p"], settings["published"]["assistant_header"]) == (0.8, "Answer: ")
+    assert "3 steps" in run.verify().stdout
+    assert "objective published, weight 0.5" in run.verify().stdout
+
+
+def test_the_plugin_claims_neither_trainer_nor_collator_nor_data():
+    from axolotl.integrations.base import BasePlugin
+    from pact_axolotl import PactPlugin
+
+    hooks = {name for name in vars(PactPlugin) if callable(getattr(BasePlugin, name, None))}
+    assert hooks == {"register", "get_input_args", "load_datasets", "post_trainer_create"}
+    assert PactPlugin().load_datasets({"pact": True}) is None
+
+
 def test_two_ranks(workshop):
     run = workshop.train(
         "ranks",

@@ -13,7 +13,6 @@ from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, hookimpl
 from pact_plugin.tokens import SafetyTokens
 
-
 _OTHER_LOSSES = (
     "axolotl.integrations.diffusion",
     "axolotl.core.trainers.diffusion_lm",
