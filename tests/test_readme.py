@@ -107,6 +107,13 @@ def test_the_table_of_settings_is_that_of_the_class(readme):
     assert "| `published.top_p` | number > 0 and ≤ 1 | `0.9` |" in text
 
 
+def test_the_configurations_of_the_axolotl_readme_would_be_constrained():
+    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", AXOLOTL, re.DOTALL)]
+    assert [config.get("pact") for config in found].count(True) == 2
+    for config in found:
+        assert list(problems({"plugins": ["pact_axolotl.PactPlugin"], **config})) == []
+
+
 REFUSED = re.findall(r"^\| `([^`]+: [^`]+)`.*? \| ⛔ \| “(.+?)”", AXOLOTL, re.MULTILINE)
 
 

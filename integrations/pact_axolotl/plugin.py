@@ -71,7 +71,9 @@ class PactPlugin(BasePlugin):
 
         config = with_checkpoint_tokens(config, determine_last_checkpoint(cfg))
         if config.safety_tokens is None:
-            LOG.info("PACT: choosing the safety tokens from the model's own answers, once; this can take minutes.")
+            LOG.info(
+                "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
+            )
         attach(trainer, config)
         constraint = trainer.pact
         LOG.info(
