@@ -79,3 +79,7 @@ class PluginError(PactError):
 
 class ReceiptError(PactError):
     """A receipt that is missing, unreadable, or shows unconstrained steps."""
+
+
+class AuditError(PactError):
+    """A model in training that cannot be audited, or of which no checkpoint keeps to the thresholds."""

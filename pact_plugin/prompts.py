@@ -1,7 +1,7 @@
 """Prompts for choosing safety tokens: short harmful requests, and benign ones that look like them.
 
-They were written for pact-plugin and serve selection only; measure safety on other prompts. The harmful ones
-name a request and nothing more.
+They were written for pact-plugin. They serve selection, and an audit where none of one's own are given; what is to be
+trusted should be measured on other prompts. The harmful ones name a request and nothing more.
 """
 
 from __future__ import annotations

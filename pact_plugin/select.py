@@ -8,7 +8,7 @@ tie the length of the answers that the task teaches.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -109,9 +109,58 @@ def select_safety_tokens(
         **({} if base_model is None else {"base_model": _name(base_model)}),
         **{key: str(count) for key, count in counts.items()},
         "top_k": str(top_k),
-        "max_new_tokens": str(max_new_tokens),
-        "prompt_format": "chat" if has_chat_template(tokenizer) else "plain",
-        "pact_plugin": pact_plugin.__version__,
+        **run.provenance(),
+    }
+    return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
+
+
+def choose_from_answers(
+    model: Any,
+    tokenizer: Any,
+    refusals: Mapping[str, Pair],
+    helpful: Mapping[str, Pair],
+    *,
+    top_k: int = 50,
+    max_new_tokens: int = 32,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> SafetyTokens:
+    """Choose as `select_safety_tokens` does by the contrast `benign`, from answers that are there already.
+
+    Args:
+        model: The aligned causal language model that gave the answers.
+        tokenizer: Its tokenizer.
+        refusals: Harmful prompts that it refuses, with their token ids and answers.
+        helpful: Benign prompts that it helps with, likewise.
+        top_k: Number of tokens K.
+        max_new_tokens: Answers are read so far, in tokens.
+        batch_size: Answers at a time; logits of one batch are held at a time.
+        progress: Called with (done, total, description) as prompts are done.
+
+    Raises:
+        ConfigError: There are fewer than 8 refusals or helpful answers, or `top_k` is out of range.
+    """
+    run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
+    with inspecting(model):
+        allowed = _ordinary_tokens(model, None, tokenizer, top_k)
+        _check_refusals(len(refusals), len(refusals))
+        _check_helpful(len(helpful), len(helpful))
+        refused, helped = (
+            {prompt: (question, answer[:max_new_tokens]) for prompt, (question, answer) in side.items()}
+            for side in (refusals, helpful)
+        )
+        ids, weights = safety_direction(
+            _only(allowed, run.logits(model, refused, "Reading the refusals")),
+            _only(allowed, run.logits(model, helped, "Reading the contrast")),
+            top_k=top_k,
+        )
+    provenance = {
+        "contrast": "benign",
+        "model": _name(model),
+        "refused": str(len(refusals)),
+        "helped": str(len(helpful)),
+        "top_k": str(top_k),
+        **run.provenance(),
     }
     return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
 
@@ -144,6 +193,14 @@ class _Run:
         """Teacher-forced logits of every answer, one after another."""
         report = self._reporter(len(pairs), description)
         return answer_logits(model, list(pairs.values()), batch_size=self.batch_size, report=report)
+
+    def provenance(self) -> dict[str, str]:
+        """How the models were asked."""
+        return {
+            "max_new_tokens": str(self.max_new_tokens),
+            "prompt_format": "chat" if has_chat_template(self.tokenizer) else "plain",
+            "pact_plugin": pact_plugin.__version__,
+        }
 
     def _reporter(self, total: int, description: str) -> Callable[[int], None]:
         return lambda done: self.progress(done, total, description)

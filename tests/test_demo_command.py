@@ -40,7 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
         QUICK, task_items=14, harmful_items=2, batch_size=4, lora_layers=1, rank=2, prompts=3, test_items=5
     )
     monkeypatch.setattr(
-        pact_demo.command, "load_aligned", lambda device: (tiny_aligned_model(), tokenizer, "tiny")
+        pact_demo.command, "load_aligned", lambda device, dtype: (tiny_aligned_model(), tokenizer, "tiny")
     )
     monkeypatch.setattr(pact_demo.command, "choose_tokens", lambda *args: tokens)
     monkeypatch.setattr(pact_demo.command, "QUICK", small)

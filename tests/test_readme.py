@@ -52,7 +52,7 @@ def test_trl(tmp_path):
 
 @pytest.mark.usefixtures("_a_model")
 def test_transformers(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", TRANSFORMERS, re.DOTALL)
+    code, audit = re.findall(r"```python\n(.*?)```", TRANSFORMERS, re.DOTALL)
     code = code.replace("my-org/my-aligned-model", str(tmp_path / "model"))
     code = code.replace(
         'TrainingArguments("out")', 'TrainingArguments("out", max_steps=2, use_cpu=True, report_to=[])'
@@ -62,6 +62,9 @@ def test_transformers(tmp_path):
     exec(code, names)
     assert names["trainer"].pact.receipt.steps == [[1, 2]]
     assert (tmp_path / "out" / "pact_receipt.json").is_file()
+    exec(audit, names)
+    names["trainer"].train()
+    assert "pact/refusal_rate" in {name for entry in names["trainer"].state.log_history for name in entry}
 
 
 def test_own_loop():

@@ -83,11 +83,13 @@ class Stopwatch:
         self.seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def run(output: Path, *, seed: int, device: str | None, quick: bool) -> dict[str, Score]:
+def run(
+    output: Path, *, seed: int, device: str | None, dtype: str | None = None, quick: bool
+) -> dict[str, Score]:
     """Run the demo; the scores, the picture and the answers are written to ``output``.
 
     Raises:
-        ConfigError: The model cannot be found, or the device cannot be used.
+        ConfigError: The model cannot be found, or the device or the dtype cannot be used.
     """
     settings = QUICK if quick else FULL
     console, watch = Console(highlight=False), Stopwatch()
@@ -97,7 +99,7 @@ def run(output: Path, *, seed: int, device: str | None, quick: bool) -> dict[str
     disable_progress_bars()
 
     with watch.stage("load"), console.status("Loading SmolLM2-135M-Instruct and the adapter that aligns it"):
-        aligned, tokenizer, source = load_aligned(device)
+        aligned, tokenizer, source = load_aligned(device, dtype)
     console.print(f"Aligned model: {source} with the demo's adapter, on {aligned.device}, {aligned.dtype}")
 
     with watch.stage("safety tokens"), progress_bars(console) as bars:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from importlib.resources import as_file, files
 from typing import Any
 
 import torch
-from pact_transformers.loading import SMOLLM2, load_causal_lm, load_tokenizer, smollm2_path
+from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer, smollm2_path
 from peft import PeftModel
 
 # SmolLM2's own template without its default system message, which would double the length of the demo's prompts.
@@ -35,30 +34,30 @@ def load_base(device: str | None, dtype: str = "float32") -> tuple[Any, Any, str
     return model, tokenizer, smollm2_path().name
 
 
-def load_aligned(device: str | None) -> tuple[Any, Any, str]:
-    """The base model with the shipped adapter merged into its weights, in the faster of two types.
+def load_aligned(device: str | None, dtype: str | None = None) -> tuple[Any, Any, str]:
+    """The base model with the shipped adapter merged into its weights.
+
+    Args:
+        device: As for `load_base`.
+        dtype: Of the weights, such as float32; by default `native_dtype`. They are merged in float32.
 
     Returns:
-        What `load_base` does; the weights are bfloat16 if the device multiplies in it faster, else float32.
+        What `load_base` does.
+
+    Raises:
+        ConfigError: As `load_base`, or there is no such dtype.
     """
     model, tokenizer, source = load_base(device)
     with as_file(files("pact_demo") / "adapter") as folder:
         model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-    return model.to(faster_dtype(model.device)).eval(), tokenizer, source
+    wanted = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
+    return model.to(wanted).eval(), tokenizer, source
 
 
-def faster_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on a processor or GPU with instructions for it; elsewhere it would be slower than float32."""
-    seconds = {dtype: _product_seconds(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
-
-
-def _product_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """The fastest of a few matrix products of the model's shape."""
-    left, right = (torch.ones(shape, device=device, dtype=dtype) for shape in ((1024, 576), (576, 1536)))
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        (left @ right).sum().item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def native_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on an accelerator, or a processor with instructions for it; elsewhere float32, which is faster there."""
+    if device.type != "cpu":
+        return torch.bfloat16
+    ask = getattr(torch.cpu, "get_capabilities", dict)  # newer releases of torch
+    able: dict[str, Any] = ask()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32

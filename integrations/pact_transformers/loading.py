@@ -44,7 +44,7 @@ def load_causal_lm(
 
     folder, options = _resolve(model)
     place = _device(device)
-    stored_dtype = _dtype(dtype)
+    stored_dtype = dtype if dtype == "auto" else floating_dtype(dtype)
     if options:
         options |= _dequantized()
         stored_dtype = torch.float32 if stored_dtype == "auto" else stored_dtype
@@ -146,9 +146,12 @@ def _dequantized() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def _dtype(name: str | torch.dtype) -> str | torch.dtype:
-    if name == "auto":
-        return name
+def floating_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The torch dtype of a name such as `bfloat16`.
+
+    Raises:
+        ConfigError: It is none, or not a floating-point one.
+    """
     found = name if isinstance(name, torch.dtype) else getattr(torch, name, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(

@@ -19,6 +19,12 @@ def demo(
     device: Annotated[
         str | None, typer.Option(help="Such as cpu or cuda; by default a CUDA GPU if there is one.")
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the frozen weights; by default bfloat16 if the device is built for it, else float32."
+        ),
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Few steps and prompts: shows that it runs, not what it achieves.")
     ] = False,
@@ -29,4 +35,4 @@ def demo(
     except ModuleNotFoundError as error:
         problem = f"the demo needs the package {error.name}"
         raise PluginError(problem, remedy="pip install 'pact-plugin[demo]'") from error
-    run(output, seed=seed, device=device, quick=quick)
+    run(output, seed=seed, device=device, dtype=dtype, quick=quick)

@@ -14,7 +14,8 @@ except ModuleNotFoundError as missing:
         f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'."
     )
 
-from pact_plugin.cli import check, demo, tokens
+from pact_plugin.cli import audit, check, demo, tokens
+from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError, ReceiptError
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 
 app.add_typer(tokens.app, name="tokens")
+app.command("audit")(audit.audit)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 
@@ -45,10 +47,7 @@ def main() -> Any:
     try:
         return app()
     except PactError as error:
-        kind = "not constrained" if isinstance(error, ReceiptError) else "error"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"{kind}: {error}", style="bold red", markup=False
-        )
+        print_error(error, "not constrained" if isinstance(error, ReceiptError) else "error")
         sys.exit(1)
 
 

@@ -63,7 +63,7 @@ def select(
         questions = prompts.benign_prompts() if benign is None else prompts.load_prompts(benign)
         questions = _spread(questions, limit)
     console = Console()
-    loading = _loading()
+    loading = loading_module()
     with console.status(f"Loading {model}"):
         tokenizer = loading.load_tokenizer(model)
         aligned = loading.load_causal_lm(model, dtype=dtype, device=device)
@@ -107,7 +107,7 @@ def show(
     tokens = SafetyTokens.load(file)
     owner: Any = None
     if tokenizer is not None:
-        owner = _loading().load_tokenizer(tokenizer)
+        owner = loading_module().load_tokenizer(tokenizer)
         tokens.check(owner)
     shown = tokens if everything else tokens.positive
     console = Console()
@@ -136,7 +136,12 @@ def _spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     return tuple(prompts[i * len(prompts) // limit] for i in range(limit))
 
 
-def _loading() -> ModuleType:
+def loading_module() -> ModuleType:
+    """The integration that loads models, imported when it is needed.
+
+    Raises:
+        PluginError: transformers is missing.
+    """
     if find_spec("transformers") is None:
         problem = "reading a model needs the package transformers"
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'")

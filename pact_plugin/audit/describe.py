@@ -1,0 +1,80 @@
+"""Which models were compared, and what a reader of their numbers should know."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pact_plugin.audit import result
+from pact_plugin.audit.prompts import Kind
+from pact_plugin.audit.reading import Answers
+from pact_plugin.errors import TokenizerMismatchError
+from pact_plugin.generate import device_of, has_chat_template
+from pact_plugin.tokens import tokenizer_fingerprint
+
+SMALL = 100
+"""Prompts of a kind below which an interval may be 20 points wide."""
+
+
+def describe(model: Any, tokenizer: Any, said: Answers, name: str | None) -> result.Model:
+    """Which model this is, and how it was asked."""
+    config = getattr(model, "config", None)
+    template = str(tokenizer.chat_template) if has_chat_template(tokenizer) else None
+    return result.Model(
+        name=name or str(getattr(config, "_name_or_path", "") or type(model).__name__),
+        revision=getattr(config, "_commit_hash", None),
+        parameters=sum(one.numel() for one in model.parameters()),
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        device=str(device_of(model)),
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        chat_template=None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        empty_answers=sum(not answer for answer in said.tokens),
+    )
+
+
+def require_same_vocabulary(reference: Any, candidate: Any) -> None:
+    """Refuse a candidate whose answers and safety tokens cannot be compared with the reference's.
+
+    Args:
+        reference: The reference's tokenizer.
+        candidate: The candidate's.
+
+    Raises:
+        TokenizerMismatchError: They have different vocabularies.
+    """
+    first, second = map(tokenizer_fingerprint, (reference, candidate))
+    if first != second:
+        raise TokenizerMismatchError(
+            f"the candidate's tokenizer (fingerprint {second[:12]}...) is not the reference's ({first[:12]}...)",
+            key="candidate",
+            remedy="Compare a model with the one that it was tuned from.",
+        )
+
+
+def remarks(models: Sequence[result.Model], counts: Mapping[Kind, int]) -> Iterator[str]:
+    """What a reader of the numbers should know of the models and of how many prompts there were."""
+    for title, model in zip(("reference", "candidate"), models, strict=True):
+        if model.empty_answers:
+            yield f"The {title} left {model.empty_answers} prompts without an answer; these count as not refused."
+        if model.chat_template is None:
+            yield f"The {title}'s tokenizer has no chat template; its prompts went in as plain text."
+    if models[0].chat_template != models[1].chat_template:
+        yield "The models have different chat templates; each was asked in its own."
+    if models[0].dtype != models[1].dtype:
+        yield f"The models differ in type ({models[0].dtype}, {models[1].dtype}): some divergence is rounding."
+    for kind, count in counts.items():
+        if not count:
+            yield f"There was no {kind} prompt: that side was not measured."
+        elif count < SMALL:
+            yield f"Only {count} {kind} prompts were asked: mind the intervals."
+
+
+def versions(*packages: str) -> Iterator[tuple[str, str]]:
+    """The packages that are installed, with their versions."""
+    for name in packages:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

@@ -1,0 +1,152 @@
+"""The report of an audit: `report.html` and `model_card.md` for people, `audit.json` and PNG files for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pact_plugin.audit import charts
+from pact_plugin.audit.prompts import BUNDLED
+from pact_plugin.audit.result import AuditResult, Criterion, Prompt
+from pact_plugin.errors import PluginError
+
+SHOWN = 20
+"""Prompts of each group that the report prints."""
+
+CRITERIA = {
+    "loss_of_refusals": "Loss of refusals on harmful prompts",
+    "rise_of_over_refusals": "Rise of refusals on benign prompts",
+    "refusal_rate": "Refusal rate on harmful prompts",
+}
+
+
+def write(result: AuditResult, folder: Path) -> list[Path]:
+    """Write the whole report into a folder, which is made if need be.
+
+    Returns:
+        The files: `audit.json`, `report.html`, `model_card.md` and the PNG files.
+
+    Raises:
+        PluginError: matplotlib or Jinja2 is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # The numbers first: should a chart fail, they are there.
+    written = [_write(folder / "audit.json", result.model_dump_json(indent=2) + "\n")]
+    written.append(_write(folder / "report.html", html(result)))
+    written.append(_write(folder / "model_card.md", model_card(result)))
+    return written + charts.png(result, folder)
+
+
+def html(result: AuditResult) -> str:
+    """The report as one HTML document that needs no network and runs no script."""
+    return _render(
+        "audit.html.j2",
+        escape=True,
+        result=result,
+        groups=groups(result.prompts),
+        shown=SHOWN,
+        fewest=charts.FEWEST,
+        bundled=BUNDLED,
+        criteria=CRITERIA,
+        drawn=charts.svg(result),
+        charts=charts.charts(result),
+        colours=charts.COLOURS,
+    )
+
+
+def model_card(result: AuditResult) -> str:
+    """A Markdown block for a model card."""
+    return _render("audit_card.md.j2", escape=False, result=result, criteria=CRITERIA)
+
+
+def groups(prompts: Sequence[Prompt]) -> list[tuple[str, str, list[Prompt]]]:
+    """The prompts by what changed: title, explanation, prompts; groups without a prompt are left out."""
+
+    def changed(kind: str, before: bool) -> list[Prompt]:
+        return [
+            one
+            for one in prompts
+            if one.kind == kind and one.reference_refused == before and one.candidate_refused != before
+        ]
+
+    rest = [one for one in prompts if one.reference_refused == one.candidate_refused and one.divergence]
+    found = [
+        (
+            "Harmful, refused before and not now",
+            "The losses. Read the answers: “not refused” is not the same as “harmful”.",
+            changed("harmful", True),
+        ),
+        (
+            "Benign, answered before and refused now",
+            "New over-refusals: help that users no longer get.",
+            changed("benign", False),
+        ),
+        (
+            "Harmful, not refused before and refused now",
+            "Refusals that the candidate has gained.",
+            changed("harmful", False),
+        ),
+        (
+            "Benign, refused before and answered now",
+            "Over-refusals that the candidate has lost.",
+            changed("benign", True),
+        ),
+        (
+            "Same judgement, confidence changed most",
+            "Both models were judged alike here; along the reference's answer their confidence differs most.",
+            rest,
+        ),
+    ]
+    return [group for group in found if group[2]]
+
+
+def percent(share: float) -> str:
+    """A share from 0 to 1 as a percentage."""
+    return f"{100 * share:.1f}%"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    value = round(100 * share, 1)
+    return f"{value:+.1f}".replace("-", "−") if value else "0.0"
+
+
+def amount(criterion: Criterion, value: float) -> str:
+    """A value of a criterion, with its unit."""
+    return percent(value) if criterion.name == "refusal_rate" else f"{points(value).lstrip('+')} points"
+
+
+def p_value(value: float) -> str:
+    """A p-value as it is printed, `= 0.031`."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _render(name: str, *, escape: bool, **values: Any) -> str:
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise PluginError("the report needs Jinja2", remedy="pip install 'pact-plugin[cli]'") from error
+    environment = Environment(
+        autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell, "of": _of}
+    source = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
+    return environment.from_string(source).render(**values)
+
+
+def _of(value: float, criterion: Criterion) -> str:
+    return amount(criterion, value)
+
+
+def _write(path: Path, text: str) -> Path:
+    """Whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    return part.replace(path)
+
+
+def _cell(text: str) -> str:
+    """Text inside a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
