@@ -64,7 +64,7 @@ def test_equals_the_definition(rows):
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(packed_rows(), st.one_of(st.none(), st.integers(1, 5)))
-def test_the_first_n_of_each_response_p21(rows, first_n):
+def test_the_first_n_of_each_response_p21_c5_6(rows, first_n):
     labels, documents, position_ids = rows
     starts = [[c == 0 or row[c] != row[c - 1] for c in range(len(row))] for row in documents]
     found = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids), first_n=first_n)
