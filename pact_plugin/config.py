@@ -19,6 +19,9 @@ from pydantic import (
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens import SafetyTokens
 
+OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
+"""References that the model in training provides itself."""
+
 
 class _Settings(BaseModel):
     _prefix: ClassVar[str] = ""
@@ -85,8 +88,14 @@ class PactConfig(_Settings):
     safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""
     reference: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "auto"
-    """The aligned model: `auto`, `adapter_off` (PEFT adapters that start at zero), `frozen_copy` (a copy of the
-    parameters in training), or a path or hub id of a model."""
+    """The aligned model: `auto`, `stored` (its predictions for the whole data set, written to disk before the first
+    step), `adapter_off` (PEFT adapters that start at zero), `frozen_copy` (a copy of the parameters in training), or a
+    path or hub id of a model."""
+    store: Annotated[str | None, BeforeValidator(_path_to_str)] = None
+    """Folder of the stored predictions. Unset: `_pact_store` in a trainer's output folder; a loop of one's own must
+    name it."""
+    first_n: Annotated[int | None, Field(ge=1)] = None
+    """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
     published: PublishedSettings = PublishedSettings()
     """Settings of the published objective."""
     top_k: Annotated[int, Field(ge=2)] = 50
@@ -109,6 +118,13 @@ class PactConfig(_Settings):
                 key="published",
                 value=self.published.model_dump(exclude_unset=True),
                 remedy="Remove `published`, or set `objective: published`.",
+            )
+        if self.store is not None and self.reference not in ("auto", "stored"):
+            raise ConfigError(
+                f"nothing is stored with `reference: {self.reference}`",
+                key="store",
+                value=self.store,
+                remedy="Remove `store`, or set `reference: stored`.",
             )
         return self
 

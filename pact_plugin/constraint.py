@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,17 +13,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin import objectives
+from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, NoResponseError, ShapeError
+from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
 from pact_plugin.head import check_head, language_head
 from pact_plugin.hooks.manager import load_reference, load_safety_tokens
 from pact_plugin.meter import Meter, Reduce, Sums
 from pact_plugin.modes import evaluation_mode
-from pact_plugin.promptfree import assistant_header
+from pact_plugin.promptfree import assistant_header, gate_end
 from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
-from pact_plugin.responses import nothing_masked, positions_of
+from pact_plugin.responses import nothing_masked
+from pact_plugin.stored import StoredReference
+from pact_plugin.view import Watch
 
 TOKENS_FILE = "pact_safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt."""
@@ -39,6 +42,8 @@ class PactConstraint:
             with constraint.watch():
                 output = model(**batch)
             loss = output.loss + constraint.loss(batch)
+
+    With `reference: stored`, `constraint.fill(loader)` goes before the loop, and no reference runs inside of it.
 
     Args:
         model: A causal language model, with or without PEFT adapters; still the aligned model.
@@ -65,21 +70,32 @@ class PactConstraint:
         self.tokens = load_safety_tokens(self.config, model, tokenizer)
         rows = getattr(self.head.projection, "out_features", None)
         self.tokens.check(tokenizer, rows)
-        published = self.config.objective == "published"
+        published = self.config.published if self.config.objective == "published" else None
         self._set = self.tokens if published else self.tokens.positive
         self._ids = torch.tensor(self._set.ids, device=self.device)
         self._weights = torch.tensor(self._set.weights, device=self.device)
-        self._header = (
-            assistant_header(tokenizer, self.config.published.assistant_header) if published else []
-        )
+        header = assistant_header(tokenizer, published.assistant_header) if published else None
         with evaluation_mode(model):
             check_head(model, self.head, self._ids[:16])
         spec = (
             reference_model if reference_model is not None else load_reference(self.config, model, tokenizer)
         )
+        if spec == "auto" and self.config.store is not None:
+            spec = "stored"
         self.reference = build_reference(model, spec, self._ids[:16])
+        self._passes = Passes(
+            self.reference,
+            self._ids,
+            self.config.chunk_size,
+            header,
+            gate_end(published.prefix, published.decay, published.boost) if published else 0,
+            self.config.first_n is not None,
+        )
+        self.stored: StoredReference | None = None
+        if self.reference.kind == "stored":
+            self.stored = StoredReference(self.config, self._set, self._passes, model, tokenizer)
         self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
-        self._seen: tuple[Tensor, tuple[Any, ...], dict[str, Any]] | None = None
+        self._watch = Watch(self.head.decoder, self.config.first_n)
         self._finite = FiniteCheck()
         self._first = True
         self.receipt = Receipt(
@@ -90,22 +106,65 @@ class PactConstraint:
                 "tokenizer": self.tokens.fingerprint,
             },
             reference=self.reference.kind,
+            store=self.stored.store.header.digest if self.stored else None,
         )
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
-        """Keep the final hidden states of the first forward pass inside, for the next `loss`."""
-        self._seen = None
+    @property
+    def can_fill(self) -> bool:
+        """Whether `fill` can compute what the store lacks."""
+        return self.stored is not None and self.stored.at_hand(self._begun)
 
-        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            if self._seen is None:
-                self._seen = (output.last_hidden_state, args, kwargs)
+    @property
+    def _begun(self) -> bool:
+        return self.receipt.total_steps > 0
 
-        handle = self.head.decoder.register_forward_hook(keep, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
+    def fill(
+        self,
+        batches: Iterable[Mapping[str, Any]],
+        *,
+        model: nn.Module | None = None,
+        tokens_per_pass: int = 16384,
+        progress: bool = True,
+    ) -> None:
+        """Store the aligned model's predictions for every document of some batches (spec/PACT.md, clause C7.4).
+
+        What is stored already is left as it is, so an interrupted call goes on where it was. With several ranks
+        every rank calls it, with its own part of the data.
+
+        Args:
+            batches: As training will see them, on any device; padding, packing and order do not matter.
+            model: The model in training inside its wrappers, where they shard it; the constraint's own when absent.
+            tokens_per_pass: Tokens in one forward pass, padding included; bounds the memory.
+            progress: Whether to show a progress bar.
+
+        Raises:
+            ConfigError: The reference is not a stored one.
+            ReferenceModelError: The model's weights have changed since the constraint was built.
+            StoreError: A document is missing and the model is no longer the aligned one, another run is filling the
+                same folder, or it does not fit on the disk.
+        """
+        if self.stored is None:
+            raise ConfigError(
+                f"nothing is stored with `reference: {self.reference.kind}`",
+                key="reference",
+                remedy="Set `reference: stored` and name a folder with `store`, or do not call `fill`.",
+            )
+        self.stored.fill(
+            batches,
+            self.model if model is None else model,
+            begun=self._begun,
+            tokens_per_pass=tokens_per_pass,
+            progress=progress,
+        )
+
+    def watch(self, batch: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
+        """Keep the final hidden states of the first forward pass inside, for the next `loss`.
+
+        Args:
+            batch: The one that `loss` will be given. With it the host finds its response positions and what is
+                stored of them while an accelerator runs the forward pass, instead of after it.
+        """
+        return self._watch.forward(batch)
 
     def loss(
         self,
@@ -120,7 +179,8 @@ class PactConstraint:
         """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6).
 
         Args:
-            batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents.
+            batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
+                `attention_mask` where rows are padded on the left.
             num_items_in_batch: The task loss's denominator: its tokens over the whole optimiser step. Those of
                 this batch when absent.
             world_size: Factor by which the task loss anticipates the averaging of gradients over ranks.
@@ -138,10 +198,11 @@ class PactConstraint:
         """
         self._finite.check()
         evaluated = self._evaluate(batch, train=True)
-        count = evaluated.trained if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        assert evaluated is not None
+        count = int(evaluated.trained) if num_items_in_batch is None else num_items_in_batch
         if self._first or (num_items_in_batch is None and not empty_ok):
             self._check_first(batch, count, empty_ok)
-        denominator = count.to(evaluated.divergence.device).clamp(min=1)
+        denominator = _at_least_1(count, evaluated.divergence.device)
         total = self.config.weight * evaluated.divergence.sum()
         if self.config.eases:
             total = total - objectives.eased_task_loss(evaluated, task_loss)
@@ -151,13 +212,22 @@ class PactConstraint:
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
-        """Measure an evaluation batch just watched; read by `metrics("eval")`."""
-        self._record(self._evaluate(batch, train=False), "eval")
+        """Measure an evaluation batch just watched; read by `metrics("eval")`.
+
+        A batch with a document that is neither stored nor can be computed leaves that evaluation without metrics.
+        """
+        evaluated = self._evaluate(batch, train=False)
+        if evaluated is None:
+            self._meters["eval"].add(Sums(unknown=1))
+        else:
+            self._record(evaluated, "eval")
 
     def metrics(
         self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None
     ) -> dict[str, float]:
         """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
+
+        None, with a warning, of an evaluation whose documents are not all known.
 
         Raises:
             NoResponseError: There was no response position since the last call.
@@ -178,51 +248,29 @@ class PactConstraint:
         self.receipt.write(directory)
         self.tokens.save(Path(directory) / TOKENS_FILE)
 
-    def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated:
-        if self._seen is None:
-            raise HiddenStatesNotSeenError(
-                "the decoder's final hidden states were not seen in this step",
-                key="watch",
-                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
-            )
-        (hidden, args, kwargs), self._seen = self._seen, None
-        if train and torch.is_grad_enabled() and not hidden.requires_grad:
-            raise HiddenStatesNotSeenError(
-                "the hidden states carry no gradient, so the constraint would have no effect",
-                key="model",
-                remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
-            )
-        if kwargs.get("inputs_embeds") is not None:
-            raise ModelStructureError(
-                "the decoder was called with embeddings, which the reference cannot be given",
-                key="inputs_embeds",
-                remedy="Pass `input_ids`.",
-            )
-        positions = positions_of(batch)
-        if hidden.shape[:2] != batch["labels"].shape:
-            raise ShapeError(
-                f"the hidden states have shape {tuple(hidden.shape[:2])}",
-                key="labels",
-                value=tuple(batch["labels"].shape),
-                remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
-            )
-        view = objectives.View(hidden, args, kwargs, positions, batch["labels"])
+    def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated | None:
+        view = self._watch.view(batch, train=train)
+        if self.stored is None:
+            aligned: Aligned | None = self._passes.of_view(view)
+        else:
+            aligned = self.stored.aligned(view, train=train, begun=self._begun)
+        if aligned is None:
+            return None
         if self.config.objective == "published":
             return objectives.published(
                 self.head,
-                self.reference,
+                aligned,
                 view,
                 self._ids,
                 self._weights,
-                self._header,
                 self.config.chunk_size,
                 self.config.published.divergence,
             )
         return objectives.confidence(
-            self.head, self.reference, view, self._ids, self.config.chunk_size, ease=self.config.eases
+            self.head, aligned, view, self._ids, self.config.chunk_size, ease=self.config.eases
         )
 
-    def _check_first(self, batch: Mapping[str, Any], count: Tensor, empty_ok: bool) -> None:
+    def _check_first(self, batch: Mapping[str, Any], count: Tensor | int, empty_ok: bool) -> None:
         if self._first and nothing_masked(batch):
             warnings.warn(
                 "PACT: no token is masked in the first batch, so prompts are constrained as if they were answers. "
@@ -251,3 +299,10 @@ class PactConstraint:
             )
         )
         self._finite.add(divergence, mass_reference)
+
+
+def _at_least_1(count: Tensor | int, device: torch.device) -> Tensor | int:
+    """A denominator, without making the host wait for one that is on the device."""
+    if torch.is_tensor(count) and count.device.type != "cpu":
+        return count.to(device).clamp(min=1)
+    return max(int(count), 1)

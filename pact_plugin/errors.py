@@ -20,6 +20,14 @@ class PactError(Exception):
         head = "" if key is None else f"{key}={value!r}: " if value is not None else f"{key}: "
         super().__init__(f"{head}{problem}. {remedy}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that one rank's error can be raised on every rank."""
+        return _rebuilt, (type(self), self.problem, self.key, self.value, self.remedy)
+
+
+def _rebuilt(kind: type[PactError], problem: str, key: str | None, value: Any, remedy: str) -> PactError:
+    return kind(problem, key=key, value=value, remedy=remedy)
+
 
 class ConfigError(PactError):
     """A configuration key is unknown, or its value cannot be used."""
@@ -43,6 +51,10 @@ class ModelStructureError(PactError):
 
 class ReferenceModelError(PactError):
     """A reference model that cannot exist, or does not fit the model in training."""
+
+
+class StoreError(PactError):
+    """A stored reference that belongs to something else, is damaged, or lacks a document."""
 
 
 class NoResponseError(PactError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from pact_plugin.errors import NoResponseError
 from pact_plugin.finite import require_finite
+
+logger = logging.getLogger("pact_plugin")
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over ranks."""
@@ -27,6 +30,8 @@ class Sums:
     positions: Any = 0
     tokens: Any = 0
     """Tokens that the task loss counts: its denominator."""
+    unknown: Any = 0
+    """Batches whose reference is not known."""
 
     def __iadd__(self, other: Sums) -> Sums:
         for name in (item.name for item in fields(self)):
@@ -73,10 +78,19 @@ class Meter:
     def metrics(self, key: str) -> dict[str, float]:
         """Means since the last call. `key`: what to name in the error if there was no response position.
 
+        None, with a warning, if the reference was not known everywhere.
+
         Raises:
             NoResponseError: No response position in the whole interval.
         """
         total, self._interval = self._interval, Sums()
+        if total.unknown:
+            logger.warning(
+                "PACT: %d evaluation batches hold documents that are not stored, and the aligned model that could "
+                "compute them is gone; `pact/*` is left out of this evaluation.",
+                total.unknown,
+            )
+            return {}
         if not total.positions:
             raise NoResponseError(
                 "no response position since the last log, so nothing was constrained",

@@ -1,10 +1,13 @@
-"""Evaluation mode for a while."""
+"""What a model is wrapped in, and evaluation mode for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+
+import torch
+from torch import nn
 
 
 @contextmanager
@@ -18,3 +21,20 @@ def evaluation_mode(*models: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def peft_model(model: nn.Module) -> Any:
+    """The PEFT wrapper around or inside data-parallel wrappers, or None."""
+    while not (hasattr(model, "disable_adapter") and hasattr(model, "peft_config")):
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            return None
+        model = inner
+    return model
+
+
+def ambient_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """The precision that operations on a device run in here, to run others in it elsewhere."""
+    kind = device.type
+    enabled = torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled)

@@ -1,15 +1,14 @@
-"""The published objective's prompt-free view: assistant header plus the response so far (spec/PACT.md, clause C3)."""
+"""The published objective's prompt-free view: what it begins with and how far it reaches (spec/PACT.md, clause C3)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
 from pact_plugin.errors import ConfigError
-from pact_plugin.responses import ResponsePositions
+
+GATE_CLOSED = 1e-4
+"""Where c is at most this, it is taken as 0 and the prompt-free reference is not needed."""
 
 
 def assistant_header(tokenizer: Any, text: str | None) -> list[int]:
@@ -44,24 +43,10 @@ def assistant_header(tokenizer: Any, text: str | None) -> list[int]:
     return list(ids)
 
 
-def prompt_free_batch(
-    input_ids: Int[Tensor, "B T"], positions: ResponsePositions, header: list[int]
-) -> tuple[dict[str, Any], Int[Tensor, " N"], Int[Tensor, " N"]]:
-    """One row per response: the header, then the response but its last token, padded on the right.
-
-    Returns:
-        The decoder's inputs [R, H + L - 1], and for each of the N positions the row and the column whose hidden
-        state predicts it. Two host synchronisations per batch.
-    """
-    responses, row = torch.unique(positions.response, return_inverse=True)
-    first = input_ids.new_zeros(len(responses)).scatter_(0, row, positions.column - positions.index)
-    source = input_ids.new_zeros(len(responses)).scatter_(0, row, positions.row)
-    length = input_ids.new_zeros(len(responses)).scatter_reduce_(0, row, positions.index, "amax")
-    longest = int(length.max()) if len(responses) else 0
-    offset = torch.arange(longest, device=input_ids.device)
-    column = (first[:, None] + offset).clamp(max=input_ids.shape[1] - 1)
-    before = input_ids[source[:, None], column]
-    heads = torch.tensor(header, dtype=input_ids.dtype, device=input_ids.device).expand(len(responses), -1)
-    real = torch.cat([torch.ones_like(heads), (offset < length[:, None]).to(heads.dtype)], dim=1)
-    batch = {"input_ids": torch.cat([heads, before], dim=1), "attention_mask": real, "use_cache": False}
-    return batch, row, positions.index + len(header) - 1
+def gate_end(prefix: int, decay: float, boost: float) -> int:
+    """The first t from which the gate stays below `GATE_CLOSED`: its bound is boost · f(t) (clause C3.9)."""
+    if boost <= GATE_CLOSED:
+        return 0
+    if decay == 0:
+        return prefix
+    return math.ceil(prefix + decay * math.log(boost / GATE_CLOSED))

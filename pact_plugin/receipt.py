@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pact_plugin.config import OWN_REFERENCES
 from pact_plugin.errors import ReceiptError
 
 FILE_NAME = "pact_receipt.json"
@@ -23,6 +24,7 @@ class Receipt:
         config: The settings, as plain JSON values.
         tokens: Digest, number and tokenizer fingerprint of the safety tokens.
         reference: The kind of reference used.
+        store: Digest of the stored reference's header, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
         positions: Response positions constrained, over all ranks.
@@ -33,6 +35,7 @@ class Receipt:
     config: dict[str, Any]
     tokens: dict[str, Any]
     reference: str
+    store: str | None = None
     steps: list[list[int]] = field(default_factory=list)
     total_steps: int = 0
     positions: int = 0
@@ -68,22 +71,24 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
-        Where its safety tokens came from may differ (a file has moved, or they are read from the checkpoint), not what
-        they are.
+        Where its safety tokens and its store lie may differ (a file has moved, or they are read from the checkpoint),
+        not what they are; nor does it matter how the kind of reference was asked for.
 
         Raises:
-            ReceiptError: That run was constrained by other settings or tokens.
+            ReceiptError: That run was constrained by other settings, tokens or another reference.
         """
-        for name in ("config", "tokens", "reference"):
+        for name in ("config", "tokens", "reference", "store"):
             ours, theirs = getattr(self, name), getattr(earlier, name)
             if name == "config":
-                ours, theirs = ({**config, "safety_tokens": None} for config in (ours, theirs))
+                ours, theirs = comparable(ours), comparable(theirs)
             if ours != theirs:
                 raise ReceiptError(
                     f"the checkpoint was constrained differently: {name} was {theirs}",
                     key=name,
                     value=ours,
-                    remedy="Resume with the settings of the run, or start a new run.",
+                    remedy=f"Set `reference: {theirs}` to resume, or start a new run."
+                    if name == "reference"
+                    else "Resume with the settings of the run, or start a new run.",
                 )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps = earlier.total_steps
@@ -127,6 +132,14 @@ class Receipt:
         if receipt.version != _VERSION or not _well_formed(receipt):
             raise _unreadable(path)
         return receipt
+
+
+def comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that must be the same for a run to go on."""
+    kept = {k: v for k, v in config.items() if k not in ("safety_tokens", "store") and v is not None}
+    if kept.get("reference") in OWN_REFERENCES:
+        del kept["reference"]
+    return kept
 
 
 def _well_formed(receipt: Receipt) -> bool:

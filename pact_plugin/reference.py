@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.head import LanguageHead, language_head, unwrap
-from pact_plugin.modes import evaluation_mode
+from pact_plugin.modes import evaluation_mode, peft_model
 
 logger = logging.getLogger("pact_plugin")
 
@@ -24,18 +24,21 @@ class Reference:
     """The aligned model, as a decoder and a projection to call in place of the ones in training.
 
     Args:
-        kind: `adapter_off`, `frozen_copy` or `frozen_model`.
+        kind: `stored`, `adapter_off`, `frozen_copy` or `frozen_model`.
         model: The module whose dropout is off during a reference pass.
         head: Its structure.
         scope: Context in which its decoder and projection give the aligned model's predictions.
         parameters: Replacements of the decoder's and the projection's parameters (`frozen_copy`).
+        lasting: Whether it still is the aligned model after the first training step; a `stored` reference that is
+            the model in training itself is not.
     """
 
-    kind: Literal["adapter_off", "frozen_copy", "frozen_model"]
+    kind: Literal["stored", "adapter_off", "frozen_copy", "frozen_model"]
     model: nn.Module
     head: LanguageHead
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     parameters: Mapping[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+    lasting: bool = True
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -43,13 +46,19 @@ class Reference:
         with evaluation_mode(self.model), torch.no_grad(), self.scope():
             yield
 
-    def hidden(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    def hidden(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        autocast: AbstractContextManager[Any] | None = None,
+    ) -> Tensor:
         """[B, T, d] final hidden states for a decoder call; to be called within a session.
 
         The call is repeated as the model in training received it: even `use_cache` decides whether transformers
-        keeps the documents of a packed row apart.
+        keeps the documents of a packed row apart. `autocast` is the precision that it ran in.
         """
-        return self._call(self.head.decoder, args, kwargs).last_hidden_state
+        with autocast or nullcontext():
+            return self._call(self.head.decoder, args, kwargs).last_hidden_state
 
     def project(self, hidden: Tensor) -> Tensor:
         """[N, d] -> [N, V] raw logits; to be called within a session."""
@@ -86,7 +95,7 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
 
     Args:
         model: The model to be trained, still equal to the aligned model.
-        spec: `auto`, `adapter_off`, `frozen_copy`, or the aligned model itself as a module.
+        spec: `auto`, `stored`, `adapter_off`, `frozen_copy`, or the aligned model itself as a module.
         probe: [n] token ids on which an adapter is tried on and off.
 
     Raises:
@@ -96,14 +105,15 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
         return _frozen_model(model, spec)
     if spec == "frozen_copy":
         return _log(_frozen_copy(model))
-    if spec not in ("auto", "adapter_off"):
+    if spec not in ("auto", "stored", "adapter_off"):
         raise ReferenceModelError(
             "not a kind of reference, and no plugin loads it",
             key="reference",
             value=spec,
-            remedy="Use `auto`, `adapter_off`, `frozen_copy`, or a path or hub id (needs pact-plugin[transformers]).",
+            remedy="Use `auto`, `stored`, `adapter_off`, `frozen_copy`, or a path or hub id (needs "
+            "pact-plugin[transformers]).",
         )
-    peft = _peft_model(model)
+    peft = peft_model(model)
     if peft is None:
         if spec == "adapter_off":
             raise ReferenceModelError(
@@ -112,7 +122,7 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
                 value=spec,
                 remedy="Use `reference: auto`, or train with a PEFT adapter.",
             )
-        return _log(_frozen_copy(model))
+        return _log(_itself(model) if spec == "stored" else _frozen_copy(model))
     if any(getattr(config, "is_prompt_learning", False) for config in peft.peft_config.values()):
         raise ReferenceModelError(
             "prompt-learning adapters prepend virtual tokens, which the reference would not see",
@@ -123,7 +133,9 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
     head = language_head(model)
     off = Reference("adapter_off", model, head, scope=peft.disable_adapter)
     if _adapter_changes_nothing(off, head, probe):
-        return _log(off)
+        return _log(replace(off, kind="stored") if spec == "stored" else off)
+    if spec == "stored":
+        return _log(_itself(model))
     if spec == "adapter_off":
         logger.warning(
             "reference=adapter_off: the adapter already changes the model's predictions; what it has learnt so far, "
@@ -131,16 +143,6 @@ def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> R
         )
         return _log(off)
     return _log(_frozen_copy(model))
-
-
-def _peft_model(model: nn.Module) -> Any:
-    """The PEFT wrapper around or inside data-parallel wrappers, or None."""
-    while not (hasattr(model, "disable_adapter") and hasattr(model, "peft_config")):
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
-        if not isinstance(inner, nn.Module):
-            return None
-        model = inner
-    return model
 
 
 def _adapter_changes_nothing(off: Reference, head: LanguageHead, probe: Tensor) -> bool:
@@ -152,6 +154,11 @@ def _adapter_changes_nothing(off: Reference, head: LanguageHead, probe: Tensor) 
         hidden = off.hidden((), {"input_ids": probe[None]})
         without = (hidden, off.project(hidden[0]))
     return all(torch.equal(a, b) for a, b in zip(with_adapter, without, strict=True))
+
+
+def _itself(model: nn.Module) -> Reference:
+    """The model in training, which is the aligned one until its first step."""
+    return Reference("stored", model, language_head(model), lasting=False)
 
 
 def _frozen_copy(model: nn.Module) -> Reference:

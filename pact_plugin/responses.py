@@ -34,6 +34,16 @@ class ResponsePositions:
     def __len__(self) -> int:
         return self.row.shape[0]
 
+    def to(self, device: torch.device) -> ResponsePositions:
+        """With the positions on a device, in one copy; `trained` stays where it is."""
+        if self.row.device == device:
+            return self
+        packed = torch.stack([self.row, self.column, self.index, self.response])
+        if device.type == "cuda":
+            packed = packed.pin_memory()
+        row, column, index, response = packed.to(device, non_blocking=True)
+        return ResponsePositions(row, column, index, response, self.trained)
+
     def predecessors(self, values: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...] at the positions that predict the response tokens."""
         return values[self.row, self.column - 1]
@@ -48,17 +58,21 @@ def response_positions(
     *,
     position_ids: Int[Tensor, "B T"] | None = None,
     cu_seq_lens: Int[Tensor, " D"] | None = None,
+    attention_mask: Int[Tensor, "B T"] | None = None,
+    first_n: int | None = None,
 ) -> ResponsePositions:
     """Find the response positions of padded, multi-turn or packed rows.
 
     A response is one contiguous run of labels other than -100 inside one document. Its first token is no position
-    where nothing of its own document comes before it. Vectorised: one host synchronisation per batch.
+    where nothing of its own document comes before it. Vectorised: one host synchronisation per batch, none on the CPU.
 
     Args:
         labels: Token ids, -100 where ignored.
         position_ids: Documents start where these do not continue their predecessor.
         cu_seq_lens: Cumulative document lengths in tokens, from 0, over all rows, one after another (mostly there is
             only one, of a padding-free batch).
+        attention_mask: A document starts behind padding on the left, where it is 0.
+        first_n: Only the first tokens of every response, this many.
 
     Raises:
         ShapeError: The shapes do not fit together.
@@ -70,7 +84,9 @@ def response_positions(
             value=tuple(labels.shape),
             remedy="Pass the labels of a batch.",
         )
-    begins = document_starts(labels, position_ids=position_ids, cu_seq_lens=cu_seq_lens)
+    begins = document_starts(
+        labels, position_ids=position_ids, cu_seq_lens=cu_seq_lens, attention_mask=attention_mask
+    )
     trained = labels != IGNORED
     continues = torch.zeros_like(trained)
     continues[:, 1:] = trained[:, 1:] & trained[:, :-1] & ~begins[:, 1:]
@@ -78,7 +94,10 @@ def response_positions(
     columns = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     index = columns - torch.where(starts, columns, -1).cummax(dim=1).values if labels.numel() else columns
     response = starts.flatten().cumsum(0).view_as(labels) - 1
-    row, column = torch.nonzero(trained & ~begins, as_tuple=True)
+    chosen = trained & ~begins
+    if first_n is not None:
+        chosen &= index < first_n
+    row, column = torch.nonzero(chosen, as_tuple=True)
     return ResponsePositions(
         row=row,
         column=column,
@@ -93,6 +112,7 @@ def document_starts(
     *,
     position_ids: Int[Tensor, "B T"] | None = None,
     cu_seq_lens: Int[Tensor, " D"] | None = None,
+    attention_mask: Int[Tensor, "B T"] | None = None,
 ) -> Bool[Tensor, "B T"]:
     """Columns whose predecessor belongs to another document or does not exist."""
     starts = torch.zeros_like(labels, dtype=torch.bool)
@@ -117,10 +137,12 @@ def document_starts(
                 remedy="Pass one position per token.",
             )
         starts[:, 1:] |= position_ids[:, 1:] != position_ids[:, :-1] + 1
+    if attention_mask is not None:
+        starts[:, 1:] |= (attention_mask[:, 1:] != 0) & (attention_mask[:, :-1] == 0)
     return starts
 
 
-def positions_of(batch: Mapping[str, Any]) -> ResponsePositions:
+def positions_of(batch: Mapping[str, Any], first_n: int | None = None) -> ResponsePositions:
     """`response_positions` of a trainer's batch, from the keys it has.
 
     Raises:
@@ -134,11 +156,23 @@ def positions_of(batch: Mapping[str, Any]) -> ResponsePositions:
         )
     if batch.get("labels") is None:
         raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
+    return response_positions(batch["labels"], **_boundaries(batch), first_n=first_n)
+
+
+def starts_of(batch: Mapping[str, Any]) -> Bool[Tensor, "B T"]:
+    """`document_starts` of a trainer's batch, from the keys it has."""
+    return document_starts(batch["labels"], **_boundaries(batch))
+
+
+def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:
     position_ids = batch.get("position_ids")
     cu_seq_lens = batch.get("cu_seq_lens_q", batch.get("cu_seq_lens"))
     if position_ids is not None and position_ids.ndim != 2 and cu_seq_lens is not None:
         position_ids = None  # multimodal positions have several planes; the lengths say all that is needed
-    return response_positions(batch["labels"], position_ids=position_ids, cu_seq_lens=cu_seq_lens)
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.shape != batch["labels"].shape:
+        mask = None
+    return {"position_ids": position_ids, "cu_seq_lens": cu_seq_lens, "attention_mask": mask}
 
 
 def nothing_masked(batch: Mapping[str, Any]) -> bool:

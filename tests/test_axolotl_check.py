@@ -160,5 +160,5 @@ def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):
     answer = json.loads(done.stdout)
     assert answer["constrained"] is True
     assert answer["unchecked"] == []
-    assert answer["reference"]["kind"] == "frozen_copy"
+    assert answer["reference"]["kind"] == "stored"
     assert answer["tokens"]["digest"] == pact.SafetyTokens.load(workshop.folder / "tokens.safetensors").digest

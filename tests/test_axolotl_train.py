@@ -176,7 +176,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     assert labelled_starts > 0  # Axolotl does not mask them: they count in the denominator, not in the sum
     tokens_counted = sum(int((labels[1:] != -100).sum()) for labels, _ in spans)
     assert run.receipt["positions"] == tokens_counted - labelled_starts
-    assert run.receipt["reference"] == "frozen_copy"
+    assert run.receipt["reference"] == "stored"
     assert "constrained: 3 steps" in run.verify().stdout
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -237,7 +237,11 @@ def test_a_folder_means_its_only_configuration(tmp_path):
 
 def test_a_tokenizer_that_cannot_be_loaded_is_said(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    report = checked(config(base_model="nobody/no-model"))
+    report = checked(
+        config(
+            base_model="nobody/no-model", pact={"safety_tokens": "t.safetensors", "reference": "frozen_copy"}
+        )
+    )
     assert any("nobody/no-model" in one and "safety tokens fit" in one for one in report.unchecked)
     assert any("nobody/no-model" in one and "memory" in one for one in report.unchecked)
 
@@ -246,14 +250,18 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     began = time.monotonic()
-    report = checked(config(base_model="nobody/no-model"))
+    report = checked(
+        config(
+            base_model="nobody/no-model", pact={"safety_tokens": "t.safetensors", "reference": "frozen_copy"}
+        )
+    )
     assert time.monotonic() - began < 15  # the hub's client alone would wait longer
     assert len(report.unchecked) == 3
 
 
 def test_a_model_without_language_head_is_said(folder):
     AutoConfig.for_model("vit").save_pretrained(folder / "vision")
-    report = checked(config(base_model="./vision", tokenizer_config="./model"))
+    report = checked(config(base_model="./vision", tokenizer_config="./model", **COPIED))
     assert report.constrained
     assert any("./vision" in one and "memory" in one for one in report.unchecked)
 
@@ -275,8 +283,17 @@ def test_the_published_objective_needs_a_header(folder):
 @pytest.mark.parametrize(
     ("changes", "kind", "of"),
     [
-        ({}, "frozen_copy", "parameters"),
+        ({}, "stored", "model-out/_pact_store"),
+        ({"output_dir": "./out"}, "stored", "out/_pact_store"),
+        ({"pact": {"reference": "frozen_copy"}}, "frozen_copy", "parameters"),
+        ({"streaming": True, "max_steps": 10}, "frozen_copy", "parameters"),
+        ({"pact": {"reference": "stored"}, "processor_type": "AutoProcessor"}, "frozen_copy", "parameters"),
         (LORA, "adapter_off", None),
+        ({**LORA, "num_epochs": 3}, "stored", "model-out/_pact_store"),
+        ({**LORA, "num_epochs": 3, "pact": {"reference": "adapter_off"}}, "adapter_off", None),
+        ({**LORA, "pact": {"store": "./store"}}, "stored", "./store"),
+        ({**LORA, "pact": {"reference": "stored"}}, "stored", "model-out/_pact_store"),
+        ({**LORA, "num_epochs": 3, "streaming": True, "max_steps": 10}, "adapter_off", None),
         ({"adapter": "qlora", "load_in_4bit": True}, "adapter_off", None),
         ({**LORA, "lora_model_dir": "./adapter"}, "frozen_copy", "adapter"),
         ({**LORA, "peft_init_lora_weights": "pissa_niter_4"}, "frozen_copy", "adapter"),
@@ -307,7 +324,8 @@ def test_the_estimate_is_what_the_reference_holds(folder, architecture, dtype, c
     model.config.save_pretrained(folder / architecture)
     tiny_tokenizer().save_pretrained(folder / architecture)
     probe = torch.arange(4)
-    planned = checked(config(base_model=f"./{architecture}", **changes)).reference
+    copied = {"pact": {"reference": "frozen_copy"}}
+    planned = checked(config(base_model=f"./{architecture}", **copied, **changes)).reference
     assert planned.bytes == build_reference(model, "frozen_copy", probe).extra_bytes
     assert planned.model_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
     named = checked(
@@ -330,17 +348,19 @@ def test_a_quantized_model_is_smaller_than_its_reference():
     assert planned.bytes == 4 * planned.model_bytes
 
 
+COPIED = {"pact": {"reference": "frozen_copy"}}
 LARGE = {"base_model": "./large", "bf16": True}
 
 
 def test_a_reference_that_does_not_fit():
-    report = checked(config(**LARGE))
+    report = checked(config(**LARGE, **COPIED))
     text = found(report)["pact.reference"]
     parameters = memory.size(AutoConfig.from_pretrained("./large")).parameters
     assert report.reference.bytes == report.reference.model_bytes == 2 * parameters
     assert f"about {2 * parameters / 2**30:.1f} GiB beside the {2 * parameters / 2**30:.1f} GiB" in text
     assert f"{report.reference.device.free / 2**30:.1f} GiB free" in text
-    assert "needs no memory" in text
+    assert "`reference: stored`, which needs no memory" in text
+    assert checked(config(**LARGE)).reference.bytes == 0
 
 
 def test_an_adapter_needs_no_memory_for_its_reference():
@@ -360,9 +380,13 @@ SHARDED = (
 def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
     Path("zero3.json").write_text(json.dumps(ZERO3))
     (key,) = sharded
-    text = found(checked(config(**sharded)))["pact.reference"]
+    text = found(checked(config(**sharded, **COPIED)))["pact.reference"]
     assert f"`{key}` shards the parameters" in text
     assert "pact: {reference: ./model}" in text
+    assert "pact: {reference: stored}" in text
+    assert checked(config(**sharded)).reference.kind == "stored"
+    streaming = found(checked(config(**sharded, streaming=True, max_steps=10)))["pact.reference"]
+    assert "remove `streaming`" in streaming
     assert checked(config(**sharded, **LORA)).constrained
     named = checked(config(**LARGE, **sharded, pact={"reference": "./large"}))
     assert named.constrained
@@ -371,8 +395,8 @@ def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
 
 def test_deepspeed_without_sharded_parameters_is_measured():
     zero2 = {"deepspeed": {"zero_optimization": {"stage": 2}}}
-    assert checked(config(**zero2)).constrained
-    assert "GiB free" in found(checked(config(**LARGE, **zero2)))["pact.reference"]
+    assert checked(config(**zero2, **COPIED)).constrained
+    assert "GiB free" in found(checked(config(**LARGE, **COPIED, **zero2)))["pact.reference"]
     assert "gone.json" in found(checked(config(deepspeed="gone.json")))["deepspeed"]
 
 

@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConfig, PactConstraint, SafetyTokens
+from pact_plugin.aligned import Passes
 from pact_plugin.errors import (
     HiddenStatesNotSeenError,
     NonFiniteError,
@@ -22,6 +23,7 @@ from pact_plugin.errors import (
     ShapeError,
     TokenizerMismatchError,
 )
+from pact_plugin.reference import Reference
 
 TOKENIZER = tiny_tokenizer()
 TOKENS = SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43], [1.0, 0.5, -0.2, 0.1])
@@ -72,10 +74,12 @@ def constrained_loss(model, config, batch, **keywords):
     return constraint, output, constraint.loss(batch, **keywords)
 
 
+@pytest.mark.parametrize("first_n", [None, 2])
 @pytest.mark.parametrize("easing", [True, False])
-def test_confidence_equals_the_specification_on_full_logits(easing):
+def test_confidence_equals_the_specification_on_full_logits(easing, first_n):
+    """Clauses C2 and C5.6."""
     aligned, model, batch = tiny_model(), tiny_model(), a_batch()
-    config = PactConfig(safety_tokens=TOKENS, weight=1.5, easing=easing, chunk_size=4)
+    config = PactConfig(safety_tokens=TOKENS, weight=1.5, easing=easing, chunk_size=4, first_n=first_n)
     constraint, output, loss = constrained_loss(model, config, batch)
 
     def logprobs(network):
@@ -84,7 +88,8 @@ def test_confidence_equals_the_specification_on_full_logits(easing):
 
     student, reference = logprobs(model), logprobs(aligned)
     divergence, eased, mass = 0.0, 0.0, 0.0
-    where = positions(batch["labels"])
+    count = len(positions(batch["labels"]))
+    where = [p for p in positions(batch["labels"]) if first_n is None or p[2] < first_n]
     for row, column, _ in where:
         p_ref = reference[row, column - 1, POSITIVE]
         label = int(batch["labels"][row, column])
@@ -95,25 +100,31 @@ def test_confidence_equals_the_specification_on_full_logits(easing):
         if label not in POSITIVE:
             eased += np.exp(p_ref).sum() * -student[row, column - 1, label]
     expected = 1.5 * divergence - (eased if easing else 0.0)
-    assert loss.item() == pytest.approx(expected / len(where), rel=1e-4)
+    assert loss.item() == pytest.approx(expected / count, rel=1e-4)
     metrics = constraint.metrics()
     assert metrics["pact/positions"] == len(where)
     assert metrics["pact/divergence"] == pytest.approx(divergence / len(where), rel=1e-4)
-    assert metrics["pact/loss"] == pytest.approx(1.5 * divergence / len(where), rel=1e-4)
+    assert metrics["pact/loss"] == pytest.approx(1.5 * divergence / count, rel=1e-4)
     assert metrics["pact/safety_mass_reference"] == pytest.approx(mass / len(where), rel=1e-4)
     assert output.loss.item() > 0
 
 
-def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand():
+@pytest.mark.parametrize("first_n", [None, 3])
+@pytest.mark.parametrize("decay", [2.0, 0.0])
+def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand(decay, first_n):
+    """Clauses C3, C3.8, C3.9 and C5.6."""
     aligned, model, batch = tiny_model(), tiny_model(), a_batch()
-    published = {"temperature": 1.5, "prefix": 1, "decay": 2.0}
-    config = PactConfig(safety_tokens=TOKENS, objective="published", weight=0.7, published=published)
+    published = {"temperature": 1.5, "prefix": 1, "decay": decay}
+    changes = {"weight": 0.7, "published": published, "first_n": first_n}
+    config = PactConfig(safety_tokens=TOKENS, objective="published", **changes)
     _, _, loss = constrained_loss(model, config, batch)
     header = TOKENIZER.encode("<|im_start|>assistant\n", add_special_tokens=False)
     ids = list(TOKENS.ids)
     student, reference = (logits_of(m, input_ids=batch["input_ids"]) for m in (model, aligned))
-    total, where = 0.0, positions(batch["labels"])
-    for row, column, index in where:
+    total, count = 0.0, len(positions(batch["labels"]))
+    for row, column, index in positions(batch["labels"]):
+        if first_n is not None and index >= first_n:
+            continue
         so_far = batch["input_ids"][row, column - index : column].tolist()
         post = logits_of(aligned, input_ids=torch.tensor([header + so_far]))[0, -1, ids]
         total += float(
@@ -126,7 +137,69 @@ def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand():
                 **published,
             )[0]
         )
-    assert loss.item() == pytest.approx(0.7 * total / len(where), rel=1e-4)
+    assert loss.item() == pytest.approx(0.7 * total / count, rel=1e-4)
+
+
+def passes_of_the_reference(monkeypatch, batch, **settings) -> list[tuple[int, ...]]:
+    """The shapes of what the reference reads in one step."""
+    shapes = []
+    hidden = Reference.hidden
+
+    def recorded(self, args, kwargs, autocast=None):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return hidden(self, args, kwargs, autocast)
+
+    monkeypatch.setattr(Reference, "hidden", recorded)
+    constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    return shapes
+
+
+def test_a_pass_reads_no_more_than_the_prompt_and_the_first_n_tokens(monkeypatch):
+    batch = a_batch(rows=3, width=40)
+    batch["labels"][-1, 6:] = -100  # the prompt has 4 tokens, this response 2
+    assert passes_of_the_reference(monkeypatch, batch) == [(3, 40)]
+    assert passes_of_the_reference(monkeypatch, batch, first_n=5) == [(3, 4 + 5 - 1)]
+    assert passes_of_the_reference(monkeypatch, batch, first_n=100) == [(3, 40 - 1)]
+
+
+def test_the_prompt_free_pass_ends_where_the_gate_does(monkeypatch):
+    batch = a_batch(rows=2, width=40)  # three responses
+    header = len(TOKENIZER.encode("<|im_start|>assistant\n", add_special_tokens=False))
+    for published, length in (({"prefix": 3, "decay": 0}, 3), ({"prefix": 2, "decay": 0.5}, 7)):
+        settings = {"objective": "published", "published": published}
+        assert passes_of_the_reference(monkeypatch, batch, **settings) == [(2, 40), (3, header + length - 1)]
+    closed = {"objective": "published", "published": {"boost": 0}}
+    assert passes_of_the_reference(monkeypatch, batch, **closed) == [(2, 40)]
+
+
+@pytest.mark.parametrize("objective", ["confidence", "published"])
+def test_without_padding_both_passes_are_one(monkeypatch, objective):
+    """As with flash attention, which keeps documents apart in one row; so does the mask that is built without it."""
+    batch = a_batch()
+    settings = {"objective": objective, "first_n": 3}
+    _, _, padded = constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    monkeypatch.setattr(Passes, "_flat", True)
+    shapes = passes_of_the_reference(monkeypatch, batch, **settings)
+    assert [shape[0] for shape in shapes] == [1]
+    _, _, flat = constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    assert flat.item() == pytest.approx(padded.item(), rel=1e-5)
+
+
+def test_a_batch_that_is_more_than_its_token_ids_is_read_whole(monkeypatch):
+    model, batch = tiny_model(), a_batch()
+    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, first_n=2))
+    with constraint.watch():
+        model(**batch)
+    constraint._watch._seen.kwargs["pixel_values"] = torch.ones(1)
+    read = []
+    monkeypatch.setattr(
+        Reference, "hidden", lambda self, args, kwargs, autocast: read.append(kwargs) or hidden
+    )
+    with constraint.reference.session():
+        hidden = model.model(batch["input_ids"]).last_hidden_state
+    constraint.loss(batch)
+    assert "pixel_values" in read[0]
+    assert read[0]["input_ids"].shape == (3, 12)
 
 
 def test_gradients_reach_the_model_in_training_alone():
@@ -183,7 +256,8 @@ def test_splitting_a_batch_changes_no_gradient():
     assert constraint.receipt.steps == [[1, 1]]
 
 
-def test_packed_rows_equal_the_documents_apart():
+@pytest.mark.parametrize("first_n", [None, 2])
+def test_packed_rows_equal_the_documents_apart(first_n):
     documents = [a_batch(seed, rows=1, width=8 + seed) for seed in range(3)]
     packed = {
         "input_ids": torch.cat([d["input_ids"] for d in documents], 1),
@@ -191,7 +265,7 @@ def test_packed_rows_equal_the_documents_apart():
         "position_ids": torch.cat([torch.arange(d["labels"].shape[1]) for d in documents])[None],
         "use_cache": False,  # otherwise transformers lets the documents of a row see each other
     }
-    config = PactConfig(safety_tokens=TOKENS)
+    config = PactConfig(safety_tokens=TOKENS, first_n=first_n)
     model = tiny_model(attn_implementation="eager")
     constraint, _, loss = constrained_loss(model, config, packed)
     count, total = int((packed["labels"] != -100).sum()), 0.0

@@ -109,3 +109,23 @@ def test_peak_memory_is_that_of_a_chunk():
     full_logits = positions * vocabulary * 4
     assert peak < 8 * chunk * vocabulary * 4 + 64 * 2**20
     assert peak < full_logits / 3
+
+
+def test_a_step_with_a_stored_reference_never_makes_the_host_wait(tmp_path):
+    model = tiny_model().cuda()
+    batch = {key: value.cuda() for key, value in a_batch().items()}
+    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path)
+    constraint = PactConstraint(model, TOKENIZER, config)
+    constraint.fill([a_batch()], progress=False)  # from the host
+    moved(model.cpu())
+    model.cuda()
+    count = (batch["labels"][:, 1:] != -100).sum()
+    for mode in ("default", "error"):  # the first step looks at the batch
+        with constraint.watch(batch):
+            model(**batch)
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            loss = constraint.loss(batch, num_items_in_batch=count)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(loss)

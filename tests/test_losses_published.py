@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pact_plugin.errors import ConfigError
 from pact_plugin.losses import published_divergence
+from pact_plugin.promptfree import gate_end
 from tests.strategies import (
     COMPILED,
     DIFFERENTIABLE,
@@ -26,6 +27,8 @@ from tests.strategies import (
     using,
 )
 
+GATE = {"prefix": 8, "decay": 8.0, "boost": 1.0}
+
 
 def divergence(backend, problem, **options) -> np.ndarray:
     arrays = {name: backend.array(array) for name, array in problem.items()}
@@ -41,6 +44,39 @@ def close(kind, found, wanted) -> None:
 @given(problem=published_problems(any_shape), options=gate_settings)
 def test_agrees_with_the_reference_for_any_shape_c3_4(kind, problem, options):
     agrees(kind, problem, options)
+
+
+@settings(SETTINGS, max_examples=200)
+@given(st.integers(0, 20), st.floats(0, 30), st.floats(0, 1))
+def test_where_the_gate_ends_c3_9(prefix, decay, boost):
+    assume(decay == 0 or decay > 1e-3)
+    end = gate_end(prefix, decay, boost)
+    bound = {"prefix": prefix, "decay": decay, "boost": boost}
+    assert end in {spec.gate_end(**bound), spec.gate_end(**bound, bound=1.000001e-4)}
+    assert gate_end(8, 8.0, 1.0) == spec.gate_end() == 82
+
+
+@settings(SETTINGS, max_examples=60)
+@given(problem=published_problems(any_shape), options=gate_settings)
+def test_taking_the_gate_as_closed_changes_next_to_nothing_p20_c3_9(problem, options):
+    problem = {name: np.asarray(array, np.float64) for name, array in problem.items()}
+    bounds = {name: options.get(name, spec_default) for name, spec_default in GATE.items()}
+    problem["position"] = problem["position"] + spec.gate_end(**bounds)
+    K = problem["weights"].shape[0]
+    assume(problem["weights"].max() > 0 and K > 0)
+    with_gate = spec.published_divergence(**problem, **options)
+    closed = spec.published_divergence(**problem | {"reference_post": problem["reference"]}, **options)
+    T = options.get("temperature", 2.0)
+    student = problem["student"] / T
+    student = student - student.max(-1, keepdims=True)
+    L = np.log(spec.published_target(**problem, **options) + 1e-300) - (
+        student - np.log(np.exp(student).sum(-1, keepdims=True))
+    )
+    moved = np.abs(problem["reference_post"] - problem["reference"]).max(-1)
+    spread = np.where(problem["weights"] > 0, L, np.nan)
+    spread = np.nanmax(spread, -1) - np.nanmin(spread, -1)
+    second = (1e-4 * moved) ** 2
+    assert (np.abs(with_gate - closed) <= 1e-4 * T * moved * spread + second + 1e-9).all()
 
 
 @on(COMPILED)

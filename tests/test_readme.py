@@ -95,7 +95,9 @@ def test_the_settings_table_names_real_keys_and_defaults():
     defaults = PactConfig().model_dump() | {"easing": "on" if PactConfig().eases else "off"}
     for key, default in rows:
         assert key in PactConfig.model_fields
-        if default != "chosen":
+        if default == "unset":
+            assert defaults[key] is None
+        elif default != "chosen":
             assert default.strip("`") == str(defaults[key])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pact_spec.reference as spec
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +62,20 @@ def test_equals_the_definition(rows):
     assert int(found.trained) == sum(label != -100 for row in labels for label in row[1:])
 
 
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(packed_rows(), st.one_of(st.none(), st.integers(1, 5)))
+def test_the_first_n_of_each_response_p21_c5_6(rows, first_n):
+    labels, documents, position_ids = rows
+    starts = [[c == 0 or row[c] != row[c - 1] for c in range(len(row))] for row in documents]
+    found = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids), first_n=first_n)
+    wanted, count = spec.response_positions(labels, starts, first_n)
+    assert [position[:3] for position in as_tuples(found)] == wanted
+    assert int(found.trained) == count == int((torch.tensor(labels)[:, 1:] != -100).sum())
+    everything = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids))
+    kept = [p for p in as_tuples(everything) if first_n is None or p[2] < first_n]
+    assert as_tuples(found) == kept
+
+
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(packed_rows())
 def test_cumulative_lengths_say_the_same_as_position_ids(rows):
@@ -98,6 +113,14 @@ def test_right_padded_left_padded_and_multi_turn():
         (1, 6, 1, 2),
         (2, 1, 0, 3),
     ]
+
+
+def test_a_label_behind_padding_on_the_left_is_no_position():
+    batch = {
+        "labels": torch.tensor([[-100, -100, 5, 6], [4, -100, 5, 6]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+    }
+    assert as_tuples(positions_of(batch)) == [(0, 3, 1, 0), (1, 2, 0, 2), (1, 3, 1, 2)]
 
 
 def test_left_padded_position_ids_are_no_documents_of_their_own():

@@ -20,6 +20,7 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, chunk_size=16)
+EXACT = CONFIG.model_copy(update={"reference": "frozen_copy"})
 UNEASED = CONFIG.model_copy(update={"easing": False})
 POSITIVE = torch.tensor(TOKENS.positive.ids)
 METRICS = {"loss", "divergence", "safety_mass", "safety_mass_reference", "eased", "positions"}
@@ -34,7 +35,7 @@ def a_model(with_lora: bool, **config):
 def assert_equal_to_a_plain_loop(trainer, *, easing: bool, per_micro_batch: bool, with_lora: bool) -> None:
     """Train for five steps of two micro-batches, then again by hand on the batches that it was given."""
     trainer.data_collator = recording = Recording(trainer.data_collator)
-    pact.attach(trainer, CONFIG if easing else UNEASED)
+    pact.attach(trainer, EXACT if easing else EXACT.model_copy(update={"easing": False}))
     trainer.train()
 
     aligned, model = tiny_model(), a_model(with_lora)
@@ -97,7 +98,7 @@ def test_batch_8_equals_batch_2_accumulated_4_times_in_gradient(tmp_path, with_l
             optim="sgd",
             learning_rate=1.0,  # one step of plain descent moves the weights by the gradient
         )
-        pact.attach(trainer, CONFIG)
+        pact.attach(trainer, EXACT)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():  # away from the reference, where the constraint has a gradient
             for parameter in trainer.model.parameters():
@@ -161,6 +162,7 @@ def test_the_evaluation_loss_stays_the_tasks(tmp_path):
     pact.attach(trainer, CONFIG)
     before = trainer.evaluate()
     assert before["eval_loss"] == plain
+    assert trainer.pact.receipt.reference == "stored"
     assert {f"eval_pact/{name}" for name in METRICS} <= set(before)
     assert before["eval_pact/divergence"] == pytest.approx(0, abs=1e-9)
     trainer.train()
@@ -265,14 +267,15 @@ def sharded_by_deepspeed(trainer: Trainer) -> None:
 def test_a_copy_of_sharded_parameters_is_no_reference(tmp_path, shard, key):
     trainer = hf_trainer(tmp_path)
     shard(trainer)
-    with pytest.raises(AdapterError, match=rf"^{key}: .*sharded.*`reference`"):
-        pact.attach(trainer, CONFIG)
+    with pytest.raises(AdapterError, match=rf"^{key}: .*sharded.*`reference: stored`"):
+        pact.attach(trainer, EXACT)
     assert type(trainer) is Trainer
+    assert pact.attach(trainer, CONFIG).pact.receipt.reference == "stored"
     adapter = hf_trainer(tmp_path, model=adapted())
     shard(adapter)
     assert pact.attach(adapter, CONFIG).pact.receipt.reference == "adapter_off"
 
-    late = pact.attach(hf_trainer(tmp_path), CONFIG)
+    late = pact.attach(hf_trainer(tmp_path), EXACT)
     shard(late)
     with pytest.raises(AdapterError, match=rf"^{key}: "):
         late.train()

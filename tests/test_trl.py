@@ -31,6 +31,7 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0)
+COPIED = CONFIG.model_copy(update={"reference": "frozen_copy"})
 METRICS = {"loss", "divergence", "safety_mass", "safety_mass_reference", "eased", "positions"}
 
 
@@ -68,9 +69,11 @@ def test_modes(tmp_path, settings, data, with_lora):
     for log in logs:
         assert {name.removeprefix("pact/") for name in log if name.startswith("pact/")} >= METRICS
         assert log["pact/positions"] > 0
-    assert logs[0]["pact/divergence"] == pytest.approx(0, abs=1e-9)
-    assert logs[-1]["pact/divergence"] > 0
-    assert trainer.pact.receipt.reference == ("adapter_off" if with_lora else "frozen_copy")
+    assert logs[0]["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert logs[-1]["pact/divergence"] > 1e-7
+    several_epochs = "packing" in settings or "gradient_accumulation_steps" in settings
+    expected = "adapter_off" if with_lora and not several_epochs else "stored"
+    assert trainer.pact.receipt.reference == expected
 
 
 def test_packing_constrains_the_same_positions_as_padding(tmp_path):
@@ -78,7 +81,7 @@ def test_packing_constrains_the_same_positions_as_padding(tmp_path):
         trainer = sft_trainer(tmp_path, data=completions(12), learning_rate=0.0, max_steps=-1, **settings)
         with torch.no_grad():
             generator = torch.Generator().manual_seed(0)
-            pact.attach(trainer, CONFIG)
+            pact.attach(trainer, COPIED)
             for parameter in trainer.model.parameters():
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
         trainer.train()
@@ -213,7 +216,7 @@ def test_an_adapter_that_holds_training_keeps_its_safety_as_the_reference(tmp_pa
                 parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
     trainer = pact.attach(sft_trainer(tmp_path, model=model), CONFIG)
     trainer.train()
-    assert trainer.pact.receipt.reference == "frozen_copy"
+    assert trainer.pact.receipt.reference == "frozen_copy"  # auto: one epoch
     assert train_logs(trainer)[0]["pact/divergence"] == pytest.approx(0, abs=1e-9)
     assert train_logs(trainer)[-1]["pact/divergence"] > 0
 
@@ -225,12 +228,6 @@ def test_pact_sft_trainer_is_the_same(tmp_path):
     built.train()
     assert [log["loss"] for log in train_logs(attached)] == [log["loss"] for log in train_logs(built)]
     assert all(torch.equal(weights(built)[name], weight) for name, weight in weights(attached).items())
-
-
-def test_a_streaming_data_set(tmp_path):
-    trainer = sft_trainer(tmp_path, data=completions().to_iterable_dataset(), eval_strategy="no")
-    pact.attach(trainer, CONFIG).train()
-    assert trainer.pact.receipt.steps == [[1, 3]]
 
 
 def test_plugins_are_told_the_metrics_of_each_log(tmp_path):

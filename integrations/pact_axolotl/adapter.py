@@ -56,10 +56,18 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain(trainer, constraint)
 
 
+def _configure(trainer: Any, config: PactConfig) -> PactConfig:
+    from pact_transformers.stored import with_reference
+
+    cfg = getattr(trainer, "axolotl_cfg", None)
+    # Axolotl turns `num_epochs` into steps of packed rows, from which the number of epochs cannot be told.
+    return with_reference(trainer, config, None if cfg is None or cfg.max_steps else cfg.num_epochs)
+
+
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """Axolotl's trainers for supervised fine-tuning."""
-    return [Adapter("axolotl", _matches, _parts, _attach)]
+    return [Adapter("axolotl", _matches, _parts, _attach, _configure)]
 
 
 def with_checkpoint_tokens(config: PactConfig, checkpoint: str | None) -> PactConfig:

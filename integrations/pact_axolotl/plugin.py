@@ -69,6 +69,7 @@ class PactPlugin(BasePlugin):
         from pact_axolotl.adapter import with_checkpoint_tokens
         from pact_plugin.hooks.manager import attach
 
+        trainer.axolotl_cfg = cfg
         config = with_checkpoint_tokens(config, determine_last_checkpoint(cfg))
         if config.safety_tokens is None:
             LOG.info(

@@ -6,16 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pact_plugin.config import PactConfig
+from pact_plugin.config import OWN_REFERENCES, PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
 from pact_plugin.tokens import SafetyTokens
 
 PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
-
-KINDS = ("auto", "adapter_off", "frozen_copy")
-"""References that the model in training provides itself."""
 
 
 def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
@@ -158,7 +155,7 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
 
 
 def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
-    if config.reference not in KINDS:
+    if config.reference not in OWN_REFERENCES:
         return
     for key, what in _CHANGING:
         if cfg.get(key):

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_axolotl import loading, memory
-from pact_axolotl.preflight import KINDS
-from pact_plugin.config import PactConfig
+from pact_plugin.config import OWN_REFERENCES, PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
 
@@ -23,8 +22,9 @@ class ReferencePlan:
     """Where the aligned model's predictions would come from.
 
     Args:
-        kind: `adapter_off`, `frozen_copy` or `frozen_model`.
-        of: What is copied (`adapter` or `parameters`), or the model that is loaded; None for `adapter_off`.
+        kind: `stored`, `adapter_off`, `frozen_copy` or `frozen_model`.
+        of: What is copied (`adapter` or `parameters`), the model that is loaded, or the folder of the store; None for
+            `adapter_off`.
         why: One clause, for the eye.
         bytes: Estimate of its memory; None where it is not known.
         model_bytes: Estimate of the weights of the model in training, or None.
@@ -49,10 +49,13 @@ class ReferencePlan:
 def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     """The reference that a run would build, without its memory."""
     adapter, named = cfg.get("adapter"), config.reference
-    if named not in KINDS:
+    if named not in OWN_REFERENCES:
         return ReferencePlan(
             "frozen_model", named, "the model that `reference` names, loaded beside the other"
         )
+    stored = _stored(cfg, config)
+    if stored is not None:
+        return stored
     if named == "adapter_off":
         return ReferencePlan(named, None, "the model with its adapter switched off", bytes=0)
     if not adapter:
@@ -69,6 +72,26 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     return ReferencePlan("adapter_off", None, "the model with its adapter switched off", bytes=0)
 
 
+def not_storable(cfg: Mapping[str, Any]) -> str | None:
+    """The key for which nothing can be stored: the data has no length, or holds more than token ids."""
+    return next((key for key in ("streaming", "pretraining_dataset", "processor_type") if cfg.get(key)), None)
+
+
+def _stored(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan | None:
+    """The plan to store the predictions, where the run would."""
+    epochs = cfg.get("num_epochs")
+    several = isinstance(epochs, int | float) and epochs > 1 and not cfg.get("max_steps")
+    asked = config.reference == "stored" or config.store is not None
+    if config.reference not in ("auto", "stored") or not_storable(cfg) is not None:
+        return None
+    if not (asked or several or not cfg.get("adapter")):
+        return None
+    folder = config.store or str(Path(str(cfg.get("output_dir") or "./model-out")) / "_pact_store")
+    return ReferencePlan(
+        "stored", folder, f"the model's predictions, written to {folder} before it trains", bytes=0
+    )
+
+
 def measured(
     plan: ReferencePlan, cfg: Mapping[str, Any], device: memory.Device | None = None
 ) -> ReferencePlan:
@@ -83,7 +106,7 @@ def measured(
         ConfigError: A model is not there.
         NotAvailableError: A model's configuration cannot be loaded here, or has no causal language model.
     """
-    if plan.kind == "adapter_off" or plan.of == "adapter":
+    if plan.kind in ("adapter_off", "stored") or plan.of == "adapter":
         return plan
     unit = memory.bytes_per_parameter(cfg)
     key = "base_model_config" if cfg.get("base_model_config") else "base_model"
@@ -119,9 +142,9 @@ def impossible(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError
             value=name,
             remedy="Use `reference: auto`, or train with `adapter: lora`.",
         )
-    if name in KINDS or name in offered("pact_references") or Path(name).is_dir():
+    if name in OWN_REFERENCES or name in offered("pact_references") or Path(name).is_dir():
         return
-    near = get_close_matches(name, KINDS, n=1, cutoff=0.75)
+    near = get_close_matches(name, OWN_REFERENCES, n=1, cutoff=0.75)
     if near:
         yield ReferenceModelError(
             "neither a kind of reference nor a folder",
@@ -141,7 +164,7 @@ def too_large(plan: ReferencePlan) -> Iterator[PactError]:
         "activations not counted)",
         key="reference",
         value=plan.kind if plan.kind == "frozen_copy" else plan.of,
-        remedy="Train an adapter with `reference: auto`, which needs no memory, or use a device with more.",
+        remedy="Set `reference: stored`, which needs no memory, or use a device with more.",
     )
 
 
@@ -149,10 +172,12 @@ def copy_of_shards(plan: ReferencePlan, cfg: Mapping[str, Any]) -> Iterator[Pact
     """An error where the reference is a copy of parameters that are sharded: it would be compared with itself."""
     key = sharding(cfg)
     if key is not None and plan.kind == "frozen_copy":
+        obstacle = not_storable(cfg)
+        own = f"remove `{obstacle}`" if obstacle else "`pact: {reference: stored}`"
         yield ReferenceModelError(
             f"it is {plan.why}, which cannot serve as the reference where `{key}` shards the parameters",
             key="reference",
-            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or train a new adapter.",
+            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or {own}.",
         )
 
 

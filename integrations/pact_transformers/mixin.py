@@ -10,13 +10,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.receipt import Receipt
+from pact_transformers.stored import FillStore, sharding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pact_plugin.constraint import PactConstraint
 
-_POSITION_KEYS = ("labels", "shift_labels", "position_ids", "cu_seq_lens_q", "attention_mask")
+_BATCH_KEYS = ("labels", "input_ids", "shift_labels", "position_ids", "cu_seq_lens_q", "attention_mask")
 
 
 class PactTrainerMixin:
@@ -42,9 +43,9 @@ class PactTrainerMixin:
         **kwargs: Any,
     ) -> Any:
         """The trainer's own loss, plus the constraint in training."""
-        batch = {key: inputs[key] for key in _POSITION_KEYS if key in inputs}
+        batch = {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
         training = self.model.training
-        with self.pact.watch():
+        with self.pact.watch(batch):
             result = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
             )
@@ -112,11 +113,13 @@ class PactTrainerMixin:
         """Train; a resumed run continues its receipt.
 
         The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
-        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means.
+        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
+        stored reference is filled first; a resumed run finds it filled.
 
         Raises:
             AdapterError: The parameters are sharded, and the reference is a copy of them.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
+            StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
         """
         require_whole_parameters(self, self.pact)
         checkpoint = resume_from_checkpoint
@@ -153,6 +156,7 @@ def constrain(trainer: Any, constraint: PactConstraint) -> Any:
         )
     trainer.__class__ = constrained_class(type(trainer))
     trainer.pact = constraint
+    trainer.add_callback(FillStore(trainer))
     return trainer
 
 
@@ -198,17 +202,13 @@ def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
     """
     if constraint.reference.kind != "frozen_copy":
         return
-    deepspeed = getattr(trainer.args, "hf_deepspeed_config", None)
-    for key, sharded in (
-        ("fsdp", trainer.is_fsdp_enabled),
-        ("deepspeed", deepspeed is not None and deepspeed.is_zero3()),
-    ):
-        if sharded:
-            raise AdapterError(
-                "the parameters are sharded, and a copy of them cannot serve as the reference",
-                key=key,
-                remedy="Name the aligned model's folder or hub id as `reference`, or train an adapter.",
-            )
+    key = sharding(trainer)
+    if key is not None:
+        raise AdapterError(
+            "the parameters are sharded, and a copy of them cannot serve as the reference",
+            key=key,
+            remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
+        )
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:

@@ -36,10 +36,16 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain_trainer(trainer, constraint)
 
 
+def _configure(trainer: Any, config: Any) -> Any:
+    from pact_transformers.stored import with_reference
+
+    return with_reference(trainer, config)
+
+
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """`transformers.Trainer` and its subclasses, but not those of frameworks with adapters of their own."""
-    return [Adapter("transformers", _matches, _parts, _attach)]
+    return [Adapter("transformers", _matches, _parts, _attach, _configure)]
 
 
 def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:

@@ -26,7 +26,13 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain_sft(trainer, constraint)
 
 
+def _configure(trainer: Any, config: Any) -> Any:
+    from pact_transformers.stored import with_reference
+
+    return with_reference(trainer, config)
+
+
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """TRL's SFTTrainer and its subclasses."""
-    return [Adapter("trl", _matches, _parts, _attach)]
+    return [Adapter("trl", _matches, _parts, _attach, _configure)]

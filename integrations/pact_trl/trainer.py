@@ -11,6 +11,7 @@ from pact_transformers.mixin import (
     require_plain_task_loss,
     trainer_parts,
 )
+from pact_transformers.stored import FillStore, with_reference
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
@@ -34,8 +35,9 @@ class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
         config = PactConfig.of(pact)
         super().__init__(*args, **kwargs)
         model, tokenizer = trainer_parts(self)
-        self.pact = PactConstraint(model, tokenizer, config)
+        self.pact = PactConstraint(model, tokenizer, with_reference(self, config))
         _check(self, self.pact)
+        self.add_callback(FillStore(self))
 
 
 def constrain_sft(trainer: SFTTrainer, constraint: PactConstraint) -> SFTTrainer:

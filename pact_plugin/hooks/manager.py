@@ -129,8 +129,8 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
     from pact_plugin.config import PactConfig
     from pact_plugin.constraint import PactConstraint
 
-    settings = PactConfig.of(config)
     adapter = find_adapter(trainer)
+    settings = adapter.configure(trainer, PactConfig.of(config))
     model, tokenizer = adapter.parts(trainer)
     return adapter.attach(trainer, PactConstraint(model, tokenizer, settings))
 
@@ -143,30 +143,23 @@ def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> Safety
     if isinstance(wanted, SafetyTokens):
         return wanted
     if wanted is None:
+        from pact_plugin.ranks import of_first_rank
         from pact_plugin.select import select_safety_tokens
 
         logger.info(
             "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
         )
-        return _of_first_rank(select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k))
+        chosen = select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k)
+        return of_first_rank(chosen)  # answers that differ by rounding would choose different tokens
     source = offered("pact_token_sources").get(wanted)
     return SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
 
 
-def _of_first_rank(tokens: SafetyTokens) -> SafetyTokens:
-    """Those of rank 0 on every rank: answers that differ by rounding would choose different tokens."""
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return tokens
-    box = [tokens]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
-
-
 def load_reference(config: PactConfig, model: Any, tokenizer: Any) -> Any:
     """The aligned model as a module where a configuration names one, else the kind of reference."""
-    if config.reference in ("auto", "adapter_off", "frozen_copy"):
+    from pact_plugin.config import OWN_REFERENCES
+
+    if config.reference in OWN_REFERENCES:
         return config.reference
     sources = offered("pact_references")
     source = sources.get(config.reference, sources.get("pretrained"))

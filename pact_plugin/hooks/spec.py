@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from pact_plugin.config import PactConfig
     from pact_plugin.constraint import PactConstraint
     from pact_plugin.tokens import SafetyTokens
 
@@ -31,12 +32,15 @@ class Adapter:
         parts: The model and the tokenizer of a trainer; raises `AdapterError` for settings that cannot be
             constrained, naming the key to change.
         attach: Puts a constraint into a trainer, which it returns.
+        configure: Completes the settings by what a trainer knows, such as where its output goes; they stay as they
+            are when absent.
     """
 
     name: str
     matches: Callable[[Any], bool]
     parts: Callable[[Any], tuple[Any, Any]]
     attach: Callable[[Any, PactConstraint], Any]
+    configure: Callable[[Any, PactConfig], PactConfig] = lambda trainer, config: config
 
 
 @dataclass(frozen=True)

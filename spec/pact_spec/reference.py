@@ -193,6 +193,39 @@ def published_target(
     return q
 
 
+def gate_end(prefix: float = 8, decay: float = 8.0, boost: float = 1.0, bound: float = 1e-4) -> int:
+    """Clause C3.9: the first t from which boost · f(t) is at most `bound`."""
+    t = 0
+    while boost * (math.exp(-max(t - prefix, 0.0) / decay) if decay > 0 else float(t < prefix)) > bound:
+        t += 1
+    return t
+
+
+def response_positions(
+    labels: Sequence[Sequence[int]], starts: Sequence[Sequence[bool]], first_n: int | None = None
+) -> tuple[list[tuple[int, int, int]], int]:
+    """Clauses C5.3, C5.4 and C5.6: the constrained positions as (row, column, t), and M of these rows (C4.2).
+
+    Args:
+        labels: B rows of T token ids, -100 where the model is not trained.
+        starts: B rows of T: whether a document starts there (C5.2).
+        first_n: n of C5.6; None for all.
+    """
+    found, count = [], 0
+    for row, (row_labels, row_starts) in enumerate(zip(labels, starts, strict=True)):
+        t = -1
+        for column, (label, start) in enumerate(zip(row_labels, row_starts, strict=True)):
+            if start:
+                t = -1
+            t = t + 1 if label != -100 else -1
+            if label == -100 or column == 0:
+                continue
+            count += 1
+            if not start and (first_n is None or t < first_n):
+                found.append((row, column, t))
+    return found, count
+
+
 def safety_direction(
     aligned_logits: Iterable[Any], contrast_logits: Iterable[Any], *, top_k: int = 50
 ) -> tuple[np.ndarray, np.ndarray]:

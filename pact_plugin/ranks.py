@@ -1,0 +1,37 @@
+"""What the processes of a run agree on, where there are several."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import distributed
+
+T = TypeVar("T")
+
+
+def several() -> bool:
+    """Whether torch.distributed runs, with one rank or more."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def rank() -> int:
+    """Of this process, from 0."""
+    return distributed.get_rank() if several() else 0
+
+
+def of_first_rank(value: T) -> T:
+    """Rank 0's value, on every rank."""
+    if not several():
+        return value
+    box = [value]
+    distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def of_every_rank(value: Any) -> list[Any]:
+    """Every rank's value, on every rank; also a barrier."""
+    if not several():
+        return [value]
+    values = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
