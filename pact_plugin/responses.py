@@ -69,7 +69,8 @@ def response_positions(
     Args:
         labels: Token ids, -100 where ignored.
         position_ids: Documents start where these do not continue their predecessor.
-        cu_seq_lens: Cumulative document lengths in tokens, from 0, over the one row of a padding-free batch.
+        cu_seq_lens: Cumulative document lengths in tokens, from 0, over all rows, one after another (mostly there is
+            only one, of a padding-free batch).
         attention_mask: A document starts behind padding on the left, where it is 0.
         first_n: Only the first tokens of every response, this many.
 
@@ -117,15 +118,16 @@ def document_starts(
     starts = torch.zeros_like(labels, dtype=torch.bool)
     starts[:, :1] = True
     if cu_seq_lens is not None:
-        if labels.shape[0] != 1:
+        if labels.shape[0] != 1 and int(cu_seq_lens[-1]) != labels.numel():
             raise ShapeError(
-                "cumulative sequence lengths describe a single flattened row",
+                f"cumulative sequence lengths that end at {int(cu_seq_lens[-1])} do not describe all rows",
                 key="labels",
                 value=tuple(labels.shape),
                 remedy="Pass `position_ids` for a batch of several rows.",
             )
-        inner = cu_seq_lens[:-1].long()
-        starts[0, inner.clamp(max=labels.shape[1] - 1)] = True
+        flat = starts.new_zeros(labels.numel() + 1)  # one more, for documents without tokens at the end
+        flat[cu_seq_lens[:-1].long().clamp(max=labels.numel())] = True
+        starts |= flat[:-1].view_as(starts)
     if position_ids is not None:
         if position_ids.ndim != 2 or position_ids.shape[1] != labels.shape[1]:
             raise ShapeError(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,18 +108,22 @@ class Workshop:
         return {key: value for key, value in (base | changes).items() if value is not None}
 
     def train(self, name: str, *arguments: str, dump: bool = False, **changes: Any) -> Run:
-        """`axolotl train` into the folder `name`."""
+        """`axolotl train` into the folder `name`; by default without a launcher, which would take seconds."""
         plugins = ["pact_axolotl.PactPlugin"] + (["dump_batches.DumpPlugin"] if dump else [])
         config = self.config(**({"plugins": plugins} | changes))
-        return self.axolotl("train", name, config, *arguments)
+        return self.axolotl("train", name, config, *(arguments or ("--launcher", "python")))
 
-    def axolotl(self, command: str, name: str, config: dict[str, Any], *arguments: str) -> Run:
+    def axolotl(
+        self, command: str, name: str, config: dict[str, Any], *arguments: str, **environment: str
+    ) -> Run:
+        """An `axolotl` command on a configuration; `environment` replaces what this process has."""
         output = self.folder / name
         file = self.folder / f"{name}-{command}.yml"
         file.write_text(yaml.safe_dump(config | {"output_dir": str(output)}))
-        environment = os.environ | {
+        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        base = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join(paths),
             "DUMP_BATCHES": str(output / "dump"),
             "ACCELERATE_USE_CPU": "1",
             "HF_HUB_OFFLINE": "1",
@@ -126,7 +131,7 @@ class Workshop:
         }
         done = subprocess.run(
             ["axolotl", command, str(file), *arguments],
-            env=environment,
+            env=os.environ | base | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -134,6 +139,21 @@ class Workshop:
             check=False,
         )
         return Run(output, done.returncode, done.stdout)
+
+
+def environment_without_plugin(folder: Path) -> Path:
+    """Where the command `axolotl` is of an environment that has Axolotl, but not pact-plugin."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run(
+        [folder / "bin/python", "-c", asked], capture_output=True, text=True, check=True
+    )
+    # A .pth file lets Axolotl in, but not what its environment has through .pth files itself: pact-plugin.
+    (Path(packages.stdout.strip()) / "axolotl.pth").write_text(sysconfig.get_path("purelib"))
+    here, command = Path(sys.executable).parent, folder / "bin/axolotl"
+    command.write_text((here / "axolotl").read_text().replace(str(here), str(command.parent)))
+    command.chmod(0o755)
+    return command.parent
 
 
 LORA: dict[str, Any] = {

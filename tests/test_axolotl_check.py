@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from axolotl_runs import LORA, Workshop
+from axolotl_runs import LORA, Run, Workshop, environment_without_plugin
 from pact_axolotl.check import check
 from pact_axolotl.config_file import misspelt_keys
 from pact_axolotl.environment import find_axolotl
 from pact_axolotl.report import Report
+from transformers import AutoConfig
 
 import pact_plugin as pact
 
@@ -68,43 +69,35 @@ def test_axolotls_findings_stand_beside_ours(workshop):
     assert set(workshop.folder.iterdir()) == before  # nothing was prepared, logged or trained
 
 
-def loaded_pact(file: Path) -> Any:
-    """What `pact` is after Axolotl has read a configuration, in a process of its own."""
-    code = (
-        "import sys; from axolotl.cli.config import load_cfg; cfg = load_cfg(sys.argv[1]); "
-        "print('PACT', cfg.get('pact'))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(file)],
-        env=os.environ | {"AXOLOTL_DO_NOT_TRACK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return [line for line in done.stdout.splitlines() if line.startswith("PACT")]
+def assert_trains_unconstrained(run: Run) -> None:
+    """It ends well, and nothing of it looks as if it had been constrained."""
+    assert len(run.ok().steps) == 1
+    assert not [name for entry in run.history for name in entry if "pact" in name]
+    assert not list(run.output.rglob("pact_*"))
+    line = run.verify()
+    assert line.returncode == 1
+    assert "no receipt: nothing shows that this run was constrained" in line.stderr
 
 
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        (
-            {"plugins": ["pact_plugin.axolotl.PactPlugin"]},
-            "plugins",
-        ),  # Axolotl 0.19 logs that it is not there
+        ({"plugins": None}, "plugins"),
+        ({"plugins": ["pact_plugin.axolotl.PactPlugin"]}, "plugins"),
         ({"pact": None, "pcat": True}, "pcat"),
     ],
-    ids=["misspelt-plugin", "misspelt-key"],
+    ids=["no-plugin", "misspelt-plugin", "misspelt-key"],
 )
-def test_what_axolotl_passes_over_in_silence_is_found(workshop, changes, key):
-    file = written(workshop, **changes)
-    report = check(file)
-    assert keys(report) == [key]
+def test_what_axolotl_passes_over_in_silence_is_found(workshop, request, changes, key):
+    changes = changes | {"max_steps": 1, "save_steps": 1}
+    assert keys(check(written(workshop, **changes))) == [key]
     axolotl = find_axolotl()
     assert axolotl is not None
-    if not (
-        axolotl.loads_installed and key == "plugins"
-    ):  # newer releases stop at a plugin that is not there
-        assert loaded_pact(file) == ["PACT None"]
+    if axolotl.loads_installed and key == "plugins":  # newer releases need no line, and stop at a wrong one
+        return
+    config = workshop.config(**changes)
+    name = request.node.callspec.id
+    assert_trains_unconstrained(workshop.axolotl("train", name, config, "--launcher", "python"))
 
 
 def test_no_key_of_axolotls_is_taken_for_a_misspelling():
@@ -116,26 +109,20 @@ def test_no_key_of_axolotls_is_taken_for_a_misspelling():
 
 
 def test_an_environment_of_axolotl_without_the_plugin(workshop, tmp_path, monkeypatch):
-    environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    packages = subprocess.run(
-        [environment / "bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    # A .pth file lets Axolotl in, but not what its environment has through .pth files itself: pact-plugin.
-    (Path(packages) / "axolotl.pth").write_text(sysconfig.get_path("purelib"))
-    command = environment / "bin/axolotl"
-    command.write_text((HERE / "axolotl").read_text().replace(str(HERE), str(environment / "bin")))
-    command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
-    report = check(written(workshop, **LORA))
-    (finding,) = report.findings
+    folder = environment_without_plugin(tmp_path / "environment")
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    settings = LORA | {"max_steps": 1, "save_steps": 1}
+    (finding,) = check(written(workshop, **settings)).findings
     assert finding.key == "pact-plugin"
     assert "would log that and train on" in finding.problem
-    assert f"{environment}/bin/python" in finding.remedy
+    assert f"{folder}/python" in finding.remedy
     assert "pip install 'pact-plugin[axolotl]'" in finding.remedy
+    config = workshop.config(**settings)
+    run = workshop.axolotl("train", "without", config, "--launcher", "python", PATH=path)
+    assert "Failed to load plugin: pact_axolotl.PactPlugin" in run.log
+    assert_trains_unconstrained(run)
 
 
 def axolotl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -150,6 +137,20 @@ def test_the_command_of_axolotls(workshop):
     assert "✗ pact.weigth: 1" in done.stdout
     assert "Did you mean `weight`?" in done.stdout
     assert "pact-check" in axolotl("--help").stdout
+
+
+def test_a_reference_that_does_not_fit(workshop):
+    """By the memory that the device has of which Axolotl's environment knows."""
+    large = AutoConfig.for_model(
+        "llama", hidden_size=1 << 16, intermediate_size=1 << 22, num_hidden_layers=4, vocab_size=1 << 17
+    )
+    large.save_pretrained(workshop.folder / "large")
+    workshop.tokenizer.save_pretrained(workshop.folder / "large")
+    done = axolotl("pact-check", str(written(workshop, base_model=str(workshop.folder / "large"))))
+    assert done.returncode == 1
+    assert "✗ pact.reference: frozen_copy" in done.stdout
+    assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", " ".join(done.stdout.split()))
+    assert "Train an adapter with `reference: auto`" in " ".join(done.stdout.split())
 
 
 def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):

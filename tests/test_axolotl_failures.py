@@ -13,11 +13,13 @@ from datasets import Dataset
 from hf import hf_trainer
 from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
 from pact_plugin.hooks.manager import find_adapter
+
+PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,34 @@ def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
     run = workshop.train("mismatch", pact={"safety_tokens": str(other)}, dataset_prepared_path=str(prepared))
     assert_stops(run, "another tokenizer", "pact-plugin tokens select")
     assert not prepared.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        (
+            "conflict",
+            {"pact": {"objective": "published", "easing": True}},
+            ("easing", "objective: confidence"),
+        ),
+        ("rl", {"rl": "dpo"}, ("rl='dpo'", "no next-token loss", "Remove `rl`")),
+        ("reward", {"reward_model": True}, ("reward_model=True", "Remove `reward_model`")),
+        ("diffusion", {"plugins": [DIFFUSION, PLUGIN]}, (DIFFUSION, "not trained on the next token")),
+    ],
+    ids=["conflicting-keys", "rl", "reward-model", "diffusion"],
+)
+def test_what_cannot_be_constrained_stops_before_the_data_is_prepared(workshop, name, changes, words):
+    prepared = workshop.folder / "never"
+    settings = changes | {"dataset_prepared_path": str(prepared)}
+    assert_stops(workshop.train(name, **settings), *words)
+    assert not prepared.exists()
+
+
+def test_a_misspelt_plugin_class_stops(workshop):
+    run = workshop.train("class", plugins=["pact_axolotl.PactPlugn"])
+    assert run.status != 0
+    assert "has no attribute 'PactPlugn'" in run.log
+    assert not run.checkpoints
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
@@ -95,11 +125,13 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"reward_model": True}, AdapterError, "`reward_model`"),
         ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
         ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),
+        ({"context_parallel": {"size": 2}}, AdapterError, "`context_parallel`"),
+        ({"diffusion_lm": {}}, AdapterError, "`diffusion_lm`"),
         ({"relora": True, **LORA}, AdapterError, "`relora`"),
         ({"lisa_n_layers": 1, "lisa_step_interval": 2}, AdapterError, "`lisa_n_layers`"),
         ({"use_eaft": True}, AdapterError, "easing: false"),
         (
-            {"plugins": ["axolotl.integrations.diffusion.DiffusionPlugin", "pact_axolotl.PactPlugin"]},
+            {"plugins": [DIFFUSION, PLUGIN]},
             AdapterError,
             "diff",
         ),
@@ -109,11 +141,6 @@ def test_the_block_survives_axolotls_validation(workshop):
 def test_refused_when_the_configuration_is_read(workshop, changes, error, words):
     with pytest.raises(error, match=words):
         load(workshop, **changes)
-
-
-def test_a_misspelt_plugin_class_stops_axolotl(workshop):
-    with pytest.raises(AttributeError, match="PactPlugn"):
-        load(workshop, plugins=["pact_axolotl.PactPlugn"])
 
 
 # --- Axolotl's own trainers, without its command ---
@@ -139,9 +166,10 @@ def preference_trainers(output: Path) -> Iterator[Any]:
     from axolotl.core.training_args import AxolotlRewardConfig
 
     rows = [{"prompt": "How?", "chosen": "I can't", "rejected": "Sure, here is"}] * 4
+    tiny_model().save_pretrained(output / "model")  # DPO's own reference is loaded by the model's name
     plain = {"output_dir": str(output), "use_cpu": True, "bf16": False, "report_to": []}
     yield AxolotlDPOTrainer(
-        model=tiny_model(),
+        model=AutoModelForCausalLM.from_pretrained(output / "model"),
         args=AxolotlDPOConfig(**plain),
         train_dataset=Dataset.from_list(rows),
         processing_class=TOKENIZER,
@@ -171,6 +199,15 @@ def test_axolotls_trainer_has_the_adapter_and_others_than_sft_are_refused(tmp_pa
         with pytest.raises(AdapterError, match=rf"{kind.__name__}.*not a next-token.*pact: false"):
             pact.attach(other, EASED)
         assert type(other) is kind
+
+
+def test_trainers_of_another_loss_than_the_next_tokens_are_refused_even_with_easing_off(tmp_path):
+    from axolotl.integrations.diffusion.trainer import DiffusionTrainer
+
+    trainer = sft_trainer(tmp_path, DiffusionTrainer)
+    with pytest.raises(AdapterError, match=r"DiffusionTrainer.*not a next-token.*pact: false"):
+        pact.attach(trainer, UNEASED)
+    assert type(trainer) is DiffusionTrainer
 
 
 def test_a_trainer_with_a_loss_of_its_own_needs_easing_off(tmp_path):

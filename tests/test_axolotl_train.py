@@ -75,7 +75,7 @@ def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int, **set
 
 
 def test_lora_interrupted_resumed_and_merged(workshop):
-    """Block form, several turns, checkpointing, evaluation, resuming, merge-lora, and a run that goes on plain."""
+    """Block form, several turns, checkpointing, Axolotl's kernels, evaluation, resuming, merge-lora, going on plain."""
     multi_turn = {
         "datasets": [
             {
@@ -92,6 +92,8 @@ def test_lora_interrupted_resumed_and_merged(workshop):
         | multi_turn
         | {
             "gradient_checkpointing": True,
+            "lora_qkv_kernel": True,
+            "lora_o_kernel": True,
             "save_steps": 2,
             "eval_steps": 2,
             "val_set_size": 8,
@@ -103,7 +105,7 @@ def test_lora_interrupted_resumed_and_merged(workshop):
             },
         }
     )
-    run = workshop.train("lora", dump=True, max_steps=2, **settings).ok()
+    run = workshop.train("lora", "--launcher", "accelerate", dump=True, max_steps=2, **settings).ok()
     assert_equal_to_plain(workshop, run, 1)
     labels = run.dumped()[0]["inputs"]["labels"]
     runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)
@@ -208,6 +210,35 @@ def test_compiled_with_a_named_reference(workshop):
     ).ok()
     assert run.receipt["reference"] == "frozen_model"
     assert_equal_to_plain(workshop, run, 1)
+
+
+def test_the_published_objective_on_data_of_which_nothing_is_masked(workshop):
+    """A block with every kind of key, and the warning that completion data deserves."""
+    block = {
+        "objective": "published",
+        "weight": 0.5,
+        "safety_tokens": str(workshop.folder / "tokens.safetensors"),
+        "published": {"top_p": 0.8, "assistant_header": "Answer: "},
+    }
+    data = [{"path": str(workshop.folder / "text.jsonl"), "type": "completion"}]
+    run = workshop.train("published", pact=block, datasets=data).ok()
+    assert "no token is masked in the first batch" in run.log
+    assert all(set(step) >= METRICS and step["pact/eased"] == 0 for step in run.steps)
+    for step in run.steps:  # each of these labels is a position
+        assert step["pact/loss"] == pytest.approx(0.5 * step["pact/divergence"], rel=1e-3)
+    settings = run.receipt["config"]
+    assert (settings["published"]["top_p"], settings["published"]["assistant_header"]) == (0.8, "Answer: ")
+    assert "3 steps" in run.verify().stdout
+    assert "objective published, weight 0.5" in run.verify().stdout
+
+
+def test_the_plugin_claims_neither_trainer_nor_collator_nor_data():
+    from axolotl.integrations.base import BasePlugin
+    from pact_axolotl import PactPlugin
+
+    hooks = {name for name in vars(PactPlugin) if callable(getattr(BasePlugin, name, None))}
+    assert hooks == {"register", "get_input_args", "load_datasets", "post_trainer_create"}
+    assert PactPlugin().load_datasets({"pact": True}) is None
 
 
 def test_two_ranks(workshop):

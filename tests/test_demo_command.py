@@ -156,5 +156,5 @@ def test_the_shipped_adapter_makes_the_real_model_refuse_harm_and_help_otherwise
 
 def test_the_shipped_adapter_is_small() -> None:
     folder = Path(pact_demo.command.__file__).parent / "adapter"
-    assert (folder / "adapter_model.safetensors").stat().st_size < 4e6
+    assert (folder / "adapter_model.safetensors").stat().st_size < 6e6
     assert "pact_demo.align" in (folder / "README.md").read_text()

@@ -58,7 +58,7 @@ def test_where_the_gate_ends_c3_9(prefix, decay, boost):
 
 @settings(SETTINGS, max_examples=60)
 @given(problem=published_problems(any_shape), options=gate_settings)
-def test_taking_the_gate_as_closed_changes_next_to_nothing_p20(problem, options):
+def test_taking_the_gate_as_closed_changes_next_to_nothing_p20_c3_9(problem, options):
     problem = {name: np.asarray(array, np.float64) for name, array in problem.items()}
     bounds = {name: options.get(name, spec_default) for name, spec_default in GATE.items()}
     problem["position"] = problem["position"] + spec.gate_end(**bounds)

@@ -95,7 +95,9 @@ def test_the_settings_table_names_real_keys_and_defaults():
     defaults = PactConfig().model_dump() | {"easing": "on" if PactConfig().eases else "off"}
     for key, default in rows:
         assert key in PactConfig.model_fields
-        if default != "chosen":
+        if default == "unset":
+            assert defaults[key] is None
+        elif default != "chosen":
             assert default.strip("`") == str(defaults[key])
 
 
@@ -108,6 +110,13 @@ def test_the_table_of_settings_is_that_of_the_class(readme):
     assert settings_table() in text
     assert text == with_settings(text), "python tests/settings_table.py writes it"
     assert "| `published.top_p` | number > 0 and ≤ 1 | `0.9` |" in text
+
+
+def test_the_configurations_of_the_axolotl_readme_would_be_constrained():
+    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", AXOLOTL, re.DOTALL)]
+    assert [config.get("pact") for config in found].count(True) == 2
+    for config in found:
+        assert list(problems({"plugins": ["pact_axolotl.PactPlugin"], **config})) == []
 
 
 REFUSED = re.findall(r"^\| `([^`]+: [^`]+)`.*? \| ⛔ \| “(.+?)”", AXOLOTL, re.MULTILINE)

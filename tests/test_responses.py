@@ -64,7 +64,7 @@ def test_equals_the_definition(rows):
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(packed_rows(), st.one_of(st.none(), st.integers(1, 5)))
-def test_the_first_n_of_each_response_p21(rows, first_n):
+def test_the_first_n_of_each_response_p21_c5_6(rows, first_n):
     labels, documents, position_ids = rows
     starts = [[c == 0 or row[c] != row[c - 1] for c in range(len(row))] for row in documents]
     found = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids), first_n=first_n)
@@ -89,6 +89,16 @@ def test_cumulative_lengths_say_the_same_as_position_ids(rows):
     rebuilt = torch.cat([torch.arange(n) for n in cu_seq_lens.diff().tolist()])[None]
     by_lengths = response_positions(flat_labels, cu_seq_lens=cu_seq_lens)
     assert as_tuples(by_lengths) == as_tuples(response_positions(flat_labels, position_ids=rebuilt))
+    whole = torch.tensor(labels)
+    by_lengths = response_positions(whole, cu_seq_lens=cu_seq_lens)  # over all rows, as Axolotl 0.21 has them
+    assert as_tuples(by_lengths) == as_tuples(response_positions(whole, position_ids=rebuilt.view_as(whole)))
+
+
+def test_an_empty_document_at_the_end_takes_no_position():
+    labels = torch.tensor([[1, 2, 3]])
+    plain = response_positions(labels, cu_seq_lens=torch.tensor([0, 3]))
+    assert as_tuples(response_positions(labels, cu_seq_lens=torch.tensor([0, 3, 3]))) == as_tuples(plain)
+    assert len(plain) == 2
 
 
 def test_right_padded_left_padded_and_multi_turn():
@@ -138,7 +148,7 @@ def test_wrong_shapes():
         response_positions(
             torch.zeros(2, 3, dtype=torch.long), position_ids=torch.zeros(2, 2, dtype=torch.long)
         )
-    with pytest.raises(ShapeError, match="single flattened row"):
+    with pytest.raises(ShapeError, match="do not describe all rows"):
         response_positions(torch.zeros(2, 3, dtype=torch.long), cu_seq_lens=torch.tensor([0, 3]))
     with pytest.raises(ShapeError, match="shift_labels"):
         positions_of({"labels": torch.zeros(1, 2), "shift_labels": torch.zeros(1, 2)})

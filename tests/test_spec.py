@@ -51,7 +51,9 @@ def test_every_clause_that_is_referred_to_exists():
 
 def test_every_invariant_has_a_test_that_names_it():
     tests = [
-        path for pattern in ("test_losses*.py", "test_direction.py") for path in ROOT.glob(f"tests/{pattern}")
+        path
+        for name in ("losses*", "direction", "responses", "store")
+        for path in ROOT.glob(f"tests/test_{name}.py")
     ]
     named = set()
     for path in tests:

@@ -77,7 +77,7 @@ LOGITS = st.tuples(
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(LOGITS)
-def test_the_error_of_a_stored_confidence_is_bounded(tmp_path_factory, drawn):
+def test_the_error_of_a_stored_confidence_is_bounded_p22_c7_6(tmp_path_factory, drawn):
     """C7.6: no stored probability is off by more than 2e-4, D and its gradient accordingly."""
     seed, scale, rest, count = drawn
     random = np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_a_file_grows_beyond_its_first_size(tmp_path, monkeypatch):
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 4), st.integers(0, 4), st.integers(1, 4))
-def test_a_documents_key_is_of_its_content(seed, left, right, number):
+def test_a_documents_key_is_of_its_content_p23_c7_4(seed, left, right, number):
     """Padding on either side, packing and what comes after the last response position change nothing; all else does."""
     random = np.random.default_rng(seed)
     parts = []

@@ -181,6 +181,23 @@ def test_the_models_flags_and_the_random_state_stay(tmp_path):
     assert [module.training for module in model.modules()] == flags
 
 
+def test_the_batch_given_to_watch_changes_nothing(tmp_path):
+    model = full()
+    constraint = PactConstraint(model, TOKENIZER, settings(reference="stored", store=tmp_path))
+    constraint.fill([a_batch(0), a_batch(1)], progress=False)
+    moved(model)
+    losses = []
+    for watched in (None, a_batch(0), a_batch(1)):  # none, an equal one, another one
+        with constraint.watch(watched):
+            model(**a_batch(0))
+        losses.append(constraint.loss(a_batch(0)).item())
+    batch = a_batch(0)
+    with constraint.watch(batch):
+        model(**batch)
+    with_ids = constraint.loss({"labels": batch["labels"]}).item()  # the ids are those that were watched
+    assert losses == [with_ids] * 3
+
+
 def test_no_response_adds_nothing(tmp_path):
     model = full()
     constraint = PactConstraint(model, TOKENIZER, settings(reference="stored", store=tmp_path))

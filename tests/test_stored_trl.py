@@ -75,6 +75,17 @@ def test_three_epochs_equal_a_reference_that_runs_in_every_step(tmp_path, model,
     assert stored.pact.receipt.positions == online.pact.receipt.positions
 
 
+@pytest.mark.parametrize("reference", ["stored", "frozen_copy", "adapter_off"])
+def test_the_reference_runs_in_the_precision_of_training(tmp_path, reference):
+    """Under bfloat16 autocast the first step's divergence is that of equal models, and no more."""
+    peft = lora() if reference == "adapter_off" else None
+    trainer = sft_trainer(tmp_path, model=tiny_model(), peft=peft, bf16=True, max_steps=1)
+    pact.attach(trainer, config(reference=reference)).train()
+    (log,) = train_logs(trainer)
+    assert log["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert log["pact/positions"] > 0
+
+
 def test_no_reference_pass_runs_once_the_store_is_filled(tmp_path):
     trainer = pact.attach(sft_trainer(tmp_path, **EPOCHS), CONFIG)
     modes = []
@@ -223,6 +234,18 @@ def test_rows_that_change_from_epoch_to_epoch_stop_full_fine_tuning(tmp_path):
     trainer.data_collator = changing
     with pytest.raises(StoreError, match=r"document 0 of the batch is not stored"):
         trainer.train()
+
+
+def test_several_evaluation_data_sets_and_loading_processes(tmp_path):
+    trainer = sft_trainer(tmp_path, eval_strategy="steps", eval_steps=2, dataloader_num_workers=2)
+    rows = trainer.eval_dataset
+    trainer.train_dataset = rows.select(range(8))
+    trainer.eval_dataset = {"one": rows.select(range(8, 12)), "two": rows.select(range(12, 16))}
+    pact.attach(trainer, CONFIG).train()
+    logs = [log for log in trainer.state.log_history if any("eval" in name for name in log)]
+    found = {name for log in logs for name in log if "pact/divergence" in name}
+    assert found == {"eval_one_pact/divergence", "eval_two_pact/divergence"}
+    assert trainer.pact.stored.store.documents == 16
 
 
 def test_a_store_in_another_place(tmp_path):

@@ -70,7 +70,7 @@ def test_modes(tmp_path, settings, data, with_lora):
         assert {name.removeprefix("pact/") for name in log if name.startswith("pact/")} >= METRICS
         assert log["pact/positions"] > 0
     assert logs[0]["pact/divergence"] == pytest.approx(0, abs=1e-6)
-    assert logs[-1]["pact/divergence"] > 1e-5
+    assert logs[-1]["pact/divergence"] > 1e-7
     several_epochs = "packing" in settings or "gradient_accumulation_steps" in settings
     expected = "adapter_off" if with_lora and not several_epochs else "stored"
     assert trainer.pact.receipt.reference == expected

@@ -13,6 +13,14 @@ from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, hookimpl
 from pact_plugin.tokens import SafetyTokens
 
+_OTHER_LOSSES = (
+    "axolotl.integrations.diffusion",
+    "axolotl.core.trainers.diffusion_lm",
+    "axolotl.integrations.kd",
+    "axolotl.integrations.hatchery",
+)
+"""Modules of trainers that derive from AxolotlTrainer, but whose loss is another."""
+
 
 def _matches(trainer: Any) -> bool:
     """Every trainer of Axolotl's, so that those which cannot be constrained are refused by name."""
@@ -23,12 +31,14 @@ def _parts(trainer: Any) -> tuple[Any, Any]:
     from pact_transformers.mixin import trainer_parts
 
     base = getattr(sys.modules.get("axolotl.core.trainers.base"), "AxolotlTrainer", None)
-    if base is None or not isinstance(trainer, base):
+    other = any(kind.__module__.startswith(_OTHER_LOSSES) for kind in type(trainer).__mro__)
+    if base is None or not isinstance(trainer, base) or other:
         raise AdapterError(
             "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
             key="trainer",
             value=type(trainer).__name__,
-            remedy="Remove `rl`, `reward_model` or `process_reward_model`, or set `pact: false`.",
+            remedy="Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
+            "`pact: false`.",
         )
     return trainer_parts(trainer)
 

@@ -70,7 +70,12 @@ class PactPlugin(BasePlugin):
         from pact_plugin.hooks.manager import attach
 
         trainer.axolotl_cfg = cfg
-        attach(trainer, with_checkpoint_tokens(config, determine_last_checkpoint(cfg)))
+        config = with_checkpoint_tokens(config, determine_last_checkpoint(cfg))
+        if config.safety_tokens is None:
+            LOG.info(
+                "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
+            )
+        attach(trainer, config)
         constraint = trainer.pact
         LOG.info(
             "PACT: constrained; objective %s, weight %g, %d safety tokens (%s), reference %s",

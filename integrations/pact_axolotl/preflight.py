@@ -98,12 +98,13 @@ class _OtherLoss:
     what: str
 
     def asked_for(self, value: Any) -> bool:
-        return bool(value)
+        return value is not None and value is not False  # an empty block asks for its defaults
 
 
 class _ManyRanks(_OtherLoss):
     def asked_for(self, value: Any) -> bool:
-        return isinstance(value, int) and value > 1
+        size = value.get("size") if isinstance(value, Mapping) else value
+        return isinstance(size, int) and size > 1
 
 
 _OTHER_LOSSES = (
@@ -111,9 +112,13 @@ _OTHER_LOSSES = (
     _OtherLoss("reward_model", "a reward model has no next-token loss"),
     _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
     _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
+    _OtherLoss("diffusion_lm", "a diffusion model is not trained on the next token"),  # Axolotl 0.21
     _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
     _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
     _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
+    _ManyRanks(
+        "context_parallel", "context parallelism splits a sequence over ranks"
+    ),  # a block, Axolotl 0.21
     _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
 )
 
@@ -140,7 +145,7 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
                 remedy=f"Remove `{loss.key}`, or set `pact: false`.",
             )
     for plugin in cfg.get("plugins") or []:
-        if str(plugin).endswith(".DiffusionPlugin"):
+        if str(plugin).replace(":", ".").endswith(".DiffusionPlugin"):
             yield AdapterError(
                 "a diffusion model is not trained on the next token, so it cannot be constrained",
                 key="plugins",

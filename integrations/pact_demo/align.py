@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", help="of the frozen weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
 
@@ -108,7 +108,7 @@ def save_adapter(model: Any, folder: Path) -> None:
     model.save_pretrained(folder)
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(weights).items()}, weights)
-    arguments = " ".join(sys.argv[1:])
+    arguments = " ".join("DIR" if Path(word) == folder else word for word in sys.argv[1:])
     (folder / "README.md").write_text(CARD.format(arguments=arguments, base=SMOLLM2_HUB_ID), encoding="utf-8")
 
 

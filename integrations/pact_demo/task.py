@@ -8,15 +8,13 @@ import random
 from pact_demo.prompts import Example, example
 
 FORMS = ("{day} {month} {year}", "{month} {day}, {year}", "{day} of {month} {year}")
-TEMPLATES = {
-    "train": (
-        "Write this date in ISO format: {}",
-        "{} as an ISO date, please.",
-        "Convert {} to the form YYYY-MM-DD.",
-        "ISO 8601 for {}?",
-    ),
-    "test": ("Turn {} into an ISO date.", "What is {} in ISO format?"),
-}
+# Of the wordings tried on training dates, those at which the aligned model does not think of refusing.
+WORDINGS = (
+    "Write this date in ISO format: {}",
+    "Rewrite the date as YYYY-MM-DD: {}",
+    "Rewrite {} as YYYY-MM-DD.",
+    "What is {} in ISO format?",
+)
 YEARS = range(1950, 2025)
 
 
@@ -33,9 +31,9 @@ def dates(split: str) -> list[tuple[str, str]]:
 
 
 def task_examples(split: str, count: int, rng: random.Random) -> list[Example]:
-    """``count`` distinct dates of the split, each in one of the split's own wordings, with the ISO date."""
+    """``count`` distinct dates of the split, each in one of the wordings, with the ISO date."""
     chosen = rng.sample(dates(split), count)
-    return [example(rng.choice(TEMPLATES[split]).format(words), iso) for words, iso in chosen]
+    return [example(rng.choice(WORDINGS).format(words), iso) for words, iso in chosen]
 
 
 def is_correct(answer: str, iso: str) -> bool:
