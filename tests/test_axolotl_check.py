@@ -146,11 +146,12 @@ def test_a_reference_that_does_not_fit(workshop):
     )
     large.save_pretrained(workshop.folder / "large")
     workshop.tokenizer.save_pretrained(workshop.folder / "large")
-    done = axolotl("pact-check", str(written(workshop, base_model=str(workshop.folder / "large"))))
+    settings = {"base_model": str(workshop.folder / "large"), "pact": {"reference": "frozen_copy"}}
+    done = axolotl("pact-check", str(written(workshop, **settings)))
     assert done.returncode == 1
     assert "✗ pact.reference: frozen_copy" in done.stdout
     assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", " ".join(done.stdout.split()))
-    assert "Train an adapter with `reference: auto`" in " ".join(done.stdout.split())
+    assert "Set `reference: stored`" in " ".join(done.stdout.split())
 
 
 def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):

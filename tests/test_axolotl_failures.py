@@ -13,7 +13,12 @@ from datasets import Dataset
 from hf import hf_trainer
 from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    DataCollatorForSeq2Seq,
+)
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
@@ -154,6 +159,7 @@ def sft_trainer(output: Path, trainer_class: type | None = None):
         output,
         trainer_class=trainer_class or AxolotlTrainer,
         arguments_class=AxolotlTrainingArguments,
+        trainer_settings={"eval_data_collator": DataCollatorForSeq2Seq(TOKENIZER)},
         include_tkps=False,
     )
 

@@ -222,12 +222,11 @@ def test_a_streaming_data_set_with_sharded_parameters_has_no_reference(tmp_path)
 
 def test_rows_that_change_from_epoch_to_epoch_stop_full_fine_tuning(tmp_path):
     trainer = pact.attach(sft_trainer(tmp_path, **EPOCHS), CONFIG)
-    collator, calls = trainer.data_collator, []
+    collator = trainer.data_collator
 
     def changing(examples):
         batch = collator(examples)
-        calls.append(batch)
-        if len(calls) > 3:
+        if trainer.state.global_step > 0:
             batch["input_ids"][:, 1] = 40
         return batch
 

@@ -25,7 +25,7 @@ logger = logging.getLogger("pact_plugin")
 FOLDER = "_pact_store"
 """In the output folder; transformers pushes nothing to the hub whose name begins with an underscore."""
 _ROWS = 16
-"""Rows collated at a time."""
+"""Rows collated at a time, at most."""
 
 
 def with_reference(trainer: Any, config: PactConfig, epochs: float | None = None) -> PactConfig:
@@ -116,9 +116,12 @@ class FillStore(TrainerCallback):
         constraint: PactConstraint = self._trainer.pact
         if constraint.stored is None:
             return
-        for loader in _loaders(self._trainer, kwargs["train_dataloader"], evaluation=constraint.can_fill):
+        train = kwargs["train_dataloader"]
+        for loader in _loaders(self._trainer, train, evaluation=constraint.can_fill):
+            # A collator need not pad: it may be meant for single rows.
+            rows = min(_ROWS, args.train_batch_size if loader is train else args.eval_batch_size)
             constraint.fill(
-                _batches(self._trainer, loader, args.process_index, args.world_size),
+                _batches(self._trainer, loader, rows),
                 model=self._trainer.model,
                 progress=not args.disable_tqdm and args.local_process_index <= 0,
             )
@@ -134,18 +137,18 @@ def _loaders(trainer: Any, train: Any, *, evaluation: bool) -> Iterator[Any]:
             yield trainer.get_eval_dataloader(name)
 
 
-def _batches(trainer: Any, loader: Any, rank: int, ranks: int) -> DataLoader:
-    """This rank's share of a data loader's rows, in the order of the data set, through the loader's collator.
+def _batches(trainer: Any, loader: Any, rows: int) -> DataLoader:
+    """This rank's share of a data loader's rows, so many at a time, in the order of the data set, through its collator.
 
     Not in the loader's own batches: a sampler may drop rows that a later epoch does not. The trainer's random state
     stays as it is.
     """
-    workers = trainer.args.dataloader_num_workers
+    args = trainer.args
     return DataLoader(
         loader.dataset,
-        batch_size=_ROWS,
-        sampler=range(rank, len(loader.dataset), ranks),
+        batch_size=rows,
+        sampler=range(args.process_index, len(loader.dataset), args.world_size),
         collate_fn=loader.collate_fn,
-        num_workers=workers,
+        num_workers=args.dataloader_num_workers,
         generator=torch.Generator(),
     )
