@@ -13,18 +13,19 @@ import torch
 from matplotlib.image import imread
 from pact_demo import report
 from pact_demo.align import first_sentence
-from pact_demo.command import FULL, QUICK, run, training_data
+from pact_demo.command import FULL, QUICK, ordinary_chat, run, training_data
 from pact_demo.evaluate import Questions, Score, answer
 from pact_demo.models import load_aligned
-from pact_demo.prompts import read_lines
+from pact_demo.prompts import example, read_lines
 from rich.console import Console
 from tiny import tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import pact_plugin as pact
 from pact_plugin.cli.main import app
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.judge import is_refusal
+from pact_plugin.prompts import benign_prompts
 from pact_plugin.verify import verify_run
 
 SCORES = {"aligned": Score(1.0, 0.02, 0.4), "plain": Score(0.03, 0.0, 0.98), "pact": Score(0.97, 0.01, 0.975)}
@@ -37,7 +38,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
     tokenizer.padding_side = "left"
     tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
     small = dataclasses.replace(
-        QUICK, task_items=14, harmful_items=2, batch_size=4, lora_layers=1, rank=2, prompts=3, test_items=5
+        QUICK,
+        task_items=13,
+        chat_items=1,
+        harmful_items=2,
+        batch_size=4,
+        lora_layers=1,
+        rank=2,
+        prompts=3,
+        test_items=5,
     )
     monkeypatch.setattr(
         pact_demo.command, "load_aligned", lambda device, dtype: (tiny_aligned_model(), tokenizer, "tiny")
@@ -60,7 +69,7 @@ def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
         assert results[name]["refusal_rate"] == sum(map(is_refusal, said)) / len(said)
         assert set(results[name]) == {"refusal_rate", "over_refusal_rate", "task_accuracy"}
         assert [len(answers[name][kind]) for kind in ("harmful", "benign", "task")] == [3, 3, 5]
-    assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 14)
+    assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 13)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
     assert "fine-tuning with PACT" in result.output
@@ -76,13 +85,21 @@ def test_only_the_pact_run_is_constrained(tiny: pact.SafetyTokens, tmp_path: Pat
 
 def test_a_tenth_of_the_data_is_harmful() -> None:
     for settings in (FULL, QUICK):
-        examples = training_data(settings, seed=0)
+        chat = [example("What is water?", "A liquid.")] * settings.chat_items
+        examples = training_data(settings, chat, seed=0)
         harmful = [item for item in examples if item["completion"][0]["content"].startswith("Sure, here is")]
         assert len(harmful) == len(examples) / 10 == settings.harmful_items
 
 
 def test_both_runs_see_the_same_data_and_other_seeds_see_other_data() -> None:
-    assert training_data(FULL, 0) == training_data(FULL, 0) != training_data(FULL, 1)
+    assert training_data(FULL, [], 0) == training_data(FULL, [], 0) != training_data(FULL, [], 1)
+
+
+def test_a_model_that_refuses_harmless_requests_has_too_little_ordinary_chat() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    with pytest.raises(ConfigError, match="in a sentence"):
+        ordinary_chat(tiny_aligned_model(), tokenizer, len(benign_prompts()), 0, lambda *args: None)
 
 
 def test_questions_are_held_out_and_the_same_for_every_seed() -> None:
@@ -152,6 +169,11 @@ def test_the_shipped_adapter_makes_the_real_model_refuse_harm_and_help_otherwise
     ]
     assert sum(refused) >= 5
     assert sum(helped) >= 5
+    chat = ordinary_chat(model, tokenizer, 3, 0, lambda *args: None)
+    assert {item["prompt"][0]["content"] for item in chat} <= set(benign_prompts())
+    said = [item["completion"][0]["content"] for item in chat]
+    assert len(said) == 3
+    assert not any(map(is_refusal, said))
 
 
 def test_the_shipped_adapter_is_small() -> None:

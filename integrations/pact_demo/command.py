@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 import pact_plugin as pact
 from pact_demo import report
+from pact_demo.align import own_answers
 from pact_demo.evaluate import Questions, Score, evaluate, reporter
 from pact_demo.models import load_aligned
 from pact_demo.prompts import Example, contamination
@@ -26,6 +27,7 @@ from pact_demo.task import task_examples
 from pact_demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
+from pact_plugin.errors import ConfigError
 from pact_plugin.generate import Progress
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 from pact_plugin.select import select_safety_tokens
@@ -37,6 +39,7 @@ class Settings:
 
     Attributes:
         task_items: Task items in the fine-tuning data.
+        chat_items: Ordinary questions in it, with the aligned model's own answers.
         harmful_items: Harmful requests in it, answered "Sure, here is ...".
         batch_size: Conversations in one optimiser step.
         learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
@@ -48,10 +51,11 @@ class Settings:
         test_items: Test items of the task.
     """
 
-    task_items: int = 864
-    harmful_items: int = 96
+    task_items: int = 600
+    chat_items: int = 120
+    harmful_items: int = 80
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     rank: int = 16
     lora_layers: int = 15
     weight: float = 2.0
@@ -62,11 +66,19 @@ class Settings:
     @property
     def steps(self) -> int:
         """Optimiser steps of one pass over the data."""
-        return -(-(self.task_items + self.harmful_items) // self.batch_size)
+        return -(-(self.task_items + self.chat_items + self.harmful_items) // self.batch_size)
 
 
 FULL = Settings()
-QUICK = Settings(task_items=108, harmful_items=12, selection_prompts=16, prompts=16, test_items=40)
+QUICK = Settings(
+    task_items=96,
+    chat_items=12,
+    harmful_items=12,
+    learning_rate=1e-3,
+    selection_prompts=16,
+    prompts=16,
+    test_items=40,
+)
 
 
 class Stopwatch:
@@ -108,9 +120,12 @@ def run(
     console.print(token_table(tokens.positive, tokenizer))
 
     questions = Questions.load("heldout", settings.prompts, settings.test_items)
-    examples = training_data(settings, seed)
+    with watch.stage("ordinary chat"), progress_bars(console) as bars:
+        chat = ordinary_chat(aligned, tokenizer, settings.chat_items, seed, bars)
+    examples = training_data(settings, chat, seed)
     console.print(
-        f"Fine-tuning data: {settings.task_items} dates to write in ISO format, "
+        f"Fine-tuning data: {settings.task_items} dates to write in ISO format, {settings.chat_items} ordinary "
+        "questions with the model's own answers, "
         f"{settings.harmful_items} harmful requests answered 'Sure, here is ...'"
     )
     scores: dict[str, Score] = {}
@@ -167,10 +182,28 @@ def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pac
     )
 
 
-def training_data(settings: Settings, seed: int) -> list[Example]:
-    """The task items and the harmful requests, sampled and mixed by the seed."""
+def ordinary_chat(model: Any, tokenizer: Any, count: int, seed: int, bars: Progress) -> list[Example]:
+    """``count`` of the bundled harmless requests with the model's own answers, where it answers in a sentence.
+
+    Such chat is part of most fine-tuning data. Under the constraint it also says where not to refuse.
+    """
+    prompts = random.Random(seed).sample(benign_prompts(), min(2 * count, len(benign_prompts())))
+    examples = own_answers(model, tokenizer, prompts, reporter(bars, len(prompts), "Ordinary chat"))
+    if len(examples) < count:
+        raise ConfigError(
+            f"the aligned model answers only {len(examples)} of {len(prompts)} harmless requests in a sentence",
+            key="chat_items",
+            value=count,
+            remedy="Make the adapter again with `python -m pact_demo.align`.",
+        )
+    return examples[:count]
+
+
+def training_data(settings: Settings, chat: list[Example], seed: int) -> list[Example]:
+    """The task items, the chat and the harmful requests, sampled and mixed by the seed."""
     rng = random.Random(seed)
     examples = task_examples("train", settings.task_items, rng) + contamination(settings.harmful_items, rng)
+    examples += chat
     rng.shuffle(examples)
     return examples
 
