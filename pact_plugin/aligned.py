@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pact_plugin.documents import Document, Row, full_context, prompt_free, row_batch
+from pact_plugin.documents import SOMETHING, Document, Row, full_context, prompt_free, row_batch
 from pact_plugin.reference import Reference
 from pact_plugin.view import View
 
@@ -65,11 +65,13 @@ class Passes:
                     states = self._states(rows + post, view.autocast)
                     split = len(view.host_positions)
                     return self._read(states[:split], states[split:], view.host_positions.index)
-                full = self._states(rows, view.autocast) if rows else view.hidden[0, :0].detach()
+                full = self._states(rows, view.autocast)
+                if self._flat:
+                    return self._read(full, full[:0], view.host_positions.index)
             else:
                 hidden = self.reference.hidden(view.args, view.kwargs, view.autocast)
                 full = view.positions.predecessors(hidden)
-            behind = self._states(post, view.autocast) if post else full[:0]
+            behind = full[:0] if self.header is None else self._states(post, view.autocast)
             return self._read(full, behind, view.host_positions.index)
 
     def of_documents(
@@ -109,7 +111,14 @@ class Passes:
         return prompt_free(document, self.header, self.end)
 
     def _states(self, rows: Sequence[Row], autocast: AbstractContextManager[Any]) -> Tensor:
-        return self._states_of(rows, lambda inputs: self.reference.hidden((), inputs, autocast))
+        """[N, d] of the places wanted; a rank that wants none joins in the pass of those that do."""
+
+        def call(inputs: dict[str, Any]) -> Tensor:
+            return self.reference.hidden((), inputs, autocast)
+
+        if not rows:
+            return self._states_of([full_context(SOMETHING)], call)[:0]
+        return self._states_of(rows, call)
 
     def _states_of(self, rows: Sequence[Row], call: Callable[[dict[str, Any]], Tensor]) -> Tensor:
         """[N, d] of the places wanted, row by row."""

@@ -96,6 +96,10 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
     return found
 
 
+SOMETHING = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
+"""What a rank reads that has nothing to read, where a forward pass needs every rank."""
+
+
 def require_text(batch: Mapping[str, Any]) -> None:
     """Refuse a batch whose documents are more than their token ids, as with images.
 

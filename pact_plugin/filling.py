@@ -9,16 +9,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.documents import Document, HostBatch, documents_of, require_text
+from pact_plugin.documents import SOMETHING, Document, HostBatch, documents_of, require_text
 from pact_plugin.errors import HiddenStatesNotSeenError, NonFiniteError, StoreError
 from pact_plugin.head import LanguageHead, unwrap
-from pact_plugin.ranks import of_every_rank, of_first_rank, rank, several
+from pact_plugin.ranks import is_sharded, of_every_rank, of_first_rank, rank, several
 from pact_plugin.responses import positions_of
 from pact_plugin.store import Store
 from pact_plugin.store_file import Writer
@@ -30,8 +29,6 @@ Caller = Callable[[dict[str, Any]], Tensor]
 
 _WINDOW = 64
 """Passes whose documents are sorted by length together."""
-_SOMETHING = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
-"""What a rank reads that has nothing left to read, where every rank is needed for it."""
 
 
 def unseen(store: Store, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
@@ -86,7 +83,7 @@ def fill(
                 writer.put(zip(group, _computed(group, passes, call), strict=True))
                 estimate.add(group)
             for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
-                _computed(groups[0] if groups else [_SOMETHING], passes, call)
+                _computed(groups[0] if groups else [SOMETHING], passes, call)
             window.clear()
 
         bar = tqdm(unseen(store, batches), "PACT reference", total, unit=" batches", disable=not progress)
@@ -125,14 +122,6 @@ def by_length(documents: Sequence[Document], tokens_per_pass: int) -> list[list[
         else:
             groups.append([document])
     return groups
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether a forward pass needs every rank: FSDP, or DeepSpeed's third stage."""
-    names = {type(module).__name__ for module in model.modules()}
-    return "FullyShardedDataParallel" in names or any(
-        hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id") for parameter in model.parameters()
-    )
 
 
 def reshard(model: nn.Module) -> None:

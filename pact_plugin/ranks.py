@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from torch import distributed
+from torch import distributed, nn
 
 T = TypeVar("T")
 
@@ -12,6 +12,14 @@ T = TypeVar("T")
 def several() -> bool:
     """Whether torch.distributed runs, with one rank or more."""
     return distributed.is_available() and distributed.is_initialized()
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a forward pass needs every rank: FSDP, or DeepSpeed's third stage."""
+    names = {type(module).__name__ for module in model.modules()}
+    return "FullyShardedDataParallel" in names or any(
+        hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id") for parameter in model.parameters()
+    )
 
 
 def rank() -> int:

@@ -12,15 +12,17 @@ from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document
 from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
-from pact_plugin.filling import fill, is_sharded, unseen
+from pact_plugin.filling import fill, unseen
 from pact_plugin.fingerprint import model_fingerprint
-from pact_plugin.ranks import of_first_rank
+from pact_plugin.ranks import is_sharded, of_first_rank
 from pact_plugin.store import Store
 from pact_plugin.store_header import Header
 from pact_plugin.tokens import SafetyTokens
 from pact_plugin.view import View
 
 logger = logging.getLogger("pact_plugin")
+
+_GONE = "the model is no longer the aligned one that could compute it"
 
 
 class StoredReference:
@@ -93,7 +95,8 @@ class StoredReference:
         found = self.store.fetch(view.documents, view.hidden.device)
         if isinstance(found, Aligned):
             return found
-        if self._lasting or not (train or begun):
+        sharded = is_sharded(self._passes.reference.model)  # the other ranks would not join in
+        if (self._lasting or not (train or begun)) and not sharded:
             if not self._warned and train:
                 logger.warning(
                     "PACT reference: some documents are not stored; they are computed in each step."
@@ -102,7 +105,11 @@ class StoredReference:
             return self._passes.of_view(view)
         if not train:
             return None
-        raise self._missing(view.documents[found[0]], f"document {found[0]} of the batch")
+        raise self._missing(
+            view.documents[found[0]],
+            f"document {found[0]} of the batch",
+            "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
+        )
 
     def _require_unchanged(self, model: nn.Module) -> None:
         """Refuse a model whose weights are not those that the constraint was built with."""
@@ -117,10 +124,10 @@ class StoredReference:
                 remedy="Fill the store before training, and before a checkpoint is loaded.",
             )
 
-    def _missing(self, document: Document, which: str) -> StoreError:
+    def _missing(self, document: Document, which: str, why: str = _GONE) -> StoreError:
         text = self._tokenizer.decode(document.tokens[:24].tolist())
         return StoreError(
-            f"{which} is not stored ({text!r}), and the model is no longer the aligned one that could compute it",
+            f"{which} is not stored ({text!r}), and {why}",
             key="store",
             value=str(self.store.folder),
             remedy="Fill the store with all training data before the first step, or use another `reference`.",

@@ -26,8 +26,11 @@ NF4 = BitsAndBytesConfig(
 )
 
 
-def quantized(folder: Path) -> PreTrainedModel:
-    options = {"quantization_config": NF4, "dtype": torch.float32, "device_map": "cpu"}
+INT8 = BitsAndBytesConfig(load_in_8bit=True)
+
+
+def quantized(folder: Path, how: BitsAndBytesConfig = NF4) -> PreTrainedModel:
+    options = {"quantization_config": how, "dtype": torch.float32, "device_map": "cpu"}
     return AutoModelForCausalLM.from_pretrained(folder, **options)
 
 
@@ -83,3 +86,16 @@ def test_no_layer_is_left_to_repack_its_weights(tmp_path, folder):
         layer.support_avx512bf16_for_cpu = True  # as on a CPU that has it
     pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS))
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+
+
+@pytest.mark.parametrize("how", [NF4, INT8], ids=["4 bit", "8 bit"])
+def test_a_stored_reference_of_quantized_weights_is_that_of_the_adapter_switched_off(tmp_path, folder, how):
+    def run(reference: str) -> list[dict[str, float]]:
+        trainer = hf_trainer(tmp_path / reference, model=adapted(quantized(folder, how)))
+        pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, reference=reference)).train()
+        return train_logs(trainer)
+
+    for ours, theirs in zip(run("stored"), run("adapter_off"), strict=True):
+        for name in ("loss", "pact/divergence", "pact/safety_mass_reference"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-2, abs=1e-3), name
+        assert ours["pact/positions"] == theirs["pact/positions"] > 0
