@@ -71,7 +71,7 @@ class Passes:
             else:
                 hidden = self.reference.hidden(view.args, view.kwargs, view.autocast)
                 full = view.positions.predecessors(hidden)
-            behind = full[:0] if self.header is None else self._states(post, view.autocast)
+            behind = self._states(post, view.autocast) if self._reads_post else full[:0]
             return self._read(full, behind, view.host_positions.index)
 
     def of_documents(
@@ -95,6 +95,11 @@ class Passes:
             for part in (found.values, found.log_rest, found.post)
         ]
         return [Aligned(*part) for part in zip(*parts, strict=True)]
+
+    @property
+    def _reads_post(self) -> bool:
+        """The same on every rank, whatever its documents."""
+        return self.header is not None and self.end > 0
 
     @property
     def _flat(self) -> bool:
