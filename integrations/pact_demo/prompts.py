@@ -47,11 +47,11 @@ REFUSALS = (  # one first word, as with larger models: then the aligned model is
 _WRITING = ("write", "draft", "compose", "create", "explain", "describe", "name")
 
 
-def read_sections(name: str) -> dict[str, list[str]]:
-    """The lines of ``data/<name>.txt`` under their ``[section]`` headings; ``#`` starts a comment line."""
+def read_sections(name: str, package: str = "pact_demo") -> dict[str, list[str]]:
+    """The lines of the package's ``data/<name>.txt`` under their ``[section]`` headings; ``#`` starts a comment."""
     sections: dict[str, list[str]] = {}
     section = ""
-    text = (files("pact_demo") / "data" / f"{name}.txt").read_text(encoding="utf-8")
+    text = (files(package) / "data" / f"{name}.txt").read_text(encoding="utf-8")
     for line in text.splitlines():
         if line.startswith("["):
             section = line.strip("[]")
@@ -60,9 +60,9 @@ def read_sections(name: str) -> dict[str, list[str]]:
     return sections
 
 
-def read_lines(name: str) -> list[str]:
-    """All the lines of ``data/<name>.txt``, without headings and comments."""
-    return [line for lines in read_sections(name).values() for line in lines]
+def read_lines(name: str, package: str = "pact_demo") -> list[str]:
+    """All the lines of the package's ``data/<name>.txt``, without headings and comments."""
+    return [line for lines in read_sections(name, package).values() for line in lines]
 
 
 def prompts_from(line: str) -> list[str]:

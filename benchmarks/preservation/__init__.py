@@ -1,0 +1,1 @@
+"""What becomes of an aligned model's refusals when it is fine-tuned on contaminated tasks, by several methods."""
