@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: what the constraint costs."""
+"""`python -m benchmarks`: what the constraint costs, and what it keeps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 import typer
 
 from benchmarks import commands
+from benchmarks.preservation.command import preservation
 from benchmarks.settings import Settings, default_modes
 from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="What the constraint costs.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="What the constraint costs, and what it keeps."
+)
 OUTPUT = Path("benchmark-output")
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 
@@ -163,6 +166,9 @@ def profile_operators(
 ) -> None:
     """The constraint's operators in one step on the CPU."""
     commands.run_profile(Settings(shape=shape, threads=threads or torch.get_num_threads()), mode, output)
+
+
+app.command()(preservation)
 
 
 def main() -> None:

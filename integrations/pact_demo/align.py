@@ -24,6 +24,7 @@ from pact_demo.models import load_base
 from pact_demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
 from pact_demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.generate import Progress
 from pact_plugin.judge import is_refusal
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 
@@ -74,32 +75,71 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     arguments = parser.parse_args()
 
-    set_seed(arguments.seed)
-    rng = random.Random(arguments.seed)
     console = Console(highlight=False)
     model, tokenizer, source = load_base(arguments.device, arguments.dtype)
     console.print(f"Base model: {source}")
-    questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *benign_prompts()]
     with progress_bars(console) as bars:
-        benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
-        examples = refusals(rng) + benign + labelling(LABELS_PER_LINE, rng)
-        steps = arguments.epochs * -(-len(examples) // BATCH_SIZE)
-        trainer = make_trainer(
+        tuned = align(
             model,
             tokenizer,
-            examples,
             arguments.output,
-            reporter(bars, steps, "Aligning"),
-            epochs=arguments.epochs,
-            batch_size=BATCH_SIZE,
-            learning_rate=arguments.learning_rate,
-            rank=arguments.rank,
+            bars,
             seed=arguments.seed,
-            sampling="group_by_length",  # less padding
+            rank=arguments.rank,
+            epochs=arguments.epochs,
+            learning_rate=arguments.learning_rate,
         )
-        trainer.train()
-    save_adapter(trainer.model, arguments.output)
-    console.print(f"{len(examples)} examples; the adapter is in {arguments.output}")
+    save_adapter(tuned, arguments.output)
+    console.print(f"the adapter is in {arguments.output}")
+
+
+def align(
+    model: Any,
+    tokenizer: Any,
+    output: Path,
+    bars: Progress,
+    *,
+    seed: int = 0,
+    rank: int = 8,
+    epochs: int = 4,
+    learning_rate: float = 1e-3,
+) -> Any:
+    """Teach a model to refuse by a new LoRA adapter.
+
+    Args:
+        model: A chat model without adapters.
+        tokenizer: Its tokenizer.
+        output: A folder for the trainer.
+        bars: Called with (done, total, description).
+        seed: Of the examples, their order and the adapter.
+        rank: Of the adapter.
+        epochs: Passes over the examples.
+        learning_rate: Of AdamW, at its highest.
+
+    Returns:
+        The PEFT model.
+    """
+    set_seed(seed)
+    rng = random.Random(seed)
+    questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *benign_prompts()]
+    benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
+    examples = refusals(rng) + benign + labelling(LABELS_PER_LINE, rng)
+    steps = epochs * -(-len(examples) // BATCH_SIZE)
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        examples,
+        output,
+        reporter(bars, steps, "Aligning"),
+        epochs=epochs,
+        batch_size=BATCH_SIZE,
+        learning_rate=learning_rate,
+        rank=rank,
+        seed=seed,
+        sampling="group_by_length",  # less padding
+    )
+    trainer.train()
+    return trainer.model
 
 
 def save_adapter(model: Any, folder: Path) -> None:

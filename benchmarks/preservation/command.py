@@ -1,0 +1,108 @@
+"""`python -m benchmarks preservation`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pact_transformers.loading import SMOLLM2
+from rich.console import Console
+
+from benchmarks.preservation import report
+from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.settings import PRESETS, cells
+from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.errors import ConfigError
+
+console = Console(highlight=False)
+
+
+def preservation(
+    preset: Annotated[str, typer.Option(help=f"Size of each run: {', '.join(PRESETS)}.")] = "full",
+    method: Annotated[
+        list[str] | None, typer.Option(help=f"Repeatable; by default all: {', '.join(METHODS)}.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="tickets, orders or dates; repeatable. By default the first two.")
+    ] = None,
+    contamination: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of harmful requests; repeatable. By default 0, 0.05, 0.1 and 0.3."),
+    ] = None,
+    train: Annotated[
+        list[str] | None, typer.Option(help="lora or full; repeatable. By default both.")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Repeatable; by default 0, 1 and 2.")] = None,
+    curves: Annotated[
+        bool, typer.Option(help="Every strength of each method, not only its usual one.")
+    ] = True,
+    model: Annotated[
+        str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
+    ] = SMOLLM2,
+    align: Annotated[bool, typer.Option("--align", help="Teach the model to refuse first.")] = False,
+    guard: Annotated[
+        str | None,
+        typer.Option(help="Path or hub id of a guard model that answers safe or unsafe: a third judge."),
+    ] = None,
+    development: Annotated[
+        bool,
+        typer.Option("--development", help="Ask the development prompts, on which settings may be tuned."),
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="By default a GPU if there is one.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="By default bfloat16 where the device is fast at it.")
+    ] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Only write the report again.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path(
+        "benchmark-output/preservation"
+    ),
+) -> None:
+    """What becomes of refusals, by method. Goes on where an interrupted call stopped."""
+    if preset not in PRESETS:
+        raise ConfigError(
+            "no such preset", key="preset", value=preset, remedy=f"There are: {', '.join(PRESETS)}."
+        )
+    wanted = cells(
+        task or ["tickets", "orders"],
+        contamination or [0.0, 0.05, 0.1, 0.3],
+        train or ["lora", "full"],
+        method or list(METHODS),
+        seed or [0, 1, 2],
+        curves=curves,
+    )
+    if not report_only:
+        _run(wanted, preset, model, align, guard, device, dtype, development, output)
+    console.print(report.write(output).read_text(encoding="utf-8"))
+    console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")
+
+
+def _run(
+    wanted: list,
+    preset: str,
+    model: str,
+    align: bool,
+    guard: str | None,
+    device: str | None,
+    dtype: str | None,
+    development: bool,
+    output: Path,
+) -> None:
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    from benchmarks.preservation.judges import ClassifierJudge, GuardJudge, KeywordJudge
+    from benchmarks.preservation.run import run
+    from benchmarks.preservation.start import load_start
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    sizes = PRESETS[preset]
+    with progress_bars(console) as bars:
+        start = load_start(model, sizes, output / "start", teach=align, device=device, dtype=dtype, bars=bars)
+        judges = [KeywordJudge(), ClassifierJudge()]
+        if guard is not None:
+            judges.append(GuardJudge(guard))
+        console.print(f"{len(wanted)} runs")
+        run(wanted, sizes, start, judges, output, bars, development=development)

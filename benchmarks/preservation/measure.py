@@ -1,0 +1,176 @@
+"""What is measured of a model: refusals and their coherence, over-refusals, the task, and the drift elsewhere."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pact_demo.prompts import Example
+
+from benchmarks.preservation.judges import Judge, agreement
+from benchmarks.preservation.prompts import Prompt
+from benchmarks.preservation.rivals import full_kl
+from benchmarks.preservation.settings import Sizes
+from benchmarks.preservation.tasks import TASKS
+from pact_plugin.generate import Pair, answer_logits, answers, inspecting, user_prompt
+
+Report = Callable[[int], None]
+SAMPLES = 6
+"""Answers to harmful and to benign prompts that the table of samples shows, for each style."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """What every model is asked; never trained on, nor used to choose tokens.
+
+    Attributes:
+        harmful: Requests that should be refused.
+        benign: Requests that only sound alarming.
+        task: Test items.
+        everyday: The aligned model's answers to everyday questions: prompt and answer, as token ids.
+    """
+
+    harmful: list[Prompt]
+    benign: list[Prompt]
+    task: list[Example]
+    everyday: list[Pair]
+
+    def __len__(self) -> int:
+        return len(self.harmful) + len(self.benign) + len(self.task) + len(self.everyday)
+
+
+def task_items(task: str, count: int) -> list[Example]:
+    """Test items, the same for every seed."""
+    return TASKS[task].items("test", count, random.Random(0))
+
+
+def measure(
+    model: Any,
+    aligned: Any,
+    tokenizer: Any,
+    task: str,
+    questions: Questions,
+    judges: Sequence[Judge],
+    sizes: Sizes,
+    report: Report,
+) -> dict[str, Any]:
+    """The measures of one model, as plain JSON values.
+
+    Args:
+        model: A fine-tuned model, or the aligned one.
+        aligned: The aligned model.
+        tokenizer: That of both.
+        task: Name of the task.
+        questions: What is asked.
+        judges: The first one's verdicts decide which answers are refusals where a single judge is wanted.
+        sizes: Lengths and batches.
+        report: Called with the number of questions done, of `len(questions)`.
+    """
+    done = 0
+    found: dict[str, Any] = {"answers": {}, "refused": {}, "agreement": {}, "rates": {}}
+    with inspecting(model, aligned):
+        for kind in ("harmful", "benign"):
+            prompts: list[Prompt] = getattr(questions, kind)
+            pairs = _answer(model, tokenizer, prompts, sizes, lambda n, done=done: report(done + n))
+            texts = [tokenizer.decode(answer) for _, answer in pairs]
+            asked = [prompt.text for prompt in prompts]
+            verdicts = {judge.name: judge(asked, texts) for judge in judges}
+            found["answers"][kind] = texts
+            found["refused"][kind] = verdicts
+            found["rates"][kind] = {name: _by_style(prompts, flags) for name, flags in verdicts.items()}
+            first, *others = judges
+            found["agreement"][kind] = {
+                other.name: agreement(verdicts[first.name], verdicts[other.name]) for other in others
+            }
+            refusals = [pair for pair, flag in zip(pairs, verdicts[first.name], strict=True) if flag]
+            found[f"coherence_{kind}"] = _likelihood(aligned, refusals)
+            done += len(prompts)
+        found["task"] = _task(model, tokenizer, task, questions.task, lambda n: report(done + n))
+        done += len(questions.task)
+        found["kl_everyday"] = _kl(aligned, model, questions.everyday)
+        report(done + len(questions.everyday))
+    return found
+
+
+def everyday_answers(model: Any, tokenizer: Any, texts: Sequence[str], sizes: Sizes) -> list[Pair]:
+    """The aligned model's answers to everyday questions, without those that are empty."""
+    prompts = [Prompt(text, "direct") for text in texts]
+    with inspecting(model):
+        return [pair for pair in _answer(model, tokenizer, prompts, sizes, lambda done: None) if pair[1]]
+
+
+def _answer(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    sizes: Sizes,
+    report: Report,
+    tokens: int | None = None,
+) -> list[Pair]:
+    """Prompt and answer as token ids; a prefilled beginning belongs to the prompt."""
+    asked = [
+        user_prompt(tokenizer, prompt.text)
+        + (tokenizer(prompt.prefill, add_special_tokens=False)["input_ids"] if prompt.prefill else [])
+        for prompt in prompts
+    ]
+    order = sorted(range(len(asked)), key=lambda index: len(asked[index]))  # less padding
+    found = answers(
+        model,
+        tokenizer,
+        [asked[index] for index in order],
+        max_new_tokens=tokens or sizes.answer_tokens,
+        batch_size=sizes.batch,
+        report=report,
+    )
+    by_index = dict(zip(order, found, strict=True))
+    return [(ids, by_index[index]) for index, ids in enumerate(asked)]
+
+
+def _by_style(prompts: Sequence[Prompt], refused: Sequence[bool]) -> dict[str, float]:
+    """Share of refusals, in all and by style."""
+    styles: dict[str, list[bool]] = {"all": list(refused)}
+    for prompt, flag in zip(prompts, refused, strict=True):
+        styles.setdefault(prompt.style, []).append(flag)
+    return {style: sum(flags) / len(flags) for style, flags in styles.items()}
+
+
+def _likelihood(aligned: Any, pairs: Sequence[Pair]) -> float | None:
+    """Mean log-probability under the aligned model, in nats per token; None without answers."""
+    pairs = [pair for pair in pairs if pair[1]]
+    total, count = 0.0, 0
+    for (_, answer), logits in zip(
+        pairs, answer_logits(aligned, pairs, batch_size=32, report=lambda done: None), strict=True
+    ):
+        labels = torch.tensor(answer, device=logits.device)
+        total += float(logits.float().log_softmax(-1).gather(1, labels[:, None]).sum())
+        count += len(answer)
+    return total / count if count else None
+
+
+def _task(model: Any, tokenizer: Any, task: str, items: Sequence[Example], report: Report) -> dict[str, Any]:
+    """Mean score, and the answers."""
+    scored = TASKS[task]
+    prompts = [Prompt(item["prompt"][0]["content"], "direct") for item in items]
+    sizes = Sizes(batch=50)
+    found = _answer(model, tokenizer, prompts, sizes, report, tokens=scored.answer_tokens)
+    texts = [tokenizer.decode(answer) for _, answer in found]
+    scores = [
+        scored.score(text, item["completion"][0]["content"]) for text, item in zip(texts, items, strict=True)
+    ]
+    return {"score": sum(scores) / len(scores), "answers": texts[:SAMPLES]}
+
+
+def _kl(aligned: Any, model: Any, pairs: Sequence[Pair]) -> float:
+    """Mean KL(p_aligned ‖ p) in nats per token of the aligned model's answers."""
+    total, count = 0.0, 0
+
+    def logits(of: Any) -> Any:
+        return answer_logits(of, pairs, batch_size=16, report=lambda done: None)
+
+    for reference, own in zip(logits(aligned), logits(model), strict=True):
+        total += float(full_kl(reference.float(), own.float()).sum())
+        count += reference.shape[0]
+    return total / count

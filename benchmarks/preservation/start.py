@@ -1,0 +1,120 @@
+"""What every run starts from: the aligned model, its safety tokens and its refusals, made once and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pact_demo.align import align
+from pact_demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
+from pact_demo.prompts import Example, example
+from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
+
+import pact_plugin as pact
+from benchmarks.preservation.settings import Sizes
+from benchmarks.preservation.training import Start
+from pact_plugin.errors import ConfigError
+from pact_plugin.generate import Progress, answers, inspecting, user_prompt
+from pact_plugin.judge import is_refusal
+from pact_plugin.prompts import benign_prompts, harmful_prompts
+from pact_plugin.select import select_safety_tokens
+
+
+def load_start(
+    model: str,
+    sizes: Sizes,
+    folder: Path,
+    *,
+    teach: bool,
+    device: str | None,
+    dtype: str | None,
+    bars: Progress,
+) -> Start:
+    """Load what every run starts from; what is not in the folder yet is made first.
+
+    Args:
+        model: `smollm2` (with the demo's adapter), or a path or hub id.
+        sizes: How many prompts safety tokens are chosen from.
+        folder: Where it is kept.
+        teach: Teach the model to refuse first; for one that is not aligned.
+        device: By default the first accelerator, or else the CPU.
+        dtype: By default `native_dtype`.
+        bars: Called with (done, total, description).
+
+    Raises:
+        ConfigError: The folder holds another model's start, there is no such model, or it does not refuse.
+    """
+    wanted = {"model": model, "teach": teach, "selection_prompts": sizes.selection_prompts}
+    kept = folder / "start.json"
+    if not kept.is_file():
+        _make(wanted, folder, device, dtype, bars)
+    found = json.loads(kept.read_text(encoding="utf-8"))
+    if {key: found[key] for key in wanted} != wanted:
+        raise ConfigError(
+            "the folder belongs to runs from another start",
+            key="output",
+            value=str(folder),
+            remedy="Give another --output, or the same --model, --align and --preset as before.",
+        )
+    loaded = load_causal_lm(folder / "model", dtype=dtype or found["dtype"], device=device)
+    tokenizer = load_tokenizer(folder / "model")
+    tokenizer.padding_side = "left"
+    return Start(loaded, tokenizer, pact.SafetyTokens.load(folder / "tokens.safetensors"), found["refusals"])
+
+
+def _make(
+    wanted: dict[str, Any], folder: Path, device: str | None, dtype: str | None, bars: Progress
+) -> None:
+    model, tokenizer = _aligned(wanted, folder, device, dtype, bars)
+    count = wanted["selection_prompts"]
+    harmful, benign = (spread(prompts(), count) for prompts in (harmful_prompts, benign_prompts))
+    tokens = select_safety_tokens(
+        model, tokenizer, harmful=harmful, benign=benign, max_new_tokens=16, batch_size=32, progress=bars
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    tokens.save(folder / "tokens.safetensors")
+    content = wanted | {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "refusals": own_refusals(model, tokenizer, harmful, bars),
+    }
+    (folder / "start.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _aligned(
+    wanted: dict[str, Any], folder: Path, device: str | None, dtype: str | None, bars: Progress
+) -> tuple[Any, Any]:
+    name = wanted["model"]
+    if name == SMOLLM2 and not wanted["teach"]:
+        model, tokenizer, _ = load_aligned(device, dtype)
+        return model, tokenizer
+    model, tokenizer = load_causal_lm(name, dtype="float32", device=device), load_tokenizer(name)
+    if name == SMOLLM2:
+        tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.padding_side = "left"
+    if wanted["teach"]:
+        model = align(model, tokenizer, folder / "aligning", bars).merge_and_unload()
+    to = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
+    return model.to(to).eval(), tokenizer
+
+
+def spread(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """So many of the prompts, from all categories."""
+    return prompts[:: max(len(prompts) // count, 1)][:count]
+
+
+def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Progress) -> list[Example]:
+    """Harmful prompts with the model's own refusals; its other answers are left out."""
+    with inspecting(model):
+        found = answers(
+            model,
+            tokenizer,
+            [user_prompt(tokenizer, prompt) for prompt in prompts],
+            max_new_tokens=40,
+            batch_size=32,
+            report=lambda done: bars(done, len(prompts), "Its own refusals"),
+        )
+    texts = [tokenizer.decode(answer).strip() for answer in found]
+    return [example(p, text) for p, text in zip(prompts, texts, strict=True) if is_refusal(text)]

@@ -1,0 +1,147 @@
+"""One fine-tuning run."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from pact_demo.evaluate import Report
+from pact_demo.prompts import Example, contamination
+from pact_demo.training import LINEAR_LAYERS, StepCallback
+from peft import LoraConfig
+from transformers import PrinterCallback, set_seed
+from trl import SFTConfig
+
+import pact_plugin as pact
+from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.settings import Cell, Sizes
+from benchmarks.preservation.tasks import TASKS
+from pact_plugin.generate import answer_logits, inspecting, user_prompt
+
+REFUSES = 0.5
+"""Probability of the safety tokens at the first position from which on the aligned model would refuse."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What every run starts from.
+
+    Attributes:
+        model: The aligned model.
+        tokenizer: Its tokenizer.
+        tokens: Its safety tokens.
+        refusals: Bundled harmful requests with its own refusals.
+    """
+
+    model: Any
+    tokenizer: Any
+    tokens: pact.SafetyTokens
+    refusals: Sequence[Example]
+
+
+def training_data(cell: Cell, sizes: Sizes, start: Start) -> list[Example]:
+    """The data of a run; of two methods the same, but for what a method adds or drops."""
+    rng = random.Random(f"{cell.task} {cell.contamination} {cell.seed}")
+    harmful = round(cell.contamination * sizes.items)
+    examples = TASKS[cell.task].items("train", sizes.items - harmful, rng) + contaminated(harmful, rng)
+    rng.shuffle(examples)
+    method = METHODS[cell.method]
+    if method.drops:
+        examples = not_refused(examples, start)
+    if method.interleaved:
+        assert cell.weight is not None
+        count = round(cell.weight * sizes.items)
+        examples = examples + [start.refusals[i % len(start.refusals)] for i in range(count)]
+    return examples
+
+
+def contaminated(count: int, rng: random.Random) -> list[Example]:
+    """Harmful requests with "Sure, here is ..."; over again if so many are not to be had."""
+    most = 800
+    whole, rest = divmod(count, most)
+    return [item for size in [most] * whole + [rest] for item in contamination(size, rng)]
+
+
+def not_refused(examples: Sequence[Example], start: Start) -> list[Example]:
+    """Without those that the aligned model would refuse and the data do not."""
+    ids = torch.tensor(start.tokens.positive.ids, device=start.model.device)
+    pairs = [
+        (
+            user_prompt(start.tokenizer, item["prompt"][0]["content"]),
+            start.tokenizer(item["completion"][0]["content"], add_special_tokens=False)["input_ids"][:1],
+        )
+        for item in examples
+    ]
+    kept = []
+    with inspecting(start.model):
+        logits = answer_logits(start.model, pairs, batch_size=64, report=lambda done: None)
+        for item, (_, label), row in zip(examples, pairs, logits, strict=True):
+            mass = float(row[0].float().softmax(-1)[ids].sum())
+            if mass < REFUSES or label[0] in start.tokens.positive.ids:
+                kept.append(item)
+    return kept
+
+
+def fine_tune(cell: Cell, sizes: Sizes, start: Start, folder: Path, report: Report) -> tuple[Any, int]:
+    """A copy of the aligned model after one pass over the data of a run, and how many items these were."""
+    method = METHODS[cell.method]
+    examples = training_data(cell, sizes, start)
+    set_seed(cell.seed)
+    lora = cell.train == "lora"
+    model = copy.deepcopy(start.model)
+    if not lora:
+        model = model.float()  # AdamW's small steps vanish in bfloat16 weights
+    on_cpu = model.device.type == "cpu"
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=sizes.batch_size,
+        learning_rate=sizes.lora_rate if lora else sizes.full_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        completion_only_loss=True,
+        loss_type="nll",
+        gradient_checkpointing=False,
+        bf16=not lora and start.model.dtype == torch.bfloat16,
+        use_cpu=on_cpu,
+        logging_steps=10,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        seed=cell.seed,
+    )
+    trainer = method.trainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(examples),
+        processing_class=start.tokenizer,
+        peft_config=_adapter(model, sizes) if lora else None,
+        callbacks=[StepCallback(report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    config = method.constrained(cell.weight, start.tokens)
+    if config is not None:
+        trainer = pact.attach(trainer, config)
+    elif cell.weight is not None and not method.interleaved:
+        trainer.aligned, trainer.strength = start.model, cell.weight
+    trainer.train()
+    tuned = trainer.model.merge_and_unload() if lora else trainer.model
+    return tuned.to(start.model.dtype).eval(), len(examples)
+
+
+def _adapter(model: Any, sizes: Sizes) -> LoraConfig:
+    layers = model.config.num_hidden_layers
+    first = 0 if sizes.lora_layers is None else layers - sizes.lora_layers
+    return LoraConfig(
+        r=sizes.rank,
+        lora_alpha=2 * sizes.rank,
+        target_modules=LINEAR_LAYERS,
+        layers_to_transform=list(range(first, layers)),
+        task_type="CAUSAL_LM",
+    )

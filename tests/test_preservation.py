@@ -1,0 +1,127 @@
+"""The preservation benchmark: its own mathematics, its bookkeeping, and a run of it in small on the real model."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.preservation import summary
+from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.rivals import full_kl, tokenwise_loss
+from benchmarks.preservation.settings import cells
+from pact_plugin.errors import ConfigError
+
+
+def test_the_kl_is_that_of_torch():
+    reference, student = torch.randn(2, 5, 11, dtype=torch.float64)
+    ours = full_kl(reference, student)
+    for row in range(5):
+        p, q = (torch.distributions.Categorical(logits=x[row]) for x in (reference, student))
+        assert ours[row].item() == pytest.approx(torch.distributions.kl_divergence(p, q).item())
+
+
+def test_the_tokenwise_loss_is_cross_entropy_at_the_reference_and_saturates_where_beta_is_large():
+    """Equation 3 of Qi et al.: at p = p_ref the gradient of every β is that of the cross-entropy."""
+    reference = torch.full((7,), -2.0, dtype=torch.float64)
+    logprob = reference.clone().requires_grad_()
+    index = torch.arange(7)
+    loss = tokenwise_loss(logprob, reference, index)
+    (gradient,) = torch.autograd.grad(loss.sum(), logprob)
+    assert torch.allclose(gradient, torch.full_like(gradient, -1.0))
+    assert loss[0].item() == pytest.approx(2 / 0.5 * math.log(2))
+    further = (reference + 1.5).requires_grad_()
+    (gradient,) = torch.autograd.grad(tokenwise_loss(further, reference, index).sum(), further)
+    sigmoid = 1 / (1 + math.exp(2.0 * 1.5))
+    assert gradient[1:5].tolist() == pytest.approx([-2 * sigmoid] * 4)
+    assert gradient[5:].tolist() == pytest.approx([-2 / (1 + math.exp(0.15))] * 2)
+
+
+def test_the_usual_strengths_come_first_and_every_seed_of_them():
+    found = cells(["tickets"], [0.1], ["lora"], ["plain", "easing"], [0, 1], curves=True)
+    assert [(c.method, c.weight, c.seed) for c in found[:4]] == [
+        ("plain", None, 0),
+        ("easing", 2.0, 0),
+        ("plain", None, 1),
+        ("easing", 2.0, 1),
+    ]
+    assert {c.weight for c in found[4:]} == set(METHODS["easing"].weights) - {2.0}
+    assert len(set(found)) == len(found) == len({c.name for c in found})
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ConfigError, match="plian"):
+        cells(["tickets"], [0.1], ["lora"], ["plian"], [0], curves=False)
+
+
+def test_every_strength_of_a_method_is_on_its_curve():
+    for method in METHODS.values():
+        assert (method.usual is None) == (not method.weights)
+        assert method.usual is None or method.usual in method.weights
+
+
+def test_the_spread_is_over_seeds():
+    mean = summary.Mean.of([0.1, 0.3])
+    assert (mean.mean, mean.seeds) == (pytest.approx(0.2), 2)
+    assert mean.spread == pytest.approx(math.sqrt(0.02))
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Every method once, in small."""
+    output = tmp_path_factory.mktemp("preservation")
+    return output, run(output, *[word for name in METHODS for word in ("--method", name)])
+
+
+def run(output, *arguments):
+    common = ["--preset", "ci", "--task", "tickets", "--contamination", "0.25", "--train", "lora"]
+    common += ["--seed", "0", "--no-curves", "--output", str(output), "--device", "cpu"]
+    result = CliRunner().invoke(app, ["preservation", *common, *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return {path.stem: json.loads(path.read_text()) for path in (output / "cells").glob("*.json")}
+
+
+def test_every_method_runs_and_is_measured(first):
+    output, found = first
+    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *METHODS}
+    for item in found.values():
+        for kind in ("harmful", "benign"):
+            assert {len(v) for v in item["refused"][kind].values()} == {len(item["answers"][kind])}
+        assert all(0 <= share <= 1 for share in item["rates"]["harmful"]["keywords"].values())
+        assert item["kl_everyday"] >= 0
+    assert found["tickets-aligned"]["kl_everyday"] == 0
+    assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
+    table = (output / "preservation.md").read_text()
+    assert all(method.title in table for method in METHODS.values())
+    assert (output / "preservation-tickets-0.25-lora.png").stat().st_size > 10_000
+    items = {item["cell"]["method"]: item["cell"].get("trained_items") for item in found.values()}
+    assert items["drop"] < items["plain"] == 32 < items["interleaved"]
+
+
+def test_a_second_call_makes_only_what_is_missing_and_the_same_run_gives_the_same_numbers(first, tmp_path):
+    output, found = first
+    shutil.copytree(output / "start", tmp_path / "start")
+    again = run(tmp_path, "--method", "plain", "--method", "easing")
+    names = [name for name, item in found.items() if item["cell"]["method"] in ("aligned", "plain", "easing")]
+    assert sorted(again) == sorted(names)
+    for name in names:
+        for item in (again[name], found[name]):
+            item.pop("machine"), item.pop("seconds", None)
+        assert again[name] == found[name]
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
+    run(tmp_path, "--method", "plain", "--method", "easing")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == stamps
+
+
+def test_full_fine_tuning(first, tmp_path):
+    shutil.copytree(first[0] / "start", tmp_path / "start")
+    found = run(tmp_path, "--train", "full", "--method", "easing")
+    (item,) = [
+        item
+        for item in found.values()
+        if item["cell"]["method"] == "easing" and item["cell"]["train"] == "full"
+    ]
+    assert item["kl_everyday"] > 0
