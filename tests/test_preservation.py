@@ -90,7 +90,7 @@ def test_every_method_runs_and_is_measured(first):
     for item in found.values():
         for kind in ("harmful", "benign"):
             assert {len(v) for v in item["refused"][kind].values()} == {len(item["answers"][kind])}
-        assert all(0 <= share <= 1 for share in item["rates"]["harmful"]["keywords"].values())
+        assert all(0 <= share <= 1 for share in item["rates"]["harmful"]["keyword"].values())
         assert item["kl_everyday"] >= 0
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")

@@ -10,7 +10,7 @@ from pact_transformers.loading import SMOLLM2
 from rich.console import Console
 
 from benchmarks.preservation import report
-from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.settings import PRESETS, cells
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.errors import ConfigError
@@ -21,7 +21,10 @@ console = Console(highlight=False)
 def preservation(
     preset: Annotated[str, typer.Option(help=f"Size of each run: {', '.join(PRESETS)}.")] = "full",
     method: Annotated[
-        list[str] | None, typer.Option(help=f"Repeatable; by default all: {', '.join(METHODS)}.")
+        list[str] | None,
+        typer.Option(
+            help=f"Repeatable; by default all but the last {len(METHODS) - len(COMPARED)}: {', '.join(METHODS)}."
+        ),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="tickets, orders or dates; repeatable. By default the first two.")
@@ -67,7 +70,7 @@ def preservation(
         task or ["tickets", "orders"],
         contamination or [0.0, 0.05, 0.1, 0.3],
         train or ["lora", "full"],
-        method or list(METHODS),
+        method or list(COMPARED),
         seed or [0, 1, 2],
         curves=curves,
     )

@@ -24,6 +24,7 @@ class Method:
         trainer: Class of the trainer.
         interleaved: Whether the strength is the share of refusals added to the data.
         drops: Whether items that the aligned model would refuse are taken from the data.
+        variant: Whether it is compared only when asked for: a change of another method.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Method:
     trainer: type[SFTTrainer] = SFTTrainer
     interleaved: bool = False
     drops: bool = False
+    variant: bool = False
 
     def constrained(self, weight: float | None, tokens: pact.SafetyTokens) -> pact.PactConfig | None:
         """The constraint's settings at a strength, if there is a constraint."""
@@ -63,5 +65,15 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True)),
+    "easing-first8": Method(
+        "easing, first 8 tokens",
+        2.0,
+        (0.5, 1.0, 2.0, 4.0),
+        config=_settings(easing=True, first_n=8),
+        variant=True,
+    ),
 }
 """By name."""
+
+COMPARED = tuple(name for name, method in METHODS.items() if not method.variant)
+"""The methods that are compared by default."""

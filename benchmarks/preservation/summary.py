@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.run import ALIGNED
 
-KEYWORDS = "keywords"
+KEYWORDS = "keyword"
 """The judge whose verdicts the plots show."""
 MEASURES = (
     "attack_success",
