@@ -23,6 +23,7 @@ from pact_plugin.audit.prompts import KINDS, bundled, load_file
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
 from pact_plugin.errors import ConfigError
+from pact_plugin.filling import computed
 from pact_plugin.generate import Pair, answers, inspecting, user_prompt
 from pact_plugin.head import LanguageHead, unwrap
 from pact_plugin.losses import confidence_divergence
@@ -129,9 +130,7 @@ class Anchors:
         with reference.session():
             for start in range(0, len(self.documents), _BATCH):
                 group = self.documents[start : start + _BATCH]
-                found += self._passes.of_documents(
-                    group, lambda inputs: reference.hidden((), inputs, autocast)
-                )
+                found += computed(group, self._passes, lambda inputs: reference.hidden((), inputs, autocast))
         return found
 
 

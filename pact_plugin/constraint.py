@@ -213,11 +213,12 @@ class PactConstraint:
         if self.config.eases:
             total = total - objectives.eased_task_loss(evaluated, task_loss)
         step = self.receipt.total_steps + 1 if step is None else step
-        anchored: Tensor | float = 0.0
-        if self.anchors is not None:  # in every micro-batch, as sharded models need every rank
+        sums = evaluated.sums()
+        if self.anchors is not None:  # without a response too: sharded models need every rank
             anchored = self.anchors.divergence(step, view.autocast) * evaluated.trained
+            sums.anchor_divergence = anchored.detach()
             total = total + self.config.weight * anchored
-        self._record(evaluated, "train", anchored)
+        self._record(sums, "train")
         self.receipt.add_step(step)
         return total / denominator * world_size
 
@@ -231,7 +232,7 @@ class PactConstraint:
         if evaluated is None:
             self._meters["eval"].add(Sums(unknown=1))
         else:
-            self._record(evaluated, "eval")
+            self._record(evaluated.sums(), "eval")
 
     def metrics(
         self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None
@@ -266,19 +267,7 @@ class PactConstraint:
             aligned = self.stored.aligned(view, train=train, begun=self._begun)
         if aligned is None:
             return None
-        if self.config.objective == "published":
-            return objectives.published(
-                self.head,
-                aligned,
-                view,
-                self._ids,
-                self._weights,
-                self.config.chunk_size,
-                self.config.published.divergence,
-            )
-        return objectives.confidence(
-            self.head, aligned, view, self._ids, self.config.chunk_size, ease=self.config.eases
-        )
+        return objectives.evaluate(self.config, self.head, aligned, view, self._ids, self._weights)
 
     def _check_first(self, batch: Mapping[str, Any], count: Tensor | int, empty_ok: bool) -> None:
         if self._first and nothing_masked(batch):
@@ -295,22 +284,9 @@ class PactConstraint:
             )
         self._first = False
 
-    def _record(self, evaluated: objectives.Evaluated, mode: str, anchored: Tensor | float = 0.0) -> None:
-        divergence = evaluated.divergence.detach().sum()
-        mass_reference = evaluated.safety_mass_reference.sum()
-        anchored = anchored.detach() if torch.is_tensor(anchored) else anchored
-        self._meters[mode].add(
-            Sums(
-                divergence=divergence,
-                safety_mass=evaluated.safety_mass.detach().sum(),
-                safety_mass_reference=mass_reference,
-                eased=evaluated.eased.sum(),
-                anchor_divergence=anchored,
-                positions=evaluated.divergence.shape[0],
-                tokens=evaluated.trained,
-            )
-        )
-        self._finite.add(divergence + anchored, mass_reference)
+    def _record(self, sums: Sums, mode: str) -> None:
+        self._meters[mode].add(sums)
+        self._finite.add(sums.divergence + sums.anchor_divergence, sums.safety_mass_reference)
 
 
 def _at_least_1(count: Tensor | int, device: torch.device) -> Tensor | int:
