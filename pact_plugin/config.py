@@ -180,7 +180,7 @@ class PactConfig(_Settings):
         dumped = self.model_dump(exclude={"safety_tokens"})
         tokens = self.safety_tokens
         dumped["safety_tokens"] = tokens.digest if isinstance(tokens, SafetyTokens) else tokens
-        dumped["easing"] = self.eases
+        dumped["easing"], dumped["anchors"] = self.eases, self.anchor_count
         return dumped
 
 

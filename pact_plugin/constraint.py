@@ -112,6 +112,7 @@ class PactConstraint:
             },
             reference=self.reference.kind,
             store=self.stored.store.header.digest if self.stored else None,
+            anchor_prompts=self.anchors.prompts if self.anchors else 0,
         )
 
     @property
