@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from plain import anchor_divergence
 from sft import lora
 from test_constraint import POSITIVE, TOKENIZER, TOKENS, a_batch, moved
 from tiny import tiny_model
@@ -51,21 +52,6 @@ def loss_of(constraint, model, batch, **keywords):
     return constraint.loss(batch, **keywords)
 
 
-def plain_divergence(model, aligned, documents) -> torch.Tensor:
-    """Mean over the answers' tokens, from the full logits of each document by itself."""
-    parts = []
-    for document in documents:
-        ids = torch.from_numpy(document.tokens)[None]
-        where = torch.from_numpy(document.columns) - 1
-        student = model(input_ids=ids).logits[0, where].log_softmax(-1)
-        with torch.no_grad():
-            reference = aligned(input_ids=ids).logits[0, where].log_softmax(-1)
-        p_ref, p = reference[:, POSITIVE].exp(), student[:, POSITIVE].exp()
-        r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
-        parts.append((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log())
-    return torch.cat(parts).mean()
-
-
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
@@ -98,7 +84,7 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
     loss.backward()
     chosen = [constraint.anchors.documents[i] for i in constraint.anchors.chosen(5, 0, 0)]
     assert len({document.tokens.tobytes() for document in chosen}) == 3
-    term = plain_divergence(plain, aligned, chosen)
+    term = anchor_divergence(plain, aligned, chosen, torch.tensor(POSITIVE))
     expected = loss_of(without, plain, batch, step=5) + WEIGHT * term
     expected.backward()
     assert term.item() > 1e-3
