@@ -86,8 +86,8 @@ class Passes:
         rows = [full_context(document) for document in documents]
         post = [] if self.header is None else [r for d in documents for r in self._post(d)]
         index = torch.from_numpy(np.concatenate([document.index for document in documents]))
-        full = self._states_of(rows, call)
-        behind = self._states_of(post, call) if post else full[:0]
+        full = self.states_of(rows, call)
+        behind = self.states_of(post, call) if post else full[:0]
         found = self._read(full, behind, index)
         counts = [len(document.columns) for document in documents]
         parts = [
@@ -122,11 +122,16 @@ class Passes:
             return self.reference.hidden((), inputs, autocast)
 
         if not rows:
-            return self._states_of([full_context(SOMETHING)], call)[:0]
-        return self._states_of(rows, call)
+            return self.states_of([full_context(SOMETHING)], call)[:0]
+        return self.states_of(rows, call)
 
-    def _states_of(self, rows: Sequence[Row], call: Callable[[dict[str, Any]], Tensor]) -> Tensor:
-        """[N, d] of the places wanted, row by row."""
+    def states_of(self, rows: Sequence[Row], call: Callable[[dict[str, Any]], Tensor]) -> Tensor:
+        """Final hidden states [N, d] at the places wanted, row by row.
+
+        Args:
+            rows: One or more.
+            call: A model: inputs [B, T] -> final hidden states [B, T, d].
+        """
         batch = row_batch(rows, self.ids.device, flat=self._flat)
         return call(batch.inputs)[batch.row, batch.column]
 

@@ -96,6 +96,12 @@ class PactConfig(_Settings):
     name it."""
     first_n: Annotated[int | None, Field(ge=1)] = None
     """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
+    anchors: Annotated[int, Field(ge=0)] = 0
+    """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
+    (spec clause C10). Of the `confidence` objective alone."""
+    anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
+    """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
+    `pact-plugin audit --prompts`."""
     published: PublishedSettings = PublishedSettings()
     """Settings of the published objective."""
     top_k: Annotated[int, Field(ge=2)] = 50
@@ -119,6 +125,20 @@ class PactConfig(_Settings):
                 value=self.published.model_dump(exclude_unset=True),
                 remedy="Remove `published`, or set `objective: published`.",
             )
+        if self.objective == "published" and self.anchors and "anchors" in self.model_fields_set:
+            raise ConfigError(
+                "the published objective does not define anchors",
+                key="anchors",
+                value=self.anchors,
+                remedy="Remove `anchors`, or set `objective: confidence`.",
+            )
+        if "anchor_prompts" in self.model_fields_set and (not self.anchors or self.objective == "published"):
+            raise ConfigError(
+                "there are no anchors to take from it",
+                key="anchor_prompts",
+                value=self.anchor_prompts,
+                remedy="Set `anchors` to 1 or more with `objective: confidence`, or remove `anchor_prompts`.",
+            )
         if self.store is not None and self.reference not in ("auto", "stored"):
             raise ConfigError(
                 f"nothing is stored with `reference: {self.reference}`",
@@ -133,6 +153,11 @@ class PactConfig(_Settings):
         """Whether the task loss yields; never at weight 0, which leaves training as it was."""
         wanted = self.objective == "confidence" if self.easing is None else self.easing
         return wanted and self.weight > 0
+
+    @property
+    def anchor_count(self) -> int:
+        """Anchors beside each micro-batch; none at weight 0, which leaves training as it was."""
+        return self.anchors if self.objective == "confidence" and self.weight > 0 else 0
 
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:
@@ -155,7 +180,7 @@ class PactConfig(_Settings):
         dumped = self.model_dump(exclude={"safety_tokens"})
         tokens = self.safety_tokens
         dumped["safety_tokens"] = tokens.digest if isinstance(tokens, SafetyTokens) else tokens
-        dumped["easing"] = self.eases
+        dumped["easing"], dumped["anchors"] = self.eases, self.anchor_count
         return dumped
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pact_plugin import objectives
 from pact_plugin.aligned import Aligned, Passes
+from pact_plugin.anchors import Anchors
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
@@ -26,7 +27,7 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
 from pact_plugin.responses import nothing_masked
 from pact_plugin.stored import StoredReference
-from pact_plugin.view import Watch
+from pact_plugin.view import View, Watch
 
 TOKENS_FILE = "pact_safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt."""
@@ -94,7 +95,11 @@ class PactConstraint:
         self.stored: StoredReference | None = None
         if self.reference.kind == "stored":
             self.stored = StoredReference(self.config, self._set, self._passes, model, tokenizer)
-        self._meters = {"train": Meter(self.config.weight), "eval": Meter(self.config.weight)}
+        self.anchors: Anchors | None = None
+        if self.config.anchor_count:
+            self.anchors = Anchors(self.config, tokenizer, self.head, self._passes)
+        train = Meter(self.config.weight, anchors=self.anchors is not None)
+        self._meters = {"train": train, "eval": Meter(self.config.weight)}
         self._watch = Watch(self.head.decoder, self.config.first_n)
         self._finite = FiniteCheck()
         self._first = True
@@ -107,6 +112,7 @@ class PactConstraint:
             },
             reference=self.reference.kind,
             store=self.stored.store.header.digest if self.stored else None,
+            anchor_prompts=self.anchors.prompts if self.anchors else 0,
         )
 
     @property
@@ -197,7 +203,8 @@ class PactConstraint:
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
         """
         self._finite.check()
-        evaluated = self._evaluate(batch, train=True)
+        view = self._watch.view(batch, train=True)
+        evaluated = self._evaluate(view, train=True)
         assert evaluated is not None
         count = int(evaluated.trained) if num_items_in_batch is None else num_items_in_batch
         if self._first or (num_items_in_batch is None and not empty_ok):
@@ -206,8 +213,14 @@ class PactConstraint:
         total = self.config.weight * evaluated.divergence.sum()
         if self.config.eases:
             total = total - objectives.eased_task_loss(evaluated, task_loss)
-        self._record(evaluated, "train")
-        self.receipt.add_step(self.receipt.total_steps + 1 if step is None else step)
+        step = self.receipt.total_steps + 1 if step is None else step
+        sums = evaluated.sums()
+        if self.anchors is not None:  # without a response too: sharded models need every rank
+            anchored = self.anchors.divergence(step, view.autocast) * evaluated.trained
+            sums.anchor_divergence = anchored.detach()
+            total = total + self.config.weight * anchored
+        self._record(sums, "train")
+        self.receipt.add_step(step)
         return total / denominator * world_size
 
     @torch.no_grad()
@@ -216,11 +229,11 @@ class PactConstraint:
 
         A batch with a document that is neither stored nor can be computed leaves that evaluation without metrics.
         """
-        evaluated = self._evaluate(batch, train=False)
+        evaluated = self._evaluate(self._watch.view(batch, train=False), train=False)
         if evaluated is None:
             self._meters["eval"].add(Sums(unknown=1))
         else:
-            self._record(evaluated, "eval")
+            self._record(evaluated.sums(), "eval")
 
     def metrics(
         self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None
@@ -248,27 +261,14 @@ class PactConstraint:
         self.receipt.write(directory)
         self.tokens.save(Path(directory) / TOKENS_FILE)
 
-    def _evaluate(self, batch: Mapping[str, Any], *, train: bool) -> objectives.Evaluated | None:
-        view = self._watch.view(batch, train=train)
+    def _evaluate(self, view: View, *, train: bool) -> objectives.Evaluated | None:
         if self.stored is None:
             aligned: Aligned | None = self._passes.of_view(view)
         else:
             aligned = self.stored.aligned(view, train=train, begun=self._begun)
         if aligned is None:
             return None
-        if self.config.objective == "published":
-            return objectives.published(
-                self.head,
-                aligned,
-                view,
-                self._ids,
-                self._weights,
-                self.config.chunk_size,
-                self.config.published.divergence,
-            )
-        return objectives.confidence(
-            self.head, aligned, view, self._ids, self.config.chunk_size, ease=self.config.eases
-        )
+        return objectives.evaluate(self.config, self.head, aligned, view, self._ids, self._weights)
 
     def _check_first(self, batch: Mapping[str, Any], count: Tensor | int, empty_ok: bool) -> None:
         if self._first and nothing_masked(batch):
@@ -285,20 +285,9 @@ class PactConstraint:
             )
         self._first = False
 
-    def _record(self, evaluated: objectives.Evaluated, mode: str) -> None:
-        divergence = evaluated.divergence.detach().sum()
-        mass_reference = evaluated.safety_mass_reference.sum()
-        self._meters[mode].add(
-            Sums(
-                divergence=divergence,
-                safety_mass=evaluated.safety_mass.detach().sum(),
-                safety_mass_reference=mass_reference,
-                eased=evaluated.eased.sum(),
-                positions=evaluated.divergence.shape[0],
-                tokens=evaluated.trained,
-            )
-        )
-        self._finite.add(divergence, mass_reference)
+    def _record(self, sums: Sums, mode: str) -> None:
+        self._meters[mode].add(sums)
+        self._finite.add(sums.divergence + sums.anchor_divergence, sums.safety_mass_reference)
 
 
 def _at_least_1(count: Tensor | int, device: torch.device) -> Tensor | int:

@@ -80,10 +80,10 @@ def fill(
         def run(rounds: int = 0) -> None:
             groups = by_length(window, tokens_per_pass)
             for group in groups:
-                writer.put(zip(group, _computed(group, passes, call), strict=True))
+                writer.put(zip(group, computed(group, passes, call), strict=True))
                 estimate.add(group)
             for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
-                _computed(groups[0] if groups else [SOMETHING], passes, call)
+                computed(groups[0] if groups else [SOMETHING], passes, call)
             window.clear()
 
         bar = tqdm(unseen(store, batches), "PACT reference", total, unit=" batches", disable=not progress)
@@ -187,7 +187,12 @@ def _create(store: Store) -> None:
     store.refresh()
 
 
-def _computed(group: Sequence[Document], passes: Passes, call: Caller) -> list[Aligned]:
+def computed(group: Sequence[Document], passes: Passes, call: Caller) -> list[Aligned]:
+    """What the aligned model predicts of each document, on the host; to be called within a session.
+
+    Raises:
+        NonFiniteError: It predicts NaN.
+    """
     found = passes.of_documents(group, call)
     for aligned in found:
         if any(part is not None and not _valid(part) for part in (aligned.values, aligned.post)):

@@ -27,6 +27,8 @@ class Sums:
     safety_mass: Any = 0.0
     safety_mass_reference: Any = 0.0
     eased: Any = 0.0
+    anchor_divergence: Any = 0.0
+    """Of each micro-batch: mean divergence at its anchors' positions, times the tokens below."""
     positions: Any = 0
     tokens: Any = 0
     """Tokens that the task loss counts: its denominator."""
@@ -42,8 +44,8 @@ class Sums:
 class Meter:
     """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks."""
 
-    def __init__(self, weight: float) -> None:
-        self.weight = weight
+    def __init__(self, weight: float, *, anchors: bool = False) -> None:
+        self.weight, self.anchors = weight, anchors
         self._pending: Sums | None = None
         self._interval = Sums()
 
@@ -71,7 +73,7 @@ class Meter:
             vector = reduce(vector.to(device, _reducible(device))).cpu()
         self._pending = None
         flushed = Sums(**dict(zip(names, vector.tolist(), strict=True)))
-        require_finite(flushed.divergence, flushed.safety_mass_reference)
+        require_finite(flushed.divergence + flushed.anchor_divergence, flushed.safety_mass_reference)
         self._interval += flushed
         return flushed
 
@@ -97,12 +99,15 @@ class Meter:
                 key=key,
                 remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
             )
+        tokens = max(total.tokens, 1)
+        anchored = {"pact/anchor_divergence": total.anchor_divergence / tokens} if self.anchors else {}
         return {
-            "pact/loss": self.weight * total.divergence / max(total.tokens, 1),
+            "pact/loss": self.weight * (total.divergence + total.anchor_divergence) / tokens,
             "pact/divergence": total.divergence / total.positions,
             "pact/safety_mass": total.safety_mass / total.positions,
             "pact/safety_mass_reference": total.safety_mass_reference / total.positions,
             "pact/eased": total.eased / total.positions,
+            **anchored,
             "pact/positions": total.positions,
         }
 

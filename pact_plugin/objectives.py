@@ -10,8 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pact_plugin.aligned import Aligned
+from pact_plugin.config import PactConfig
 from pact_plugin.head import LanguageHead
 from pact_plugin.losses import confidence_divergence, eased_share, published_divergence
+from pact_plugin.meter import Sums
 from pact_plugin.view import View
 
 
@@ -25,6 +27,36 @@ class Evaluated:
     eased: Float[Tensor, " N"]
     label_logprob: Float[Tensor, " N"] | None
     trained: Int[Tensor, ""]
+
+    def sums(self) -> Sums:
+        """What the metrics are made of, without gradient."""
+        return Sums(
+            divergence=self.divergence.detach().sum(),
+            safety_mass=self.safety_mass.detach().sum(),
+            safety_mass_reference=self.safety_mass_reference.sum(),
+            eased=self.eased.sum(),
+            positions=self.divergence.shape[0],
+            tokens=self.trained,
+        )
+
+
+def evaluate(
+    config: PactConfig, head: LanguageHead, aligned: Aligned, view: View, ids: Tensor, weights: Tensor
+) -> Evaluated:
+    """The objective that a configuration names.
+
+    Args:
+        config: Settings.
+        head: The model in training.
+        aligned: What the aligned model predicts at the view's positions.
+        view: A forward pass of the model in training.
+        ids: [K] safety tokens.
+        weights: [K] their weights (published).
+    """
+    if config.objective == "published":
+        settings = config.published.divergence
+        return published(head, aligned, view, ids, weights, config.chunk_size, settings)
+    return confidence(head, aligned, view, ids, config.chunk_size, ease=config.eases)
 
 
 def confidence(

@@ -27,6 +27,11 @@ def rank() -> int:
     return distributed.get_rank() if several() else 0
 
 
+def ranks() -> int:
+    """How many there are."""
+    return distributed.get_world_size() if several() else 1
+
+
 def of_first_rank(value: T) -> T:
     """Rank 0's value, on every rank."""
     if not several():

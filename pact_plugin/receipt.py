@@ -29,6 +29,7 @@ class Receipt:
         total_steps: Optimiser steps the run has taken, constrained or not.
         positions: Response positions constrained, over all ranks.
         divergence: Sum of their divergences in nats.
+        anchor_prompts: Prompts that the aligned model has answered, from which anchors are taken in turn.
         version: Of this file's format.
     """
 
@@ -40,6 +41,7 @@ class Receipt:
     total_steps: int = 0
     positions: int = 0
     divergence: float = 0.0
+    anchor_prompts: int = 0
     version: int = _VERSION
 
     def add_step(self, step: int) -> None:
@@ -137,6 +139,8 @@ class Receipt:
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that must be the same for a run to go on."""
     kept = {k: v for k, v in config.items() if k not in ("safety_tokens", "store") and v is not None}
+    if not kept.get("anchors"):  # also of a run that was begun before there were any
+        kept = {k: v for k, v in kept.items() if k not in ("anchors", "anchor_prompts")}
     if kept.get("reference") in OWN_REFERENCES:
         del kept["reference"]
     return kept
@@ -154,6 +158,7 @@ def _well_formed(receipt: Receipt) -> bool:
         )
         and is_count(receipt.total_steps)
         and is_count(receipt.positions)
+        and is_count(receipt.anchor_prompts)
         and isinstance(receipt.divergence, float | int)
     )
 

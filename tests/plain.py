@@ -76,3 +76,17 @@ def micro_batch_loss(
     total = (task + weight * divergence.sum()) / (counted if count is None else count)
     parts = {"positions": len(divergence), "tokens": counted, "divergence": divergence.sum().item()}
     return total, parts
+
+
+def anchor_divergence(model: Any, aligned: Any, documents: Any, safety: Tensor) -> Tensor:
+    """Mean over the tokens of the documents' answers, each document given to the models by itself."""
+    parts = []
+    for document in documents:
+        batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
+        where = torch.from_numpy(document.columns) - 1
+        p = row_logits(model, batch, 0)[where].softmax(-1)[:, safety]
+        with torch.no_grad():
+            p_ref = row_logits(aligned, batch, 0)[where].softmax(-1)[:, safety]
+        r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
+        parts.append((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log())
+    return torch.cat(parts).mean()

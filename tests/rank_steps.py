@@ -10,13 +10,14 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import get_peft_model
+from plain import anchor_divergence
 from sft import TOKENIZER, TOKENS, lora
 from tiny import tiny_model
 from torch import Tensor, distributed
@@ -38,6 +39,7 @@ class Case:
     reference: str
     objective: str = "confidence"
     first_n: int | None = None
+    anchors: int = 0
 
     def config(self, store: Path) -> PactConfig:
         return PactConfig(
@@ -45,6 +47,7 @@ class Case:
             reference=self.reference,
             objective=self.objective,
             first_n=self.first_n,
+            anchors=self.anchors,
             store=store if self.reference == "stored" else None,
         )
 
@@ -57,6 +60,10 @@ def cases(wrapper: str) -> Iterator[Case]:
                 yield Case(train, "adapter_off", objective, first_n)
             elif wrapper == "ddp":
                 yield Case(train, "frozen_copy", objective, first_n)
+    for case in (Case("lora", "stored"), Case("lora", "adapter_off"), Case("full", "stored")):
+        yield replace(case, anchors=2)
+    if wrapper == "ddp":
+        yield Case("full", "frozen_copy", anchors=2)
 
 
 def build(train: str) -> Any:
@@ -103,6 +110,22 @@ def loss_of(
     return task / count * ranks + added
 
 
+def anchors_of(
+    alone: Any, aligned: Any, constraint: PactConstraint, count: int, ranks: int, step: int
+) -> Tensor:
+    """The anchors of every rank's micro-batches, each by its part of the tokens; 0 where there are none."""
+    total = torch.zeros(())
+    if constraint.anchors is None:
+        return total
+    for rank, number in itertools.product(range(ranks), range(ACCUMULATION)):
+        tokens = (micro_batch(rank, number, step)["labels"][:, 1:] != -100).sum()
+        chosen = constraint.anchors.chosen(step + 1, number, rank)
+        documents = [constraint.anchors.documents[i] for i in chosen]
+        mean = anchor_divergence(alone, aligned, documents, torch.tensor(TOKENS.positive.ids))
+        total = total + mean * tokens / count
+    return total
+
+
 def wrap(model: Any, wrapper: str, ranks: int) -> Any:
     if wrapper == "ddp":
         return DistributedDataParallel(model)
@@ -132,8 +155,9 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
     if case.reference == "stored":
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)
 
-    alone = build(case.train)
-    expected = PactConstraint(alone, TOKENIZER, case.config(store))  # reads what the ranks have stored
+    alone, aligned, anchored = build(case.train), build(case.train), 0.0
+    # Reads what the ranks have stored.
+    expected = PactConstraint(alone, TOKENIZER, replace(case, anchors=0).config(store))
     optimizers = [
         torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1) for m in (model, alone)
     ]
@@ -147,7 +171,11 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
                 part.backward()
             loss += part.detach() / ranks
         distributed.all_reduce(loss)
-        expected_loss = loss_of(alone, expected, everyone, count, 1, step + 1)
+        extra = anchors_of(alone, aligned, constraint, count, ranks, step)
+        expected_loss = (
+            loss_of(alone, expected, everyone, count, 1, step + 1) + constraint.config.weight * extra
+        )
+        anchored += extra.item() * count
         expected_loss.backward()
         torch.testing.assert_close(loss, expected_loss.detach(), atol=1e-5, rtol=1e-5)
         for (name, ours), theirs in zip(model.named_parameters(), alone.parameters(), strict=True):
@@ -159,7 +187,14 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
             optimizer.step()
             optimizer.zero_grad()
     metrics = constraint.metrics("train", summed)
-    assert metrics["pact/positions"] == expected.metrics()["pact/positions"]
+    theirs = expected.metrics()
+    assert metrics["pact/positions"] == theirs["pact/positions"]
+    if case.anchors:
+        assert len({i for r in range(ranks) for i in constraint.anchors.chosen(1, 0, r)}) == 2 * ranks
+        assert anchored > 1e-5
+        found = metrics["pact/anchor_divergence"] / metrics["pact/loss"]
+        both = anchored / (anchored + theirs["pact/divergence"] * theirs["pact/positions"])
+        assert constraint.config.weight * found == pytest.approx(both, rel=1e-2)
 
 
 def miss(folder: Path, ranks: int) -> None:

@@ -406,6 +406,22 @@ def test_fitting_is_about_what_is_free():
     assert not ReferencePlan("frozen_copy", "parameters", "", 11, 20, memory.Device("a device", 30)).fits
 
 
+# --- anchors ---
+
+
+def test_anchors_are_noted_and_their_file_is_read(tmp_path):
+    assert not [note for note in checked(config(pact={"anchors": 0})).notes if "Anchors" in note]
+    report = checked(config(pact={"anchors": 4}))
+    assert report.constrained
+    assert any(
+        "Anchors: 4 beside each micro-batch, taken in turn from 128 prompts" in n for n in report.notes
+    )
+    gone = checked(config(pact={"anchors": 4, "anchor_prompts": str(tmp_path / "gone.jsonl")}))
+    assert "cannot be read" in found(gone)["pact.anchor_prompts"]
+    published = checked(config(pact={"anchors": 4, "objective": "published"}))
+    assert "does not define anchors" in found(published)["pact.anchors"]
+
+
 # --- going on from a checkpoint ---
 
 

@@ -27,6 +27,13 @@ from pact_plugin.errors import ConfigError
         ),
         ({"objective": "published", "easing": True}, ["easing", "confidence"]),
         ({"published": {"top_p": 0.5}}, ["published", "objective: published"]),
+        ({"anchors": -1}, ["anchors", "-1"]),
+        ({"anchors": 2, "objective": "published"}, ["anchors", "2", "objective: confidence"]),
+        ({"anchor_prompts": "harmful", "anchors": 0}, ["anchor_prompts", "harmful", "Set `anchors` to 1"]),
+        (
+            {"anchor_prompts": "harmful", "objective": "published"},
+            ["anchor_prompts", "objective: confidence"],
+        ),
         ({"reference": ""}, ["reference"]),
         ({"chunk_size": 0}, ["chunk_size", "0"]),
         ({"safety_tokens": 3}, ["safety_tokens", "3"]),
@@ -60,3 +67,14 @@ def test_easing_yields_only_under_a_confidence_constraint():
     assert not PactConfig(easing=False).eases
     assert not PactConfig(weight=0).eases
     assert not PactConfig(objective="published").eases
+
+
+def test_anchors_only_under_a_confidence_constraint():
+    assert PactConfig(anchors=3).anchor_count == 3
+    assert PactConfig(anchors=3, anchor_prompts="own.jsonl").summary()["anchor_prompts"] == "own.jsonl"
+    assert (
+        PactConfig(anchors=3, weight=0).anchor_count
+        == PactConfig(anchors=3, weight=0).summary()["anchors"]
+        == 0
+    )
+    assert PactConfig(anchors=0).anchor_count == PactConfig(objective="published").anchor_count == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_axolotl import config_file, environment, loading, memory, reference_plan
-from pact_axolotl.preflight import configured_tokens, problems, valid_settings
+from pact_axolotl.preflight import configured_anchors, configured_tokens, problems, valid_settings
 from pact_axolotl.report import Finding, Report
 from pact_axolotl.resumption import checkpoint_of, resumption_problems
 from pact_plugin.config import PactConfig
@@ -56,6 +56,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     if settings is not None:
         _check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
+        _note_anchors(settings, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
@@ -130,6 +131,18 @@ def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         report.tokens |= {"count": len(tokens), "digest": tokens.digest}
     if tokens is not None or settings.objective == "published":
         _check_tokenizer(cfg, settings, tokens, report)
+
+
+def _note_anchors(settings: PactConfig, report: Report) -> None:
+    try:
+        prompts = configured_anchors(settings)
+    except ConfigError:  # reported already
+        return
+    if prompts:
+        report.notes.append(
+            f"Anchors: {settings.anchor_count} beside each micro-batch, taken in turn from {prompts} prompts that the "
+            "aligned model answers when training starts"
+        )
 
 
 def _check_tokenizer(

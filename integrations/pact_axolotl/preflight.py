@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_plugin.anchors import anchor_prompts
 from pact_plugin.config import OWN_REFERENCES, PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
@@ -47,10 +48,11 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     yield from _other_losses(cfg)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
-    try:
-        configured_tokens(config)
-    except PactError as error:
-        yield error
+    for read in (configured_tokens, configured_anchors):
+        try:
+            read(config)
+        except PactError as error:
+            yield error
 
 
 def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[ConfigError]]:
@@ -90,6 +92,15 @@ def configured_tokens(config: PactConfig) -> SafetyTokens | None:
     if named is None or isinstance(named, SafetyTokens):
         return named
     return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
+
+
+def configured_anchors(config: PactConfig) -> int:
+    """How many prompts `pact.anchors` are taken from; 0 where there are none.
+
+    Raises:
+        ConfigError: Their file cannot be read.
+    """
+    return sum(map(len, anchor_prompts(config.anchor_prompts))) if config.anchor_count else 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""Anchors: prompts without labels at which the model in training is held to the aligned one's own answers.
+
+Beside each micro-batch a few of them are constrained, so that the constraint also holds where the fine-tuning data says
+nothing (clause C10 of spec/PACT.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pact_plugin.aligned import Aligned, Passes
+from pact_plugin.audit.prompts import KINDS, bundled, load_file
+from pact_plugin.config import PactConfig
+from pact_plugin.documents import Document, full_context, to_device
+from pact_plugin.errors import ConfigError
+from pact_plugin.filling import computed
+from pact_plugin.generate import Pair, answers, inspecting, user_prompt
+from pact_plugin.head import LanguageHead, unwrap
+from pact_plugin.losses import confidence_divergence
+from pact_plugin.ranks import of_first_rank, rank, ranks
+
+logger = logging.getLogger("pact_plugin")
+
+PROMPTS = 64
+"""Prompts of each kind, at most."""
+ANSWER_TOKENS = 16
+"""First tokens of an answer that are constrained, at most."""
+_BATCH = 32
+_SHIFT = 0.618
+"""Part of the pool between the micro-batches of a step: the golden ratio keeps any number of them apart."""
+
+
+class Anchors:
+    """The anchors of a run, and what the aligned model predicts at them.
+
+    Args:
+        config: Settings; `anchors` of them beside each micro-batch.
+        tokenizer: The model's tokenizer.
+        head: The model in training.
+        passes: What computes the aligned model's predictions.
+
+    Raises:
+        ConfigError: The prompts cannot be read, or the aligned model answers none of them.
+    """
+
+    def __init__(self, config: PactConfig, tokenizer: Any, head: LanguageHead, passes: Passes) -> None:
+        self.count = config.anchor_count
+        self._head, self._passes = head, passes
+        self._aligned: list[Aligned] | None = None
+        self._step, self._micro_batch = 0, 0
+        kinds = anchor_prompts(config.anchor_prompts)
+        logger.info("PACT anchors: the aligned model answers %d prompts, once", sum(map(len, kinds)))
+        # Answers that differ by rounding would make another number of passes.
+        found = of_first_rank([self._answered(prompts, tokenizer) for prompts in kinds])
+        self.documents = [_document(pair) for pair in _alternating(found)]
+        if not self.documents:
+            raise ConfigError(
+                "the aligned model answers none of these prompts",
+                key="anchor_prompts",
+                value=config.anchor_prompts,
+                remedy="Check its chat template, name other prompts, or set `anchors: 0`.",
+            )
+        self.prompts = sum(map(len, found))
+        if not passes.reference.lasting:
+            self._aligned = of_first_rank(self._predicted(None))
+
+    def divergence(self, step: int, autocast: AbstractContextManager[Any]) -> Float[Tensor, ""]:
+        """Mean divergence at the positions of the next micro-batch's anchors, in nats, with gradient.
+
+        Args:
+            step: Optimiser step, from 1.
+            autocast: The precision that the model in training runs in.
+        """
+        self._micro_batch = self._micro_batch + 1 if step == self._step else 0
+        self._step = step
+        if self._aligned is None:
+            self._aligned = self._predicted(autocast)
+        chosen = self.chosen(step, self._micro_batch, rank())
+
+        def call(inputs: dict[str, Any]) -> Tensor:
+            with autocast:
+                return self._head.decoder(**inputs).last_hidden_state
+
+        hidden = self._passes.states_of([full_context(self.documents[i]) for i in chosen], call)
+        unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
+        student = self._head.readout(hidden, self._passes.ids, unused, chunk_size=self._passes.chunk_size)
+        aligned = [self._aligned[i] for i in chosen]
+        values = to_device(torch.cat([one.values for one in aligned]), hidden.device)
+        log_rest = to_device(
+            torch.cat([one.log_rest for one in aligned if one.log_rest is not None]), hidden.device
+        )
+        return confidence_divergence(student.logprobs, values, student.log_rest, log_rest).mean()
+
+    def chosen(self, step: int, micro_batch: int, rank: int) -> list[int]:
+        """The anchors of a micro-batch: cyclic over steps and ranks, the same in a run that was interrupted."""
+        size = len(self.documents)
+        start = ((step - 1) * ranks() + rank) * self.count + round(_SHIFT * size) * micro_batch
+        return [(start + i) % size for i in range(self.count)]
+
+    def _answered(self, prompts: Sequence[str], tokenizer: Any) -> list[Pair]:
+        """The prompts with the aligned model's answers, where it has one."""
+        reference = self._passes.reference
+        model = unwrap(reference.model)
+        asked = [user_prompt(tokenizer, prompt) for prompt in prompts]
+        with inspecting(model), reference.session():
+            said = answers(
+                model,
+                tokenizer,
+                asked,
+                max_new_tokens=ANSWER_TOKENS,
+                batch_size=_BATCH,
+                report=lambda done: None,
+            )
+        return [(prompt, answer) for prompt, answer in zip(asked, said, strict=True) if answer]
+
+    def _predicted(self, autocast: AbstractContextManager[Any] | None) -> list[Aligned]:
+        """Of each document, on the host."""
+        reference = self._passes.reference
+        found: list[Aligned] = []
+        with reference.session():
+            for start in range(0, len(self.documents), _BATCH):
+                group = self.documents[start : start + _BATCH]
+                found += computed(group, self._passes, lambda inputs: reference.hidden((), inputs, autocast))
+        return found
+
+
+def anchor_prompts(source: str) -> list[list[str]]:
+    """Prompts of each kind, those of one kind apart from those of the other.
+
+    Args:
+        source: `benign`, `harmful`, `both` or a file.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    wanted = [kind for kind in KINDS if source in (kind, "both")]
+    try:
+        prompts = bundled() if wanted else load_file(Path(source))
+    except ConfigError as error:
+        raise ConfigError(
+            error.problem,
+            key="anchor_prompts",
+            value=source,
+            remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
+        ) from error
+    chosen = prompts.limited(PROMPTS).prompts
+    return [[one.prompt for one in chosen if one.kind == kind] for kind in wanted or KINDS]
+
+
+def _alternating(kinds: Sequence[list[Pair]]) -> list[Pair]:
+    """One of each kind after another; the shorter list begins again."""
+    filled = [pairs for pairs in kinds if pairs]
+    longest = max(map(len, filled), default=0)
+    return list(chain.from_iterable([pairs[i % len(pairs)] for pairs in filled] for i in range(longest)))
+
+
+def _document(pair: Pair) -> Document:
+    prompt, answer = pair
+    index = np.arange(len(answer))
+    return Document(b"", np.asarray(prompt + answer, dtype=np.int64), len(prompt) + index, index)

@@ -1,0 +1,344 @@
+"""Anchors beside a bespoke loop, against plain loops on full logits (spec/PACT.md, clause C10)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from plain import anchor_divergence
+from sft import lora
+from test_constraint import POSITIVE, TOKENIZER, TOKENS, a_batch, moved
+from tiny import tiny_model
+
+from pact_plugin import PactConfig, PactConstraint
+from pact_plugin import anchors as anchors_module
+from pact_plugin.aligned import Passes
+from pact_plugin.anchors import PROMPTS, Anchors, anchor_prompts
+from pact_plugin.errors import ConfigError, NonFiniteError
+from pact_plugin.generate import user_prompt
+from pact_plugin.prompts import benign_prompts, harmful_prompts
+from pact_plugin.receipt import Receipt
+from pact_plugin.verify import verify_run
+
+WEIGHT = 1.5
+
+
+def config(anchors: int = 3, **changes) -> PactConfig:
+    return PactConfig(safety_tokens=TOKENS, weight=WEIGHT, anchors=anchors, **changes)
+
+
+def adapted():
+    torch.manual_seed(0)
+    return get_peft_model(tiny_model(), lora())
+
+
+def trained():
+    model = adapted()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
+    return model
+
+
+def loss_of(constraint, model, batch, **keywords):
+    with constraint.watch(batch):
+        model(**batch)
+    return constraint.loss(batch, **keywords)
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+REFERENCES = {
+    "frozen_copy": tiny_model,
+    "stored": tiny_model,
+    "adapter_off": adapted,
+    "trained adapter": trained,
+    "another model": tiny_model,
+}
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monkeypatch, reference, flat):
+    monkeypatch.setattr(Passes, "_flat", flat)
+    build, batch = REFERENCES[reference], a_batch()
+    aligned = tiny_model(seed=4) if reference == "another model" else build()
+    asked: dict = {"store": tmp_path} if reference == "stored" else {}
+    other = {"reference_model": tiny_model(seed=4)} if reference == "another model" else {}
+    model, plain = build(), build()
+    constraint = PactConstraint(model, TOKENIZER, config(**asked, chunk_size=7), **other)
+    without = PactConstraint(plain, TOKENIZER, config(anchors=0, **asked), **other)
+    for one in (constraint, without) if reference == "stored" else ():
+        one.fill([batch], progress=False)
+    moved(model), moved(plain)
+
+    loss = loss_of(constraint, model, batch, step=5)
+    loss.backward()
+    chosen = [constraint.anchors.documents[i] for i in constraint.anchors.chosen(5, 0, 0)]
+    assert len({document.tokens.tobytes() for document in chosen}) == 3
+    term = anchor_divergence(plain, aligned, chosen, torch.tensor(POSITIVE))
+    expected = loss_of(without, plain, batch, step=5) + WEIGHT * term
+    expected.backward()
+    assert term.item() > 1e-3
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    theirs = gradients(plain)
+    assert theirs
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, theirs[name], atol=1e-5, rtol=1e-5)
+    assert constraint.metrics()["pact/anchor_divergence"] == pytest.approx(term.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("build", [tiny_model, adapted, trained])
+def test_p24_nothing_at_the_reference(build):
+    model = build().train()
+    constraint = PactConstraint(model, TOKENIZER, config(easing=False))
+    loss_of(constraint, model, a_batch()).backward()
+    assert constraint.metrics()["pact/anchor_divergence"] == pytest.approx(0, abs=1e-7)
+    assert max(float(g.abs().max()) for g in gradients(model).values()) < 1e-5
+    moved(model)
+    loss_of(constraint, model, a_batch()).backward()
+    assert constraint.metrics()["pact/anchor_divergence"] > 1e-5
+
+
+def test_p25_splitting_a_batch_changes_nothing_with_the_same_anchors(monkeypatch):
+    monkeypatch.setattr(Anchors, "chosen", lambda self, step, micro_batch, rank: [3, 9, 11])
+    batch = a_batch(rows=4)
+    count = int((batch["labels"][:, 1:] != -100).sum())
+
+    def step(*parts: slice):
+        model = tiny_model()
+        constraint = PactConstraint(model, TOKENIZER, config())
+        moved(model)
+        total = 0.0
+        for rows in parts:
+            part = {key: value[rows] for key, value in batch.items()}
+            loss = loss_of(constraint, model, part, num_items_in_batch=count, step=1)
+            loss.backward()
+            total += loss.item()
+        return total, gradients(model), constraint.metrics()
+
+    whole, split = step(slice(0, 4)), step(slice(0, 1), slice(1, 4))
+    assert split[0] == pytest.approx(whole[0], rel=1e-5)
+    for name, gradient in whole[1].items():
+        torch.testing.assert_close(split[1][name], gradient, atol=1e-5, rtol=1e-4)
+    for name in ("pact/loss", "pact/anchor_divergence"):
+        assert split[2][name] == pytest.approx(whole[2][name], rel=1e-4)
+    anchored = WEIGHT * whole[2]["pact/anchor_divergence"]
+    tasks = WEIGHT * whole[2]["pact/divergence"] * whole[2]["pact/positions"] / count
+    assert whole[2]["pact/loss"] == pytest.approx(anchored + tasks, rel=1e-5)
+    assert anchored > 1e-3
+
+
+def test_a_micro_batch_without_a_response_runs_the_pass_and_adds_nothing():
+    model, batch = tiny_model(), a_batch()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    loss_of(constraint, moved(model), batch).backward()
+    model.zero_grad()
+    empty = batch | {"labels": torch.full_like(batch["labels"], -100)}
+    calls = []
+    with constraint.watch():
+        model(**batch)
+    model.model.register_forward_hook(lambda module, *_: calls.append(torch.is_grad_enabled()))
+    loss = constraint.loss(empty, num_items_in_batch=7)
+    assert calls == [False, True]  # the reference, the anchors
+    assert loss.item() == 0.0
+    loss.backward()
+    assert all(not gradient.any() for gradient in gradients(model).values())
+
+
+def test_at_weight_0_and_in_evaluation_no_anchor_is_read():
+    model, batch = tiny_model(), a_batch()
+    measured = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, weight=0, anchors=3))
+    assert measured.anchors is None
+    assert loss_of(measured, moved(model), batch).item() == 0.0
+    assert "pact/anchor_divergence" not in measured.metrics()
+
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    calls = []
+    model.model.register_forward_hook(lambda *_: calls.append(1))
+    with constraint.watch(), torch.no_grad():
+        model(**batch)
+    constraint.observe(batch)
+    assert len(calls) == 2  # the model and the reference
+    assert "pact/anchor_divergence" not in constraint.metrics("eval")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(reentrant):
+    def step(checkpointed: bool):
+        model = adapted()
+        if checkpointed:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        constraint = PactConstraint(model.train(), TOKENIZER, config())
+        loss = loss_of(constraint, moved(model), a_batch())
+        loss.backward()
+        return loss.item(), gradients(model)
+
+    (loss, ours), (expected, theirs) = step(True), step(False)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_a_compiled_model():
+    model, batch = tiny_model(), a_batch()
+    constraint = PactConstraint(compiled := torch.compile(model, backend="eager"), TOKENIZER, config())
+    other = tiny_model()
+    expected = loss_of(PactConstraint(other, TOKENIZER, config()), moved(other), batch)
+    moved(model)
+    assert loss_of(constraint, compiled, batch).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("reference", ["frozen_copy", "stored"])
+def test_the_precision_of_training(tmp_path, reference):
+    model, batch = tiny_model(), a_batch()
+    asked = {"reference": reference, "store": tmp_path if reference == "stored" else None}
+    constraint = PactConstraint(model, TOKENIZER, config(**asked))
+    if reference == "stored":
+        constraint.fill([batch], progress=False)
+    with constraint.watch(), torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+    loss = constraint.loss(batch)
+    assert torch.isfinite(loss)
+    # A copy is read in the precision of training too, the model itself before it is known.
+    bound = 5e-8 if reference == "frozen_copy" else 1e-5
+    assert abs(constraint.metrics()["pact/anchor_divergence"]) < bound
+
+
+# --- which anchors ---
+
+
+@pytest.fixture
+def pool() -> Anchors:
+    return PactConstraint(tiny_model(), TOKENIZER, config(anchors=4)).anchors
+
+
+def test_half_of_each_kind_spread_over_the_categories(pool):
+    kinds = {"harmful": harmful_prompts(), "benign": benign_prompts()}
+    of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
+    found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
+    for step in range(1, 40):
+        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0)) == {"harmful": 2, "benign": 2}
+    pool.count = 1
+    assert [found[pool.chosen(step, 0, 0)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
+    first, second = anchor_prompts("both")
+    assert len(first) == len(second) == PROMPTS
+    for kind, texts in (("harmful", first), ("benign", second)):
+        assert set(texts) <= set(kinds[kind])
+        assert max(kinds[kind].index(text) for text in texts) > 0.9 * len(kinds[kind])
+
+
+def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
+    size = len(pool.documents)
+    monkeypatch.setattr(anchors_module, "ranks", lambda: 2)
+    steps = range(1, size // 8 + 1)
+    for number in range(3):
+        seen = [i for step in steps for rank in (0, 1) for i in pool.chosen(step, number, rank)]
+        assert sorted(seen) == list(range(size))
+    together = [i for number in range(4) for rank in (0, 1) for i in pool.chosen(1, number, rank)]
+    assert len(set(together)) == len(together) == 32
+
+
+def test_micro_batches_are_counted_within_a_step(pool, monkeypatch):
+    asked = []
+    monkeypatch.setattr(pool, "chosen", lambda *turn: asked.append(turn) or [0])
+    for step in (1, 1, 1, 2, 2, 7):
+        pool.divergence(step, nullcontext())
+    assert asked == [(1, 0, 0), (1, 1, 0), (1, 2, 0), (2, 0, 0), (2, 1, 0), (7, 0, 0)]
+
+
+def test_the_answers_are_the_references(monkeypatch):
+    aligned = tiny_model(seed=4)
+    ours = PactConstraint(tiny_model(), TOKENIZER, config(), reference_model=aligned).anchors
+    own = PactConstraint(tiny_model(seed=4), TOKENIZER, config()).anchors
+    assert [d.tokens.tolist() for d in ours.documents] == [d.tokens.tolist() for d in own.documents]
+    other = PactConstraint(tiny_model(), TOKENIZER, config()).anchors
+    assert [d.tokens.tolist() for d in other.documents] != [d.tokens.tolist() for d in own.documents]
+    document = own.documents[0]
+    answer = aligned.generate(
+        torch.from_numpy(document.tokens[: document.columns[0]])[None], max_new_tokens=16, do_sample=False
+    )[0]
+    assert answer[: len(document.tokens)].tolist() == document.tokens.tolist()
+    assert not set(document.tokens[document.columns].tolist()) & set(TOKENIZER.all_special_ids)
+
+
+def test_prompts_of_ones_own(tmp_path):
+    path = tmp_path / "own.jsonl"
+    rows = [{"prompt": f"How {i}?", "kind": "benign"} for i in range(3)]
+    rows.append({"prompt": "What?", "kind": "harmful"})
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
+    asked = [TOKENIZER.decode(d.tokens[: d.columns[0]].tolist()) for d in pool.documents]
+    assert ["What?" in text for text in asked] == [True, False] * 3
+    assert pool.prompts == 4
+    path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
+    assert len(PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors.documents) == 3
+    assert anchor_prompts("benign") == [list(anchor_prompts("both")[1])]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("no.jsonl", None, "cannot be read"), ("own.md", "", "neither"), ("own.jsonl", "{}\n", "line 1")],
+)
+def test_prompts_that_cannot_be_read(tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=words) as caught:
+        PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=tmp_path / name))
+    assert caught.value.key == "anchor_prompts"
+    assert "`both`" in caught.value.remedy
+
+
+def test_a_model_that_answers_nothing(monkeypatch):
+    monkeypatch.setattr(anchors_module, "answers", lambda model, tokenizer, asked, **_: [[]] * len(asked))
+    with pytest.raises(ConfigError, match=r"anchor_prompts='both'.*answers none.*anchors: 0"):
+        PactConstraint(tiny_model(), TOKENIZER, config())
+
+
+def test_building_leaves_model_and_random_state_as_they_were():
+    model = tiny_model(attention_dropout=0.3).train()
+    before, state = {n: p.clone() for n, p in model.state_dict().items()}, torch.get_rng_state()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert all(isinstance(d.tokens, np.ndarray) for d in constraint.anchors.documents)
+
+
+def test_nan_in_the_reference_and_in_the_model():
+    batch, model = a_batch(), tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config(), reference_model=(aligned := tiny_model()))
+    with torch.no_grad():
+        aligned.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="in the reference"):
+        constraint.anchors.divergence(1, nullcontext())
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    with constraint.watch():
+        model(**batch)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)  # of the anchors' pass alone
+    with pytest.raises(NonFiniteError, match="constraint became NaN"):
+        constraint.loss(batch)
+
+
+def test_the_receipt_says_how_many(tmp_path):
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    loss_of(constraint, model, a_batch())
+    constraint.flush()
+    constraint.write_receipt(tmp_path)
+    receipt = Receipt.read(tmp_path)
+    assert (receipt.config["anchors"], receipt.config["anchor_prompts"]) == (3, "both")
+    assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * PROMPTS - 20
+    assert "3 anchors" in verify_run(tmp_path)
