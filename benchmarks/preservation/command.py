@@ -11,7 +11,7 @@ from rich.console import Console
 
 from benchmarks.preservation import report
 from benchmarks.preservation.methods import COMPARED, METHODS
-from benchmarks.preservation.settings import PRESETS, cells
+from benchmarks.preservation.settings import PRESETS, Cell, cells
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.errors import ConfigError
 
@@ -81,7 +81,7 @@ def preservation(
 
 
 def _run(
-    wanted: list,
+    wanted: list[Cell],
     preset: str,
     model: str,
     align: bool,
@@ -94,7 +94,7 @@ def _run(
     from datasets import disable_progress_bars
     from transformers.utils import logging
 
-    from benchmarks.preservation.judges import ClassifierJudge, GuardJudge, KeywordJudge
+    from benchmarks.preservation.judges import ClassifierJudge, GuardJudge, Judge, KeywordJudge
     from benchmarks.preservation.run import run
     from benchmarks.preservation.start import load_start
 
@@ -104,7 +104,7 @@ def _run(
     sizes = PRESETS[preset]
     with progress_bars(console) as bars:
         start = load_start(model, sizes, output / "start", teach=align, device=device, dtype=dtype, bars=bars)
-        judges = [KeywordJudge(), ClassifierJudge()]
+        judges: list[Judge] = [KeywordJudge(), ClassifierJudge()]
         if guard is not None:
             judges.append(GuardJudge(guard))
         console.print(f"{len(wanted)} runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ def measure(
     with inspecting(model, aligned):
         for kind in ("harmful", "benign"):
             prompts: list[Prompt] = getattr(questions, kind)
-            pairs = _answer(model, tokenizer, prompts, sizes, lambda n, done=done: report(done + n))
+            pairs = _answer(model, tokenizer, prompts, sizes, partial(_after, done, report))
             texts = [tokenizer.decode(answer) for _, answer in pairs]
             asked = [prompt.text for prompt in prompts]
             verdicts = {judge.name: judge(asked, texts) for judge in judges}
@@ -88,11 +89,15 @@ def measure(
             refusals = [pair for pair, flag in zip(pairs, verdicts[first.name], strict=True) if flag]
             found[f"coherence_{kind}"] = _likelihood(aligned, refusals)
             done += len(prompts)
-        found["task"] = _task(model, tokenizer, task, questions.task, lambda n: report(done + n))
+        found["task"] = _task(model, tokenizer, task, questions.task, partial(_after, done, report))
         done += len(questions.task)
         found["kl_everyday"] = _kl(aligned, model, questions.everyday)
         report(done + len(questions.everyday))
     return found
+
+
+def _after(before: int, report: Report, done: int) -> None:
+    report(before + done)
 
 
 def everyday_answers(model: Any, tokenizer: Any, texts: Sequence[str], sizes: Sizes) -> list[Pair]:

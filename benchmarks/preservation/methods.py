@@ -65,6 +65,16 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True)),
+    "anchors": Method(
+        "easing + 4 anchors", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True, anchors=4)
+    ),
+    "anchors-benign": Method(
+        "easing + 4 benign anchors",
+        2.0,
+        (0.5, 1.0, 2.0, 4.0),
+        config=_settings(easing=True, anchors=4, anchor_prompts="benign"),
+        variant=True,
+    ),
     "easing-first8": Method(
         "easing, first 8 tokens",
         2.0,
