@@ -97,7 +97,10 @@ def read(events: Iterable[Any]) -> Profile:
     marks = [event for event in events if event.name == MARK]
     forward = [event for mark in marks for event in _below(mark)]
     numbers = {event.sequence_nr for event in forward if event.sequence_nr >= 0}
-    nodes = [e for e in events if e.name.startswith(_BACKWARD) and e.sequence_nr in numbers]
+    inside = {event.id for event in forward}  # some gradients are taken in the forward pass already
+    nodes = [
+        e for e in events if e.name.startswith(_BACKWARD) and e.sequence_nr in numbers and e.id not in inside
+    ]
     backward = [event for node in nodes for event in [node, *_below(node)]]
     seconds: Counter[str] = Counter()
     calls: Counter[str] = Counter()

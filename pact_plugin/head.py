@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from pact_plugin.chunked import read_chunks, read_frozen
 from pact_plugin.errors import ModelStructureError
 
 
@@ -93,9 +93,9 @@ class LanguageHead:
     ) -> Readout:
         """Log-probabilities at N positions, `chunk_size` positions at a time.
 
-        Under autograd each chunk's logits are recomputed in the backward pass, so the memory is that of one chunk.
-        Normalised by log p(S) and log r = log(1 - p(S)) from their difference, which keeps both exact as either
-        vanishes.
+        The memory is that of one chunk: under autograd each chunk's logits are computed again in the backward pass, or
+        not needed there, where the head is linear and not trained. Normalised by log p(S) and log r = log(1 - p(S))
+        from their difference, which keeps both exact as either vanishes.
 
         Args:
             hidden: Final hidden states at the positions that predict.
@@ -105,24 +105,34 @@ class LanguageHead:
             project: Replaces the projection (a reference's own head).
         """
 
-        def read(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            logits = self.logits(states, project)
-            safety = logits.index_select(1, ids)
-            inside = safety.logsumexp(1)
-            outside = logits.index_fill(1, ids, -torch.inf).logsumexp(1)
-            log_mass = F.logsigmoid(inside - outside)
-            offset = log_mass - inside
-            label = logits.gather(1, targets[:, None])[:, 0] + offset
-            return safety + offset[:, None], F.logsigmoid(outside - inside), label
+        def logits(states: Tensor) -> Tensor:
+            return self.logits(states, project)
 
-        recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
-        parts = [
-            checkpoint(read, states, targets, use_reentrant=False, preserve_rng_state=False)
-            if recompute
-            else read(states, targets)
-            for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
-        ]
-        return Readout(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        projection = self.projection
+        if (
+            project is None
+            and hidden.requires_grad
+            and torch.is_grad_enabled()
+            and _is_frozen_linear(projection)
+        ):
+            read = read_frozen(logits, self._slope, projection, hidden, ids, labels, chunk_size)
+        else:
+            read = read_chunks(logits, hidden, ids, labels, chunk_size)
+        safety, label, outside = read
+        inside = safety.logsumexp(1)
+        log_mass = F.logsigmoid(inside - outside)
+        offset = log_mass - inside
+        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
+
+    def _slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of the logits by what the projection returns."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (logits / self.softcap) ** 2)
+
+
+def _is_frozen_linear(projection: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(projection) is nn.Linear and not any(p.requires_grad for p in projection.parameters())
 
 
 def language_head(model: nn.Module) -> LanguageHead:

@@ -65,6 +65,37 @@ def test_gradients_equal_those_of_the_full_logits(architecture):
         torch.testing.assert_close(a, b, atol=2e-4, rtol=2e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere", "granite"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_frozen_head_gives_the_same_from_logits_computed_once(architecture, dtype, monkeypatch):
+    model, tokens = model_and_tokens(architecture)
+    model.to(dtype).requires_grad_(False)
+    head = language_head(model)
+    hidden = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1)
+    weights = torch.randn(tokens.numel(), len(IDS), generator=torch.Generator().manual_seed(2))
+    projected = []
+    head.projection.register_forward_hook(lambda module, args, output: projected.append(len(output)))
+
+    def read_and_gradient():
+        projected.clear()
+        leaf = hidden.clone().requires_grad_()
+        read = head.readout(leaf, IDS, tokens.flatten(), chunk_size=5)
+        loss = (read.logprobs * weights).sum() - 2 * read.log_rest.sum() + 0.5 * read.label.sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return read, gradient, sum(projected)
+
+    read, gradient, once = read_and_gradient()
+    assert once == len(hidden)
+    monkeypatch.setattr("pact_plugin.head._is_frozen_linear", lambda projection: False)
+    plain, expected, twice = read_and_gradient()
+    assert twice == 2 * len(hidden)
+    assert torch.equal(read.logprobs, plain.logprobs)
+    assert torch.equal(read.log_rest, plain.log_rest)
+    assert torch.equal(read.label, plain.label)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(gradient, expected, atol=4 * torch.finfo(dtype).eps * scale, rtol=1e-3)
+
+
 def test_a_bias_on_the_head():
     model, tokens = model_and_tokens("phi3")
     model.lm_head.bias = nn.Parameter(torch.linspace(-1, 1, model.config.vocab_size))

@@ -1,0 +1,115 @@
+"""What a head says of safety tokens, label and the rest, in chunks; logits are not kept (spec/PACT.md, clause C6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+Logits = Callable[[Tensor], Tensor]
+"""[n, d] -> [n, V]."""
+Slope = Callable[[Tensor], Tensor | float]
+"""Derivative of logits by what the projection returned, from the logits."""
+Read = tuple[Tensor, Tensor, Tensor]
+"""Logits of the safety tokens [N, K] and of the label [N], and the log-sum-exp over all other tokens [N]."""
+
+
+def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int) -> Read:
+    """Read `chunk_size` positions at a time; under autograd the backward pass computes a chunk's logits again.
+
+    Args:
+        logits: The head.
+        hidden: [N, d] final hidden states.
+        ids: [K] safety tokens.
+        labels: [N] tokens predicted.
+        chunk_size: Positions per chunk.
+    """
+
+    def read(states: Tensor, targets: Tensor) -> Read:
+        return _read(logits(states), ids, targets)
+
+    recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
+    parts = [
+        checkpoint(read, states, targets, use_reentrant=False, preserve_rng_state=False)
+        if recompute
+        else read(states, targets)
+        for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
+    ]
+    return _joined(parts)
+
+
+def read_frozen(
+    logits: Logits,
+    slope: Slope,
+    projection: nn.Linear,
+    hidden: Tensor,
+    ids: Tensor,
+    labels: Tensor,
+    chunk_size: int,
+) -> Read:
+    """The same from a linear head that is not trained: its logits are computed once.
+
+    The gradient of the log-sum-exp, one vector [d] for each position, is taken while the logits are there; those of
+    single logits are rows of the head.
+
+    Args:
+        logits: The head.
+        slope: Of the head's logits, which may be scaled or bounded.
+        projection: Inside of the head.
+        hidden: [N, d] final hidden states.
+        ids: [K] safety tokens.
+        labels: [N] tokens predicted.
+        chunk_size: Positions per chunk.
+    """
+    return _Frozen.apply(hidden, logits, slope, projection.weight, ids, labels, chunk_size)
+
+
+def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
+    outside = logits.index_fill(1, ids, -torch.inf).logsumexp(1)
+    return logits.index_select(1, ids), logits.gather(1, labels[:, None])[:, 0], outside
+
+
+def _joined(parts: list[Read]) -> Read:
+    safety, label, outside = (torch.cat(part) for part in zip(*parts, strict=True))
+    return safety, label, outside
+
+
+class _Frozen(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        logits: Logits,
+        slope: Slope,
+        weight: Tensor,
+        ids: Tensor,
+        labels: Tensor,
+        chunk_size: int,
+    ) -> Read:
+        parts: list[Read] = []
+        gradients: list[Tensor] = []
+        for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True):
+            with torch.enable_grad():
+                leaf = states.detach().requires_grad_()
+                part = _read(logits(leaf.view_as(leaf)), ids, targets)  # some module hooks cannot bear a leaf
+                (gradient,) = torch.autograd.grad(part[2].sum(), leaf)
+            parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
+            gradients.append(gradient)
+        safety, label, outside = _joined(parts)
+        ctx.slope = slope
+        # The rows are kept, not the head: where it is sharded, it may be gone by the time of the backward pass.
+        ctx.save_for_backward(torch.cat(gradients), weight[ids], weight[labels], safety, label)
+        return safety, label, outside
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_safety: Tensor, by_label: Tensor, by_outside: Tensor) -> Any:
+        outside, safety_rows, label_rows, safety, label = ctx.saved_tensors
+        gradient = by_outside[:, None] * outside
+        gradient += (by_safety * ctx.slope(safety)) @ safety_rows.to(by_safety.dtype)
+        gradient += (by_label * ctx.slope(label))[:, None] * label_rows
+        return gradient.to(outside.dtype), None, None, None, None, None, None
