@@ -111,6 +111,13 @@ class Anchors:
         """The prompts with the aligned model's answers, where it has one."""
         reference = self._passes.reference
         model = unwrap(reference.model)
+        if not hasattr(model, "generate"):
+            raise ConfigError(
+                "the model has no method `generate`, by which it could answer",
+                key="anchors",
+                value=self.count,
+                remedy="Use a model of transformers, or set `anchors: 0`.",
+            )
         asked = [user_prompt(tokenizer, prompt) for prompt in prompts]
         with inspecting(model), reference.session():
             said = answers(

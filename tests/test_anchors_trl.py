@@ -23,7 +23,8 @@ METRIC = "pact/anchor_divergence"
 @pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
 def test_four_steps_equal_a_plain_loop(tmp_path, with_lora):
     settings = {"max_steps": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
-    settings |= {"optim": "adamw_torch", "weight_decay": 0.0, "learning_rate": 5e-3}
+    # AdamW would blow up the rounding of gradients that are zero but for it, as at the first step.
+    settings |= {"optim": "sgd", "learning_rate": 0.2}
     peft = lora() if with_lora else None
     trainer = sft_trainer(tmp_path, peft=peft, **settings)
     plain = sft_trainer(tmp_path, peft=peft, **settings).model
@@ -32,9 +33,7 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora):
     trainer.train()
 
     aligned, pool = tiny_model(), trainer.pact.anchors
-    optimizer = torch.optim.AdamW(
-        [p for p in plain.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.0
-    )
+    optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.2)
     plain.train()
     for step, log in enumerate(train_logs(trainer)):
         micro_batches = recording.batches[2 * step : 2 * step + 2]
@@ -50,6 +49,7 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora):
         loss.backward()
         optimizer.step()
         assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        print("XX", log[METRIC], term.item(), log["loss"]-loss.item())
         assert log[METRIC] == pytest.approx(term.item(), rel=1e-3, abs=1e-6)
         tokens = log["pact/divergence"] * log["pact/positions"] / sum(counts).item()
         assert log["pact/loss"] == pytest.approx(2 * (tokens + log[METRIC]), rel=1e-4, abs=1e-6)
