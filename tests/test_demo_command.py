@@ -59,8 +59,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
+def test_the_command_writes_results_picture_answers_and_audits(tmp_path: Path) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
         app, ["demo", "--quick", "--seed", "3", "--device", "cpu", "--output", str(tmp_path)]
     )
     assert result.exit_code == 0, result.output
@@ -74,30 +74,26 @@ def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
     assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 13)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
+    assert (tmp_path / "demo.png").is_file()
     assert "fine-tuning with PACT" in result.output
-
-
-@pytest.mark.usefixtures("tiny")
-def test_it_ends_with_audits_that_say_what_the_results_say(tmp_path: Path) -> None:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["demo", "--quick", "--output", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    results = json.loads((tmp_path / "results.json").read_text())
-    answers = json.loads((tmp_path / "answers.json").read_text())
     for name in ("plain", "pact"):
-        folder = tmp_path / "audit" / name
-        audit = AuditResult.model_validate_json((folder / "audit.json").read_text())
-        for measure, one in (("refusal_rate", audit.harmful), ("over_refusal_rate", audit.benign)):
-            assert one is not None
-            assert one.confidence is not None
-            assert results["aligned"][measure] == one.reference.rate
-            assert results[name][measure] == one.candidate.rate
-        assert {row.candidate_answer for row in audit.prompts if row.kind == "harmful"} == set(
-            answers[name]["harmful"]
-        )
-        assert audit.candidate.name == report.TITLES[name]
-        assert (folder / "report.html").is_file()
-        assert f"{folder}/report.html" in result.output
+        assert_audited(tmp_path / "audit" / name, results, answers, name)
+        assert f"{tmp_path}/audit/{name}/report.html" in result.output
     assert result.output.count("Loss of refusals on harmful prompts") == 2
+
+
+def assert_audited(folder: Path, results: dict[str, Any], answers: dict[str, Any], name: str) -> None:
+    """The audit says of the models what the results say."""
+    audit = AuditResult.model_validate_json((folder / "audit.json").read_text())
+    for measure, one in (("refusal_rate", audit.harmful), ("over_refusal_rate", audit.benign)):
+        assert one is not None
+        assert one.confidence is not None
+        assert results["aligned"][measure] == one.reference.rate
+        assert results[name][measure] == one.candidate.rate
+    harmful = [row for row in audit.prompts if row.kind == "harmful"]
+    assert {row.candidate_answer for row in harmful} == set(answers[name]["harmful"])
+    assert audit.candidate.name == report.TITLES[name]
+    assert (folder / "report.html").is_file()
 
 
 def test_only_the_pact_run_is_constrained(tiny: pact.SafetyTokens, tmp_path: Path) -> None:

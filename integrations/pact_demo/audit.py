@@ -51,16 +51,17 @@ class Examination:
 
     def ask(self, name: str, model: Any) -> None:
         """Ask a model all questions; the first is the one that the others are held against."""
+        title = TITLES[name]
 
         def progress(done: int, total: int, description: str) -> None:
-            self._progress(done, total, f"{TITLES[name].capitalize()}: {description}")
+            self._progress(done, total, f"{title[0].upper()}{title[1:]}: {description}")
 
         asked = (model, self._tokenizer)
         if self._aligned is None:
-            reading = self._survey.reference(*asked, name=TITLES[name], progress=progress)
+            reading = self._survey.reference(*asked, name=title, progress=progress)
             self._aligned = reading
         else:
-            reading = self._survey.candidate(*asked, self._aligned, name=TITLES[name], progress=progress)
+            reading = self._survey.candidate(*asked, self._aligned, name=title, progress=progress)
             self.audits[name] = compared(self._survey, self._aligned, reading)
         task = self._questions.task
         solved = answer(*asked, task, TASK_TOKENS, reporter(progress, len(task), "writing dates"))

@@ -39,8 +39,9 @@ def ordinary_chat(model: Any, tokenizer: Any, count: int, seed: int, bars: Progr
     """
     prompts = random.Random(seed).sample(benign_prompts(), min(2 * count, len(benign_prompts())))
     examples: list[Example] = []
-    for start in range(0, len(prompts), CHAT_PIECE):  # no more questions than it takes
-        examples += own_answers(model, tokenizer, prompts[start : start + CHAT_PIECE], lambda done: None)
+    piece = min(CHAT_PIECE, count)
+    for start in range(0, len(prompts), piece):  # no more questions than it takes
+        examples += own_answers(model, tokenizer, prompts[start : start + piece], lambda done: None)
         bars(min(len(examples), count), count, "Ordinary chat")
         if len(examples) >= count:
             break
