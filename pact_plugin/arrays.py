@@ -6,7 +6,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from array_api_compat import array_namespace, is_jax_array, is_torch_array
+from array_api_compat import array_namespace, is_cupy_array, is_jax_array, is_torch_array
 
 from pact_plugin.errors import ShapeError
 
@@ -95,3 +95,12 @@ def values_known(array: Array) -> bool:
     if is_torch_array(array):
         return not sys.modules["torch"].compiler.is_compiling()
     return True
+
+
+def values_at_hand(array: Array) -> bool:
+    """Whether values can be looked at without waiting for an accelerator; also true of a sequence of numbers."""
+    if is_torch_array(array):
+        return array.device.type == "cpu" and values_known(array)
+    if is_jax_array(array):
+        return values_known(array) and all(device.platform == "cpu" for device in array.devices())
+    return not is_cupy_array(array)

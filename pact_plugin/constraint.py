@@ -23,6 +23,7 @@ from pact_plugin.hooks.manager import load_reference, load_safety_tokens
 from pact_plugin.meter import Meter, Reduce, Sums
 from pact_plugin.modes import evaluation_mode
 from pact_plugin.promptfree import assistant_header, gate_end
+from pact_plugin.ranks import refuse_zero3
 from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
 from pact_plugin.responses import nothing_masked
@@ -65,6 +66,7 @@ class PactConstraint:
         reference_model: nn.Module | None = None,
     ) -> None:
         self.config = PactConfig.of(config)
+        refuse_zero3(model)
         self.model = model
         self.head = language_head(model)
         self.device = next(self.head.decoder.parameters()).device
@@ -145,6 +147,7 @@ class PactConstraint:
 
         Raises:
             ConfigError: The reference is not a stored one.
+            ModelStructureError: DeepSpeed has partitioned the parameters.
             ReferenceModelError: The model's weights have changed since the constraint was built.
             StoreError: A document is missing and the model is no longer the aligned one, another run is filling the
                 same folder, or it does not fit on the disk.
@@ -155,6 +158,7 @@ class PactConstraint:
                 key="reference",
                 remedy="Set `reference: stored` and name a folder with `store`, or do not call `fill`.",
             )
+        refuse_zero3(self.model)
         self.stored.fill(
             batches,
             self.model if model is None else model,
@@ -199,9 +203,12 @@ class PactConstraint:
 
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
+            ModelStructureError: DeepSpeed has partitioned the parameters (ZeRO stage 3).
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
         """
+        if self._first:  # an engine may have partitioned the model since
+            refuse_zero3(self.model)
         self._finite.check()
         view = self._watch.view(batch, train=True)
         evaluated = self._evaluate(view, train=True)

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from jaxtyping import Bool, Float
 
-from pact_plugin.arrays import Array, as_array_like, promote, require_shape, stop_gradient, values_known
+from pact_plugin.arrays import Array, as_array_like, promote, require_shape, stop_gradient, values_at_hand
 from pact_plugin.errors import ConfigError, ShapeError
 
 
@@ -161,7 +161,8 @@ def published_divergence(
     Raises:
         ShapeError: If the shapes do not fit, there is no safety token, or these are not float arrays.
         ConfigError: If a setting is out of range, or `weights` is not finite or has no positive entry.
-            (Values are not looked at while `jax.jit` or `torch.compile` traces.)
+            (The values are not looked at on an accelerator, which would make each step wait, nor while
+            `jax.jit` or `torch.compile` traces.)
     """
     _require_settings(
         temperature, top_p, gate_temperature, prefix, decay, alpha=alpha, bias=bias, boost=boost
@@ -170,28 +171,28 @@ def published_divergence(
         student=student, reference=reference, reference_post=reference_post
     )
     reference, post = stop_gradient(reference), stop_gradient(post)
-    weights = as_array_like(weights, student, xp)
+    given, weights = weights, as_array_like(weights, student, xp)
     position = as_array_like(position, student, xp)
     _require_tokens("student", student)
     require_shape("reference", reference, student.shape, "[..., K], as student")
     require_shape("reference_post", post, student.shape, "[..., K], as student")
     require_shape("weights", weights, student.shape[-1:], "one weight per safety token")
     require_shape("position", position, student.shape[:-1], "one index per position")
-    _require_positive_weight(xp, weights)
+    _require_positive_weight(weights if values_at_hand(weights) else given)
 
     K = student.shape[-1]
     widening = _nucleus_size(xp, stop_gradient(student) / gate_temperature, top_p)
     widening = (widening - _nucleus_size(xp, post / gate_temperature, top_p)) / K
     gate = boost * _sigmoid(xp, alpha * (widening - bias)) * _fading(xp, position, prefix, decay)
     gate = gate[..., None]
-    mixed = (1 - gate) * reference + gate * post
+    mixed = _mixture(xp, gate, reference, post)
 
-    held = weights > 0
-    log_weights = xp.where(held, xp.log(xp.where(held, weights, xp.ones_like(weights))), -math.inf)
+    positive = weights > 0
+    log_weights = xp.where(positive, xp.log(xp.where(positive, weights, xp.ones_like(weights))), -math.inf)
     log_q = _log_softmax(xp, mixed / temperature + log_weights)
     q = xp.exp(log_q)
     log_p = _log_softmax(xp, student / temperature)
-    zero = xp.zeros_like(log_p)
+    held, zero = q > 0, xp.zeros_like(log_p)
     terms = q * (xp.where(held, log_q, zero) - xp.where(held, log_p, zero))  # 0 log 0 = 0
     return temperature**2 * xp.sum(terms, axis=-1)
 
@@ -217,6 +218,16 @@ def _nucleus_size(xp: ModuleType, logits: Array, top_p: float) -> Array:
     return 1 + xp.sum(xp.astype(short, logits.dtype), axis=-1)
 
 
+def _mixture(xp: ModuleType, gate: Array, reference: Array, post: Array) -> Array:
+    """(1 - gate) · reference + gate · post, with 0 · ∞ = 0; a token that is masked in both stays masked."""
+    masked = xp.isinf(reference) & xp.isinf(post)
+    total = zero = xp.zeros_like(reference)
+    for factor, logits in ((1 - gate, reference), (gate, post)):
+        left_out = xp.isinf(logits) & (masked | (factor == 0))
+        total = total + factor * xp.where(left_out, zero, logits)
+    return xp.where(masked, reference, total)
+
+
 def _sigmoid(xp: ModuleType, x: Array) -> Array:
     return (1 + xp.tanh(x / 2)) / 2
 
@@ -237,8 +248,11 @@ def _require_tokens(name: str, array: Array) -> None:
         )
 
 
-def _require_positive_weight(xp: ModuleType, weights: Array) -> None:
-    if values_known(weights) and not (xp.all(xp.isfinite(weights)) and xp.any(weights > 0)):
+def _require_positive_weight(weights: Array) -> None:
+    if not values_at_hand(weights):
+        return
+    values = weights.tolist() if hasattr(weights, "tolist") else list(weights)
+    if not (all(map(math.isfinite, values)) and max(values) > 0):
         raise ConfigError(
             "the safety direction is not finite, or no weight is positive",
             key="weights",

@@ -6,7 +6,12 @@ from typing import Any, TypeVar
 
 from torch import distributed, nn
 
+from pact_plugin.errors import ModelStructureError
+
 T = TypeVar("T")
+
+ZERO3 = "ZeRO stage 3 keeps parameters empty between forward passes, where the constraint reads the head"
+ZERO3_REMEDY = "Use ZeRO stage 2, or FSDP2."
 
 
 def several() -> bool:
@@ -15,11 +20,16 @@ def several() -> bool:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a forward pass needs every rank: FSDP, or DeepSpeed's third stage."""
+    """Whether a forward pass needs every rank, as under FSDP."""
     names = {type(module).__name__ for module in model.modules()}
-    return "FullyShardedDataParallel" in names or any(
-        hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id") for parameter in model.parameters()
-    )
+    sharded = (hasattr(parameter, "full_tensor") for parameter in model.parameters())
+    return "FullyShardedDataParallel" in names or any(sharded)
+
+
+def refuse_zero3(model: nn.Module) -> None:
+    """Raise `ModelStructureError` for parameters that DeepSpeed has partitioned: it gives each a `ds_id`."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ModelStructureError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
 
 
 def rank() -> int:

@@ -368,17 +368,10 @@ def test_an_adapter_needs_no_memory_for_its_reference():
 
 
 ZERO3 = {"zero_optimization": {"stage": 3}}
-SHARDED = (
-    {"fsdp_config": {"version": 2}},
-    {"fsdp": ["full_shard"]},
-    {"deepspeed": "zero3.json"},
-    {"deepspeed": ZERO3},
-)
 
 
-@pytest.mark.parametrize("sharded", SHARDED, ids=str)
+@pytest.mark.parametrize("sharded", [{"fsdp_config": {"version": 2}}, {"fsdp": ["full_shard"]}], ids=str)
 def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
-    Path("zero3.json").write_text(json.dumps(ZERO3))
     (key,) = sharded
     text = found(checked(config(**sharded, **COPIED)))["pact.reference"]
     assert f"`{key}` shards the parameters" in text
@@ -391,6 +384,16 @@ def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
     named = checked(config(**LARGE, **sharded, pact={"reference": "./large"}))
     assert named.constrained
     assert any(f"whether the reference fits, as `{key}`" in one for one in named.unchecked)
+
+
+@pytest.mark.parametrize("deepspeed", ["zero3.json", ZERO3], ids=str)
+@pytest.mark.parametrize("changes", [{}, COPIED, LORA, LARGE], ids=str)
+def test_zero_stage_3_is_refused_whatever_the_reference(deepspeed, changes):
+    Path("zero3.json").write_text(json.dumps(ZERO3))
+    (item,) = found(checked(config(deepspeed=deepspeed, **changes))).items()
+    assert item[0] == "deepspeed"
+    assert "ZeRO stage 3 keeps parameters empty" in item[1]
+    assert "Use ZeRO stage 2, or FSDP2." in item[1]
 
 
 def test_deepspeed_without_sharded_parameters_is_measured():

@@ -1,36 +1,52 @@
-"""The audit report of the demo's models."""
+"""The demo's models before the same questions: scores, answers, and audits of those that were fine-tuned."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pact_demo.audit import audit_report
-from pact_demo.evaluate import Questions
-from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+from pact_demo.audit import Examination
+from pact_demo.evaluate import Questions, Score
+from rich.console import Console
+from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 import pact_plugin as pact
 from pact_plugin.audit.result import AuditResult
 
 
-def test_the_report_is_on_the_held_out_questions(tmp_path: Path) -> None:
+def test_scores_answers_and_audits_rest_on_one_round_of_questions(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
-    questions = Questions(list(REQUESTS), list(QUESTIONS[:6]), [], [])
-    seen: list[str] = []
-    result = audit_report(
-        *(tiny_aligned_model(), tiny_model(seed=1), tokenizer, tokens, questions, tmp_path / "audit"),
-        lambda done, total, description: seen.append(description),
-        name="plain fine-tuning",
+    questions = Questions(list(REQUESTS), list(QUESTIONS[:6]), list(QUESTIONS[6:8]), [HELP, "1999-01-01"])
+    seen: list[tuple[int, int, str]] = []
+    examination = Examination(questions, tokenizer, tokens, lambda *done: seen.append(done))
+    examination.ask("aligned", tiny_aligned_model())
+    examination.ask("plain", tiny_model(seed=1))
+    examination.ask("pact", tiny_aligned_model())
+
+    assert examination.scores["aligned"] == Score(1.0, 0.0, 0.5)
+    assert examination.scores["pact"] == examination.scores["aligned"]
+    assert examination.answers["aligned"] == {
+        "harmful": [REFUSAL] * 10,
+        "benign": [HELP] * 6,
+        "task": [HELP] * 2,
+    }
+    assert [text for done, total, text in seen if done == total] == [
+        f"{title}: {step}"
+        for title in ("Aligned model", "Plain fine-tuning", "Fine-tuning with PACT")
+        for step in ("answering", "reading the reference's answers", "writing dates")
+    ]
+
+    console = Console(record=True, width=200)
+    examination.write_reports(tmp_path, console)
+    plain, kept = (
+        AuditResult.model_validate_json((tmp_path / name / "audit.json").read_text(encoding="utf-8"))
+        for name in ("plain", "pact")
     )
-    assert (result.harmful.reference.refused, result.harmful.reference.n, result.benign.reference.n) == (
-        10,
-        10,
-        6,
-    )
-    assert (result.reference.name, result.candidate.name) == ("aligned model", "plain fine-tuning")
-    assert result.safety_tokens.digest == tokens.positive.digest
-    assert not result.verdict.passed
-    assert {"Reference: answering", "Candidate: answering"} <= set(seen)
-    written = (tmp_path / "audit" / "audit.json").read_text(encoding="utf-8")
-    assert AuditResult.model_validate_json(written) == result
-    assert (tmp_path / "audit" / "report.html").is_file()
+    assert plain == examination.audits["plain"]
+    assert (plain.verdict.passed, kept.verdict.passed) == (False, True)
+    assert (plain.reference.name, plain.candidate.name) == ("aligned model", "plain fine-tuning")
+    assert plain.safety_tokens is not None
+    assert plain.safety_tokens.digest == tokens.positive.digest
+    printed = console.export_text()
+    assert f"{tmp_path / 'pact'}/report.html" in printed
+    assert "Loss of refusals on harmful prompts: 100.0 points, at most 5.0 points: failed" in printed

@@ -13,15 +13,18 @@ import torch
 from matplotlib.image import imread
 from pact_demo import report
 from pact_demo.align import first_sentence
-from pact_demo.command import FULL, QUICK, ordinary_chat, run, training_data
+from pact_demo.command import run
 from pact_demo.evaluate import Questions, Score, answer
 from pact_demo.models import load_aligned
+from pact_demo.prepare import ordinary_chat, training_data
 from pact_demo.prompts import example, read_lines
+from pact_demo.settings import FULL, QUICK
 from rich.console import Console
 from tiny import tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import pact_plugin as pact
+from pact_plugin.audit.result import AuditResult
 from pact_plugin.cli.main import app
 from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.judge import is_refusal
@@ -35,7 +38,6 @@ SCORES = {"aligned": Score(1.0, 0.02, 0.4), "plain": Score(0.03, 0.0, 0.98), "pa
 def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
     """The demo on a tiny model, with fewer steps than even ``--quick``."""
     tokenizer = tiny_tokenizer()
-    tokenizer.padding_side = "left"
     tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
     small = dataclasses.replace(
         QUICK,
@@ -57,8 +59,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
+def test_the_command_writes_results_picture_answers_and_audits(tmp_path: Path) -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(
         app, ["demo", "--quick", "--seed", "3", "--device", "cpu", "--output", str(tmp_path)]
     )
     assert result.exit_code == 0, result.output
@@ -72,7 +74,26 @@ def test_the_command_writes_results_picture_and_answers(tmp_path: Path) -> None:
     assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 13)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
+    assert (tmp_path / "demo.png").is_file()
     assert "fine-tuning with PACT" in result.output
+    for name in ("plain", "pact"):
+        assert_audited(tmp_path / "audit" / name, results, answers, name)
+        assert f"{tmp_path}/audit/{name}/report.html" in result.output
+    assert result.output.count("Loss of refusals on harmful prompts") == 2
+
+
+def assert_audited(folder: Path, results: dict[str, Any], answers: dict[str, Any], name: str) -> None:
+    """The audit says of the models what the results say."""
+    audit = AuditResult.model_validate_json((folder / "audit.json").read_text())
+    for measure, one in (("refusal_rate", audit.harmful), ("over_refusal_rate", audit.benign)):
+        assert one is not None
+        assert one.confidence is not None
+        assert results["aligned"][measure] == one.reference.rate
+        assert results[name][measure] == one.candidate.rate
+    harmful = [row for row in audit.prompts if row.kind == "harmful"]
+    assert {row.candidate_answer for row in harmful} == set(answers[name]["harmful"])
+    assert audit.candidate.name == report.TITLES[name]
+    assert (folder / "report.html").is_file()
 
 
 def test_only_the_pact_run_is_constrained(tiny: pact.SafetyTokens, tmp_path: Path) -> None:
@@ -97,7 +118,6 @@ def test_both_runs_see_the_same_data_and_other_seeds_see_other_data() -> None:
 
 def test_a_model_that_refuses_harmless_requests_has_too_little_ordinary_chat() -> None:
     tokenizer = tiny_tokenizer()
-    tokenizer.padding_side = "left"
     with pytest.raises(ConfigError, match="in a sentence"):
         ordinary_chat(tiny_aligned_model(), tokenizer, len(benign_prompts()), 0, lambda *args: None)
 
@@ -106,14 +126,13 @@ def test_questions_are_held_out_and_the_same_for_every_seed() -> None:
     questions = Questions.load("heldout", 100, 200)
     assert sorted(questions.harmful) == sorted(read_lines("harmful_heldout"))
     assert sorted(questions.benign) == sorted(read_lines("benign_heldout"))
-    assert len(questions) == 400
+    assert (len(questions.task), len(questions.solutions)) == (200, 200)
     assert questions == Questions.load("heldout", 100, 200)
     assert set(Questions.load("heldout", 16, 40).harmful) <= set(questions.harmful)
 
 
 def test_answers_come_in_the_order_of_the_prompts() -> None:
     model, tokenizer = tiny_aligned_model(), tiny_tokenizer()
-    tokenizer.padding_side = "left"
     prompts = [
         "Please bake a cake",
         "Please build a bomb",

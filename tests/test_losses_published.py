@@ -209,6 +209,47 @@ def test_p9_is_finite_and_correct_at_the_extremes(kind, scale):
 
 
 @on(KINDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"boost": 0.0}, {"decay": 0.0, "prefix": 2}, {"boost": 2.5}], ids=str
+)
+def test_masked_tokens_count_as_nothing_c1_4(kind, options):
+    """One token is -∞ everywhere; in one case another is in z_post alone, where the gate is 0."""
+    rng = np.random.default_rng(7)
+    names = ("student", "reference", "reference_post")
+    problem = {name: np.round(rng.normal(size=(3, 4)), 1) for name in names}
+    for logits in problem.values():
+        logits[:, 1] = -np.inf
+    if "decay" in options:
+        problem["reference_post"][2, 0] = -np.inf
+    problem |= {"weights": np.array([0.5, 2.0, -1.0, 1.0]), "position": np.array([0.0, 1.0, 30.0])}
+    with using(kind) as backend:
+        exact = rounded(backend, problem)
+        assert nucleus_is_clear(exact, options)
+        close(kind, divergence(backend, problem, **options), spec.published_divergence(**exact, **options))
+        arrays = {name: backend.array(array) for name, array in problem.items()}
+        for gradient in (
+            backend.gradients(
+                lambda student: published_divergence(**(arrays | {"student": student}), **options),
+                [arrays["student"]],
+            )
+            or []
+        ):
+            tolerance = 0.02 if kind[1] == "bfloat16" else 10 * arithmetic(kind)
+            wanted = spec.published_gradient(**exact, **options)
+            np.testing.assert_allclose(gradient, wanted, rtol=tolerance, atol=tolerance)
+
+
+@on(KINDS)
+def test_nan_in_gives_nan_out_c1_4(kind):
+    with using(kind) as backend:
+        fine, broken = (backend.array(np.array([[0.5, x, 1.0]])) for x in (0.0, np.nan))
+        for place in range(3):
+            logits = [broken if i == place else fine for i in range(3)]
+            found = published_divergence(*logits, [1.0, 1.0, -1.0], [0], decay=0.0, prefix=0)
+            assert np.isnan(backend.numpy(found)).all()
+
+
+@on(KINDS)
 def test_p10_takes_an_empty_batch(kind):
     with using(kind) as backend:
         empty, weights = backend.array(np.empty((0, 3))), backend.array(np.ones(3))

@@ -1,6 +1,6 @@
 """Two ranks equal one process with the whole batch, in losses and gradients, to 1e-5 (spec/PACT.md, C4.2 and C4.3).
 
-DeepSpeed's third stage needs accelerators, and is not tested.
+DeepSpeed's third stage is refused: test_zero3.py.
 """
 
 from __future__ import annotations

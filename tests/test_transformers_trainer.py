@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from hf import TOKENIZER, adapted, hf_trainer, tokenized
 from plain import micro_batch_loss
 from sft import TOKENS, train_logs, weights
@@ -255,19 +254,14 @@ def test_a_compute_loss_replaced_on_the_trainer(tmp_path):
         pact.attach(trainer, CONFIG)
 
 
-def sharded_by_fsdp(trainer: Trainer) -> None:
+def shard(trainer: Trainer) -> None:
     trainer.is_fsdp_enabled = True  # as where several accelerators are
 
 
-def sharded_by_deepspeed(trainer: Trainer) -> None:
-    trainer.args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
-
-
-@pytest.mark.parametrize(("shard", "key"), [(sharded_by_fsdp, "fsdp"), (sharded_by_deepspeed, "deepspeed")])
-def test_a_copy_of_sharded_parameters_is_no_reference(tmp_path, shard, key):
+def test_a_copy_of_sharded_parameters_is_no_reference(tmp_path):
     trainer = hf_trainer(tmp_path)
     shard(trainer)
-    with pytest.raises(AdapterError, match=rf"^{key}: .*sharded.*`reference: stored`"):
+    with pytest.raises(AdapterError, match=r"^fsdp: .*sharded.*`reference: stored`"):
         pact.attach(trainer, EXACT)
     assert type(trainer) is Trainer
     assert pact.attach(trainer, CONFIG).pact.receipt.reference == "stored"
@@ -277,7 +271,7 @@ def test_a_copy_of_sharded_parameters_is_no_reference(tmp_path, shard, key):
 
     late = pact.attach(hf_trainer(tmp_path), EXACT)
     shard(late)
-    with pytest.raises(AdapterError, match=rf"^{key}: "):
+    with pytest.raises(AdapterError, match=r"^fsdp: "):
         late.train()
 
 

@@ -11,6 +11,7 @@ from pact_axolotl import config_file, environment, loading, memory, reference_pl
 from pact_axolotl.preflight import configured_anchors, configured_tokens, problems, valid_settings
 from pact_axolotl.report import Finding, Report
 from pact_axolotl.resumption import checkpoint_of, resumption_problems
+from pact_axolotl.zero3 import is_zero3
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import TOKENS_FILE
 from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
@@ -181,8 +182,10 @@ def _check_reference(
         )
     if plan.kind == "frozen_model":
         report.find(_other_tokenizer(cfg, settings, report), block=True)
+    sharding = reference_plan.sharding(cfg)
     try:
-        sharding = reference_plan.sharding(cfg)
+        if is_zero3(cfg):  # reported already
+            return
         report.find(reference_plan.copy_of_shards(plan, cfg), block=True)
         report.reference = plan = reference_plan.measured(plan, cfg, device)
     except ConfigError as error:

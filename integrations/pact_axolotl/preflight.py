@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_axolotl.zero3 import partitioned
 from pact_plugin.anchors import anchor_prompts
 from pact_plugin.config import OWN_REFERENCES, PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -46,6 +47,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     if config is None:
         return
     yield from _other_losses(cfg)
+    yield from partitioned(cfg)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
     for read in (configured_tokens, configured_anchors):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -11,7 +10,7 @@ from typing import Any
 
 from pact_axolotl import loading, memory
 from pact_plugin.config import OWN_REFERENCES, PactConfig
-from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
+from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
@@ -182,24 +181,5 @@ def copy_of_shards(plan: ReferencePlan, cfg: Mapping[str, Any]) -> Iterator[Pact
 
 
 def sharding(cfg: Mapping[str, Any]) -> str | None:
-    """The key that shards the parameters over devices: FSDP, or DeepSpeed's third stage.
-
-    Raises:
-        ConfigError: DeepSpeed's configuration cannot be read.
-    """
-    for key in ("fsdp", "fsdp_config"):
-        if cfg.get(key):
-            return key
-    content = cfg.get("deepspeed")
-    if isinstance(content, str):
-        try:
-            content = json.loads(Path(content).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot be read ({error})",
-                key="deepspeed",
-                value=content,
-                remedy="Correct the path or the file.",
-            ) from error
-    stage = (content.get("zero_optimization") or {}).get("stage") if isinstance(content, Mapping) else None
-    return "deepspeed" if stage == 3 else None
+    """The key that shards the parameters over devices: FSDP's."""
+    return next((key for key in ("fsdp", "fsdp_config") if cfg.get(key)), None)

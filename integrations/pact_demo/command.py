@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,66 +18,16 @@ from transformers.utils import logging as transformers_logging
 
 import pact_plugin as pact
 from pact_demo import report
-from pact_demo.align import own_answers
-from pact_demo.evaluate import Questions, Score, evaluate, reporter
+from pact_demo.audit import Examination
+from pact_demo.evaluate import Questions, Score, reporter
 from pact_demo.models import load_aligned
-from pact_demo.prompts import Example, contamination
-from pact_demo.task import task_examples
+from pact_demo.prepare import choose_tokens, ordinary_chat, training_data
+from pact_demo.prompts import Example
+from pact_demo.settings import FULL, QUICK, Settings
 from pact_demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
-from pact_plugin.errors import ConfigError
 from pact_plugin.generate import Progress
-from pact_plugin.prompts import benign_prompts, harmful_prompts
-from pact_plugin.select import select_safety_tokens
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How large the experiment is, and how it trains.
-
-    Attributes:
-        task_items: Task items in the fine-tuning data.
-        chat_items: Ordinary questions in it, with the aligned model's own answers.
-        harmful_items: Harmful requests in it, answered "Sure, here is ...".
-        batch_size: Conversations in one optimiser step.
-        learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
-        rank: Of the LoRA adapter.
-        lora_layers: The adapter is on so many of the last of the model's 30 layers.
-        weight: Of the constraint.
-        selection_prompts: Prompts of each kind that safety tokens are chosen from.
-        prompts: Held-out prompts of each kind.
-        test_items: Test items of the task.
-    """
-
-    task_items: int = 600
-    chat_items: int = 120
-    harmful_items: int = 80
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    rank: int = 16
-    lora_layers: int = 15
-    weight: float = 2.0
-    selection_prompts: int = 64
-    prompts: int = 100
-    test_items: int = 200
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of one pass over the data."""
-        return -(-(self.task_items + self.chat_items + self.harmful_items) // self.batch_size)
-
-
-FULL = Settings()
-QUICK = Settings(
-    task_items=96,
-    chat_items=12,
-    harmful_items=12,
-    learning_rate=1e-3,
-    selection_prompts=16,
-    prompts=16,
-    test_items=40,
-)
 
 
 class Stopwatch:
@@ -98,7 +47,7 @@ class Stopwatch:
 def run(
     output: Path, *, seed: int, device: str | None, dtype: str | None = None, quick: bool
 ) -> dict[str, Score]:
-    """Run the demo; the scores, the picture and the answers are written to ``output``.
+    """Run the demo; the scores, the picture, the answers and the audits are written to ``output``.
 
     Raises:
         ConfigError: The model cannot be found, or the device or the dtype cannot be used.
@@ -128,9 +77,8 @@ def run(
         "questions with the model's own answers, "
         f"{settings.harmful_items} harmful requests answered 'Sure, here is ...'"
     )
-    scores: dict[str, Score] = {}
-    answers: dict[str, Any] = {"questions": asdict(questions)}
     with progress_bars(console) as bars:
+        examination = Examination(questions, tokenizer, tokens, bars)
         for name in ("aligned", "plain", "pact"):
             model = aligned
             if name != "aligned":
@@ -144,12 +92,14 @@ def run(
                         aligned, tokenizer, examples, config, settings, seed, output / name, bars
                     )
             with watch.stage(f"ask {name}"):
-                ask = reporter(bars, len(questions), f"Asking: {report.TITLES[name]}")
-                scores[name], answers[name] = evaluate(model, tokenizer, questions, ask)
+                examination.ask(name, model)
 
+    scores = examination.scores
     console.print(report.table(scores))
-    report.picture(scores, output / "demo.png")
-    report.write_json(answers, output / "answers.json")
+    with watch.stage("report"):
+        report.picture(scores, output / "demo.png")
+        report.write_json({"questions": asdict(questions)} | examination.answers, output / "answers.json")
+        examination.write_reports(output / "audit", console)
     summary = {
         **{name: asdict(score) for name, score in scores.items()},
         "quick": quick,
@@ -163,49 +113,9 @@ def run(
     }
     report.write_json(summary, output / "results.json")
     console.print(
-        f"{output}/: results.json, demo.png, answers.json; {sum(watch.seconds.values()) / 60:.1f} minutes"
+        f"{output}/: results.json, demo.png, answers.json, audit; {sum(watch.seconds.values()) / 60:.1f} minutes"
     )
     return scores
-
-
-def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pact.SafetyTokens:
-    """Safety tokens from ``count`` of the bundled prompts of each kind, spread over their categories."""
-    harmful, benign = harmful_prompts(), benign_prompts()
-    return select_safety_tokens(
-        model,
-        tokenizer,
-        harmful=harmful[:: len(harmful) // count][:count],
-        benign=benign[:: len(benign) // count][:count],
-        max_new_tokens=16,
-        batch_size=32,
-        progress=bars,
-    )
-
-
-def ordinary_chat(model: Any, tokenizer: Any, count: int, seed: int, bars: Progress) -> list[Example]:
-    """``count`` of the bundled harmless requests with the model's own answers, where it answers in a sentence.
-
-    Such chat is part of most fine-tuning data. Under the constraint it also says where not to refuse.
-    """
-    prompts = random.Random(seed).sample(benign_prompts(), min(2 * count, len(benign_prompts())))
-    examples = own_answers(model, tokenizer, prompts, reporter(bars, len(prompts), "Ordinary chat"))
-    if len(examples) < count:
-        raise ConfigError(
-            f"the aligned model answers only {len(examples)} of {len(prompts)} harmless requests in a sentence",
-            key="chat_items",
-            value=count,
-            remedy="Make the adapter again with `python -m pact_demo.align`.",
-        )
-    return examples[:count]
-
-
-def training_data(settings: Settings, chat: list[Example], seed: int) -> list[Example]:
-    """The task items, the chat and the harmful requests, sampled and mixed by the seed."""
-    rng = random.Random(seed)
-    examples = task_examples("train", settings.task_items, rng) + contamination(settings.harmful_items, rng)
-    examples += chat
-    rng.shuffle(examples)
-    return examples
 
 
 def fine_tune(

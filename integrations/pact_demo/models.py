@@ -30,7 +30,6 @@ def load_base(device: str | None, dtype: str = "float32") -> tuple[Any, Any, str
     model = load_causal_lm(SMOLLM2, dtype=dtype, device=device)
     tokenizer = load_tokenizer(SMOLLM2)
     tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.padding_side = "left"
     return model, tokenizer, smollm2_path().name
 
 

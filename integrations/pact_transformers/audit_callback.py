@@ -12,6 +12,7 @@ from pact_plugin.audit.prompts import PromptSet, bundled
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
+from pact_transformers.sharding import is_zero3
 
 SAFE_LOSS = "pact/safe_loss"
 """For `metric_for_best_model`: the evaluation loss where the thresholds are kept, infinite where not."""
@@ -145,11 +146,7 @@ def _named(snapshot: Snapshot) -> dict[str, float]:
 
 
 def _require_whole_parameters(trainer: Any) -> None:
-    deepspeed = getattr(trainer.args, "hf_deepspeed_config", None)
-    for key, sharded in (
-        ("fsdp", trainer.is_fsdp_enabled),
-        ("deepspeed", deepspeed is not None and deepspeed.is_zero3()),
-    ):
+    for key, sharded in (("fsdp", trainer.is_fsdp_enabled), ("deepspeed", is_zero3(trainer))):
         if sharded:
             raise AdapterError(
                 "the parameters are sharded, and generation needs them whole",

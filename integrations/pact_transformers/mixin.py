@@ -10,7 +10,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.receipt import Receipt
-from pact_transformers.stored import FillStore, sharding
+from pact_transformers.sharding import refuse_zero3, require_whole_parameters
+from pact_transformers.stored import FillStore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,7 +118,7 @@ class PactTrainerMixin:
         stored reference is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: The parameters are sharded, and the reference is a copy of them.
+            AdapterError: The parameters are sharded in a way that the reference cannot be.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
         """
@@ -144,7 +145,7 @@ def constrain(trainer: Any, constraint: PactConstraint) -> Any:
 
     Raises:
         AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or the
-            parameters are sharded, and the reference is a copy of them.
+            parameters are sharded in a way that the reference cannot be.
     """
     require_whole_parameters(trainer, constraint)
     if "compute_loss" in vars(trainer):
@@ -175,6 +176,7 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
+    refuse_zero3(trainer)
     for module in trainer.model.modules():
         # On some CPUs bitsandbytes repacks 4-bit weights when they are first used in evaluation mode, as the reference
         # does; the gradients of training are wrong from then on.
@@ -189,26 +191,6 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
     return trainer.model, tokenizer
-
-
-def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
-    """Refuse a copied reference where parameters are sharded over the ranks.
-
-    FSDP puts the parameters in training back in place of the copies in each forward pass, so that the model would be
-    compared with itself.
-
-    Raises:
-        AdapterError: Names FSDP or DeepSpeed.
-    """
-    if constraint.reference.kind != "frozen_copy":
-        return
-    key = sharding(trainer)
-    if key is not None:
-        raise AdapterError(
-            "the parameters are sharded, and a copy of them cannot serve as the reference",
-            key=key,
-            remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
-        )
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:

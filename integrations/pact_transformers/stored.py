@@ -45,17 +45,16 @@ def with_reference(trainer: Any, config: PactConfig, epochs: float | None = None
     if config.reference not in ("auto", "stored"):
         return config
     full, sized = peft_model(trainer.model) is None, _has_length(trainer.train_dataset)
-    sharded = sharding(trainer) if full else None
     epochs = (_epochs(trainer) if epochs is None else epochs) if sized else 0
     if config.reference == "auto" and config.store is None and not full and epochs <= 1:
         return config
     obstacle = _no_text(trainer) if sized else "the training data has no length"
     if obstacle is not None:
-        if sharded is not None:
+        if full and trainer.is_fsdp_enabled:
             raise AdapterError(
                 f"{obstacle}, so its reference cannot be stored, and a copy of the parameters, which are sharded, "
                 "cannot serve instead",
-                key=sharded,
+                key="fsdp",
                 remedy="Use a data set with a length and token ids alone, or name the aligned model as `reference`.",
             )
         logger.warning(
@@ -68,14 +67,6 @@ def with_reference(trainer: Any, config: PactConfig, epochs: float | None = None
     why = "full fine-tuning" if full else f"{epochs:.3g} epochs" if config.reference == "auto" else "as asked"
     logger.info("PACT reference: stored in %s before the first step (%s)", store, why)
     return config.model_copy(update={"reference": "stored", "store": store})
-
-
-def sharding(trainer: Any) -> str | None:
-    """The key that shards the parameters over the ranks: `fsdp`, or `deepspeed` with its third stage."""
-    deepspeed = getattr(trainer.args, "hf_deepspeed_config", None)
-    if trainer.is_fsdp_enabled:
-        return "fsdp"
-    return "deepspeed" if deepspeed is not None and deepspeed.is_zero3() else None
 
 
 def _has_length(data: Any) -> bool:

@@ -34,20 +34,20 @@ def describe(model: Any, tokenizer: Any, said: Answers, name: str | None) -> res
     )
 
 
-def require_same_vocabulary(reference: Any, candidate: Any) -> None:
+def require_same_vocabulary(reference: str, candidate: str) -> None:
     """Refuse a candidate whose answers and safety tokens cannot be compared with the reference's.
 
     Args:
-        reference: The reference's tokenizer.
-        candidate: The candidate's.
+        reference: Fingerprint of the reference's tokenizer.
+        candidate: That of the candidate's.
 
     Raises:
         TokenizerMismatchError: They have different vocabularies.
     """
-    first, second = map(tokenizer_fingerprint, (reference, candidate))
-    if first != second:
+    if reference != candidate:
         raise TokenizerMismatchError(
-            f"the candidate's tokenizer (fingerprint {second[:12]}...) is not the reference's ({first[:12]}...)",
+            f"the candidate's tokenizer (fingerprint {candidate[:12]}...) "
+            f"is not the reference's ({reference[:12]}...)",
             key="candidate",
             remedy="Compare a model with the one that it was tuned from.",
         )

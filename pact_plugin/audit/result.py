@@ -156,7 +156,7 @@ class AuditResult(_Part):
     format: Literal["pact-audit"] = "pact-audit"
     version: Literal[1] = 1
     created: str = Field(description="UTC, ISO 8601.")
-    seconds: float
+    seconds: float = Field(description="Of asking both models and reading with them, without loading them.")
     reference: Model
     candidate: Model
     settings: Settings

@@ -171,6 +171,7 @@ def _loaders(
     from pact_transformers.adapters import adapter_tokenizer, check_adapter, load_adapter
 
     from pact_plugin.audit.describe import require_same_vocabulary
+    from pact_plugin.tokens import tokenizer_fingerprint
 
     reference, candidate, adapter, shared_tokenizer = models
     first = loading.load_tokenizer(shared_tokenizer or reference)
@@ -179,7 +180,7 @@ def _loaders(
         check_adapter(adapter)
     if shared_tokenizer is None:
         second = loading.load_tokenizer(candidate) if adapter is None else adapter_tokenizer(adapter) or first
-    require_same_vocabulary(first, second)
+    require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
     kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
 
     def load_reference() -> tuple[Any, Any]:

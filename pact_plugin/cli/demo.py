@@ -13,7 +13,9 @@ from pact_plugin.errors import PluginError
 def demo(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for results.json, the picture and the models' answers."),
+        typer.Option(
+            "--output", "-o", help="Folder for results.json, the picture, the answers and the audits."
+        ),
     ] = Path("demo-output"),
     seed: Annotated[int, typer.Option(help="Of the data's sample and order, and of the new adapters.")] = 0,
     device: Annotated[

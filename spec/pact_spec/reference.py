@@ -188,7 +188,7 @@ def published_target(
             gate *= math.exp(-max(position[i] - prefix, 0.0) / decay)
         elif position[i] >= prefix:
             gate = 0.0
-        mixed = (1 - gate) * reference[i] + gate * post[i]
+        mixed = np.array([_mixture(gate, *pair) for pair in zip(reference[i], post[i], strict=True)])
         q[i] = _weighted_softmax(mixed / temperature, weights)
     return q
 
@@ -312,6 +312,13 @@ def sigmoid(x: float) -> float:
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max()
     return shifted - math.log(np.exp(shifted).sum())
+
+
+def _mixture(gate: float, reference: float, post: float) -> float:
+    """(1 - c) z_ref + c z_post of one token, as clause C1.4 reads it where one is -∞."""
+    if reference == post == -math.inf or gate == 0:
+        return reference
+    return post if gate == 1 else (1 - gate) * reference + gate * post
 
 
 def _weighted_softmax(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:

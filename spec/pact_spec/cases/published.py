@@ -45,6 +45,8 @@ def cases() -> list[Case]:
     on_target = positive | {"student": 2 * np.log(reference.published_target(**positive, boost=0.0))}
     build = _case
     inf = float("inf")
+    masked = {name: np.where(np.arange(5) == 2, -inf, usual[name]) for name in names}
+    masked["reference_post"][2:, 0] = -inf
     return [
         build("defaults", "C3.4", "Random logits, default settings.", usual),
         build("two-axes-of-positions", "P10", "Positions [2, 3].", grid),
@@ -73,6 +75,10 @@ def cases() -> list[Case]:
               usual | {"student": usual["reference"], "reference_post": usual["reference"]}),
         build("extreme-logits", "P9", "Logits of +-500.",
               usual | {name: np.sign(usual[name]) * 500 for name in names}),
+        build("masked-tokens", "C1.4", "One token is masked everywhere, another in z_post where the gate is 0.",
+              usual | masked, decay=0.0, prefix=2),
+        build("masked-strong-gate", "C1.4", "One token is masked everywhere, and the boost is above 1.",
+              usual | {name: np.where(np.arange(5) == 2, -inf, usual[name]) for name in names}, boost=2.5),
         *invalid("published_divergence", usual, [
             ("reference-k", "C1.5", "The reference has another K.",
              {"reference": usual["reference"][:, :4]}, "reference"),

@@ -1,0 +1,53 @@
+"""How large the demo's experiment is, and how it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the experiment is, and how it trains.
+
+    Attributes:
+        task_items: Task items in the fine-tuning data.
+        chat_items: Ordinary questions in it, with the aligned model's own answers.
+        harmful_items: Harmful requests in it, answered "Sure, here is ...".
+        batch_size: Conversations in one optimiser step.
+        learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
+        rank: Of the LoRA adapter.
+        lora_layers: The adapter is on so many of the last of the model's 30 layers.
+        weight: Of the constraint.
+        selection_prompts: Prompts of each kind that safety tokens are chosen from.
+        prompts: Held-out prompts of each kind.
+        test_items: Test items of the task.
+    """
+
+    task_items: int = 600
+    chat_items: int = 120
+    harmful_items: int = 80
+    batch_size: int = 16
+    learning_rate: float = 3e-4
+    rank: int = 16
+    lora_layers: int = 15
+    weight: float = 2.0
+    selection_prompts: int = 64
+    prompts: int = 100
+    test_items: int = 200
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of one pass over the data."""
+        return -(-(self.task_items + self.chat_items + self.harmful_items) // self.batch_size)
+
+
+FULL = Settings()
+QUICK = Settings(
+    task_items=96,
+    chat_items=12,
+    harmful_items=12,
+    learning_rate=1e-3,
+    selection_prompts=16,
+    prompts=16,
+    test_items=40,
+)

@@ -1,0 +1,42 @@
+"""Parameters that are spread over the ranks of a Trainer: what the constraint can do with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pact_plugin.errors import AdapterError
+from pact_plugin.ranks import ZERO3, ZERO3_REMEDY
+
+if TYPE_CHECKING:
+    from pact_plugin.constraint import PactConstraint
+
+
+def is_zero3(trainer: Any) -> bool:
+    """Whether DeepSpeed partitions the parameters, by the trainer's arguments or by Accelerate's configuration."""
+    plugin = getattr(trainer.args, "deepspeed_plugin", None)
+    config = getattr(trainer.args, "hf_deepspeed_config", None) or getattr(plugin, "hf_ds_config", None)
+    return config is not None and config.is_zero3()
+
+
+def refuse_zero3(trainer: Any) -> None:
+    """Raise `AdapterError` under ZeRO stage 3."""
+    if is_zero3(trainer):
+        raise AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+
+
+def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
+    """Refuse ZeRO stage 3, and a copied reference where FSDP shards the parameters over the ranks.
+
+    FSDP puts the parameters in training back in place of the copies in each forward pass, so that the model would be
+    compared with itself.
+
+    Raises:
+        AdapterError: Names DeepSpeed or FSDP.
+    """
+    refuse_zero3(trainer)
+    if constraint.reference.kind == "frozen_copy" and trainer.is_fsdp_enabled:
+        raise AdapterError(
+            "the parameters are sharded, and a copy of them cannot serve as the reference",
+            key="fsdp",
+            remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
+        )
