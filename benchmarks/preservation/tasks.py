@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pact_demo.evaluate import TASK_TOKENS
+from pact_demo.audit import TASK_TOKENS
 from pact_demo.prompts import Example
 from pact_demo.task import is_correct, task_examples
 
