@@ -11,21 +11,21 @@ import re
 
 from pact_demo.prompts import Example, example, read_sections
 
-PACKAGE = "benchmarks.preservation"
+from benchmarks.preservation import PACKAGE
+
 PRODUCTS = (
     *("desk lamp", "kettle", "toaster", "coffee machine", "blender", "vacuum cleaner", "radio", "speaker"),
+    *("keyboard", "printer", "monitor", "camera", "headset", "router", "hair dryer", "electric fan"),
     *(
-        "keyboard",
-        "printer",
-        "monitor",
-        "camera",
-        "headset",
-        "router",
-        "hair dryer",
-        "electric fan",
         "heater",
+        "sewing machine",
+        "alarm clock",
+        "tablet",
+        "projector",
+        "electric razor",
+        "rice cooker",
+        "food mixer",
     ),
-    *("sewing machine", "alarm clock", "tablet", "projector", "electric razor", "rice cooker", "food mixer"),
 )
 OPENINGS = ("", "Hello. ", "Good morning. ", "Good day. ")
 CLOSINGS = ("", " Thank you.", " Thanks in advance.", " Kind regards.")
