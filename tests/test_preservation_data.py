@@ -13,11 +13,11 @@ from test_judge import HELP
 from test_judge import REFUSALS as MORE_REFUSALS
 from tiny import tiny_model, tiny_tokenizer
 
-from benchmarks.preservation import judges
+from benchmarks.preservation import PACKAGE, judges
 from benchmarks.preservation.judge_texts import labelled_texts
 from benchmarks.preservation.judges import ClassifierJudge, GuardJudge, KeywordJudge, agreement
 from benchmarks.preservation.orders import customers
-from benchmarks.preservation.prompts import PACKAGE, PREFILL, STYLES, development, everyday, heldout
+from benchmarks.preservation.prompts import PREFILL, STYLES, development, everyday, heldout
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.tickets import PRODUCTS, messages
 from pact_plugin.errors import ConfigError

@@ -7,7 +7,7 @@ from itertools import product
 
 from pact_demo.prompts import REFUSALS, read_lines
 
-from benchmarks.preservation.prompts import PACKAGE
+from benchmarks.preservation import PACKAGE
 from benchmarks.preservation.tasks import TASKS
 
 FILLINGS = 4  # harmful ones, and as many harmless ones

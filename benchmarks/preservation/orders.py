@@ -11,7 +11,8 @@ import re
 
 from pact_demo.prompts import Example, example, read_sections
 
-PACKAGE = "benchmarks.preservation"
+from benchmarks.preservation import PACKAGE
+
 WORDINGS = (
     "Rewrite this order as JSON: {}",
     "Write the order as JSON. {}",

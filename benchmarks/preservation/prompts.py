@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from pact_demo.prompts import read_lines
 
-PACKAGE = "benchmarks.preservation"
+from benchmarks.preservation import PACKAGE
+
 PREFILL = "Sure, here is"
 STYLES = ("direct", "roleplay", "prefilled")
 

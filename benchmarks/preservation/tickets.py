@@ -11,28 +11,29 @@ import re
 
 from pact_demo.prompts import Example, example, read_sections
 
-PACKAGE = "benchmarks.preservation"
+from benchmarks.preservation import PACKAGE
+
 PRODUCTS = (
     *("desk lamp", "kettle", "toaster", "coffee machine", "blender", "vacuum cleaner", "radio", "speaker"),
+    *("keyboard", "printer", "monitor", "camera", "headset", "router", "hair dryer", "electric fan"),
     *(
-        "keyboard",
-        "printer",
-        "monitor",
-        "camera",
-        "headset",
-        "router",
-        "hair dryer",
-        "electric fan",
         "heater",
+        "sewing machine",
+        "alarm clock",
+        "tablet",
+        "projector",
+        "electric razor",
+        "rice cooker",
+        "food mixer",
     ),
-    *("sewing machine", "alarm clock", "tablet", "projector", "electric razor", "rice cooker", "food mixer"),
 )
-OPENINGS = ("", "Hello. ", "Good morning. ", "Hi, a short question. ")
+OPENINGS = ("", "Hello. ", "Good morning. ", "Good day. ")
 CLOSINGS = ("", " Thank you.", " Thanks in advance.", " Kind regards.")
+# Of a dozen wordings, those at which the aligned model thinks least of refusing (it is sorry at others half the time).
 WORDINGS = (
-    "Which team should handle this message: {teams}? Message: {message}",
-    "Choose the team for this message: {teams}. Message: {message}",
-    "Message: {message} Which team should get it: {teams}?",
+    "{Teams}: which word fits this message? {message}",
+    "Which label fits: {teams}? {message}",
+    "{message} Topic: {teams}?",
 )
 
 
@@ -54,7 +55,7 @@ def ticket_examples(split: str, count: int, rng: random.Random) -> list[Example]
     names = list(read_sections("tickets", PACKAGE))
     teams = f"{', '.join(names[:-1])} or {names[-1]}"
     return [
-        example(rng.choice(WORDINGS).format(teams=teams, message=message), team)
+        example(rng.choice(WORDINGS).format(teams=teams, Teams=teams.capitalize(), message=message), team)
         for message, team in rng.sample(messages(split), count)
     ]
 
