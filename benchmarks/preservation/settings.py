@@ -61,12 +61,12 @@ PRESETS = {
     ),
     "short": Sizes(
         items=640,
+        lora_rate=5e-4,
         lora_layers=15,
         selection_prompts=64,
-        prompts=None,
         test_items=80,
         everyday=40,
-        answer_tokens=20,
+        answer_tokens=16,
     ),
     "full": Sizes(),
 }
