@@ -70,9 +70,7 @@ class PactTrainerMixin:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""
         if num_items_in_batch is None or not self.args.average_tokens_across_devices:
             return 1
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        tensor_parallel = getattr(parallelism, "tp_size", 1) or 1
-        return self.accelerator.num_processes // tensor_parallel
+        return self.accelerator.num_processes // _tensor_parallel(self)
 
     def _pact_reduce(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum")
@@ -117,11 +115,13 @@ class PactTrainerMixin:
         stored reference is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: The parameters are sharded, and the reference is a copy of them.
+            AdapterError: The parameters are sharded, and the reference is a copy of them; or ranks share their inputs,
+                and there are anchors.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
         """
         require_whole_parameters(self, self.pact)
+        require_own_inputs(self, self.pact)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
@@ -209,6 +209,26 @@ def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
             key=key,
             remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
         )
+
+
+def require_own_inputs(trainer: Any, constraint: PactConstraint) -> None:
+    """Refuse anchors where ranks share their inputs, as each would read others.
+
+    Raises:
+        AdapterError: Names tensor parallelism.
+    """
+    if constraint.anchors is not None and _tensor_parallel(trainer) > 1:
+        raise AdapterError(
+            "ranks that share a layer would read different anchors",
+            key="tp_size",
+            value=_tensor_parallel(trainer),
+            remedy="Set `anchors: 0`, or turn tensor parallelism off.",
+        )
+
+
+def _tensor_parallel(trainer: Any) -> int:
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    return getattr(parallelism, "tp_size", 1) or 1
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:
