@@ -182,7 +182,7 @@ class PactConstraint:
         task_loss: Literal["nll", "dft"] = "nll",
         empty_ok: bool = False,
     ) -> Float[Tensor, ""]:
-        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6).
+        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6 and C10).
 
         Args:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
@@ -201,6 +201,7 @@ class PactConstraint:
             HiddenStatesNotSeenError: The forward pass was not watched.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
+            ConfigError: There are anchors, several ranks and reentrant checkpointing.
         """
         self._finite.check()
         view = self._watch.view(batch, train=True)
