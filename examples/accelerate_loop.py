@@ -53,6 +53,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--safety-tokens", help="file or hub id; chosen from the model when absent")
     parser.add_argument("--weight", type=float, default=2.0, help="of the constraint")
+    parser.add_argument(
+        "--anchors", type=int, default=pact.PactConfig().anchors, help="beside each forward pass"
+    )
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process")
     parser.add_argument("--accumulation", type=int, default=4, help="forward passes per optimiser step")
@@ -69,7 +72,7 @@ def main() -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
-    config = pact.PactConfig(safety_tokens=args.safety_tokens, weight=args.weight)
+    config = pact.PactConfig(safety_tokens=args.safety_tokens, weight=args.weight, anchors=args.anchors)
     constraint = pact.PactConstraint(model, tokenizer, config)
 
     model.train()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.audit.prompts import KINDS, bundled, load_file
@@ -80,7 +80,12 @@ class Anchors:
         Args:
             step: Optimiser step, from 1.
             autocast: The precision that the model in training runs in.
+
+        Raises:
+            ConfigError: Gradients would be averaged over ranks before they are whole.
         """
+        if self._step == 0 and ranks() > 1:
+            _require_one_backward(self._head.decoder)
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
         if self._aligned is None:
@@ -162,6 +167,24 @@ def anchor_prompts(source: str) -> list[list[str]]:
         ) from error
     chosen = prompts.limited(PROMPTS).prompts
     return [[one.prompt for one in chosen if one.kind == kind] for kind in wanted or KINDS]
+
+
+def _require_one_backward(decoder: nn.Module) -> None:
+    """Refuse reentrant checkpointing on several ranks.
+
+    Its backward passes are each by themselves, so a parameter's gradient is complete once for the batch and once for
+    the anchors; DistributedDataParallel averages it the first time only, in silence.
+    """
+    for module in decoder.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        keywords = getattr(function, "keywords", None) or {}
+        if getattr(module, "gradient_checkpointing", False) and keywords.get("use_reentrant", False):
+            raise ConfigError(
+                "reentrant checkpointing on several ranks does not average the gradients of anchors",
+                key="gradient_checkpointing_kwargs",
+                value=dict(keywords),
+                remedy="Set `gradient_checkpointing_kwargs: {use_reentrant: false}`, or `anchors: 0`.",
+            )
 
 
 def _alternating(kinds: Sequence[list[Pair]]) -> list[Pair]:

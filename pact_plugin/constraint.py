@@ -186,7 +186,7 @@ class PactConstraint:
         task_loss: Literal["nll", "dft"] = "nll",
         empty_ok: bool = False,
     ) -> Float[Tensor, ""]:
-        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6).
+        """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6 and C10).
 
         Args:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
@@ -206,6 +206,7 @@ class PactConstraint:
             ModelStructureError: DeepSpeed has partitioned the parameters (ZeRO stage 3).
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
+            ConfigError: There are anchors, several ranks and reentrant checkpointing.
         """
         if self._first:  # an engine may have partitioned the model since
             refuse_zero3(self.model)

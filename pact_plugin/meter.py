@@ -78,7 +78,11 @@ class Meter:
         return flushed
 
     def metrics(self, key: str) -> dict[str, float]:
-        """Means since the last call. `key`: what to name in the error if there was no response position.
+        """Means since the last call.
+
+        `pact/loss` is all that divergences add to the task's loss, easing apart; with anchors theirs is part of it, and
+        `pact/anchor_divergence` their mean in nats, weighted as in the loss (spec/PACT.md, clause C10.2).
+        `key`: what to name in the error if there was no response position.
 
         None, with a warning, if the reference was not known everywhere.
 

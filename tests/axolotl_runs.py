@@ -86,7 +86,7 @@ class Workshop:
         base: dict[str, Any] = {
             "base_model": str(self.folder / "model"),
             "plugins": ["pact_axolotl.PactPlugin"],
-            "pact": {"safety_tokens": str(self.folder / "tokens.safetensors")},
+            "pact": {"safety_tokens": str(self.folder / "tokens.safetensors"), "anchors": 0},
             "datasets": [{"path": str(self.folder / "chat.jsonl"), "type": "chat_template"}],
             "dataset_prepared_path": str(self.folder / "prepared"),
             "sequence_len": 128,

@@ -19,7 +19,7 @@ def main(output: Path, batch_size: int) -> None:
         per_device_eval_batch_size=4,  # no row is repeated to fill the last batch of a rank
         save_strategy="steps",
     )
-    pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, weight=2.0))
+    pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=0))
     trainer.train()
     evaluation = trainer.evaluate()
     if trainer.is_world_process_zero():

@@ -41,7 +41,7 @@ def steps_of(model, constraint, batches, mine: int, average: bool) -> list[tuple
 def main(folder: str, objective: str) -> None:
     distributed.init_process_group("gloo")
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
-    config = PactConfig(safety_tokens=TOKENS, objective=objective)
+    config = PactConfig(safety_tokens=TOKENS, objective=objective, anchors=0)
     model = tiny_model().train()
     stored = config.model_copy(update={"reference": "stored", "store": folder})
     constraint = PactConstraint(model, TOKENIZER, stored)

@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pact_plugin import PactConfig, PactConstraint
-from pact_plugin.errors import StoreError
+from pact_plugin.errors import ConfigError, StoreError
 
 STEPS, ACCUMULATION = 2, 2
 Batch = dict[str, Tensor]
@@ -207,6 +207,15 @@ def miss(folder: Path, ranks: int) -> None:
         loss_of(wrapped, constraint, micro_batch(0, 0, 9), 1, ranks, 1)
 
 
+def reentrant() -> None:
+    """Checkpointing whose backward passes are each by themselves would leave the ranks with different gradients."""
+    model = build("full")
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    constraint = PactConstraint(model, TOKENIZER, Case("full", "frozen_copy", anchors=2).config(Path()))
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
+        loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1)
+
+
 def summed(sums: Tensor) -> Tensor:
     distributed.all_reduce(sums)
     return sums
@@ -221,6 +230,8 @@ def main(folder: Path, wrapper: str) -> None:
         compare(case, wrapper, folder / str(number), rank, ranks)
     if wrapper == "fsdp2":
         miss(folder / "miss", ranks)
+    else:
+        reentrant()
     distributed.destroy_process_group()
 
 

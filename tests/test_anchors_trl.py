@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from test_trl_equality import POSITIVE, Recording, plain_step_loss
 from tiny import tiny_model
 
 import pact_plugin as pact
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import AdapterError, ReceiptError
 from pact_plugin.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=3)
@@ -49,7 +50,7 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora):
         loss.backward()
         optimizer.step()
         assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
-        print("XX", log[METRIC], term.item(), log["loss"]-loss.item())
+        print("XX", log[METRIC], term.item(), log["loss"] - loss.item())
         assert log[METRIC] == pytest.approx(term.item(), rel=1e-3, abs=1e-6)
         tokens = log["pact/divergence"] * log["pact/positions"] / sum(counts).item()
         assert log["pact/loss"] == pytest.approx(2 * (tokens + log[METRIC]), rel=1e-4, abs=1e-6)
@@ -96,6 +97,16 @@ def test_modes(tmp_path, settings, data, with_lora):
     logs = logs_of(tmp_path, with_lora, data, **settings)
     assert logs[0][METRIC] == pytest.approx(0, abs=2e-6)
     assert logs[-1][METRIC] > 1e-6
+
+
+def test_tensor_parallel_ranks_would_read_different_anchors(tmp_path):
+    trainer = pact.attach(sft_trainer(tmp_path), CONFIG)
+    trainer.accelerator.state.parallelism_config = SimpleNamespace(tp_size=2)
+    try:
+        with pytest.raises(AdapterError, match=r"tp_size=2.*anchors: 0"):
+            trainer.train()
+    finally:
+        trainer.accelerator.state.parallelism_config = None
 
 
 def test_an_evaluation_reads_no_anchors(tmp_path):

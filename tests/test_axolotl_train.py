@@ -102,6 +102,7 @@ def test_lora_interrupted_resumed_and_merged(workshop):
                 "weight": 2.0,
                 "safety_tokens": str(workshop.folder / "tokens.safetensors"),
                 "reference": "auto",
+                "anchors": 0,
             },
         }
     )
@@ -193,7 +194,7 @@ def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):
         micro_batch_size=1,
         gradient_accumulation_steps=4,
         learning_rate=1e-3,
-        pact={"safety_tokens": str(workshop.folder / "tokens.safetensors"), "chunk_size": 3},
+        pact={"safety_tokens": str(workshop.folder / "tokens.safetensors"), "chunk_size": 3, "anchors": 0},
     ).ok()
     assert (run.output / "micro_batches").read_text() == "x" * 12
     assert_equal_to_plain(workshop, run, 4)

@@ -419,6 +419,11 @@ def test_anchors_are_noted_and_their_file_is_read(tmp_path):
     assert any(
         "Anchors: 4 beside each micro-batch, taken in turn from 128 prompts" in n for n in report.notes
     )
+    note = "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`"
+    checkpointed = {"pact": {"anchors": 4}, "gradient_checkpointing": True}
+    assert note in checked(config(**checkpointed)).notes
+    other = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+    assert note not in checked(config(**checkpointed, **other)).notes
     gone = checked(config(pact={"anchors": 4, "anchor_prompts": str(tmp_path / "gone.jsonl")}))
     assert "cannot be read" in found(gone)["pact.anchor_prompts"]
     published = checked(config(pact={"anchors": 4, "objective": "published"}))

@@ -30,6 +30,11 @@ TOKENS = SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43], [1.0, 0.5, -0.2
 POSITIVE = [40, 41, 43]
 
 
+def alone(**settings) -> PactConfig:
+    """Without anchors, which have tests of their own."""
+    return PactConfig(safety_tokens=TOKENS, anchors=0, **settings)
+
+
 def a_batch(seed: int = 0, rows: int = 3, width: int = 12) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(30, 60, (rows, width), generator=generator)
@@ -79,7 +84,7 @@ def constrained_loss(model, config, batch, **keywords):
 def test_confidence_equals_the_specification_on_full_logits(easing, first_n):
     """Clauses C2 and C5.6."""
     aligned, model, batch = tiny_model(), tiny_model(), a_batch()
-    config = PactConfig(safety_tokens=TOKENS, weight=1.5, easing=easing, chunk_size=4, first_n=first_n)
+    config = alone(weight=1.5, easing=easing, chunk_size=4, first_n=first_n)
     constraint, output, loss = constrained_loss(model, config, batch)
 
     def logprobs(network):
@@ -150,7 +155,7 @@ def passes_of_the_reference(monkeypatch, batch, **settings) -> list[tuple[int, .
         return hidden(self, args, kwargs, autocast)
 
     monkeypatch.setattr(Reference, "hidden", recorded)
-    constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    constrained_loss(tiny_model(), alone(**settings), batch)
     return shapes
 
 
@@ -177,17 +182,17 @@ def test_without_padding_both_passes_are_one(monkeypatch, objective):
     """As with flash attention, which keeps documents apart in one row; so does the mask that is built without it."""
     batch = a_batch()
     settings = {"objective": objective, "first_n": 3}
-    _, _, padded = constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    _, _, padded = constrained_loss(tiny_model(), alone(**settings), batch)
     monkeypatch.setattr(Passes, "_flat", True)
     shapes = passes_of_the_reference(monkeypatch, batch, **settings)
     assert [shape[0] for shape in shapes] == [1]
-    _, _, flat = constrained_loss(tiny_model(), PactConfig(safety_tokens=TOKENS, **settings), batch)
+    _, _, flat = constrained_loss(tiny_model(), alone(**settings), batch)
     assert flat.item() == pytest.approx(padded.item(), rel=1e-5)
 
 
 def test_a_batch_that_is_more_than_its_token_ids_is_read_whole(monkeypatch):
     model, batch = tiny_model(), a_batch()
-    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, first_n=2))
+    constraint = PactConstraint(model, TOKENIZER, alone(first_n=2))
     with constraint.watch():
         model(**batch)
     constraint._watch._seen.kwargs["pixel_values"] = torch.ones(1)
@@ -240,7 +245,7 @@ def test_five_steps_of_the_documented_loop_keep_the_safety_tokens_where_plain_tr
 def test_splitting_a_batch_changes_no_gradient():
     batch = a_batch(rows=4)
     whole, split = tiny_model(), tiny_model()
-    config = PactConfig(safety_tokens=TOKENS, weight=2)
+    config = alone(weight=2)
     _, _, loss = constrained_loss(whole, config, batch)
     loss.backward()
     constraint = PactConstraint(split, TOKENIZER, config)
@@ -265,7 +270,7 @@ def test_packed_rows_equal_the_documents_apart(first_n):
         "position_ids": torch.cat([torch.arange(d["labels"].shape[1]) for d in documents])[None],
         "use_cache": False,  # otherwise transformers lets the documents of a row see each other
     }
-    config = PactConfig(safety_tokens=TOKENS, first_n=first_n)
+    config = alone(first_n=first_n)
     model = tiny_model(attn_implementation="eager")
     constraint, _, loss = constrained_loss(model, config, packed)
     count, total = int((packed["labels"] != -100).sum()), 0.0

@@ -35,9 +35,9 @@ def test_losses(dtype, rtol):
     np.testing.assert_allclose(ours.double().cpu().numpy(), expected, rtol=rtol, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["confidence", "published"])
+@pytest.mark.parametrize(("objective", "anchors"), [("confidence", 0), ("confidence", 2), ("published", 0)])
 @pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
-def test_the_constraint_equals_that_on_the_cpu(objective, with_lora):
+def test_the_constraint_equals_that_on_the_cpu(objective, anchors, with_lora):
     def run(device: str):
         model = tiny_model()
         if with_lora:
@@ -46,7 +46,8 @@ def test_the_constraint_equals_that_on_the_cpu(objective, with_lora):
             model = get_peft_model(model, config)
         model.to(device)
         batch = {key: value.to(device) for key, value in a_batch().items()}
-        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, objective=objective))
+        settings = {"objective": objective, "anchors": anchors}
+        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **settings))
         moved(model.cpu())
         model.to(device)
         with constraint.watch():
@@ -115,7 +116,7 @@ def test_peak_memory_is_that_of_a_chunk():
 def test_a_step_with_a_stored_reference_never_makes_the_host_wait(tmp_path, objective):
     model = tiny_model().cuda()
     batch = {key: value.cuda() for key, value in a_batch().items()}
-    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path, objective=objective)
+    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path, objective=objective, anchors=0)
     constraint = PactConstraint(model, TOKENIZER, config)
     constraint.fill([a_batch()], progress=False)  # from the host
     moved(model.cpu())

@@ -39,7 +39,7 @@ def run(folder: Path, name: str, launcher: list[str], batch_size: int, accumulat
     command += ["--model", str(folder / "model"), "--data", str(folder / "chat.jsonl")]
     command += ["--safety-tokens", str(folder / "tokens.safetensors")]
     command += ["--batch-size", str(batch_size), "--accumulation", str(accumulation)]
-    command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE)]
+    command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE), "--anchors", "0"]
     done = subprocess.run(
         command,
         capture_output=True,

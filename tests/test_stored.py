@@ -81,7 +81,7 @@ def loss_of(constraint, model, batch) -> torch.Tensor:
 
 
 def settings(**changes) -> PactConfig:
-    return PactConfig(**({"safety_tokens": TOKENS, "weight": 1.5} | changes))
+    return PactConfig(**({"safety_tokens": TOKENS, "weight": 1.5, "anchors": 0} | changes))
 
 
 @pytest.mark.parametrize("first_n", [None, 2])

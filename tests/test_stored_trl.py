@@ -16,7 +16,7 @@ from pact_plugin.errors import AdapterError, ReceiptError, StoreError
 from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
-CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0)
+CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=0)
 FOLDER = "_pact_store"
 EPOCHS = {"num_train_epochs": 3, "max_steps": -1}
 

@@ -19,7 +19,7 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, chunk_size=16)
-EXACT = CONFIG.model_copy(update={"reference": "frozen_copy"})
+EXACT = CONFIG.model_copy(update={"reference": "frozen_copy", "anchors": 0})
 UNEASED = CONFIG.model_copy(update={"easing": False})
 POSITIVE = torch.tensor(TOKENS.positive.ids)
 METRICS = {"loss", "divergence", "safety_mass", "safety_mass_reference", "eased", "positions"}

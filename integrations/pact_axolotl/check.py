@@ -57,7 +57,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     if settings is not None:
         _check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
-        _note_anchors(settings, report)
+        _note_anchors(cfg, settings, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
@@ -134,7 +134,7 @@ def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         _check_tokenizer(cfg, settings, tokens, report)
 
 
-def _note_anchors(settings: PactConfig, report: Report) -> None:
+def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
     try:
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already
@@ -144,6 +144,11 @@ def _note_anchors(settings: PactConfig, report: Report) -> None:
             f"Anchors: {settings.anchor_count} beside each micro-batch, taken in turn from {prompts} prompts that the "
             "aligned model answers when training starts"
         )
+        options = cfg.get("gradient_checkpointing_kwargs") or {}
+        if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
+            report.notes.append(
+                "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`"
+            )
 
 
 def _check_tokenizer(

@@ -10,7 +10,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.receipt import Receipt
-from pact_transformers.sharding import refuse_zero3, require_whole_parameters
+from pact_transformers.sharding import (
+    refuse_zero3,
+    require_own_inputs,
+    require_whole_parameters,
+    tensor_parallel,
+)
 from pact_transformers.stored import FillStore
 
 if TYPE_CHECKING:
@@ -71,9 +76,7 @@ class PactTrainerMixin:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""
         if num_items_in_batch is None or not self.args.average_tokens_across_devices:
             return 1
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        tensor_parallel = getattr(parallelism, "tp_size", 1) or 1
-        return self.accelerator.num_processes // tensor_parallel
+        return self.accelerator.num_processes // tensor_parallel(self)
 
     def _pact_reduce(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum")
@@ -118,11 +121,13 @@ class PactTrainerMixin:
         stored reference is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: The parameters are sharded in a way that the reference cannot be.
+            AdapterError: The parameters are sharded in a way that the reference cannot be; or ranks share their inputs,
+                and there are anchors.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
         """
         require_whole_parameters(self, self.pact)
+        require_own_inputs(self, self.pact)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)

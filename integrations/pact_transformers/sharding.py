@@ -40,3 +40,24 @@ def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
             key="fsdp",
             remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
         )
+
+
+def require_own_inputs(trainer: Any, constraint: PactConstraint) -> None:
+    """Refuse anchors where ranks share their inputs, as each would read others.
+
+    Raises:
+        AdapterError: Names tensor parallelism.
+    """
+    if constraint.anchors is not None and tensor_parallel(trainer) > 1:
+        raise AdapterError(
+            "ranks that share a layer would read different anchors",
+            key="tp_size",
+            value=tensor_parallel(trainer),
+            remedy="Set `anchors: 0`, or turn tensor parallelism off.",
+        )
+
+
+def tensor_parallel(trainer: Any) -> int:
+    """Ranks that share a layer, and so their inputs."""
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    return getattr(parallelism, "tp_size", 1) or 1
