@@ -17,6 +17,7 @@ from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.documents import SOMETHING, Document, HostBatch, documents_of, require_text
 from pact_plugin.errors import HiddenStatesNotSeenError, NonFiniteError, StoreError
 from pact_plugin.head import LanguageHead, unwrap
+from pact_plugin.modes import contiguous_input
 from pact_plugin.ranks import is_sharded, of_every_rank, of_first_rank, rank, several
 from pact_plugin.responses import positions_of
 from pact_plugin.store import Store
@@ -152,7 +153,8 @@ def caller(model: nn.Module, head: LanguageHead) -> Caller:
             lambda m, a, output: seen.append(output.last_hidden_state)
         )
         try:
-            model(**inputs, **keep)
+            with contiguous_input(head.projection):
+                model(**inputs, **keep)
         finally:
             handle.remove()
         if not seen:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from pact_plugin.modes import evaluation_mode
+from pact_plugin.modes import contiguous_input, evaluation_mode
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
@@ -88,20 +88,22 @@ def answers(
     """
     pad = _padding(tokenizer)
     stop = special_ids(tokenizer)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found: list[list[int]] = []
     for start in range(0, len(prompts), batch_size):
         batch = prompts[start : start + batch_size]
         width = max(map(len, batch))
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=ids.device)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-            **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
-            **{"temperature": None, "top_p": None, "top_k": None},
-        )
+        with contiguous_input(head):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
+                **{"temperature": None, "top_p": None, "top_k": None},
+            )
         for row in output[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
             found.append(row[:end])

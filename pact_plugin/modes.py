@@ -1,4 +1,4 @@
-"""What a model is wrapped in, and evaluation mode for a while."""
+"""What a model is wrapped in, and how it runs for a while."""
 
 from __future__ import annotations
 
@@ -21,6 +21,24 @@ def evaluation_mode(*models: Any) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def contiguous_input(module: nn.Module | None) -> Iterator[None]:
+    """A linear module on the CPU is given contiguous input inside.
+
+    Of a view, such as the last position's states, torch would copy a frozen weight once for every row: gigabytes for a
+    language-model head.
+    """
+    weight = getattr(module, "weight", None)
+    if module is None or not isinstance(weight, torch.Tensor) or weight.device.type != "cpu":
+        yield
+        return
+    handle = module.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def peft_model(model: nn.Module) -> Any:
