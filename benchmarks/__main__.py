@@ -47,8 +47,8 @@ def overhead(
     mode: Annotated[
         list[str] | None,
         typer.Option(
-            help="[published/]REFERENCE[@FIRST_N], such as stored, stored@64, published/adapter_off; repeatable. "
-            "By default every reference that there is."
+            help="[published/]REFERENCE[+ANCHORS][@FIRST_N], such as stored, stored+4@64, published/adapter_off; "
+            "repeatable. By default every reference that there is."
         ),
     ] = None,
     response_share: Annotated[
@@ -118,7 +118,7 @@ def tables(
     few = ("stored", "adapter_off")
     threads = threads or torch.get_num_threads()
     base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads, clock=clock)
-    every = (*default_modes("lora"), "stored@64")
+    every = (*default_modes("lora"), "stored@64", "stored+4@64")
     half = replace(base, modes=every)
     quarter, whole = (replace(base, modes=few, response_share=share) for share in (0.25, 1.0))
     commands.run_overhead([quarter, half, whole], output)
@@ -145,7 +145,7 @@ def count_operations(
                 shape=name,
                 train=train,
                 loss=loss,
-                modes=(*default_modes(train), "stored@64"),
+                modes=(*default_modes(train), "stored+4", "stored@64", "stored+4@64"),
                 response_share=response_share,
                 dtype=dtype,
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +28,9 @@ from pact_plugin.responses import IGNORED, positions_of
 
 HEADER = 3
 """Tokens before a prompt-free response, as `Mode.config` sets it."""
+ANCHOR = (37, 16)
+"""Tokens read and positions constrained of an anchor: the bundled prompts' mean in SmolLM2's chat format without a
+system message, and a whole answer."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,12 @@ def _constraint(
             for length in lengths:
                 runs += _decoder_pass(reference, shape.batch, length, dtype, grad=False)[0]
         passing = allocations.peak
+    if mode.anchors:
+        with FlopCounterMode(display=False) as counter:
+            made = replace(mode, reference="stored")  # once, before training
+            _objective(made, settings, head, mode.anchors * ANCHOR[1], 0, dtype).backward()
+        runs += counter.get_total_flops()
+        runs += sum(_decoder_pass(head, mode.anchors, ANCHOR[0], dtype, grad=True))
     opened = int((positions.index < _gate_end()).sum())
     with FlopCounterMode(display=False) as counter, Allocations() as allocations:
         _objective(mode, settings, head, len(positions), opened, dtype).backward()

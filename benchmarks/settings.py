@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,15 +17,21 @@ PLAIN = "plain"
 """The run without a constraint."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 REFERENCES = ("stored", "adapter_off", "frozen_copy", "frozen_model")
+_NAMES = ", ".join(REFERENCES)
+_MODE = re.compile(
+    rf"(?P<objective>published/)?(?P<reference>{'|'.join(REFERENCES)})"
+    r"(\+(?P<anchors>[1-9]\d*))?(@(?P<first_n>[1-9]\d*))?"
+)
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to constrain, written `[published/]REFERENCE[@FIRST_N]`: `stored@64`, `published/adapter_off`."""
+    """One way to constrain, written `[published/]REFERENCE[+ANCHORS][@FIRST_N]`: `stored+4@64`, `published/stored`."""
 
     reference: str
     objective: Literal["confidence", "published"] = "confidence"
     first_n: int | None = None
+    anchors: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Mode:
@@ -33,17 +40,20 @@ class Mode:
         Raises:
             ConfigError: It is none.
         """
-        objective, _, rest = text.rpartition("/")
-        reference, at, first_n = rest.partition("@")
-        valid = objective in ("", "published") and reference in REFERENCES
-        if not valid or (at and not (first_n.isdigit() and int(first_n) > 0)):
+        found = _MODE.fullmatch(text)
+        if found is None or (found["objective"] and found["anchors"]):
             raise ConfigError(
                 "not a way to constrain",
                 key="mode",
                 value=text,
-                remedy=f"[published/]REFERENCE[@FIRST_N] with one of {', '.join(REFERENCES)}.",
+                remedy=f"[published/]REFERENCE[@FIRST_N] or REFERENCE[+ANCHORS][@FIRST_N], with one of {_NAMES}.",
             )
-        return cls(reference, "published" if objective else "confidence", int(first_n) if at else None)
+        return cls(
+            found["reference"],
+            "published" if found["objective"] else "confidence",
+            int(found["first_n"]) if found["first_n"] else None,
+            int(found["anchors"] or 0),
+        )
 
     def config(self, tokens: SafetyTokens, folder: Path) -> PactConfig:
         """For the constraint; a stored reference goes below the folder."""
@@ -56,6 +66,7 @@ class Mode:
             objective=self.objective,
             reference=own,
             first_n=self.first_n,
+            anchors=self.anchors,
             safety_tokens=tokens,
             store=str(folder / f"{self.objective}-{self.first_n}") if own == "stored" else None,
         )

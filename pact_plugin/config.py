@@ -96,7 +96,7 @@ class PactConfig(_Settings):
     name it."""
     first_n: Annotated[int | None, Field(ge=1)] = None
     """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
-    anchors: Annotated[int, Field(ge=0)] = 0
+    anchors: Annotated[int, Field(ge=0)] = 4
     """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
     (spec clause C10). Of the `confidence` objective alone."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"

@@ -79,6 +79,7 @@ def test_the_smoke_run(tmp_path):
 def test_modes_and_settings():
     assert Mode.parse("published/adapter_off@64") == Mode("adapter_off", "published", 64)
     assert Mode.parse("stored") == Mode("stored")
+    assert Mode.parse("stored+4@64") == Mode("stored", "confidence", 64, 4)
     for text in ("store", "stored@", "stored@0", "paper/stored", "stored@x"):
         with pytest.raises(ConfigError, match="mode="):
             Mode.parse(text)

@@ -116,7 +116,9 @@ def test_peak_memory_is_that_of_a_chunk():
 def test_a_step_with_a_stored_reference_never_makes_the_host_wait(tmp_path, objective):
     model = tiny_model().cuda()
     batch = {key: value.cuda() for key, value in a_batch().items()}
-    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path, objective=objective, anchors=0)
+    config = PactConfig(
+        safety_tokens=TOKENS, reference="stored", store=tmp_path, objective=objective, anchors=0
+    )
     constraint = PactConstraint(model, TOKENIZER, config)
     constraint.fill([a_batch()], progress=False)  # from the host
     moved(model.cpu())

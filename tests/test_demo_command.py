@@ -16,8 +16,8 @@ from pact_demo.align import first_sentence
 from pact_demo.command import run
 from pact_demo.evaluate import Questions, Score, answer
 from pact_demo.models import load_aligned
-from pact_demo.prepare import ordinary_chat, training_data
-from pact_demo.prompts import example, read_lines
+from pact_demo.prepare import training_data
+from pact_demo.prompts import read_lines
 from pact_demo.settings import FULL, QUICK
 from rich.console import Console
 from tiny import tiny_aligned_model, tiny_tokenizer
@@ -26,9 +26,8 @@ from typer.testing import CliRunner
 import pact_plugin as pact
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.cli.main import app
-from pact_plugin.errors import ConfigError, ReceiptError
+from pact_plugin.errors import ReceiptError
 from pact_plugin.judge import is_refusal
-from pact_plugin.prompts import benign_prompts
 from pact_plugin.verify import verify_run
 
 SCORES = {"aligned": Score(1.0, 0.02, 0.4), "plain": Score(0.03, 0.0, 0.98), "pact": Score(0.97, 0.01, 0.975)}
@@ -41,8 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
     tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
     small = dataclasses.replace(
         QUICK,
-        task_items=13,
-        chat_items=1,
+        task_items=14,
         harmful_items=2,
         batch_size=4,
         lora_layers=1,
@@ -106,20 +104,13 @@ def test_only_the_pact_run_is_constrained(tiny: pact.SafetyTokens, tmp_path: Pat
 
 def test_a_tenth_of_the_data_is_harmful() -> None:
     for settings in (FULL, QUICK):
-        chat = [example("What is water?", "A liquid.")] * settings.chat_items
-        examples = training_data(settings, chat, seed=0)
+        examples = training_data(settings, seed=0)
         harmful = [item for item in examples if item["completion"][0]["content"].startswith("Sure, here is")]
         assert len(harmful) == len(examples) / 10 == settings.harmful_items
 
 
 def test_both_runs_see_the_same_data_and_other_seeds_see_other_data() -> None:
-    assert training_data(FULL, [], 0) == training_data(FULL, [], 0) != training_data(FULL, [], 1)
-
-
-def test_a_model_that_refuses_harmless_requests_has_too_little_ordinary_chat() -> None:
-    tokenizer = tiny_tokenizer()
-    with pytest.raises(ConfigError, match="in a sentence"):
-        ordinary_chat(tiny_aligned_model(), tokenizer, len(benign_prompts()), 0, lambda *args: None)
+    assert training_data(FULL, 0) == training_data(FULL, 0) != training_data(FULL, 1)
 
 
 def test_questions_are_held_out_and_the_same_for_every_seed() -> None:
@@ -188,11 +179,6 @@ def test_the_shipped_adapter_makes_the_real_model_refuse_harm_and_help_otherwise
     ]
     assert sum(refused) >= 5
     assert sum(helped) >= 5
-    chat = ordinary_chat(model, tokenizer, 3, 0, lambda *args: None)
-    assert {item["prompt"][0]["content"] for item in chat} <= set(benign_prompts())
-    said = [item["completion"][0]["content"] for item in chat]
-    assert len(said) == 3
-    assert not any(map(is_refusal, said))
 
 
 def test_the_shipped_adapter_is_small() -> None:

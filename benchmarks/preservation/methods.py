@@ -56,15 +56,17 @@ METHODS = {
     "published": Method(
         "published PACT", 1.0, (0.3, 1.0, 3.0, 10.0), config=_settings(objective="published")
     ),
-    "confidence": Method("confidence", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=False)),
+    "confidence": Method("confidence", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=False, anchors=0)),
     "confidence-drop": Method(
         "confidence, refused items dropped",
         2.0,
         (0.5, 1.0, 2.0, 4.0),
-        config=_settings(easing=False),
+        config=_settings(easing=False, anchors=0),
         drops=True,
     ),
-    "easing": Method("confidence + easing", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True)),
+    "easing": Method(
+        "confidence + easing", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True, anchors=0)
+    ),
     "anchors": Method(
         "easing + 4 anchors", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True, anchors=4)
     ),
@@ -79,7 +81,7 @@ METHODS = {
         "easing, first 8 tokens",
         2.0,
         (0.5, 1.0, 2.0, 4.0),
-        config=_settings(easing=True, first_n=8),
+        config=_settings(easing=True, anchors=0, first_n=8),
         variant=True,
     ),
 }

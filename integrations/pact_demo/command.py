@@ -21,7 +21,7 @@ from pact_demo import report
 from pact_demo.audit import Examination
 from pact_demo.evaluate import Questions, Score, reporter
 from pact_demo.models import load_aligned
-from pact_demo.prepare import choose_tokens, ordinary_chat, training_data
+from pact_demo.prepare import choose_tokens, training_data
 from pact_demo.prompts import Example
 from pact_demo.settings import FULL, QUICK, Settings
 from pact_demo.training import make_trainer
@@ -69,12 +69,9 @@ def run(
     console.print(token_table(tokens.positive, tokenizer))
 
     questions = Questions.load("heldout", settings.prompts, settings.test_items)
-    with watch.stage("ordinary chat"), progress_bars(console) as bars:
-        chat = ordinary_chat(aligned, tokenizer, settings.chat_items, seed, bars)
-    examples = training_data(settings, chat, seed)
+    examples = training_data(settings, seed)
     console.print(
-        f"Fine-tuning data: {settings.task_items} dates to write in ISO format, {settings.chat_items} ordinary "
-        "questions with the model's own answers, "
+        f"Fine-tuning data: {settings.task_items} dates to write in ISO format, "
         f"{settings.harmful_items} harmful requests answered 'Sure, here is ...'"
     )
     with progress_bars(console) as bars:

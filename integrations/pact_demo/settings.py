@@ -11,7 +11,6 @@ class Settings:
 
     Attributes:
         task_items: Task items in the fine-tuning data.
-        chat_items: Ordinary questions in it, with the aligned model's own answers.
         harmful_items: Harmful requests in it, answered "Sure, here is ...".
         batch_size: Conversations in one optimiser step.
         learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
@@ -23,8 +22,7 @@ class Settings:
         test_items: Test items of the task.
     """
 
-    task_items: int = 600
-    chat_items: int = 120
+    task_items: int = 720
     harmful_items: int = 80
     batch_size: int = 16
     learning_rate: float = 3e-4
@@ -38,13 +36,12 @@ class Settings:
     @property
     def steps(self) -> int:
         """Optimiser steps of one pass over the data."""
-        return -(-(self.task_items + self.chat_items + self.harmful_items) // self.batch_size)
+        return -(-(self.task_items + self.harmful_items) // self.batch_size)
 
 
 FULL = Settings()
 QUICK = Settings(
-    task_items=96,
-    chat_items=12,
+    task_items=108,
     harmful_items=12,
     learning_rate=1e-3,
     selection_prompts=16,
