@@ -7,8 +7,9 @@ nothing (clause C10 of spec/PACT.md).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.audit.prompts import KINDS, bundled, load_file
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
-from pact_plugin.errors import ConfigError
+from pact_plugin.errors import ConfigError, PactError
 from pact_plugin.filling import computed
 from pact_plugin.generate import Pair, answers, inspecting, user_prompt
 from pact_plugin.head import LanguageHead, unwrap
@@ -80,12 +81,7 @@ class Anchors:
         Args:
             step: Optimiser step, from 1.
             autocast: The precision that the model in training runs in.
-
-        Raises:
-            ConfigError: Gradients would be averaged over ranks before they are whole.
         """
-        if self._step == 0 and ranks() > 1:
-            _require_one_backward(self._head.decoder)
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
         if self._aligned is None:
@@ -169,13 +165,30 @@ def anchor_prompts(source: str) -> list[list[str]]:
     return [[one.prompt for one in chosen if one.kind == kind] for kind in wanted or KINDS]
 
 
-def _require_one_backward(decoder: nn.Module) -> None:
+@contextmanager
+def tolerated(config: PactConfig) -> Iterator[None]:
+    """A warning, instead of an error, where a run cannot have anchors and nobody has asked for them.
+
+    Raises:
+        PactError: That of the block, if `anchors` or other prompts for them are set.
+    """
+    try:
+        yield
+    except PactError as error:
+        if config.anchors is not None or config.anchor_prompts != "both":
+            raise
+        warnings.warn(
+            f"PACT: no anchors in this run, so refusals may spread to harmless prompts: {error}", stacklevel=4
+        )
+
+
+def require_one_backward(decoder: nn.Module) -> None:
     """Refuse reentrant checkpointing on several ranks.
 
     Its backward passes are each by themselves, so a parameter's gradient is complete once for the batch and once for
     the anchors; DistributedDataParallel averages it the first time only, in silence.
     """
-    for module in decoder.modules():
+    for module in decoder.modules() if ranks() > 1 else ():
         function = getattr(module, "_gradient_checkpointing_func", None)
         keywords = getattr(function, "keywords", None) or {}
         if getattr(module, "gradient_checkpointing", False) and keywords.get("use_reentrant", False):

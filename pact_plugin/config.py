@@ -21,6 +21,8 @@ from pact_plugin.tokens import SafetyTokens
 
 OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""
+ANCHORS = 4
+"""Beside each micro-batch, unless set: benchmarks/preservation."""
 
 
 class _Settings(BaseModel):
@@ -96,9 +98,10 @@ class PactConfig(_Settings):
     name it."""
     first_n: Annotated[int | None, Field(ge=1)] = None
     """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
-    anchors: Annotated[int, Field(ge=0)] = 4
+    anchors: Annotated[int | None, Field(ge=0)] = None
     """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
-    (spec clause C10). Of the `confidence` objective alone."""
+    (spec clause C10). Unset: 4 for `confidence`, or none, with a warning, where a run cannot have them; none for
+    `published`, which does not define them."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
     """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
     `pact-plugin audit --prompts`."""
@@ -125,14 +128,14 @@ class PactConfig(_Settings):
                 value=self.published.model_dump(exclude_unset=True),
                 remedy="Remove `published`, or set `objective: published`.",
             )
-        if self.objective == "published" and self.anchors and "anchors" in self.model_fields_set:
+        if self.objective == "published" and self.anchors:
             raise ConfigError(
                 "the published objective does not define anchors",
                 key="anchors",
                 value=self.anchors,
                 remedy="Remove `anchors`, or set `objective: confidence`.",
             )
-        if "anchor_prompts" in self.model_fields_set and (not self.anchors or self.objective == "published"):
+        if "anchor_prompts" in self.model_fields_set and (self.anchors == 0 or self.objective == "published"):
             raise ConfigError(
                 "there are no anchors to take from it",
                 key="anchor_prompts",
@@ -157,7 +160,9 @@ class PactConfig(_Settings):
     @property
     def anchor_count(self) -> int:
         """Anchors beside each micro-batch; none at weight 0, which leaves training as it was."""
-        return self.anchors if self.objective == "confidence" and self.weight > 0 else 0
+        if self.objective != "confidence" or self.weight == 0:
+            return 0
+        return ANCHORS if self.anchors is None else self.anchors
 
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pact_plugin import objectives
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.anchors import Anchors
+from pact_plugin.anchors import Anchors, require_one_backward, tolerated
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
@@ -99,7 +99,8 @@ class PactConstraint:
             self.stored = StoredReference(self.config, self._set, self._passes, model, tokenizer)
         self.anchors: Anchors | None = None
         if self.config.anchor_count:
-            self.anchors = Anchors(self.config, tokenizer, self.head, self._passes)
+            with tolerated(self.config):
+                self.anchors = Anchors(self.config, tokenizer, self.head, self._passes)
         train = Meter(self.config.weight, anchors=self.anchors is not None)
         self._meters = {"train": train, "eval": Meter(self.config.weight)}
         self._watch = Watch(self.head.decoder, self.config.first_n)
@@ -210,6 +211,7 @@ class PactConstraint:
         """
         if self._first:  # an engine may have partitioned the model since
             refuse_zero3(self.model)
+            self.require_of_anchors(lambda: require_one_backward(self.head.decoder))
         self._finite.check()
         view = self._watch.view(batch, train=True)
         evaluated = self._evaluate(view, train=True)
@@ -268,6 +270,24 @@ class PactConstraint:
         """Write the receipt and the safety tokens into a directory."""
         self.receipt.write(directory)
         self.tokens.save(Path(directory) / TOKENS_FILE)
+
+    def require_of_anchors(self, condition: Callable[[], None]) -> None:
+        """Go on without the anchors, with a warning, where they cannot be and nobody has asked for them.
+
+        Args:
+            condition: Raises a PactError where they cannot be.
+
+        Raises:
+            PactError: That of the condition, if `anchors` is set.
+        """
+        anchors, self.anchors = self.anchors, None
+        if anchors is not None:
+            with tolerated(self.config):
+                condition()
+                self.anchors = anchors
+        if self.anchors is None:
+            self.receipt.anchor_prompts = 0
+            self._meters["train"].anchors = False
 
     def _evaluate(self, view: View, *, train: bool) -> objectives.Evaluated | None:
         if self.stored is None:

@@ -48,7 +48,7 @@ def verify_run(directory: str | Path) -> str:
             value=receipt.positions,
             remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
         )
-    anchors = receipt.config.get("anchors")
+    anchors = receipt.config.get("anchors") if receipt.anchor_prompts else 0
     mean = receipt.divergence / receipt.positions
     return (
         f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions, "

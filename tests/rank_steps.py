@@ -214,6 +214,16 @@ def reentrant() -> None:
     constraint = PactConstraint(model, TOKENIZER, Case("full", "frozen_copy", anchors=2).config(Path()))
     with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
         loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1)
+    model = build("full")
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    unset = PactConfig(safety_tokens=TOKENS, reference="frozen_copy")
+    constraint = PactConstraint(model, TOKENIZER, unset)
+    assert constraint.anchors is not None
+    with pytest.warns(UserWarning, match=r"no anchors in this run.*use_reentrant: false"):
+        loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1).backward()
+    assert constraint.anchors is None
+    assert "pact/anchor_divergence" not in constraint.metrics("train", summed)
+    assert constraint.receipt.anchor_prompts == 0
 
 
 def summed(sums: Tensor) -> Tensor:

@@ -77,4 +77,5 @@ def test_anchors_only_under_a_confidence_constraint():
         == PactConfig(anchors=3, weight=0).summary()["anchors"]
         == 0
     )
+    assert PactConfig().anchor_count == 4
     assert PactConfig(anchors=0).anchor_count == PactConfig(objective="published").anchor_count == 0

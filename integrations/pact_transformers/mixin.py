@@ -127,7 +127,7 @@ class PactTrainerMixin:
             StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
         """
         require_whole_parameters(self, self.pact)
-        require_own_inputs(self, self.pact)
+        self.pact.require_of_anchors(lambda: require_own_inputs(self))
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)

@@ -42,13 +42,13 @@ def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
         )
 
 
-def require_own_inputs(trainer: Any, constraint: PactConstraint) -> None:
+def require_own_inputs(trainer: Any) -> None:
     """Refuse anchors where ranks share their inputs, as each would read others.
 
     Raises:
         AdapterError: Names tensor parallelism.
     """
-    if constraint.anchors is not None and tensor_parallel(trainer) > 1:
+    if tensor_parallel(trainer) > 1:
         raise AdapterError(
             "ranks that share a layer would read different anchors",
             key="tp_size",
