@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.audit.prompts import KINDS, bundled, load_file
+from pact_plugin.audit.prompts import ANCHORS, KINDS, for_anchors, load_file
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
 from pact_plugin.errors import ConfigError, PactError
@@ -32,8 +32,6 @@ from pact_plugin.ranks import of_first_rank, rank, ranks
 
 logger = logging.getLogger("pact_plugin")
 
-PROMPTS = 64
-"""Prompts of each kind, at most."""
 ANSWER_TOKENS = 16
 """First tokens of an answer that are constrained, at most."""
 _BATCH = 32
@@ -153,7 +151,7 @@ def anchor_prompts(source: str) -> list[list[str]]:
     """
     wanted = [kind for kind in KINDS if source in (kind, "both")]
     try:
-        prompts = bundled() if wanted else load_file(Path(source))
+        prompts = for_anchors() if wanted else load_file(Path(source)).limited(ANCHORS)
     except ConfigError as error:
         raise ConfigError(
             error.problem,
@@ -161,8 +159,7 @@ def anchor_prompts(source: str) -> list[list[str]]:
             value=source,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    chosen = prompts.limited(PROMPTS).prompts
-    return [[one.prompt for one in chosen if one.kind == kind] for kind in wanted or KINDS]
+    return [[one.prompt for one in prompts.prompts if one.kind == kind] for kind in wanted or KINDS]
 
 
 @contextmanager

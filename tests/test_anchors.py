@@ -18,7 +18,8 @@ from tiny import tiny_model
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin import anchors as anchors_module
 from pact_plugin.aligned import Passes
-from pact_plugin.anchors import PROMPTS, Anchors, anchor_prompts
+from pact_plugin.anchors import Anchors, anchor_prompts
+from pact_plugin.audit.prompts import ANCHORS
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.generate import user_prompt
 from pact_plugin.prompts import benign_prompts, harmful_prompts
@@ -232,7 +233,7 @@ def test_half_of_each_kind_spread_over_the_categories(pool):
     pool.count = 1
     assert [found[pool.chosen(step, 0, 0)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
     first, second = anchor_prompts("both")
-    assert len(first) == len(second) == PROMPTS
+    assert len(first) == len(second) == ANCHORS
     for kind, texts in (("harmful", first), ("benign", second)):
         assert set(texts) <= set(kinds[kind])
         assert max(kinds[kind].index(text) for text in texts) > 0.9 * len(kinds[kind])
@@ -340,5 +341,5 @@ def test_the_receipt_says_how_many(tmp_path):
     constraint.write_receipt(tmp_path)
     receipt = Receipt.read(tmp_path)
     assert (receipt.config["anchors"], receipt.config["anchor_prompts"]) == (3, "both")
-    assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * PROMPTS - 20
+    assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * ANCHORS - 20
     assert "3 anchors" in verify_run(tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from pact_plugin.audit.monitor import Monitor, Snapshot
-from pact_plugin.audit.prompts import PromptSet, bundled
+from pact_plugin.audit.prompts import PromptSet, for_audits
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
@@ -30,7 +30,7 @@ class AuditCallback(TrainerCallback):
     Args:
         trainer: The trainer that it is added to: `trainer.add_callback(AuditCallback(trainer))`.
         every: Steps between audits; by default only evaluations are audited.
-        prompts: What the model is asked; by default the bundled prompts.
+        prompts: What the model is asked; by default the bundled prompts that are not for anchors.
         limit: At most so many prompts of each kind.
         thresholds: What is allowed; as in `pact-plugin audit`.
         stop: Stop training when an audit does not keep to the thresholds.
@@ -65,7 +65,7 @@ class AuditCallback(TrainerCallback):
         self.trainer, self.every, self.stop = trainer, every, stop
         self.monitor = Monitor(
             tokenizer,
-            (prompts or bundled()).limited(limit),
+            (prompts or for_audits()).limited(limit),
             thresholds or Thresholds(),
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,

@@ -17,6 +17,7 @@ from pact_plugin.errors import ConfigError
 Kind = Literal["harmful", "benign"]
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 BUNDLED = "bundled with pact-plugin"
+ANCHORS = 64
 SUFFIXES = (".jsonl", ".csv", ".txt")
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
@@ -74,6 +75,18 @@ def bundled() -> PromptSet:
         text = files("pact_plugin").joinpath("data", f"{kind}.jsonl").read_text(encoding="utf-8")
         rows += [json.loads(line) | {"kind": kind} for line in text.splitlines()]
     return from_rows(enumerate(rows, 1), BUNDLED)
+
+
+def for_anchors() -> PromptSet:
+    """64 of the bundled prompts of each kind, from all categories: a constrained run may be held to these."""
+    return bundled().limited(ANCHORS)
+
+
+def for_audits() -> PromptSet:
+    """The other bundled prompts, 156 of each kind: what a model is trained at says little about it."""
+    held = set(for_anchors().prompts)
+    whole = bundled()
+    return PromptSet(tuple(one for one in whole.prompts if one not in held), BUNDLED)
 
 
 def load_file(path: Path) -> PromptSet:

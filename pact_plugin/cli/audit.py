@@ -32,7 +32,7 @@ def audit(
         typer.Option(
             help="Your own prompts: .jsonl or .csv with `prompt`, `kind` (harmful or benign) and perhaps `category`; "
             ".txt with lines `harmful: ...` or `benign: ...`; or a hub id, `name:split`. "
-            "By default 220 + 220 bundled ones."
+            "By default 156 + 156 bundled ones."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
@@ -154,7 +154,7 @@ def _prompts(given: str | None) -> PromptSet:
     from pact_plugin.audit import prompts
 
     if given is None:
-        return prompts.bundled()
+        return prompts.for_audits()
     if Path(given).is_file() or Path(given).suffix in prompts.SUFFIXES:
         return prompts.load_file(Path(given))
     loading_module()
