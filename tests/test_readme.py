@@ -92,7 +92,8 @@ def test_bare_loss():
 def test_the_settings_table_names_real_keys_and_defaults():
     rows = re.findall(r"^\| `(\w+)` \| (\S+) ", README, re.MULTILINE)
     assert {"weight", "easing", "safety_tokens", "reference"} <= {key for key, _ in rows}
-    defaults = PactConfig().model_dump() | {"easing": "on" if PactConfig().eases else "off"}
+    settled = {"easing": "on" if PactConfig().eases else "off", "anchors": PactConfig().anchor_count}
+    defaults = PactConfig().model_dump() | settled
     for key, default in rows:
         assert key in PactConfig.model_fields
         if default == "unset":

@@ -282,3 +282,21 @@ def test_padding_changes_neither_answers_nor_logits(architecture, tokenizer):
     with torch.no_grad():
         whole = model(input_ids=torch.tensor([[*prompt, 300, 290, 270, 5]])).logits[0]
     torch.testing.assert_close(first, whole[len(prompt) - 1 : -1], atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
+    model, seen = tiny_model(), []
+    prompts = [generate.user_prompt(tokenizer, text) for text in ("Hi", "Sure")]
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    watched = model.lm_head.register_forward_hook(
+        lambda _, args, output: seen.append(args[0].is_contiguous())
+    )
+    with generate.inspecting(model):
+        model(input_ids=ids, logits_to_keep=1)
+        assert seen == [False], "what transformers gives it"
+        settings = {"max_new_tokens": 3, "batch_size": 2, "report": lambda done: None}
+        generate.answers(model, tokenizer, prompts, **settings)
+    assert len(seen) > 1
+    assert all(seen[1:])
+    watched.remove()
+    assert not model.lm_head._forward_pre_hooks
