@@ -14,3 +14,8 @@ if not torch.cuda.is_available():
     collect_ignore.append("test_cuda.py")
 if find_spec("axolotl") is None:  # `make test-axolotl` has an environment of its own
     collect_ignore += [path.name for path in HERE.glob("test_axolotl*.py")]
+if find_spec("hypothesis") is not None:
+    from hypothesis import settings
+
+    settings.register_profile("reproducible", deadline=None, derandomize=True)
+    settings.load_profile("reproducible")
