@@ -10,7 +10,7 @@ import pytest
 import torch
 from axolotl_runs import LORA, METRICS, Run, Workshop
 from peft import LoraConfig, PeftModel, get_peft_model
-from plain import documents, micro_batch_loss
+from plain import anchor_divergence, documents, micro_batch_loss
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -32,6 +32,7 @@ def expected(
     tokens: pact.SafetyTokens | None = None,
     rank: int = 0,
     load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained,
+    anchors: bool = False,
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the parts of every micro-batch, of what the model was given in a run.
 
@@ -43,13 +44,22 @@ def expected(
     if (run.output / "adapter_config.json").exists():
         model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
     safety = torch.tensor((tokens or workshop.tokens).positive.ids)
+    pool = None
+    if anchors:
+        settings = pact.PactConfig(safety_tokens=tokens or workshop.tokens, reference="frozen_copy")
+        pool = pact.PactConstraint(load(workshop.folder / "model"), workshop.tokenizer, settings).anchors
+        assert pool is not None
     losses, parts = [], []
-    for micro_batch in run.dumped(rank):
+    for number, micro_batch in enumerate(run.dumped(rank)):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, weight in micro_batch["weights"].items():
                 parameters[name].copy_(weight)
             loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety)
+            if pool is not None:
+                chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank)
+                beside = [pool.documents[index] for index in chosen]
+                loss = loss + 2.0 * anchor_divergence(model, aligned, beside, safety)
         losses.append(loss.item())
         parts.append(part)
     assert len(losses) % accumulation == 0
@@ -164,7 +174,10 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
     assert tokens.provenance["contrast"] == "benign"
     assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens
-    assert_equal_to_plain(workshop, run, 2, tokens=tokens)
+    assert_equal_to_plain(workshop, run, 2, tokens=tokens, anchors=True)
+    assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+    assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
+    assert "4 anchors" in run.verify().stdout
 
     rows = [
         (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])
