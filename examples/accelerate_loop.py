@@ -108,6 +108,7 @@ def main() -> None:
         accelerator.unwrap_model(model).save_pretrained(args.output)
         tokenizer.save_pretrained(args.output)
         constraint.write_receipt(args.output)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

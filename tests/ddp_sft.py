@@ -34,6 +34,8 @@ def main(output: Path, batch_size: int) -> None:
                 }
             )
         )
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
