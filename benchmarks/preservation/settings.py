@@ -62,6 +62,7 @@ PRESETS = {
     "short": Sizes(
         items=640,
         lora_rate=5e-4,
+        full_rate=1e-4,
         lora_layers=15,
         selection_prompts=64,
         test_items=80,
