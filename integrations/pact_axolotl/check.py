@@ -147,7 +147,8 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         options = cfg.get("gradient_checkpointing_kwargs") or {}
         if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
             report.notes.append(
-                "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`"
+                "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the "
+                + ("run would stop" if settings.anchors is not None else "run would have none")
             )
 
 
