@@ -223,7 +223,7 @@ def test_compiled_with_a_named_reference(workshop):
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
     assert run.receipt["reference"] == "frozen_model"
-    assert_equal_to_plain(workshop, run, 1)
+    assert_equal_to_plain(workshop, run, 1, anchors=True)
 
 
 def test_the_published_objective_on_data_of_which_nothing_is_masked(workshop):
