@@ -244,7 +244,13 @@ def test_a_step_with_a_stored_reference_reads_nothing_from_the_device(tmp_path, 
     )  # meta knows no autocast
     ids = torch.randint(0, len(TOKENIZER), (2, 12), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "labels": ids.masked_fill(torch.arange(12) < 6, -100)}
-    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=tmp_path, first_n=first_n)
+    config = PactConfig(
+        safety_tokens=TOKENS,
+        reference="stored",
+        store=tmp_path,
+        first_n=first_n,
+        anchors=0,  # for theirs, too, transformers looks at the mask
+    )
     model = tiny_model()
     constraint = PactConstraint(model, TOKENIZER, config)
     constraint.fill([batch], progress=False)

@@ -69,7 +69,7 @@ def test_the_command_writes_results_picture_answers_and_audits(tmp_path: Path) -
         assert results[name]["refusal_rate"] == sum(map(is_refusal, said)) / len(said)
         assert set(results[name]) == {"refusal_rate", "over_refusal_rate", "task_accuracy"}
         assert [len(answers[name][kind]) for kind in ("harmful", "benign", "task")] == [3, 3, 5]
-    assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 13)
+    assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 14)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
     assert (tmp_path / "demo.png").is_file()
