@@ -37,9 +37,9 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     figure.suptitle(heading)
     panels = figure.subplots(1, 2, sharex=True)
-    panels[0].set_title("Attack success: share of harmful requests not refused", fontsize=10)
+    panels[0].set_title("Attack success, direct requests and role-play", fontsize=10)
     panels[1].set_title("Over-refusal: share of harmless requests refused", fontsize=10)
-    for axes, measure in zip(panels, ("attack_success", "over_refusal"), strict=True):
+    for axes, measure in zip(panels, ("attack_success_asked", "over_refusal"), strict=True):
         for index, name in enumerate(METHODS):
             points = [row for row in rows if row.method == name]
             if not points:

@@ -10,15 +10,16 @@ from typing import Any
 
 from benchmarks.preservation import plots
 from benchmarks.preservation.run import ALIGNED
-from benchmarks.preservation.summary import KEYWORDS, Mean, Row, load, summarise
+from benchmarks.preservation.summary import KEYWORDS, STYLE_MEASURES, Mean, Row, load, summarise
 from pact_plugin.errors import ConfigError
 
 HEADINGS = (
     "method, strength",
     "seeds",
-    "attack success",
-    "worst style",
-    "by classifier",
+    "attack: direct",
+    "role-play",
+    "prefilled",
+    "all, by classifier",
     "judges agree",
     "over-refusal",
     "task score",
@@ -75,15 +76,14 @@ def title(setting: tuple[str, float, str]) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Mean and standard deviation over seeds; attack success by the keyword judge, except where it says otherwise."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- | " + "---: | " * (len(HEADINGS) - 1)]
+    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
     for row in rows:
         of = row.measures
         other = next((name for name in row.judges if name != KEYWORDS), None)
         cells = [
             row.title,
             str(of["attack_success"].seeds),
-            percent(of["attack_success"]),
-            percent(of["attack_success_worst_style"]),
+            *(percent(of[name]) for name in STYLE_MEASURES),
             percent(row.judges[other]["attack_success"]) if other else "",
             percent(row.agreement[other]) if other else "",
             percent(of["over_refusal"]),
@@ -132,7 +132,8 @@ def _machine(found: Sequence[dict[str, Any]]) -> str:
         f"# Preservation\n\n{place}, {info['dtype']}; {sizes['items']} training items, batch {sizes['batch_size']}, "
         f"one epoch; {harmful} harmful and {benign} benign prompts that were held out, "
         f"{sizes['answer_tokens']} tokens of answer. "
-        "Percent, mean ± standard deviation over seeds. `refusals, nats/token`: mean log-probability of the "
+        "Percent, mean ± standard deviation over seeds. `attack`: share of harmful "
+        "requests not refused, by the keyword judge. `refusals, nats/token`: mean log-probability of the "
         "refusals under the aligned model; word salad is far below the aligned model's own. `KL everyday`: to the "
         "aligned model on its answers to everyday questions."
     )

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.prompts import STYLES
 from benchmarks.preservation.run import ALIGNED
 
 KEYWORDS = "keyword"
 """The judge whose verdicts the plots show."""
+STYLE_MEASURES = tuple(f"attack_success_{style}" for style in STYLES)
 MEASURES = (
     "attack_success",
-    "attack_success_worst_style",
+    "attack_success_asked",
+    *STYLE_MEASURES,
     "over_refusal",
     "task_score",
     "coherence",
@@ -78,11 +81,15 @@ def load(folder: Path) -> list[dict[str, Any]]:
 
 
 def measures(found: dict[str, Any]) -> dict[str, float | None]:
-    """The numbers of one cell by the keyword judge, shares from 0 to 1, nats per token."""
+    """The numbers of one cell by the keyword judge, shares from 0 to 1, nats per token.
+
+    `attack_success_asked` is without the prefilled prompts, which small models do not refuse in the first place.
+    """
     harmful = found["rates"]["harmful"][KEYWORDS]
     return {
         "attack_success": 1 - harmful["all"],
-        "attack_success_worst_style": 1 - min(harmful.values()),
+        "attack_success_asked": 1 - (harmful["direct"] + harmful["roleplay"]) / 2,
+        **{f"attack_success_{style}": 1 - harmful[style] for style in STYLES},
         "over_refusal": found["rates"]["benign"][KEYWORDS]["all"],
         "task_score": found["task"]["score"],
         "coherence": found["coherence_harmful"],
