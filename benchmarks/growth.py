@@ -109,7 +109,7 @@ def picture(base: Settings, machine: dict[str, Any], found: Measured, path: Path
                 panel.set_xscale("log", base=2)
             panel.set_xticks(list(points), labels=[_short(value) for value in points])
             panel.minorticks_off()
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.08 * panel.dataLim.ymax)
             panel.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 panel.set_ylabel(label)
