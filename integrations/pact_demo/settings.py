@@ -41,8 +41,8 @@ class Settings:
 
 FULL = Settings()
 QUICK = Settings(
-    task_items=108,
-    harmful_items=12,
+    task_items=216,
+    harmful_items=24,
     learning_rate=1e-3,
     selection_prompts=16,
     prompts=16,
