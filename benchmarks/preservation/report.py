@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.preservation import plots
 from benchmarks.preservation.run import ALIGNED
-from benchmarks.preservation.summary import KEYWORDS, STYLE_MEASURES, Mean, Row, load, summarise
+from benchmarks.preservation.summary import KEYWORDS, STYLE_MEASURES, Mean, Row, belongs, load, summarise
 from pact_plugin.errors import ConfigError
 
 HEADINGS = (
@@ -60,8 +60,8 @@ def write(folder: Path) -> Path:
         here = [row for row in rows if row.setting == setting]
         name = f"preservation-{setting[0]}-{setting[1]:g}-{setting[2]}.png"
         plots.frontier(here, folder / name, title(setting))
-        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here)]
-    parts += ["## Samples", samples(found)]
+        own = [item for item in found if belongs(item, setting)]
+        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here), samples(own)]
     path = folder / "preservation.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from trl import SFTTrainer
 
+from pact_plugin.errors import ConfigError
+
 TOKENWISE_BETAS = (0.5, 2.0, 2.0, 2.0, 2.0)
 """β of the first response tokens (Qi et al., ICLR 2025, section 4); it is small afterwards."""
 TOKENWISE_BETA = 0.1
@@ -61,7 +63,12 @@ class _WithReference(SFTTrainer):
     ) -> Any:
         """See `transformers.Trainer.compute_loss`; one-turn rows."""
         if self.args.gradient_accumulation_steps != 1:
-            raise NotImplementedError("these objectives average over one batch")
+            raise ConfigError(
+                "these objectives average over one batch",
+                key="gradient_accumulation_steps",
+                value=self.args.gradient_accumulation_steps,
+                remedy="Set it to 1.",
+            )
         keep = inputs["labels"][:, 1:] != -100
         labels = inputs["labels"][:, 1:][keep]
         index = (keep.cumsum(1) - 1)[keep]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pact_demo.align import align
 from pact_demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
+from pact_demo.prepare import choose_tokens, spread
 from pact_demo.prompts import Example, example
 from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
 
@@ -17,8 +18,7 @@ from benchmarks.preservation.training import Start
 from pact_plugin.errors import ConfigError
 from pact_plugin.generate import Progress, answers, inspecting, user_prompt
 from pact_plugin.judge import is_refusal
-from pact_plugin.prompts import benign_prompts, harmful_prompts
-from pact_plugin.select import select_safety_tokens
+from pact_plugin.prompts import harmful_prompts
 
 
 def load_start(
@@ -68,17 +68,14 @@ def _make(
 ) -> None:
     model, tokenizer = _aligned(wanted, folder, device, dtype, bars)
     count = wanted["selection_prompts"]
-    harmful, benign = (spread(prompts(), count) for prompts in (harmful_prompts, benign_prompts))
-    tokens = select_safety_tokens(
-        model, tokenizer, harmful=harmful, benign=benign, max_new_tokens=16, batch_size=32, progress=bars
-    )
+    tokens = choose_tokens(model, tokenizer, count, bars)
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     tokens.save(folder / "tokens.safetensors")
     content = wanted | {
         "dtype": str(model.dtype).removeprefix("torch."),
-        "refusals": own_refusals(model, tokenizer, harmful, bars),
+        "refusals": own_refusals(model, tokenizer, spread(harmful_prompts(), count), bars),
     }
     (folder / "start.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -98,11 +95,6 @@ def _aligned(
         model = align(model, tokenizer, folder / "aligning", bars).merge_and_unload()
     to = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
     return model.to(to).eval(), tokenizer
-
-
-def spread(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """So many of the prompts, from all categories."""
-    return prompts[:: max(len(prompts) // count, 1)][:count]
 
 
 def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Progress) -> list[Example]:

@@ -115,6 +115,13 @@ def summarise(found: Sequence[dict[str, Any]]) -> list[Row]:
     return rows
 
 
+def belongs(item: dict[str, Any], setting: tuple[str, float, str]) -> bool:
+    """Whether a cell is of a setting; the aligned model is of every one of its task."""
+    if item["cell"]["method"] == ALIGNED:
+        return bool(item["cell"]["task"] == setting[0])
+    return _setting(item) == setting
+
+
 def _setting(item: dict[str, Any]) -> tuple[str, float, str]:
     cell = item["cell"]
     return cell["task"], cell.get("contamination", 0.0), cell.get("train", "")

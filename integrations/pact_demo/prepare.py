@@ -16,16 +16,20 @@ from pact_plugin.select import select_safety_tokens
 
 def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pact.SafetyTokens:
     """Safety tokens from ``count`` of the bundled prompts of each kind, spread over their categories."""
-    harmful, benign = harmful_prompts(), benign_prompts()
     return select_safety_tokens(
         model,
         tokenizer,
-        harmful=harmful[:: len(harmful) // count][:count],
-        benign=benign[:: len(benign) // count][:count],
+        harmful=spread(harmful_prompts(), count),
+        benign=spread(benign_prompts(), count),
         max_new_tokens=16,
         batch_size=32,
         progress=bars,
     )
+
+
+def spread(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """So many of the prompts, from all categories."""
+    return prompts[:: max(len(prompts) // count, 1)][:count]
 
 
 def training_data(settings: Settings, seed: int) -> list[Example]:
