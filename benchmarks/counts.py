@@ -136,19 +136,36 @@ def _constraint(
     if mode.anchors:
         with FlopCounterMode(display=False) as counter:
             made = replace(mode, reference="stored")  # once, before training
-            _objective(made, settings, head, mode.anchors * ANCHOR[1], 0, dtype).backward()
+            _objective(made, settings, head, mode.anchors * ANCHOR[1], 0, dtype, beside=False).backward()
         runs += counter.get_total_flops()
         runs += sum(_decoder_pass(head, mode.anchors, ANCHOR[0], dtype, grad=True))
     opened = int((positions.index < _gate_end()).sum())
     with FlopCounterMode(display=False) as counter, Allocations() as allocations:
-        _objective(mode, settings, head, len(positions), opened, dtype).backward()
+        _objective(mode, settings, head, len(positions), opened, dtype, beside=True).backward()
     return runs + counter.get_total_flops(), max(passing, allocations.peak)
 
 
 def _objective(
-    mode: Mode, settings: Settings, head: LanguageHead, count: int, opened: int, dtype: torch.dtype
+    mode: Mode,
+    settings: Settings,
+    head: LanguageHead,
+    count: int,
+    opened: int,
+    dtype: torch.dtype,
+    *,
+    beside: bool,
 ) -> Tensor:
-    """The constraint at `count` positions, of which `opened` are read without the prompt, from hidden states on."""
+    """The constraint from hidden states on.
+
+    Args:
+        mode: Its kind.
+        settings: Shape and number of safety tokens.
+        head: The model in training.
+        count: Positions.
+        opened: Those of them that are read without the prompt.
+        dtype: Of the hidden states.
+        beside: Whether the task loss has the log-probabilities of the labels.
+    """
     width, tokens = settings.sizes.hidden_size, settings.tokens
     states = torch.zeros(count, width, dtype=dtype, device="meta", requires_grad=True)
     ids, labels = (torch.zeros(size, dtype=torch.long, device="meta") for size in (tokens, count))
@@ -165,7 +182,11 @@ def _objective(
         with torch.no_grad():
             read = head.readout(states.detach(), ids, labels)
         values, log_rest = read.logprobs, read.log_rest
-    read = head.readout(states, ids, labels)
+    if beside:
+        given = torch.zeros(count, device="meta", requires_grad=True)
+        read = head.beside(states, ids, labels, given)
+    else:
+        read = head.readout(states, ids, labels)
     return confidence_divergence(read.logprobs, values, read.log_rest, log_rest).sum() + read.label.sum()
 
 

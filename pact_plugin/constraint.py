@@ -28,6 +28,7 @@ from pact_plugin.receipt import Receipt
 from pact_plugin.reference import build_reference
 from pact_plugin.responses import nothing_masked
 from pact_plugin.stored import StoredReference
+from pact_plugin.task_head import TaskHead
 from pact_plugin.view import View, Watch
 
 TOKENS_FILE = "pact_safety_tokens.safetensors"
@@ -104,6 +105,7 @@ class PactConstraint:
         train = Meter(self.config.weight, anchors=self.anchors is not None)
         self._meters = {"train": train, "eval": Meter(self.config.weight)}
         self._watch = Watch(self.head.decoder, self.config.first_n)
+        self._task_head = TaskHead(self.config, model, self.head, self._ids)
         self._finite = FiniteCheck()
         self._first = True
         self.receipt = Receipt(
@@ -186,6 +188,7 @@ class PactConstraint:
         step: int | None = None,
         task_loss: Literal["nll", "dft"] = "nll",
         empty_ok: bool = False,
+        label_logprobs: Float[Tensor, "B T-1"] | None = None,
     ) -> Float[Tensor, ""]:
         """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6 and C10).
 
@@ -198,6 +201,8 @@ class PactConstraint:
             step: Optimiser step, from 1, for the receipt. The next one when absent.
             task_loss: How the task weighs a token, which the easing takes part of.
             empty_ok: Whether this batch may have no response token (one of several in a step).
+            label_logprobs: log p of every label but the first column's, at temperature 1 and with its gradient, from
+                the same forward pass, where the task loss has it. The constraint then need not read the head.
 
         Returns:
             A scalar in nats, with gradient; zero without effect at weight 0.
@@ -213,7 +218,7 @@ class PactConstraint:
             refuse_zero3(self.model)
             self.require_of_anchors(lambda: require_one_backward(self.head.decoder))
         self._finite.check()
-        view = self._watch.view(batch, train=True)
+        view = self._task_head.checked(self._watch.view(batch, train=True, label_logprobs=label_logprobs))
         evaluated = self._evaluate(view, train=True)
         assert evaluated is not None
         count = int(evaluated.trained) if num_items_in_batch is None else num_items_in_batch
@@ -234,8 +239,8 @@ class PactConstraint:
         return total / denominator * world_size
 
     @torch.no_grad()
-    def observe(self, batch: Mapping[str, Any]) -> None:
-        """Measure an evaluation batch just watched; read by `metrics("eval")`.
+    def observe(self, batch: Mapping[str, Any], label_logprobs: Float[Tensor, "B T-1"] | None = None) -> None:
+        """Measure an evaluation batch just watched; read by `metrics("eval")`. Arguments as for `loss`.
 
         A batch with a document that is neither stored nor can be computed leaves that evaluation without metrics.
         """

@@ -21,8 +21,8 @@ class Readout:
 
     logprobs: Float[Tensor, "N K"]
     """log p(k) of the safety tokens under the whole vocabulary."""
-    log_rest: Float[Tensor, " N"]
-    """log r, the log-probability of every other token together."""
+    log_rest: Float[Tensor, " N"] | None
+    """log r, the log-probability of every other token together; None where it has to be derived (C2.2)."""
     label: Float[Tensor, " N"]
     """log p of the label."""
 
@@ -123,6 +123,48 @@ class LanguageHead:
         log_mass = F.logsigmoid(inside - outside)
         offset = log_mass - inside
         return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether single logits can be had from single rows: a plain linear head that is not spread over ranks."""
+        return type(self.projection) is nn.Linear and type(self.projection.weight) in (Tensor, nn.Parameter)
+
+    def beside(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        labels: Int[Tensor, " N"],
+        label_logprobs: Float[Tensor, " N"],
+    ) -> Readout:
+        """The readout where the task loss has the log-probabilities of the labels: the head is not read again (C6.7).
+
+        log p(k) = log p(y) + z(k) - z(y) needs the rows of the safety tokens and of the labels alone, and the gradient
+        of the log-sum-exp is part of the one that the task's own head computes.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens.
+            labels: The tokens predicted, y.
+            label_logprobs: log p(y), with the gradient that the task loss has.
+        """
+        assert isinstance(self.projection, nn.Linear)
+        count, bias = len(ids), self.projection.bias
+        chosen = torch.cat([ids, labels])
+        rows = self.projection.weight[
+            chosen
+        ]  # in one piece, so that a head in training has one such gradient
+        offsets = None if bias is None else bias[chosen]
+
+        def of_safety(states: Tensor) -> Tensor:
+            return F.linear(states, rows[:count], None if offsets is None else offsets[:count])
+
+        def of_label(states: Tensor) -> Tensor:
+            product = torch.bmm(states[:, None], rows[count:, :, None])[:, 0, 0]
+            return product if offsets is None else product + offsets[count:].to(product.dtype)
+
+        label = self.logits(hidden, of_label)
+        logprobs = self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
+        return Readout(logprobs, None, label_logprobs)
 
     def _slope(self, logits: Tensor) -> Tensor | float:
         """Derivative of the logits by what the projection returns."""

@@ -51,6 +51,15 @@ def peft_model(model: nn.Module) -> Any:
     return model
 
 
+def is_compiled(model: Any) -> bool:
+    """Whether `torch.compile` is among a model's wrappers, or was applied in place."""
+    while isinstance(model, nn.Module):
+        if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+            return True
+        model = getattr(model, "module", None)
+    return False
+
+
 def ambient_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """The precision that operations on a device run in here, to run others in it elsewhere."""
     kind = device.type

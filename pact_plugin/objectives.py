@@ -65,7 +65,12 @@ def confidence(
     """The confidence objective (spec/PACT.md, clause C2)."""
     positions = view.positions
     labels = positions.own(view.labels)
-    student = head.readout(positions.predecessors(view.hidden), ids, labels, chunk_size=chunk_size)
+    hidden = positions.predecessors(view.hidden)
+    if view.label_logprobs is None:
+        student = head.readout(hidden, ids, labels, chunk_size=chunk_size)
+    else:
+        with view.autocast:  # the task's own, so that both round alike
+            student = head.beside(hidden, ids, labels, view.label_logprobs)
     divergence = confidence_divergence(student.logprobs, aligned.values, student.log_rest, aligned.log_rest)
     in_safety = (labels[:, None] == ids).any(1)
     eased = eased_share(aligned.values, in_safety)

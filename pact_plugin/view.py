@@ -33,6 +33,8 @@ class View:
     host_positions: ResponsePositions
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
     """As it was inside of the decoder."""
+    label_logprobs: Float[Tensor, " N"] | None = None
+    """log p of the label at each response position, where the task loss has it."""
 
     @cached_property
     def documents(self) -> list[Document]:
@@ -80,8 +82,13 @@ class Watch:
         finally:
             handle.remove()
 
-    def view(self, batch: Mapping[str, Any], *, train: bool) -> View:
+    def view(self, batch: Mapping[str, Any], *, train: bool, label_logprobs: Tensor | None = None) -> View:
         """What was seen, once.
+
+        Args:
+            batch: The one that was watched.
+            train: Whether there has to be a gradient.
+            label_logprobs: [B, T - 1] of each label but the first, where the task loss has them.
 
         Raises:
             HiddenStatesNotSeenError: Nothing was seen, or without gradient in training.
@@ -117,15 +124,19 @@ class Watch:
                 remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
             )
         device = seen.hidden.device
+        placed = positions.to(device)
+        if label_logprobs is not None:
+            label_logprobs = placed.predecessors(label_logprobs.to(device))
         return View(
             seen.hidden,
             seen.args,
             seen.kwargs,
-            positions.to(device),
+            placed,
             batch["labels"].to(device, non_blocking=True),
             host,
             positions,
             seen.autocast,
+            label_logprobs,
         )
 
     def _on_host(self, batch: Mapping[str, Any], seen: _Seen) -> Mapping[str, Tensor]:

@@ -242,6 +242,47 @@ def test_five_steps_of_the_documented_loop_keep_the_safety_tokens_where_plain_tr
     assert pact_loss < plain_loss + 1.0
 
 
+def loss_beside_the_task(config, *, temperature=1.0, detached=False):
+    """The loss, its gradients and how many positions the constraint projected, with log-probs of the labels handed on."""
+    torch.manual_seed(0)
+    model, batch, projected = moved(tiny_model()), a_batch(), []
+    constraint = PactConstraint(model, TOKENIZER, config)
+    moved(model)
+    with constraint.watch():
+        output = model(**batch)
+    logprobs = (output.logits[:, :-1] / temperature).log_softmax(-1)
+    given = logprobs.gather(2, batch["labels"][:, 1:].clamp(min=0)[..., None])[..., 0]
+    if detached:
+        given = given.detach()
+    handle = model.lm_head.register_forward_hook(lambda m, a, out: projected.append(out.shape[0]))
+    loss = constraint.loss(batch, label_logprobs=given)
+    handle.remove()
+    gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+    return loss, gradients, sum(projected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"easing": False}, {"first_n": 2}])
+def test_beside_the_task_loss_the_head_is_read_only_once_to_compare(settings):
+    config = alone(weight=2.0, reference="frozen_copy", **settings)
+    loss, gradients, projected = loss_beside_the_task(config)
+    expected, others, _ = loss_beside_the_task(config, detached=True)
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    for ours, own in zip(gradients, others, strict=True):
+        torch.testing.assert_close(ours, own, atol=1e-6, rtol=1e-4)
+    # The reference's positions, and those of the comparison of the first batch (with one more for their type).
+    count = len(positions(a_batch()["labels"])) if "first_n" not in settings else 2 * 4
+    assert projected == 2 * count + 1
+
+
+def test_log_probs_at_another_temperature_are_not_used(caplog):
+    config = alone(weight=2.0, reference="frozen_copy")
+    loss, gradients, _ = loss_beside_the_task(config, temperature=0.8)
+    assert "another temperature" in caplog.text
+    expected, others, _ = loss_beside_the_task(config, detached=True)
+    assert torch.equal(loss, expected)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+
+
 def test_splitting_a_batch_changes_no_gradient():
     batch = a_batch(rows=4)
     whole, split = tiny_model(), tiny_model()

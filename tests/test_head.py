@@ -96,6 +96,52 @@ def test_a_frozen_head_gives_the_same_from_logits_computed_once(architecture, dt
     torch.testing.assert_close(gradient, expected, atol=4 * torch.finfo(dtype).eps * scale, rtol=1e-3)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere", "granite", "gpt2"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trained", [True, False])
+def test_p27_beside_the_task_the_head_gives_the_same_and_is_not_read(architecture, dtype, trained):
+    model, tokens = model_and_tokens(architecture)
+    model.to(dtype)
+    head = language_head(model)
+    head.projection.requires_grad_(trained)
+    assert head.reads_rows
+    states = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1).detach()
+    labels = tokens.flatten()
+    weights = torch.randn(tokens.numel(), len(IDS), generator=torch.Generator().manual_seed(2))
+    projected = []
+
+    def of(read):
+        loss = (read.logprobs * weights).sum() + 0.5 * read.label.sum()
+        wanted = [leaf, head.projection.weight] if trained else [leaf]
+        return read.logprobs, read.label, torch.autograd.grad(loss, wanted)
+
+    leaf = states.clone().requires_grad_()
+    logprobs, label, gradients = of(head.readout(leaf, IDS, labels, chunk_size=5))
+    leaf = states.clone().requires_grad_()
+    task = head.logits(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
+    handle = head.projection.register_forward_hook(lambda *args: projected.append(1))
+    read = head.beside(leaf, IDS, labels, task)
+    handle.remove()
+    assert not projected
+    assert read.log_rest is None
+    others = of(read)
+    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-2}[dtype]
+    torch.testing.assert_close(others[0], logprobs, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(others[1], label, atol=tolerance, rtol=tolerance)
+    for ours, expected in zip(others[2], gradients, strict=True):
+        scale = expected.abs().max().item()
+        torch.testing.assert_close(ours, expected, atol=tolerance * scale, rtol=tolerance)
+
+
+def test_rows_of_a_head_that_is_not_plain_are_not_taken():
+    class Other(nn.Linear):
+        pass
+
+    model, _ = model_and_tokens("llama")
+    head = language_head(model)
+    assert not type(head)(head.decoder, Other(2, 3)).reads_rows
+
+
 def test_a_bias_on_the_head():
     model, tokens = model_and_tokens("phi3")
     model.lm_head.bias = nn.Parameter(torch.linspace(-1, 1, model.config.vocab_size))
@@ -105,6 +151,10 @@ def test_a_bias_on_the_head():
         hidden = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1)
         own = model(input_ids=tokens).logits.flatten(0, 1)
         torch.testing.assert_close(head.safety_logits(hidden, IDS), own[:, IDS])
+        logprobs = own.log_softmax(-1)
+        labels = tokens.flatten()
+        read = head.beside(hidden, IDS, labels, logprobs.gather(1, labels[:, None])[:, 0])
+        torch.testing.assert_close(read.logprobs, logprobs[:, IDS])
 
 
 def test_exact_where_the_safety_tokens_hold_all_or_nothing():

@@ -52,7 +52,7 @@ def test_every_clause_that_is_referred_to_exists():
 def test_every_invariant_has_a_test_that_names_it():
     tests = [
         path
-        for name in ("losses*", "direction", "responses", "store", "anchors")
+        for name in ("losses*", "direction", "responses", "store", "anchors", "head")
         for path in ROOT.glob(f"tests/test_{name}.py")
     ]
     named = set()

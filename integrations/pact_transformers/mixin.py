@@ -17,6 +17,7 @@ from pact_transformers.sharding import (
     tensor_parallel,
 )
 from pact_transformers.stored import FillStore
+from pact_transformers.task_head import label_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,8 @@ class PactTrainerMixin:
         """The trainer's own loss, plus the constraint in training."""
         batch = {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
         training = self.model.training
-        with self.pact.watch(batch):
+        weight = self.pact.config.weight
+        with self.pact.watch(batch), label_logprobs(model if weight and training else None) as task:
             result = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
             )
@@ -65,8 +67,9 @@ class PactTrainerMixin:
             step=self.state.global_step + 1,
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
             empty_ok=True,
+            label_logprobs=task.value,
         )
-        if self.pact.config.weight == 0:
+        if weight == 0:
             return result
         if return_outputs:
             return result[0] + constraint.to(result[0].device), result[1]
