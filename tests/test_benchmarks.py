@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import worker
 from benchmarks.allocations import Allocations
-from benchmarks.counts import count, head_flops
+from benchmarks.counts import ANCHOR, count, head_flops
 from benchmarks.profiling import profile_step
 from benchmarks.settings import PLAIN, Mode, Settings, default_modes
 from benchmarks.shapes import SHAPES
@@ -138,7 +138,10 @@ def test_counted_operations_are_those_of_a_real_step(tmp_path, train, loss, shar
     published = "published/adapter_off" if train == "lora" else "published/frozen_copy"
     modes = (*default_modes(train), "stored@3", "published/stored", f"{published}@3")
     settings = Settings(train=train, loss=loss, modes=modes, response_share=share, **SMALL)
-    plan = [PLAIN, *modes]
+    plan = [
+        PLAIN,
+        *modes,
+    ] * 2  # in its first step a constraint compares the task's log-probabilities with its own
     trainer = build_trainer(settings, len(plan), tmp_path)
     switch = Switch(trainer, settings, tmp_path / "stores")
     trainer.add_callback(counting := Counting(switch, plan))
@@ -148,19 +151,35 @@ def test_counted_operations_are_those_of_a_real_step(tmp_path, train, loss, shar
     assert counting.flops == expected
 
 
-def test_the_constraint_multiplies_the_vocabulary_with_the_response_alone():
+def test_the_constraint_multiplies_no_vocabulary():
     shape = SHAPES["8b"]
-    for train, times in (("lora", 4), ("full", 8)):  # forward, gradients; in full fine-tuning recomputed, too
+    for train, times in (
+        ("lora", 4),
+        ("full", 6),
+    ):  # forward, gradients of the states, and of a head in training
         settings = Settings(shape="8b", train=train, modes=("stored", "stored@64"), dtype="bfloat16")
         found = count(settings)
         for name, positions in (("stored", shape.batch * shape.length // 2), ("stored@64", shape.batch * 64)):
-            extra = times * positions * shape.hidden_size * shape.vocab_size
-            full = train == "full"
-            assert extra == head_flops(
-                positions, shape.hidden_size, shape.vocab_size, trained=full, recompute=full
-            )
-            rows = 0 if full else 2 * positions * settings.tokens * shape.hidden_size  # of the safety tokens
-            assert found[name].extra_flops == extra + rows
+            rows = settings.tokens + 1  # and the label's
+            assert found[name].extra_flops == times * positions * shape.hidden_size * rows
+
+
+def test_anchors_multiply_the_vocabulary_with_their_answers():
+    shape = SHAPES["8b"]
+    for train, times in (("lora", 4), ("full", 8)):  # forward, gradients; in full fine-tuning recomputed, too
+        settings = Settings(shape="8b", train=train, modes=("stored", "stored+4"), dtype="bfloat16")
+        found = count(settings)
+        extra = found["stored+4"].extra_flops - found["stored"].extra_flops
+        positions = 4 * ANCHOR[1]
+        own_head = times * positions * shape.hidden_size * shape.vocab_size
+        full = train == "full"
+        assert own_head == head_flops(
+            positions, shape.hidden_size, shape.vocab_size, trained=full, recompute=full
+        )
+        task = head_flops(shape.batch * shape.length // 2, shape.hidden_size, shape.vocab_size, trained=full)
+        task += task // (3 if full else 2)  # TRL computes the logits again
+        decoder = (found[PLAIN].flops - task) * 4 * ANCHOR[0] // (shape.batch * shape.length)
+        assert extra == pytest.approx(own_head + decoder, rel=0.1)  # less attention: they are short
 
 
 # --- memory ---
@@ -207,9 +226,10 @@ class Largest(StepCallback):
 def test_no_copy_of_the_full_logits_that_plain_training_does_not_have(tmp_path, loss):
     modes = default_modes("lora")
     settings = Settings(loss=loss, modes=modes, **(SMALL | {"length": 512}))
-    trainer = build_trainer(settings, len(modes) + 1, tmp_path)
+    plan = [PLAIN, *modes] * 2
+    trainer = build_trainer(settings, len(plan), tmp_path)
     switch = Switch(trainer, settings, tmp_path / "stores")
-    trainer.add_callback(watched := Largest(switch, [PLAIN, *modes]))
+    trainer.add_callback(watched := Largest(switch, plan))
     trainer.train()
     shape = settings.sizes
     logits = 4 * (shape.batch * shape.length // 2) * shape.vocab_size  # those of the response alone
@@ -273,7 +293,8 @@ def test_a_profile_finds_the_constraints_operators_in_both_directions(tmp_path):
     assert 0 < found.forward < found.step
     assert 0 < found.backward < found.step
     calls = {name: number for name, _, number in found.operators}
-    assert calls["aten::mm"] == 3  # forward, gradient of the log-sum-exp, rows of the safety tokens
+    assert calls["aten::mm"] == 2  # rows of the safety tokens: forward, and the gradient of the states
+    assert calls["aten::bmm"] == 2  # the label's row
     assert sum(seconds for _, seconds, _ in found.operators) <= found.forward + found.backward
 
 

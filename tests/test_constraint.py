@@ -243,7 +243,7 @@ def test_five_steps_of_the_documented_loop_keep_the_safety_tokens_where_plain_tr
 
 
 def loss_beside_the_task(config, *, temperature=1.0, detached=False):
-    """The loss, its gradients and how many positions the constraint projected, with log-probs of the labels handed on."""
+    """The loss, its gradients and how many positions were projected, with log-probabilities of the labels."""
     torch.manual_seed(0)
     model, batch, projected = moved(tiny_model()), a_batch(), []
     constraint = PactConstraint(model, TOKENIZER, config)
