@@ -17,6 +17,8 @@ from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
+MORE = ("stored+2", "stored+4", "stored@64")
+"""With anchors, and with the first tokens of responses alone."""
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="What the constraint costs, and what it keeps."
 )
@@ -118,7 +120,7 @@ def tables(
     few = ("stored", "adapter_off")
     threads = threads or torch.get_num_threads()
     base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads, clock=clock)
-    every = (*default_modes("lora"), "stored@64", "stored+4@64")
+    every = (*default_modes("lora"), *MORE)
     half = replace(base, modes=every)
     quarter, whole = (replace(base, modes=few, response_share=share) for share in (0.25, 1.0))
     commands.run_overhead([quarter, half, whole], output)
@@ -145,7 +147,7 @@ def count_operations(
                 shape=name,
                 train=train,
                 loss=loss,
-                modes=(*default_modes(train), "stored+4", "stored@64", "stored+4@64"),
+                modes=(*default_modes(train), *MORE, *(("adapter_off@64",) if train == "lora" else ())),
                 response_share=response_share,
                 dtype=dtype,
             )
