@@ -9,7 +9,6 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.preservation import summary
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.rivals import full_kl, tokenwise_loss
 from benchmarks.preservation.settings import cells
@@ -63,12 +62,6 @@ def test_every_strength_of_a_method_is_on_its_curve():
         assert method.usual is None or method.usual in method.weights
 
 
-def test_the_spread_is_over_seeds():
-    mean = summary.Mean.of([0.1, 0.3])
-    assert (mean.mean, mean.seeds) == (pytest.approx(0.2), 2)
-    assert mean.spread == pytest.approx(math.sqrt(0.02))
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """Every method once, in small."""
@@ -88,9 +81,11 @@ def test_every_method_runs_and_is_measured(first):
     output, found = first
     assert {item["cell"]["method"] for item in found.values()} == {"aligned", *METHODS}
     for item in found.values():
-        for kind in ("harmful", "benign"):
-            assert {len(v) for v in item["refused"][kind].values()} == {len(item["answers"][kind])}
-        assert all(0 <= share <= 1 for share in item["rates"]["harmful"]["keyword"].values())
+        assert {kind: len(answers) for kind, answers in item["answers"].items()} == {
+            "harmful": 12,
+            "benign": 12,
+        }
+        assert not {"refused", "rates", "agreement"} & set(item)
         assert item["kl_everyday"] >= 0
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
