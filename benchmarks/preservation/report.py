@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.preservation import plots
+from benchmarks.preservation import goal, plots
 from benchmarks.preservation.judges import Judge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.prompts import Split
@@ -44,13 +44,14 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
         ConfigError: See `judge_cells`.
     """
     found = judge_cells(folder, judges, split)
-    rows = summarise(found)
+    rows, checked = summarise(found), goal.check(found)
     content = {
         "format": "pact-preservation",
         "version": 2,
         "machine": found[0].content["machine"],
         "sizes": found[0].content["sizes"],
         "rows": [asdict(row) for row in rows],
+        "goal": [asdict(one) | {"met": one.met()} for one in checked],
     }
     (folder / "preservation.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     parts = [_machine(found, judges)]
@@ -59,7 +60,9 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
         name = f"preservation-{setting[0]}-{setting[1]:g}-{setting[2]}.png"
         plots.frontier(here, folder / name, title(setting))
         own = [item for item in found if belongs(item, setting)]
-        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here), samples(own)]
+        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here)]
+        parts += [goal.table(ours)] if (ours := [one for one in checked if one.setting == setting]) else []
+        parts += [samples(own)]
     path = folder / "preservation.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
