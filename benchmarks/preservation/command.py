@@ -42,9 +42,14 @@ def preservation(
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
     model: Annotated[
-        str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
+        str,
+        typer.Option(
+            help="Path or hub id of the aligned model; smollm2: with the demo's adapter, or --align."
+        ),
     ] = SMOLLM2,
-    align: Annotated[bool, typer.Option("--align", help="Teach the model to refuse first.")] = False,
+    align: Annotated[
+        bool, typer.Option("--align", help="Teach the model to refuse first, by full fine-tuning.")
+    ] = False,
     guard: Annotated[
         str | None,
         typer.Option(help="Path or hub id of a guard model that answers safe or unsafe: a third judge."),
