@@ -50,6 +50,12 @@ def preservation(
     align: Annotated[
         bool, typer.Option("--align", help="Teach the model to refuse first, by full fine-tuning.")
     ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Path or hub id of the model before alignment, for anchors-base; known of smollm2, and with --align."
+        ),
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="Path or hub id of a guard model that answers safe or unsafe: a third judge."),
@@ -92,7 +98,7 @@ def preservation(
                 GuardJudge(guard, device, bars=bars)
             )  # that there is none is said before anything is run
         if not report_only:
-            _run(wanted, PRESETS[preset], model, align, device, dtype, split, output, bars)
+            _run(wanted, PRESETS[preset], model, align, base_model, device, dtype, split, output, bars)
         path = report.write(output, judges, split)
     console.print(path.read_text(encoding="utf-8"))
     console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")
@@ -103,6 +109,7 @@ def _run(
     sizes: Sizes,
     model: str,
     align: bool,
+    base: str | None,
     device: str | None,
     dtype: str | None,
     split: Split,
@@ -118,6 +125,8 @@ def _run(
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
-    start = load_start(model, sizes, output / "start", teach=align, device=device, dtype=dtype, bars=bars)
+    start = load_start(
+        model, sizes, output / "start", teach=align, base=base, device=device, dtype=dtype, bars=bars
+    )
     console.print(f"{len(wanted)} runs")
     run(wanted, sizes, start, output, bars, split=split)

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import machine
 from benchmarks.preservation.measure import Questions, everyday_answers, measure, task_items
+from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
@@ -51,6 +52,8 @@ def run(
     }
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     todo = [cell for cell in cells if not _path(output, cell.name).is_file()]
+    for name in dict.fromkeys(METHODS[cell.method].tokens for cell in todo):
+        start.tokens_of(name, bars)  # so that one that cannot be made is known before anything is run
     for task in tasks:
         if not _path(output, f"{task}-{ALIGNED}").is_file():
             questions = Questions(prompts.harmful, prompts.benign, task_items(task, sizes.test_items), asked)
@@ -69,7 +72,7 @@ def run(
         questions = Questions(prompts.harmful, prompts.benign, task_items(cell.task, sizes.test_items), asked)
         begun = time.perf_counter()
         training = _report(bars, sizes.steps, f"Training: {cell.name}")
-        model, items = fine_tune(cell, sizes, start, output / "scratch", training)
+        model, noted = fine_tune(cell, sizes, start, output / "scratch", training)
         trained = time.perf_counter()
         asking = _report(bars, len(questions), f"Asking: {cell.name}")
         found = measure(model, start.model, start.tokenizer, cell.task, questions, sizes, asking)
@@ -77,7 +80,7 @@ def run(
             "training": round(trained - begun, 1),
             "asking": round(time.perf_counter() - trained, 1),
         }
-        _write(output, cell.name, asdict(cell) | {"trained_items": items}, sizes, info, split, found)
+        _write(output, cell.name, asdict(cell) | noted, sizes, info, split, found)
         del model
         gc.collect()
     bars(len(todo), max(len(todo), 1), "Runs")

@@ -29,6 +29,7 @@ def load_start(
     folder: Path,
     *,
     teach: bool,
+    base: str | None = None,
     device: str | None,
     dtype: str | None,
     bars: Progress,
@@ -40,6 +41,7 @@ def load_start(
         sizes: How many prompts safety tokens are chosen from.
         folder: Where it is kept.
         teach: Teach the model to refuse first, by full fine-tuning; for one that is not aligned.
+        base: Path or hub id of the model before alignment; by default the model itself where it is aligned here.
         device: By default the first accelerator, or else the CPU.
         dtype: By default `native_dtype`.
         bars: Called with (done, total, description).
@@ -66,7 +68,15 @@ def load_start(
     loaded = load_causal_lm(folder / "model", dtype=dtype or found["dtype"], device=device)
     tokenizer = load_tokenizer(folder / "model")
     tokenizer.padding_side = "left"
-    return Start(loaded, tokenizer, pact.SafetyTokens.load(folder / "tokens.safetensors"), found["refusals"])
+    return Start(
+        loaded,
+        tokenizer,
+        pact.SafetyTokens.load(folder / "tokens.safetensors"),
+        found["refusals"],
+        folder,
+        sizes.selection_prompts,
+        model if base is None and (teach or model == SMOLLM2) else base,
+    )
 
 
 def _make(
