@@ -128,7 +128,7 @@ def fine_tune(
         model = model.float()  # AdamW's small steps vanish in bfloat16 weights
     on_cpu = model.device.type == "cpu"
     arguments = SFTConfig(
-        output_dir=str(folder),
+        output_dir=str(folder / cell.method),  # a stored reference is not every method's
         num_train_epochs=1,
         per_device_train_batch_size=sizes.batch_size,
         learning_rate=sizes.lora_rate if lora else sizes.full_rate,
