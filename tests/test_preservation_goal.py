@@ -58,6 +58,16 @@ def test_without_the_runs_to_compare_with_only_attacks_are_checked(tmp_path):
     assert "| 1 of 1: 0.0 | –: 0.0 (aligned –) | –: 90.0 (plain –) | – |" in goal.table(checked(tmp_path))
 
 
+def test_a_plain_run_on_other_test_items_is_none_to_compare_with(tmp_path):
+    write_cell(tmp_path, constrained(0))
+    write_cell(tmp_path, plain(0))
+    assert checked(tmp_path)[0].plain == [0.9]
+    path = tmp_path / "cells" / f"{plain(0).name}.json"
+    path.write_text(path.read_text().replace('"test_items": 200', '"test_items": 80'))
+    assert checked(tmp_path)[0].plain == [None]
+    assert "80 or 200 test items" in report.write(tmp_path, [KeywordJudge()]).read_text()
+
+
 def test_only_constrained_methods_have_a_goal_and_the_report_shows_it(tmp_path):
     write_cell(tmp_path, plain(0))
     text = report.write(tmp_path, [KeywordJudge()]).read_text()

@@ -93,10 +93,8 @@ def preservation(
     split: Split = "development" if development else "heldout"
     judges: list[Judge] = [KeywordJudge(), ClassifierJudge()]
     with progress_bars(console) as bars:
-        if guard is not None:
-            judges.append(
-                GuardJudge(guard, device, bars=bars)
-            )  # that there is none is said before anything is run
+        if guard is not None:  # before anything is run, so that one that does not exist is known
+            judges.append(GuardJudge(guard, device, bars=bars))
         if not report_only:
             _run(wanted, PRESETS[preset], model, align, base_model, device, dtype, split, output, bars)
         path = report.write(output, judges, split)

@@ -36,7 +36,7 @@ class Checked:
         over_refusal: By the keyword judge.
         aligned: The over-refusal of the aligned model; None if it is missing.
         task_score: Of the method.
-        plain: That of plain fine-tuning with the same seed; None where it is missing.
+        plain: That of plain fine-tuning with the same seed, on the same test items; None where it is missing.
     """
 
     setting: Setting
@@ -105,7 +105,7 @@ def _checked(setting: Setting, method: str, runs: Sequence[Judged], here: Sequen
     seeds = [item.cell["seed"] for item in runs]
     own = [shares(item, KEYWORDS) for item in runs]
     before = [shares(item, KEYWORDS)["over_refusal"] for item in here if _is(item, ALIGNED)]
-    plain = {item.cell["seed"]: _task_score(item) for item in here if _is(item, "plain")}
+    plain = {_comparable(item): _task_score(item) for item in here if _is(item, "plain")}
     return Checked(
         setting,
         method,
@@ -114,8 +114,13 @@ def _checked(setting: Setting, method: str, runs: Sequence[Judged], here: Sequen
         [found["over_refusal"] for found in own],
         before[0] if before else None,
         [_task_score(item) for item in runs],
-        [plain.get(seed) for seed in seeds],
+        [plain.get(_comparable(item)) for item in runs],
     )
+
+
+def _comparable(item: Judged) -> tuple[int, int]:
+    """Seed and test items: runs that agree in them were trained and tested on the same items."""
+    return item.cell["seed"], item.content["sizes"]["test_items"]
 
 
 def _task_score(item: Judged) -> float:
