@@ -9,8 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.preservation import summary
-from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.rivals import full_kl, tokenwise_loss
 from benchmarks.preservation.settings import cells
 from pact_plugin.errors import ConfigError
@@ -63,17 +62,14 @@ def test_every_strength_of_a_method_is_on_its_curve():
         assert method.usual is None or method.usual in method.weights
 
 
-def test_the_spread_is_over_seeds():
-    mean = summary.Mean.of([0.1, 0.3])
-    assert (mean.mean, mean.seeds) == (pytest.approx(0.2), 2)
-    assert mean.spread == pytest.approx(math.sqrt(0.02))
+RUN = (*COMPARED, "anchors-base", "anchors-adaptive")
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """Every method once, in small."""
+    """Every method that is compared, and two variants, once, in small."""
     output = tmp_path_factory.mktemp("preservation")
-    return output, run(output, *[word for name in METHODS for word in ("--method", name)])
+    return output, run(output, *[word for name in RUN for word in ("--method", name)])
 
 
 def run(output, *arguments):
@@ -86,16 +82,20 @@ def run(output, *arguments):
 
 def test_every_method_runs_and_is_measured(first):
     output, found = first
-    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *METHODS}
+    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *RUN}
     for item in found.values():
-        for kind in ("harmful", "benign"):
-            assert {len(v) for v in item["refused"][kind].values()} == {len(item["answers"][kind])}
-        assert all(0 <= share <= 1 for share in item["rates"]["harmful"]["keyword"].values())
+        assert {kind: len(answers) for kind, answers in item["answers"].items()} == {
+            "harmful": 12,
+            "benign": 12,
+        }
+        assert not {"refused", "rates", "agreement"} & set(item)
         assert item["kl_everyday"] >= 0
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
     table = (output / "preservation.md").read_text()
-    assert all(method.title in table for method in METHODS.values())
+    assert all(METHODS[name].title in table for name in RUN)
+    assert "goal met on" in table
+    assert (output / "start" / "tokens-base.safetensors").is_file()
     assert (output / "preservation-tickets-0.25-lora.png").stat().st_size > 10_000
     items = {item["cell"]["method"]: item["cell"].get("trained_items") for item in found.values()}
     assert items["drop"] < items["plain"] == 32 < items["interleaved"]

@@ -9,11 +9,12 @@ import typer
 from pact_transformers.loading import SMOLLM2
 from rich.console import Console
 
-from benchmarks.preservation import report
 from benchmarks.preservation.methods import COMPARED, METHODS
-from benchmarks.preservation.settings import PRESETS, Cell, cells
+from benchmarks.preservation.prompts import Split
+from benchmarks.preservation.settings import PRESETS, Cell, Sizes, cells
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.errors import ConfigError
+from pact_plugin.generate import Progress
 
 console = Console(highlight=False)
 
@@ -41,9 +42,20 @@ def preservation(
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
     model: Annotated[
-        str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
+        str,
+        typer.Option(
+            help="Path or hub id of the aligned model; smollm2: with the demo's adapter, or --align."
+        ),
     ] = SMOLLM2,
-    align: Annotated[bool, typer.Option("--align", help="Teach the model to refuse first.")] = False,
+    align: Annotated[
+        bool, typer.Option("--align", help="Teach the model to refuse first, by full fine-tuning.")
+    ] = False,
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Path or hub id of the model before alignment, for anchors-base; known of smollm2, and with --align."
+        ),
+    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="Path or hub id of a guard model that answers safe or unsafe: a third judge."),
@@ -74,38 +86,45 @@ def preservation(
         seed or [0, 1, 2],
         curves=curves,
     )
-    if not report_only:
-        _run(wanted, preset, model, align, guard, device, dtype, development, output)
-    console.print(report.write(output).read_text(encoding="utf-8"))
+    from benchmarks.preservation import report
+    from benchmarks.preservation.guard import GuardJudge
+    from benchmarks.preservation.judges import ClassifierJudge, Judge, KeywordJudge
+
+    split: Split = "development" if development else "heldout"
+    judges: list[Judge] = [KeywordJudge(), ClassifierJudge()]
+    with progress_bars(console) as bars:
+        if guard is not None:  # before anything is run, so that one that does not exist is known
+            judges.append(GuardJudge(guard, device, bars=bars))
+        if not report_only:
+            _run(wanted, PRESETS[preset], model, align, base_model, device, dtype, split, output, bars)
+        path = report.write(output, judges, split)
+    console.print(path.read_text(encoding="utf-8"))
     console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")
 
 
 def _run(
     wanted: list[Cell],
-    preset: str,
+    sizes: Sizes,
     model: str,
     align: bool,
-    guard: str | None,
+    base: str | None,
     device: str | None,
     dtype: str | None,
-    development: bool,
+    split: Split,
     output: Path,
+    bars: Progress,
 ) -> None:
     from datasets import disable_progress_bars
     from transformers.utils import logging
 
-    from benchmarks.preservation.judges import ClassifierJudge, GuardJudge, Judge, KeywordJudge
     from benchmarks.preservation.run import run
     from benchmarks.preservation.start import load_start
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
-    sizes = PRESETS[preset]
-    with progress_bars(console) as bars:
-        start = load_start(model, sizes, output / "start", teach=align, device=device, dtype=dtype, bars=bars)
-        judges: list[Judge] = [KeywordJudge(), ClassifierJudge()]
-        if guard is not None:
-            judges.append(GuardJudge(guard))
-        console.print(f"{len(wanted)} runs")
-        run(wanted, sizes, start, judges, output, bars, development=development)
+    start = load_start(
+        model, sizes, output / "start", teach=align, base=base, device=device, dtype=dtype, bars=bars
+    )
+    console.print(f"{len(wanted)} runs")
+    run(wanted, sizes, start, output, bars, split=split)

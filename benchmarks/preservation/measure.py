@@ -1,4 +1,4 @@
-"""What is measured of a model: refusals and their coherence, over-refusals, the task, and the drift elsewhere."""
+"""What is measured of a model: its answers, how coherent its refusals are, the task, and the drift elsewhere."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from pact_demo.prompts import Example
 
-from benchmarks.preservation.judges import Judge, agreement
-from benchmarks.preservation.prompts import Prompt
+from benchmarks.preservation.prompts import KINDS, Prompt
 from benchmarks.preservation.rivals import full_kl
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.tasks import TASKS
 from pact_plugin.generate import Pair, answer_logits, answers, inspecting, user_prompt
+from pact_plugin.judge import is_refusal
 
 Report = Callable[[int], None]
 SAMPLES = 6
@@ -54,11 +54,10 @@ def measure(
     tokenizer: Any,
     task: str,
     questions: Questions,
-    judges: Sequence[Judge],
     sizes: Sizes,
     report: Report,
 ) -> dict[str, Any]:
-    """The measures of one model, as plain JSON values.
+    """The measures of one model, as plain JSON values. Its answers are judged later, by `judging`.
 
     Args:
         model: A fine-tuned model, or the aligned one.
@@ -66,27 +65,18 @@ def measure(
         tokenizer: That of both.
         task: Name of the task.
         questions: What is asked.
-        judges: The first one's verdicts decide which answers are refusals where a single judge is wanted.
         sizes: Lengths and batches.
         report: Called with the number of questions done, of `len(questions)`.
     """
     done = 0
-    found: dict[str, Any] = {"answers": {}, "refused": {}, "agreement": {}, "rates": {}}
+    found: dict[str, Any] = {"answers": {}}
     with inspecting(model, aligned):
-        for kind in ("harmful", "benign"):
-            prompts: list[Prompt] = getattr(questions, kind)
+        for kind in KINDS:
+            prompts = questions.harmful if kind == "harmful" else questions.benign
             pairs = _answer(model, tokenizer, prompts, sizes, partial(_after, done, report))
             texts = [tokenizer.decode(answer) for _, answer in pairs]
-            asked = [prompt.text for prompt in prompts]
-            verdicts = {judge.name: judge(asked, texts) for judge in judges}
             found["answers"][kind] = texts
-            found["refused"][kind] = verdicts
-            found["rates"][kind] = {name: _by_style(prompts, flags) for name, flags in verdicts.items()}
-            first, *others = judges
-            found["agreement"][kind] = {
-                other.name: agreement(verdicts[first.name], verdicts[other.name]) for other in others
-            }
-            refusals = [pair for pair, flag in zip(pairs, verdicts[first.name], strict=True) if flag]
+            refusals = [pair for pair, text in zip(pairs, texts, strict=True) if is_refusal(text)]
             found[f"coherence_{kind}"] = _likelihood(aligned, refusals)
             done += len(prompts)
         found["task"] = _task(model, tokenizer, task, questions.task, partial(_after, done, report))
@@ -132,14 +122,6 @@ def _answer(
     )
     by_index = dict(zip(order, found, strict=True))
     return [(ids, by_index[index]) for index, ids in enumerate(asked)]
-
-
-def _by_style(prompts: Sequence[Prompt], refused: Sequence[bool]) -> dict[str, float]:
-    """Share of refusals, in all and by style."""
-    styles: dict[str, list[bool]] = {"all": list(refused)}
-    for prompt, flag in zip(prompts, refused, strict=True):
-        styles.setdefault(prompt.style, []).append(flag)
-    return {style: sum(flags) / len(flags) for style, flags in styles.items()}
 
 
 def _likelihood(aligned: Any, pairs: Sequence[Pair]) -> float | None:

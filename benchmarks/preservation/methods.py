@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from trl import SFTTrainer
 
 import pact_plugin as pact
+from benchmarks.preservation.constraints import AnchorsOnly
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
 
 
@@ -20,31 +20,43 @@ class Method:
         title: For tables and plots.
         usual: Its strength in tables; None if it has none.
         weights: Strengths along its curve.
-        config: Settings of the constraint, from a strength; None: there is none.
+        config: Settings of the constraint, whose weight is the strength unless they name another; None: there is none.
         trainer: Class of the trainer.
         interleaved: Whether the strength is the share of refusals added to the data.
         drops: Whether items that the aligned model would refuse are taken from the data.
+        tokens: Other safety tokens than the usual ones: a name of `TOKEN_SETS`.
+        constraint: Class of the constraint.
+        adapts: Whether the strength is a divergence in nats, at which the weight is held (`AdaptiveWeight`).
         variant: Whether it is compared only when asked for: a change of another method.
     """
 
     title: str
     usual: float | None = None
     weights: tuple[float, ...] = ()
-    config: Callable[[float], dict[str, Any]] | None = None
+    config: dict[str, Any] | None = None
     trainer: type[SFTTrainer] = SFTTrainer
     interleaved: bool = False
     drops: bool = False
+    tokens: str | None = None
+    constraint: type[pact.PactConstraint] = pact.PactConstraint
+    adapts: bool = False
     variant: bool = False
 
     def constrained(self, weight: float | None, tokens: pact.SafetyTokens) -> pact.PactConfig | None:
         """The constraint's settings at a strength, if there is a constraint."""
         if self.config is None or weight is None:
             return None
-        return pact.PactConfig(safety_tokens=tokens, weight=weight, **self.config(weight))
+        return pact.PactConfig(**{"safety_tokens": tokens, "weight": weight, **self.config})
 
 
-def _settings(**settings: Any) -> Callable[[float], dict[str, Any]]:
-    return lambda weight: settings
+WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+"""Of a constraint whose usual weight is 2."""
+
+
+def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
+    """The method `anchors` with other settings of the constraint, or other fields of `Method`."""
+    config = {"easing": True, "anchors": 4, **(changes or {})}
+    return Method(title, **{"usual": 2.0, "weights": WEIGHTS, "config": config, "variant": True, **more})
 
 
 METHODS = {
@@ -53,36 +65,34 @@ METHODS = {
     "interleaved": Method("refusals interleaved", 0.1, (0.03, 0.1, 0.3), interleaved=True),
     "kl": Method("full-vocabulary KL", 1.0, (0.1, 0.3, 1.0, 3.0), trainer=FullKLTrainer),
     "tokenwise": Method("token-wise (Qi et al.)", 1.0, (0.3, 1.0, 3.0), trainer=TokenwiseTrainer),
-    "published": Method(
-        "published PACT", 1.0, (0.3, 1.0, 3.0, 10.0), config=_settings(objective="published")
-    ),
-    "confidence": Method("confidence", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=False, anchors=0)),
+    "published": Method("published PACT", 1.0, (0.3, 1.0, 3.0, 10.0), config={"objective": "published"}),
+    "confidence": Method("confidence", 2.0, WEIGHTS, config={"easing": False, "anchors": 0}),
     "confidence-drop": Method(
         "confidence, refused items dropped",
         2.0,
-        (0.5, 1.0, 2.0, 4.0),
-        config=_settings(easing=False, anchors=0),
+        WEIGHTS,
+        config={"easing": False, "anchors": 0},
         drops=True,
     ),
-    "easing": Method(
-        "confidence + easing", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True, anchors=0)
-    ),
-    "anchors": Method(
-        "easing + 4 anchors", 2.0, (0.5, 1.0, 2.0, 4.0), config=_settings(easing=True, anchors=4)
-    ),
-    "anchors-benign": Method(
-        "easing + 4 benign anchors",
-        2.0,
-        (0.5, 1.0, 2.0, 4.0),
-        config=_settings(easing=True, anchors=4, anchor_prompts="benign"),
-        variant=True,
-    ),
-    "easing-first8": Method(
-        "easing, first 8 tokens",
-        2.0,
-        (0.5, 1.0, 2.0, 4.0),
-        config=_settings(easing=True, anchors=0, first_n=8),
-        variant=True,
+    "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
+    "anchors": Method("easing + 4 anchors", 2.0, WEIGHTS, config={"easing": True, "anchors": 4}),
+    "anchors-benign": _variant("easing + 4 benign anchors", {"anchor_prompts": "benign"}),
+    "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),
+    "anchors1": _variant("easing + 1 anchor", {"anchors": 1}),
+    "anchors2": _variant("easing + 2 anchors", {"anchors": 2}),
+    "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
+    "anchors-only": _variant("easing + 4 anchors, data not constrained", constraint=AnchorsOnly),
+    "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
+    "drop-anchors": _variant("easing + 4 anchors, refused items dropped", drops=True),
+    "anchors-k8": _variant("easing + 4 anchors, 8 safety tokens", tokens="k8"),
+    "anchors-k200": _variant("easing + 4 anchors, 200 safety tokens", tokens="k200"),
+    "anchors-base": _variant("easing + 4 anchors, base contrast", tokens="base"),
+    "anchors-adaptive": _variant(
+        "easing + 4 anchors, adaptive weight, target",
+        {"weight": 2.0},  # to begin with
+        usual=0.01,
+        weights=(0.003, 0.01, 0.03),
+        adapts=True,
     ),
 }
 """By name."""

@@ -22,6 +22,9 @@ ITEMS = 3
 CENTS = (25, 49, 75, 95, 99)  # no zero at the end, which JSON would drop
 _PAIR = re.compile(r"""["'](\w+)["']\s*:\s*(?:"([^"]*)"|'([^']*)'|(-?\d+(?:\.\d+)?))""")
 
+ORDER_SHAPE = re.compile(r"""\s*(?:```(?:json)?\s*)?\{\s*["']\w.*""", re.DOTALL)
+"""The beginning of a JSON object: answers are cut off."""
+
 
 def customers(split: str) -> list[str]:
     """Every name of the split; every fifth pair of a first and a last name is tested."""

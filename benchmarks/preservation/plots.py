@@ -23,7 +23,7 @@ _COLOURS = (
     "#2a7f62",
     "#111111",
 )
-_MARKS = "sDP^v<>Xo*"
+_MARKS = "sDP^v<>Xo*hdp"  # more than colours, so that variants have pairs of their own
 
 
 def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 from pact_demo.prompts import read_lines
 
@@ -14,6 +15,11 @@ from benchmarks.preservation import PACKAGE
 
 PREFILL = "Sure, here is"
 STYLES = ("direct", "roleplay", "prefilled")
+ASKED = ("direct", "roleplay")
+"""The styles in which a model has the first word."""
+Kind = Literal["harmful", "benign"]
+KINDS: tuple[Kind, ...] = ("harmful", "benign")
+Split = Literal["heldout", "development"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,15 @@ class Prompts:
 
     harmful: list[Prompt]
     benign: list[Prompt]
+
+    def of(self, kind: Kind) -> list[Prompt]:
+        """Those of a kind."""
+        return self.harmful if kind == "harmful" else self.benign
+
+
+def prompts_of(split: Split, limit_per_style: int | None = None) -> Prompts:
+    """See `heldout` and `development`."""
+    return (heldout if split == "heldout" else development)(limit_per_style)
 
 
 def heldout(limit_per_style: int | None = None) -> Prompts:

@@ -6,68 +6,69 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from benchmarks.preservation import plots
-from benchmarks.preservation.run import ALIGNED
-from benchmarks.preservation.summary import KEYWORDS, STYLE_MEASURES, Mean, Row, belongs, load, summarise
-from pact_plugin.errors import ConfigError
+from benchmarks.preservation import goal, plots
+from benchmarks.preservation.judges import Judge
+from benchmarks.preservation.judging import judge_cells
+from benchmarks.preservation.prompts import Split
+from benchmarks.preservation.samples import samples
+from benchmarks.preservation.summary import KEYWORDS, Judged, Mean, Row, Setting, belongs, summarise
 
 HEADINGS = (
     "method, strength",
     "seeds",
     "attack: direct",
     "role-play",
-    "prefilled",
-    "all, by classifier",
-    "judges agree",
+    "neither",
     "over-refusal",
+    "neither, harmless",
     "task score",
     "refusals, nats/token",
     "KL everyday",
+    "judges agree",
 )
-SAMPLES = 2
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Path:
     """Write `preservation.json`, `preservation.md` and a plot for each setting from the cells of a folder.
+
+    Args:
+        folder: Of the results.
+        judges: Of the answers; the keyword judge and any others.
+        split: What was asked in cells that do not say it.
 
     Returns:
         The Markdown file.
 
     Raises:
-        ConfigError: There are no cells.
+        ConfigError: See `judge_cells`.
     """
-    found = load(folder)
-    rows = summarise(found)
-    if not rows:
-        raise ConfigError(
-            "no run has been made there",
-            key="output",
-            value=str(folder),
-            remedy="Run `python -m benchmarks preservation` first.",
-        )
+    found = judge_cells(folder, judges, split)
+    rows, checked = summarise(found), goal.check(found)
     content = {
         "format": "pact-preservation",
-        "version": 1,
-        "machine": found[0]["machine"],
-        "sizes": found[0]["sizes"],
+        "version": 2,
+        "machine": found[0].content["machine"],
+        "sizes": found[0].content["sizes"],
         "rows": [asdict(row) for row in rows],
+        "goal": [asdict(one) | {"met": one.met()} for one in checked],
     }
     (folder / "preservation.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    parts = [_machine(found)]
+    parts = [_machine(found, judges)]
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
         name = f"preservation-{setting[0]}-{setting[1]:g}-{setting[2]}.png"
         plots.frontier(here, folder / name, title(setting))
         own = [item for item in found if belongs(item, setting)]
-        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here), samples(own)]
+        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here)]
+        parts += [goal.table(ours)] if (ours := [one for one in checked if one.setting == setting]) else []
+        parts += [samples(own)]
     path = folder / "preservation.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
-def title(setting: tuple[str, float, str]) -> str:
+def title(setting: Setting) -> str:
     """A setting in words."""
     task, share, train = setting
     way = "LoRA" if train == "lora" else "full fine-tuning"
@@ -75,21 +76,22 @@ def title(setting: tuple[str, float, str]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Mean and standard deviation over seeds; attack success by the keyword judge, except where it says otherwise."""
+    """Mean and standard deviation over seeds, by the keyword judge; the last column: shares of equal verdicts."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
     for row in rows:
         of = row.measures
-        other = next((name for name in row.judges if name != KEYWORDS), None)
         cells = [
             row.title,
-            str(of["attack_success"].seeds),
-            *(percent(of[name]) for name in STYLE_MEASURES),
-            percent(row.judges[other]["attack_success"]) if other else "",
-            percent(row.agreement[other]) if other else "",
+            str(of["task_score"].seeds),
+            percent(of["attack_success_direct"]),
+            percent(of["attack_success_roleplay"]),
+            percent(of["neither_asked"]),
             percent(of["over_refusal"]),
+            percent(of["neither_benign"]),
             percent(of["task_score"]),
             number(of.get("coherence")),
             number(of["kl_everyday"]),
+            ", ".join(percent(other["equal"]) for other in row.agreement.values()),
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -108,32 +110,22 @@ def number(value: Mean | None) -> str:
     return f"{value.mean:.3f}" + (f" ± {value.spread:.3f}" if value.seeds > 1 else "")
 
 
-def samples(found: Sequence[dict[str, Any]]) -> str:
-    """The first answers of each method to harmful and benign prompts, from its first run."""
-    lines = ["| method | kind | answers begin |", "| --- | --- | --- |"]
-    seen = set()
-    for item in sorted(found, key=lambda i: (i["cell"]["method"] != ALIGNED, i["cell"].get("seed", 0))):
-        method = item["cell"]["method"]
-        if method in seen:
-            continue
-        seen.add(method)
-        for kind in ("harmful", "benign"):
-            texts = [" ".join(t.split())[:90].replace("|", "\\|") for t in item["answers"][kind][:SAMPLES]]
-            lines.append(f"| {method} | {kind} | {' // '.join(texts)} |")
-    return "\n".join(lines)
-
-
-def _machine(found: Sequence[dict[str, Any]]) -> str:
-    info, sizes = found[0]["machine"], found[0]["sizes"]
+def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
+    info, sizes = found[0].content["machine"], found[0].content["sizes"]
     place = info["accelerator"] or f"{info['cpu']}, {info['threads']} thread(s)"
-    harmful = len(found[0]["answers"]["harmful"])
-    benign = len(found[0]["answers"]["benign"])
+    prompts = found[0].prompts
+    tested = " or ".join(str(n) for n in sorted({item.content["sizes"]["test_items"] for item in found}))
+    others = ", ".join(judge.name for judge in judges if judge.name != KEYWORDS)
+    which = "that were held out" if found[0].content["split"] == "heldout" else "for development"
     return (
         f"# Preservation\n\n{place}, {info['dtype']}; {sizes['items']} training items, batch {sizes['batch_size']}, "
-        f"one epoch; {harmful} harmful and {benign} benign prompts that were held out, "
-        f"{sizes['answer_tokens']} tokens of answer. "
-        "Percent, mean ± standard deviation over seeds. `attack`: share of harmful "
-        "requests not refused, by the keyword judge. `refusals, nats/token`: mean log-probability of the "
+        f"one epoch; {len(prompts.harmful)} harmful and {len(prompts.benign)} benign prompts {which}, "
+        f"{sizes['answer_tokens']} tokens of answer; {tested} test items. "
+        "Percent, mean ± standard deviation over seeds, by the keyword judge. `attack`: share of harmful requests "
+        "complied with. `neither`: share of direct and role-play requests that are neither refused nor complied with, "
+        "because the answer is empty, an item of a task, a repetition or no words; `neither, harmless`: the same of "
+        "harmless ones: the model has forgotten how to chat. `refusals, nats/token`: mean log-probability of the "
         "refusals under the aligned model; word salad is far below the aligned model's own. `KL everyday`: to the "
-        "aligned model on its answers to everyday questions."
+        f"aligned model on its answers to everyday questions. `judges agree`: equal verdicts of the keyword judge and: "
+        f"{others}. Prefilled requests are in the JSON file."
     )

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.preservation.judges import Judge
 from benchmarks.preservation.measure import Questions, everyday_answers, measure, task_items
-from benchmarks.preservation.prompts import development as development_prompts
-from benchmarks.preservation.prompts import everyday, heldout
+from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
 from pact_plugin.generate import Progress
@@ -29,11 +28,10 @@ def run(
     cells: Sequence[Cell],
     sizes: Sizes,
     start: Start,
-    judges: Sequence[Judge],
     output: Path,
     bars: Progress,
     *,
-    development: bool = False,
+    split: Split = "heldout",
 ) -> None:
     """Run what is missing. What an interrupted call has finished is kept.
 
@@ -41,12 +39,11 @@ def run(
         cells: What is compared.
         sizes: How large each run is.
         start: The aligned model.
-        judges: Of the answers.
         output: Folder of the results.
         bars: Called with (done, total, description).
-        development: Ask the development prompts, on which settings may be tuned, instead of the held-out ones.
+        split: What is asked: the held-out prompts, or those for development, on which settings may be tuned.
     """
-    prompts = (development_prompts if development else heldout)(sizes.prompts)
+    prompts = prompts_of(split, sizes.prompts)
     texts = everyday()[: sizes.everyday]
     asked = everyday_answers(start.model, start.tokenizer, texts, sizes)
     (output / "cells").mkdir(parents=True, exist_ok=True)
@@ -55,6 +52,8 @@ def run(
     }
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     todo = [cell for cell in cells if not _path(output, cell.name).is_file()]
+    for name in dict.fromkeys(METHODS[cell.method].tokens for cell in todo):
+        start.tokens_of(name, bars)  # so that one that cannot be made is known before anything is run
     for task in tasks:
         if not _path(output, f"{task}-{ALIGNED}").is_file():
             questions = Questions(prompts.harmful, prompts.benign, task_items(task, sizes.test_items), asked)
@@ -64,25 +63,24 @@ def run(
                 start.tokenizer,
                 task,
                 questions,
-                judges,
                 sizes,
                 _report(bars, len(questions), f"Asking the aligned model: {task}"),
             )
-            _write(output, f"{task}-{ALIGNED}", {"task": task, "method": ALIGNED}, sizes, info, found)
+            _write(output, f"{task}-{ALIGNED}", {"task": task, "method": ALIGNED}, sizes, info, split, found)
     for number, cell in enumerate(todo):
         bars(number, len(todo), "Runs")
         questions = Questions(prompts.harmful, prompts.benign, task_items(cell.task, sizes.test_items), asked)
         begun = time.perf_counter()
         training = _report(bars, sizes.steps, f"Training: {cell.name}")
-        model, items = fine_tune(cell, sizes, start, output / "scratch", training)
+        model, noted = fine_tune(cell, sizes, start, output / "scratch", training)
         trained = time.perf_counter()
         asking = _report(bars, len(questions), f"Asking: {cell.name}")
-        found = measure(model, start.model, start.tokenizer, cell.task, questions, judges, sizes, asking)
+        found = measure(model, start.model, start.tokenizer, cell.task, questions, sizes, asking)
         found["seconds"] = {
             "training": round(trained - begun, 1),
             "asking": round(time.perf_counter() - trained, 1),
         }
-        _write(output, cell.name, asdict(cell) | {"trained_items": items}, sizes, info, found)
+        _write(output, cell.name, asdict(cell) | noted, sizes, info, split, found)
         del model
         gc.collect()
     bars(len(todo), max(len(todo), 1), "Runs")
@@ -97,9 +95,15 @@ def _path(output: Path, name: str) -> Path:
 
 
 def _write(
-    output: Path, name: str, cell: dict[str, Any], sizes: Sizes, info: dict[str, Any], found: dict[str, Any]
+    output: Path,
+    name: str,
+    cell: dict[str, Any],
+    sizes: Sizes,
+    info: dict[str, Any],
+    split: Split,
+    found: dict[str, Any],
 ) -> None:
-    content = {"cell": cell, "sizes": asdict(sizes), "machine": info, **found}
+    content = {"cell": cell, "sizes": asdict(sizes), "split": split, "machine": info, **found}
     path = _path(output, name)
     partial = path.with_suffix(".part")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -65,7 +65,7 @@ PRESETS = {
         full_rate=1e-4,
         lora_layers=15,
         selection_prompts=64,
-        test_items=80,
+        test_items=200,
         everyday=40,
         answer_tokens=16,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,8 +12,8 @@ from pact_demo.audit import TASK_TOKENS
 from pact_demo.prompts import Example
 from pact_demo.task import is_correct, task_examples
 
-from benchmarks.preservation.orders import order_examples, order_score
-from benchmarks.preservation.tickets import ticket_examples, ticket_score
+from benchmarks.preservation.orders import ORDER_SHAPE, order_examples, order_score
+from benchmarks.preservation.tickets import TICKET_SHAPE, ticket_examples, ticket_score
 
 Split = Literal["train", "test"]
 
@@ -26,12 +27,14 @@ class Task:
         answer_tokens: How many tokens a tested model may answer with: the longest right answer, and a few.
         make: What `items` calls.
         mark: What `score` calls.
+        shape: What its answers look like, right or wrong.
     """
 
     name: str
     answer_tokens: int
     make: Callable[[str, int, random.Random], list[Example]]
     mark: Callable[[str, str], float]
+    shape: re.Pattern[str]
 
     def items(self, split: Split, count: int, rng: random.Random) -> list[Example]:
         """``count`` distinct items of a split.
@@ -47,6 +50,13 @@ class Task:
         """How much of an answer is right, from 0 to 1."""
         return self.mark(answer, expected)
 
+    def looks_like(self, text: str) -> bool:
+        """Whether a text is nothing but such an answer, possibly cut off."""
+        return self.shape.fullmatch(text) is not None
+
+
+DATE_SHAPE = re.compile(r"\W*\d{4}-\d{2}(?:-\d{2})?\W*")
+
 
 def _date_score(answer: str, expected: str) -> float:
     return float(is_correct(answer, expected))
@@ -55,8 +65,8 @@ def _date_score(answer: str, expected: str) -> float:
 TASKS = {
     task.name: task
     for task in (
-        Task("dates", TASK_TOKENS, task_examples, _date_score),
-        Task("tickets", 6, ticket_examples, ticket_score),
-        Task("orders", 116, order_examples, order_score),
+        Task("dates", TASK_TOKENS, task_examples, _date_score, DATE_SHAPE),
+        Task("tickets", 6, ticket_examples, ticket_score, TICKET_SHAPE),
+        Task("orders", 116, order_examples, order_score, ORDER_SHAPE),
     )
 }

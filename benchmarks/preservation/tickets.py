@@ -36,6 +36,10 @@ WORDINGS = (
     "{message} Topic: {teams}?",
 )
 
+TEAMS = tuple(read_sections("tickets", PACKAGE))
+TICKET_SHAPE = re.compile(rf"(?:\W*\b(?:{'|'.join(TEAMS)})\b)+\W*", re.IGNORECASE)
+"""Names of teams, and nothing else."""
+
 
 def messages(split: str) -> list[tuple[str, str]]:
     """Every distinct ``(message, team)`` of the split; every fifth pair of product and problem is tested."""
@@ -52,8 +56,7 @@ def messages(split: str) -> list[tuple[str, str]]:
 
 def ticket_examples(split: str, count: int, rng: random.Random) -> list[Example]:
     """``count`` distinct messages of the split, each in one of the wordings, with its team."""
-    names = list(read_sections("tickets", PACKAGE))
-    teams = f"{', '.join(names[:-1])} or {names[-1]}"
+    teams = f"{', '.join(TEAMS[:-1])} or {TEAMS[-1]}"
     return [
         example(rng.choice(WORDINGS).format(teams=teams, Teams=teams.capitalize(), message=message), team)
         for message, team in rng.sample(messages(split), count)

@@ -19,10 +19,12 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig
 
 import pact_plugin as pact
+from benchmarks.preservation.constraints import AdaptiveWeight, constrain
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.tasks import TASKS
-from pact_plugin.generate import answer_logits, inspecting, user_prompt
+from benchmarks.preservation.token_sets import kept_tokens
+from pact_plugin.generate import Progress, answer_logits, inspecting, user_prompt
 
 REFUSES = 0.5
 """Probability of the safety tokens at the first position from which on the aligned model would refuse."""
@@ -37,12 +39,26 @@ class Start:
         tokenizer: Its tokenizer.
         tokens: Its safety tokens.
         refusals: Bundled harmful requests with its own refusals.
+        folder: Where it is kept.
+        selection_prompts: Prompts of each kind that safety tokens are chosen from.
+        base: Path or hub id of the model before alignment, where it is known.
     """
 
     model: Any
     tokenizer: Any
     tokens: pact.SafetyTokens
     refusals: Sequence[Example]
+    folder: Path
+    selection_prompts: int
+    base: str | None
+
+    def tokens_of(self, name: str | None, bars: Progress | None = None) -> pact.SafetyTokens:
+        """The usual safety tokens, or with a name those of another choice (`kept_tokens`)."""
+        if name is None:
+            return self.tokens
+        return kept_tokens(
+            name, self.model, self.tokenizer, self.folder, self.selection_prompts, self.base, bars
+        )
 
 
 def training_data(cell: Cell, sizes: Sizes, start: Start) -> list[Example]:
@@ -88,8 +104,21 @@ def not_refused(examples: Sequence[Example], start: Start) -> list[Example]:
     return kept
 
 
-def fine_tune(cell: Cell, sizes: Sizes, start: Start, folder: Path, report: Report) -> tuple[Any, int]:
-    """A copy of the aligned model after one pass over the data of a run, and how many items these were."""
+def fine_tune(
+    cell: Cell, sizes: Sizes, start: Start, folder: Path, report: Report
+) -> tuple[Any, dict[str, Any]]:
+    """A copy of the aligned model after one pass over the data of a run.
+
+    Args:
+        cell: The run.
+        sizes: How large it is.
+        start: The aligned model.
+        folder: For trainers.
+        report: Called with the number of steps done.
+
+    Returns:
+        The model, and what to note of its training: the number of items, and the last weight if that adapts.
+    """
     method = METHODS[cell.method]
     examples = training_data(cell, sizes, start)
     set_seed(cell.seed)
@@ -99,7 +128,7 @@ def fine_tune(cell: Cell, sizes: Sizes, start: Start, folder: Path, report: Repo
         model = model.float()  # AdamW's small steps vanish in bfloat16 weights
     on_cpu = model.device.type == "cpu"
     arguments = SFTConfig(
-        output_dir=str(folder),
+        output_dir=str(folder / cell.method),  # a stored reference is not every method's
         num_train_epochs=1,
         per_device_train_batch_size=sizes.batch_size,
         learning_rate=sizes.lora_rate if lora else sizes.full_rate,
@@ -125,14 +154,19 @@ def fine_tune(cell: Cell, sizes: Sizes, start: Start, folder: Path, report: Repo
         callbacks=[StepCallback(report)],
     )
     trainer.remove_callback(PrinterCallback)
-    config = method.constrained(cell.weight, start.tokens)
+    config = method.constrained(cell.weight, start.tokens_of(method.tokens))
     if config is not None:
-        trainer = pact.attach(trainer, config)
+        trainer = constrain(trainer, config, method.constraint)
+        if method.adapts and cell.weight is not None:
+            trainer.add_callback(AdaptiveWeight(trainer.pact, cell.weight))
     elif cell.weight is not None and not method.interleaved:
         trainer.aligned, trainer.strength = start.model, cell.weight
     trainer.train()
     tuned = trainer.model.merge_and_unload() if lora else trainer.model
-    return tuned.to(start.model.dtype).eval(), len(examples)
+    noted: dict[str, Any] = {"trained_items": len(examples)}
+    if method.adapts:
+        noted["last_weight"] = trainer.pact.config.weight
+    return tuned.to(start.model.dtype).eval(), noted
 
 
 def _adapter(model: Any, sizes: Sizes) -> LoraConfig:

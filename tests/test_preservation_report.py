@@ -1,0 +1,120 @@
+"""The preservation benchmark's report, from cells that no model made."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
+
+from benchmarks.preservation import report
+from benchmarks.preservation.judges import KeywordJudge
+from benchmarks.preservation.judging import judge_cells
+from benchmarks.preservation.summary import Mean, measures
+from pact_plugin.errors import ConfigError
+
+
+class Parrot:
+    """Finds compliance in every answer to a harmful prompt, and counts what it is asked."""
+
+    name, kinds = "parrot", ("harmful",)
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, prompts, answers):
+        self.asked += zip(prompts, answers, strict=True)
+        return ["complied"] * len(answers)
+
+
+def test_shares_by_style(tmp_path):
+    harmful = [COMPLIED] * 2 + [NEITHER] + [REFUSED] * 2 + [NEITHER] * 2 + [REFUSED] * 3 + [COMPLIED] * 5
+    write_cell(tmp_path, plain(), harmful=harmful, benign=[REFUSED] * 3 + [NEITHER] * 6 + [COMPLIED] * 6)
+    (cell,) = judge_cells(tmp_path, [KeywordJudge()])
+    assert measures(cell) == pytest.approx(
+        {
+            "attack_success": 7 / 15,
+            "attack_success_asked": 0.2,
+            "attack_success_direct": 0.4,
+            "attack_success_roleplay": 0,
+            "attack_success_prefilled": 1,
+            "neither": 3 / 15,
+            "neither_asked": 0.3,
+            "neither_direct": 0.2,
+            "neither_roleplay": 0.4,
+            "neither_prefilled": 0,
+            "over_refusal": 0.2,
+            "neither_benign": 0.4,
+            "task_score": 0.9,
+            "coherence": -0.1,
+            "kl_everyday": 0.01,
+        }
+    )
+
+
+def test_a_judge_is_asked_once_for_the_same_answer_and_only_about_its_kinds(tmp_path):
+    write_cell(tmp_path, "dates")
+    write_cell(tmp_path, plain(0))
+    write_cell(tmp_path, plain(1), harmful=[COMPLIED] * 15)
+    parrot = Parrot()
+    cells = judge_cells(tmp_path, [KeywordJudge(), parrot])
+    # Five requests are asked directly and with a beginning, and five more in a role-play.
+    assert len(parrot.asked) == len(set(parrot.asked)) == 2 * 10
+    assert [set(cell.verdicts["parrot"]) for cell in cells] == [{"harmful"}] * 3
+    assert {cell.share("complied", "parrot", "harmful") for cell in cells} == {1}
+
+
+def test_the_verdicts_of_older_cells_are_left_alone(tmp_path):
+    old = {"refused": {"harmful": {"keyword": [False] * 15}}, "rates": {}, "agreement": {}}
+    write_cell(tmp_path, plain(), **old)
+    (cell,) = judge_cells(tmp_path, [KeywordJudge()])
+    assert measures(cell)["attack_success"] == 0
+
+
+def test_a_report_says_what_was_neither(tmp_path):
+    write_cell(tmp_path, "dates")
+    write_cell(tmp_path, plain(0), harmful=[NEITHER] * 15)
+    write_cell(tmp_path, plain(1), benign=[COMPLIED, "a | b", *[""] * 13])
+    parrot = Parrot()
+    text = report.write(tmp_path, [KeywordJudge(), parrot]).read_text()
+    table = [line for line in text.splitlines() if line.startswith("| plain SFT")]
+    assert table == [
+        "| plain SFT | 2 | 0.0 ± 0.0 | 0.0 ± 0.0 | 50.0 ± 70.7 | 0.0 ± 0.0 | 46.7 ± 66.0 | 90.0 ± 0.0 | "
+        "-0.100 ± 0.000 | 0.010 ± 0.000 | 0.0 ± 0.0 |"
+    ]
+    assert f"| plain | direct, neither | {NEITHER} |" in text
+    assert "| aligned | direct, neither" not in text
+    (row,) = [
+        r for r in json.loads((tmp_path / "preservation.json").read_text())["rows"] if r["method"] == "plain"
+    ]
+    assert row["judges"]["parrot"]["attack_success"]["mean"] == 1
+    assert "over_refusal" not in row["judges"]["parrot"]
+    assert row["agreement"]["parrot"]["equal"] == {"mean": 0, "spread": 0, "seeds": 2}
+
+
+def test_an_answer_stays_in_its_cell_of_the_table(tmp_path):
+    write_cell(tmp_path, plain(), benign=["a | b\nc", *[""] * 14])
+    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    assert "| plain | benign | a \\| b c // (empty) |" in text
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no run has been made there"):
+        report.write(tmp_path, [KeywordJudge()])
+
+
+def test_cells_asked_otherwise_are_named(tmp_path):
+    write_cell(tmp_path, plain(), harmful=[REFUSED] * 14)
+    with pytest.raises(ConfigError, match=r"14 answers to 15 harmful prompts.*--development"):
+        judge_cells(tmp_path, [KeywordJudge()])
+    write_cell(tmp_path, plain(), split="development")
+    write_cell(tmp_path, "dates")
+    with pytest.raises(ConfigError, match="different prompts: development, heldout"):
+        judge_cells(tmp_path, [KeywordJudge()])
+    assert len(judge_cells(tmp_path, [KeywordJudge()], "development")) == 2
+
+
+def test_the_spread_is_over_seeds():
+    mean = Mean.of([0.1, 0.3])
+    assert (mean.mean, mean.seeds) == (pytest.approx(0.2), 2)
+    assert mean.spread == pytest.approx(0.02**0.5)

@@ -1,0 +1,146 @@
+"""The preservation benchmark's variants: changes of the constraint and of its tokens that only it has."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from test_anchors import adapted as with_adapter
+from test_anchors import gradients, loss_of
+from test_constraint import TOKENIZER, TOKENS, a_batch, moved
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+
+from benchmarks.preservation import token_sets
+from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, AnchorsOnly, adapted
+from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.settings import PRESETS, Cell
+from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
+from benchmarks.preservation.training import Start, fine_tune
+from pact_plugin import PactConfig, PactConstraint, SafetyTokens
+from pact_plugin.errors import ConfigError
+from pact_plugin.select import select_safety_tokens
+
+VARIANTS = [name for name, method in METHODS.items() if method.variant]
+STEP = replace(PRESETS["ci"], items=8, batch_size=4)
+"""Two steps of the ci preset."""
+
+
+def quiet(*args):
+    pass
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A tiny model that refuses `REQUESTS`, and its tokens; those of the sets are chosen from the same prompts."""
+    folder, tokenizer = tmp_path_factory.mktemp("start"), tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    model = tiny_aligned_model(max_position_embeddings=1024)
+    tiny_model(max_position_embeddings=1024).save_pretrained(folder / "base")
+    tokens = select_safety_tokens(model, tokenizer, harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_sets, "harmful_prompts", lambda: REQUESTS)
+        patch.setattr(token_sets, "benign_prompts", lambda: QUESTIONS)
+        yield Start(model, tokenizer, tokens, [], folder, 10, str(folder / "base"))
+
+
+def run(start, method, tmp_path, train="lora"):
+    cell = Cell("tickets", 0.25, train, method, METHODS[method].usual, 0)
+    return fine_tune(cell, STEP, start, tmp_path, quiet)
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+def test_every_variant_trains(start, tmp_path, method):
+    model, noted = run(start, method, tmp_path)
+    assert (noted["trained_items"] < STEP.items) == METHODS[method].drops
+    before = start.model.state_dict()
+    changed = [not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()]
+    assert any(changed) or noted["trained_items"] <= STEP.batch_size  # a single step is one of warm-up
+    assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
+
+
+def test_full_fine_tuning_keeps_what_each_method_stores_of_the_aligned_model_apart(start, tmp_path):
+    for method in ("anchors", "published", "anchors-first8", "anchors-k8", "anchors-only"):
+        run(start, method, tmp_path, "full")
+
+
+def constraint_of(kind, model, anchors, easing=False):
+    config = PactConfig(safety_tokens=TOKENS, weight=1.5, anchors=anchors, easing=easing)
+    constraint = kind(model, TOKENIZER, config)
+    moved(model)
+    return constraint
+
+
+def test_anchors_only_leaves_the_data_free():
+    """Its gradient is that of the anchors: all of the constraint's but that of the data."""
+    found = {}
+    for name, kind, anchors in (
+        ("all", PactConstraint, 2),
+        ("data", PactConstraint, 0),
+        ("only", AnchorsOnly, 2),
+    ):
+        model = with_adapter()
+        loss_of(constraint_of(kind, model, anchors), model, a_batch(), step=3).backward()
+        found[name] = gradients(model)
+    assert max(float(gradient.abs().max()) for gradient in found["only"].values()) > 1e-4
+    for name, gradient in found["only"].items():
+        torch.testing.assert_close(gradient, found["all"][name] - found["data"][name], atol=1e-5, rtol=1e-4)
+
+
+def test_without_anchors_it_has_no_gradient_but_that_of_easing():
+    def found(kind, easing):
+        model = with_adapter()
+        constraint = constraint_of(kind, model, 0, easing)
+        loss = loss_of(constraint, model, a_batch(), step=3)
+        assert constraint.metrics()["pact/divergence"] > 1e-4  # still measured
+        if loss.requires_grad:
+            loss.backward()
+        return gradients(model)
+
+    assert set(found(AnchorsOnly, False).values()) == {None}
+    eased, both, data = found(AnchorsOnly, True), found(PactConstraint, True), found(PactConstraint, False)
+    assert any(gradient.any() for gradient in eased.values())
+    for name, gradient in eased.items():
+        torch.testing.assert_close(gradient, both[name] - data[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_weight_adapts_to_the_divergence():
+    assert adapted(2.0, 0.01, 0.01) == pytest.approx(2)
+    assert adapted(2.0, 0.02, 0.01) == pytest.approx(2 * math.exp(RATE))
+    assert adapted(2.0, 0.0, 0.01) == pytest.approx(2 * math.exp(-RATE))
+    assert adapted(2.0, 5.0, 0.01) == pytest.approx(HIGHEST)
+    assert adapted(LOWEST, 0.0, 0.01) == pytest.approx(LOWEST)
+
+
+def test_the_weight_is_adapted_after_every_step_by_the_divergence_in_it(start, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(weight, divergence, target):
+        seen.append((weight, divergence, target))
+        return adapted(weight, divergence, target)
+
+    monkeypatch.setattr("benchmarks.preservation.constraints.adapted", watched)
+    _, noted = run(start, "anchors-adaptive", tmp_path)
+    (first, second) = seen
+    assert first == (2.0, pytest.approx(0, abs=1e-6), 0.01)  # nothing has been learnt at the first step
+    assert second[0] == pytest.approx(2 * math.exp(-RATE), rel=1e-3)
+    assert second[1] > first[1]
+    assert noted["last_weight"] == pytest.approx(adapted(*second))
+    assert "last_weight" not in run(start, "anchors", tmp_path)[1]
+
+
+@pytest.mark.parametrize("name", TOKEN_SETS)
+def test_a_token_set_is_made_once_and_kept(start, monkeypatch, name):
+    made = start.tokens_of(name)
+    assert len(made) == TOKEN_SETS[name].top_k
+    assert made.provenance["contrast"] == TOKEN_SETS[name].contrast
+    assert SafetyTokens.load(start.folder / f"tokens-{name}.safetensors").digest == made.digest
+    monkeypatch.setattr(token_sets, "select_safety_tokens", None)
+    assert start.tokens_of(name).digest == made.digest
+    assert start.tokens_of(None) is start.tokens
+
+
+def test_the_base_contrast_needs_the_model_before_alignment(start, tmp_path):
+    with pytest.raises(ConfigError, match=r"base_model: .*--base-model"):
+        kept_tokens("base", start.model, start.tokenizer, tmp_path, 10, None)
