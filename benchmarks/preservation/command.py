@@ -42,14 +42,9 @@ def preservation(
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
     model: Annotated[
-        str,
-        typer.Option(
-            help="Path or hub id of the aligned model; smollm2: with the demo's adapter, or --align."
-        ),
+        str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
     ] = SMOLLM2,
-    align: Annotated[
-        bool, typer.Option("--align", help="Teach the model to refuse first, by full fine-tuning.")
-    ] = False,
+    align: Annotated[bool, typer.Option("--align", help="Teach the model to refuse first.")] = False,
     base_model: Annotated[
         str | None,
         typer.Option(

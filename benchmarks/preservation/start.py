@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from pact_demo.align import align
 from pact_demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
 from pact_demo.prepare import choose_tokens, spread
 from pact_demo.prompts import Example, example
-from pact_demo.recipes import FULL
 from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
 
 import pact_plugin as pact
@@ -40,7 +38,7 @@ def load_start(
         model: `smollm2` (with the demo's adapter), or a path or hub id.
         sizes: How many prompts safety tokens are chosen from.
         folder: Where it is kept.
-        teach: Teach the model to refuse first, by full fine-tuning; for one that is not aligned.
+        teach: Teach the model to refuse first; for one that is not aligned.
         base: Path or hub id of the model before alignment; by default the model itself where it is aligned here.
         device: By default the first accelerator, or else the CPU.
         dtype: By default `native_dtype`.
@@ -49,11 +47,7 @@ def load_start(
     Raises:
         ConfigError: The folder holds another model's start, there is no such model, or it does not refuse.
     """
-    wanted = {
-        "model": model,
-        "teach": "full" if teach else False,
-        "selection_prompts": sizes.selection_prompts,
-    }
+    wanted = {"model": model, "teach": teach, "selection_prompts": sizes.selection_prompts}
     kept = folder / "start.json"
     if not kept.is_file():
         _make(wanted, folder, device, dtype, bars)
@@ -107,11 +101,10 @@ def _aligned(
     if name == SMOLLM2:
         tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
-    to = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
-    model = model.to(to)
     if wanted["teach"]:
-        model = align(model, tokenizer, folder / "aligning", bars, **asdict(FULL)).to(to)
-    return model.eval(), tokenizer
+        model = align(model, tokenizer, folder / "aligning", bars).merge_and_unload()
+    to = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
+    return model.to(to).eval(), tokenizer
 
 
 def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Progress) -> list[Example]:
