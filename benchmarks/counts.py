@@ -184,9 +184,9 @@ def _objective(
         values, log_rest = read.logprobs, read.log_rest
     if beside:
         given = torch.zeros(count, device="meta", requires_grad=True)
-        read = head.beside(states, ids, labels, given)
-    else:
-        read = head.readout(states, ids, labels)
+        logprobs = head.beside(states, ids, labels, given)
+        return confidence_divergence(logprobs, values, None, log_rest).sum() + given.sum()
+    read = head.readout(states, ids, labels)
     return confidence_divergence(read.logprobs, values, read.log_rest, log_rest).sum() + read.label.sum()
 
 

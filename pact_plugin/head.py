@@ -21,8 +21,8 @@ class Readout:
 
     logprobs: Float[Tensor, "N K"]
     """log p(k) of the safety tokens under the whole vocabulary."""
-    log_rest: Float[Tensor, " N"] | None
-    """log r, the log-probability of every other token together; None where it has to be derived (C2.2)."""
+    log_rest: Float[Tensor, " N"]
+    """log r, the log-probability of every other token together."""
     label: Float[Tensor, " N"]
     """log p of the label."""
 
@@ -135,8 +135,8 @@ class LanguageHead:
         ids: Int[Tensor, " K"],
         labels: Int[Tensor, " N"],
         label_logprobs: Float[Tensor, " N"],
-    ) -> Readout:
-        """The readout where the task loss has the log-probabilities of the labels: the head is not read again (C6.7).
+    ) -> Float[Tensor, "N K"]:
+        """Log-probabilities of the safety tokens beside a task loss that has the labels': the head is not read (C6.7).
 
         log p(k) = log p(y) + z(k) - z(y) needs the rows of the safety tokens and of the labels alone, and the gradient
         of the log-sum-exp is part of the one that the task's own head computes.
@@ -163,8 +163,7 @@ class LanguageHead:
             return product if offsets is None else product + offsets[count:].to(product.dtype)
 
         label = self.logits(hidden, of_label)
-        logprobs = self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
-        return Readout(logprobs, None, label_logprobs)
+        return self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
 
     def _slope(self, logits: Tensor) -> Tensor | float:
         """Derivative of the logits by what the projection returns."""

@@ -66,20 +66,24 @@ def confidence(
     positions = view.positions
     labels = positions.own(view.labels)
     hidden = positions.predecessors(view.hidden)
+    label: Tensor
     if view.label_logprobs is None:
-        student = head.readout(hidden, ids, labels, chunk_size=chunk_size)
+        read = head.readout(hidden, ids, labels, chunk_size=chunk_size)
+        logprobs, log_rest, label = read.logprobs, read.log_rest, read.label
+        divergence = confidence_divergence(logprobs, aligned.values, log_rest, aligned.log_rest)
     else:
+        label = view.label_logprobs
         with view.autocast:  # the task's own, so that both round alike
-            student = head.beside(hidden, ids, labels, view.label_logprobs)
-    divergence = confidence_divergence(student.logprobs, aligned.values, student.log_rest, aligned.log_rest)
+            logprobs = head.beside(hidden, ids, labels, label)
+        divergence = confidence_divergence(logprobs, aligned.values, None, aligned.log_rest)
     in_safety = (labels[:, None] == ids).any(1)
     eased = eased_share(aligned.values, in_safety)
     return Evaluated(
         divergence=divergence,
-        safety_mass=student.logprobs.detach().exp().sum(1),
+        safety_mass=logprobs.detach().exp().sum(1),
         safety_mass_reference=aligned.values.exp().sum(1),
         eased=eased if ease else eased * 0,
-        label_logprob=student.label,
+        label_logprob=label,
         trained=positions.trained,
     )
 

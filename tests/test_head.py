@@ -110,27 +110,23 @@ def test_p27_beside_the_task_the_head_gives_the_same_and_is_not_read(architectur
     weights = torch.randn(tokens.numel(), len(IDS), generator=torch.Generator().manual_seed(2))
     projected = []
 
-    def of(read):
-        loss = (read.logprobs * weights).sum() + 0.5 * read.label.sum()
-        wanted = [leaf, head.projection.weight] if trained else [leaf]
-        return read.logprobs, read.label, torch.autograd.grad(loss, wanted)
+    def gradients(logprobs, label):
+        loss = (logprobs * weights).sum() + 0.5 * label.sum()
+        return torch.autograd.grad(loss, [leaf, head.projection.weight] if trained else [leaf])
 
     leaf = states.clone().requires_grad_()
-    logprobs, label, gradients = of(head.readout(leaf, IDS, labels, chunk_size=5))
+    read = head.readout(leaf, IDS, labels, chunk_size=5)
+    expected = gradients(read.logprobs, read.label)
     leaf = states.clone().requires_grad_()
     task = head.logits(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
     handle = head.projection.register_forward_hook(lambda *args: projected.append(1))
-    read = head.beside(leaf, IDS, labels, task)
+    logprobs = head.beside(leaf, IDS, labels, task)
     handle.remove()
     assert not projected
-    assert read.log_rest is None
-    others = of(read)
     tolerance = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-2}[dtype]
-    torch.testing.assert_close(others[0], logprobs, atol=tolerance, rtol=tolerance)
-    torch.testing.assert_close(others[1], label, atol=tolerance, rtol=tolerance)
-    for ours, expected in zip(others[2], gradients, strict=True):
-        scale = expected.abs().max().item()
-        torch.testing.assert_close(ours, expected, atol=tolerance * scale, rtol=tolerance)
+    torch.testing.assert_close(logprobs, read.logprobs, atol=tolerance, rtol=tolerance)
+    for ours, own in zip(gradients(logprobs, task), expected, strict=True):
+        torch.testing.assert_close(ours, own, atol=tolerance * own.abs().max().item(), rtol=tolerance)
 
 
 def test_rows_of_a_head_that_is_not_plain_are_not_taken():
@@ -153,8 +149,8 @@ def test_a_bias_on_the_head():
         torch.testing.assert_close(head.safety_logits(hidden, IDS), own[:, IDS])
         logprobs = own.log_softmax(-1)
         labels = tokens.flatten()
-        read = head.beside(hidden, IDS, labels, logprobs.gather(1, labels[:, None])[:, 0])
-        torch.testing.assert_close(read.logprobs, logprobs[:, IDS])
+        beside = head.beside(hidden, IDS, labels, logprobs.gather(1, labels[:, None])[:, 0])
+        torch.testing.assert_close(beside, logprobs[:, IDS])
 
 
 def test_exact_where_the_safety_tokens_hold_all_or_nothing():
