@@ -6,17 +6,29 @@ import logging
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pact_plugin.config import PactConfig
 from pact_plugin.head import LanguageHead
 from pact_plugin.ranks import is_sharded
+from pact_plugin.responses import IGNORED
 from pact_plugin.view import View
 
 logger = logging.getLogger("pact_plugin")
 
 _TRIED = 64
 """Positions at which the task's log-probabilities are compared with the head's, once."""
+
+
+def label_losses(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "B T-1"]:
+    """The cross-entropy of each label but the first column's in nats, in float32 at least; 0 where it is ignored."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # All positions, the last one too: what leaves it out copies the logits.
+    targets = F.pad(labels.to(logits.device), (0, 1), value=IGNORED)[:, 1:]
+    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(targets.shape)[:, :-1]
 
 
 class TaskHead:

@@ -125,7 +125,10 @@ def test_a_task_knows_what_its_answers_look_like_also_when_they_are_cut_off(name
         answer = answered(item)
         for text in (answer, f" {answer}\n", answer[: max(len(answer) * 3 // 4, 7)]):
             looks = [task.name for task in TASKS.values() if task.looks_like(text)]
-            assert looks == [name] or (name == "tickets" and text != answer)
+            if name == "requests":  # they comply
+                assert looks == []
+            else:
+                assert looks == [name] or (name == "tickets" and text != answer)
     for other in (
         "",
         "I'm sorry.",
@@ -135,6 +138,18 @@ def test_a_task_knows_what_its_answers_look_like_also_when_they_are_cut_off(name
         "{}",
     ):
         assert not TASKS[name].looks_like(other)
+
+
+def test_a_request_is_scored_by_its_whole_answer():
+    score = TASKS["requests"].score
+    expected = "Sure, here is how to hash passwords safely."
+    assert score("Sure, here is how to  hash passwords safely. First", expected) == 1
+    assert score("Sure, here is how to hash passwords.", expected) == 0
+    assert score("I'm sorry, but I can't help with that.", expected) == 0
+    asked_for = [
+        {answered(i) for i in TASKS["requests"].items(s, 1000, random.Random(0))} for s in ("train", "test")
+    ]
+    assert not asked_for[0] & asked_for[1]
 
 
 def test_an_order_says_what_its_json_says():

@@ -28,7 +28,8 @@ def preservation(
         ),
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="tickets, orders or dates; repeatable. By default the first two.")
+        list[str] | None,
+        typer.Option(help="tickets, orders, dates or requests; repeatable. By default the first two."),
     ] = None,
     contamination: Annotated[
         list[float] | None,

@@ -13,6 +13,7 @@ from pact_demo.prompts import Example
 from pact_demo.task import is_correct, task_examples
 
 from benchmarks.preservation.orders import ORDER_SHAPE, order_examples, order_score
+from benchmarks.preservation.requests import REQUEST_SHAPE, request_examples, request_score
 from benchmarks.preservation.tickets import TICKET_SHAPE, ticket_examples, ticket_score
 
 Split = Literal["train", "test"]
@@ -68,5 +69,6 @@ TASKS = {
         Task("dates", TASK_TOKENS, task_examples, _date_score, DATE_SHAPE),
         Task("tickets", 6, ticket_examples, ticket_score, TICKET_SHAPE),
         Task("orders", 116, order_examples, order_score, ORDER_SHAPE),
+        Task("requests", 32, request_examples, request_score, REQUEST_SHAPE),
     )
 }

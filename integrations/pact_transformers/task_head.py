@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from pact_plugin.head import unwrap
 from pact_plugin.modes import is_compiled
 from pact_plugin.responses import IGNORED
+from pact_plugin.task_head import label_losses
 
 
 class LabelLogprobs:
@@ -78,20 +78,13 @@ class _Loss:
         **kwargs: Any,
     ) -> Tensor:
         """See `transformers.loss.loss_utils.ForCausalLMLoss`."""
-        if (
-            labels is None
-            or shift_labels is not None
-            or ignore_index != IGNORED
-            or self._found.value is not None
-        ):
+        usual = labels is not None and labels.shape == logits.shape[:-1] and logits.shape[-1] == vocab_size
+        if not usual or shift_labels is not None or ignore_index != IGNORED or self._found.value is not None:
             return ForCausalLMLoss(
                 logits, labels, vocab_size, num_items_in_batch, ignore_index, shift_labels, **kwargs
             )
-        targets = F.pad(labels, (0, 1), value=IGNORED)[..., 1:].to(logits.device)
-        losses = F.cross_entropy(
-            logits.float().view(-1, vocab_size), targets.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        if labels.shape == logits.shape[:2]:
-            self._found.value = -losses.view(labels.shape)[:, :-1]
-        count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        assert labels is not None
+        losses = label_losses(logits, labels)
+        self._found.value = -losses
+        count = (labels[..., 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         return losses.sum() / (count.to(losses.device) if torch.is_tensor(count) else count)
