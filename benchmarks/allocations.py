@@ -48,4 +48,4 @@ class Allocations(TorchDispatchMode):
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
+    return (tensor._values() if tensor.is_sparse else tensor).untyped_storage()

@@ -148,11 +148,10 @@ class LanguageHead:
             label_logprobs: log p(y), with the gradient that the task loss has.
         """
         assert isinstance(self.projection, nn.Linear)
-        count, bias = len(ids), self.projection.bias
-        chosen = torch.cat([ids, labels])
-        rows = self.projection.weight[
-            chosen
-        ]  # in one piece, so that a head in training has one such gradient
+        weight, bias = self.projection.weight, self.projection.bias
+        count, chosen = len(ids), torch.cat([ids, labels])
+        # Of a head in training the rows' gradient is sparse, and added to the task's: a dense one would be as large.
+        rows = F.embedding(chosen, weight, sparse=weight.requires_grad)
         offsets = None if bias is None else bias[chosen]
 
         def of_safety(states: Tensor) -> Tensor:
