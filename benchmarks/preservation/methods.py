@@ -80,6 +80,7 @@ METHODS = {
     "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),
     "anchors1": _variant("easing + 1 anchor", {"anchors": 1}),
     "anchors2": _variant("easing + 2 anchors", {"anchors": 2}),
+    "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
     "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
     "anchors-only": _variant("easing + 4 anchors, data not constrained", constraint=AnchorsOnly),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
