@@ -140,6 +140,7 @@ def _constraint(
         runs += counter.get_total_flops()
         runs += sum(_decoder_pass(head, mode.anchors, ANCHOR[0], dtype, grad=True))
     opened = int((positions.index < _gate_end()).sum())
+    model.zero_grad()  # meta cannot add a sparse gradient to what is there
     with FlopCounterMode(display=False) as counter, Allocations() as allocations:
         _objective(mode, settings, head, len(positions), opened, dtype, beside=True).backward()
     return runs + counter.get_total_flops(), max(passing, allocations.peak)
