@@ -13,7 +13,7 @@ from test_constraint import TOKENIZER, TOKENS, a_batch, moved
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from benchmarks.preservation import token_sets
-from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, AnchorsOnly, adapted
+from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, AnchorsOnly, adapted, gates
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
 from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
@@ -144,3 +144,12 @@ def test_a_token_set_is_made_once_and_kept(start, monkeypatch, name):
 def test_the_base_contrast_needs_the_model_before_alignment(start, tmp_path):
     with pytest.raises(ConfigError, match=r"base_model: .*--base-model"):
         kept_tokens("base", start.model, start.tokenizer, tmp_path, 10, None)
+
+
+def test_later_tokens_are_held_as_far_as_the_aligned_model_refuses_at_the_first():
+    mass = torch.tensor([0.9, 0.4, 0.3, 0.1, 0.8])
+    index, response = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 0, 0, 1, 1])
+    torch.testing.assert_close(gates(mass, index, response), torch.tensor([1.0, 0.9, 0.9, 1.0, 0.1]))
+    # A response whose first token is no position (its document starts there) is not held after it.
+    assert gates(mass[1:3], index[1:3], response[1:3]).tolist() == [0.0, 0.0]
+    assert gates(mass[:0], index[:0], response[:0]).shape == (0,)

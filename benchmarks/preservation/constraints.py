@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import TrainerCallback
 
 from pact_plugin import PactConfig, PactConstraint
@@ -27,6 +29,32 @@ class AnchorsOnly(PactConstraint):
         return (
             None if found is None else replace(found, divergence=found.divergence.detach())
         )  # still measured
+
+
+class Gated(PactConstraint):
+    """Holds the tokens after a response's first as far as the aligned model would refuse at the first."""
+
+    def _evaluate(self, view: View, *, train: bool) -> Evaluated | None:
+        found = super()._evaluate(view, train=train)
+        if found is None:
+            return None
+        positions = view.positions
+        gate = gates(found.safety_mass_reference, positions.index, positions.response)
+        return replace(found, divergence=found.divergence * gate, eased=found.eased * gate)
+
+
+def gates(mass: Tensor, index: Tensor, response: Tensor) -> Tensor:
+    """1 at the first token of each response, and the aligned model's probability of the safety tokens there at the others.
+
+    Args:
+        mass: [N] of the aligned model's probability that the safety tokens have together.
+        index: [N] index of each position inside its response.
+        response: [N] number of the response.
+    """
+    first = index == 0
+    of_response = mass.new_zeros(int(response.max()) + 1 if len(response) else 0)
+    of_response[response[first]] = mass[first]
+    return torch.where(first, 1.0, of_response[response])
 
 
 class AdaptiveWeight(TrainerCallback):

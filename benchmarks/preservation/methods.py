@@ -8,7 +8,7 @@ from typing import Any
 from trl import SFTTrainer
 
 import pact_plugin as pact
-from benchmarks.preservation.constraints import AnchorsOnly
+from benchmarks.preservation.constraints import AnchorsOnly, Gated
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
 
 
@@ -83,6 +83,7 @@ METHODS = {
     "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
     "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
     "anchors-only": _variant("easing + 4 anchors, data not constrained", constraint=AnchorsOnly),
+    "anchors-gated": _variant("easing + 4 anchors, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
     "drop-anchors": _variant("easing + 4 anchors, refused items dropped", drops=True),
     "anchors-k8": _variant("easing + 4 anchors, 8 safety tokens", tokens="k8"),
