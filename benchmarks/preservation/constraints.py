@@ -44,7 +44,7 @@ class Gated(PactConstraint):
 
 
 def gates(mass: Tensor, index: Tensor, response: Tensor) -> Tensor:
-    """1 at the first token of each response, and the aligned model's probability of the safety tokens there at the others.
+    """1 at the first token of each response; at the others how likely the aligned model was to refuse at the first.
 
     Args:
         mass: [N] of the aligned model's probability that the safety tokens have together.
