@@ -23,6 +23,8 @@ _COLOURS = (
     "#2a7f62",
     "#111111",
 )
+NARROWEST = 20
+"""Points of the task score that a picture spans at least."""
 _MARKS = "sDP^v<>Xo*hdp"  # more than colours, so that variants have pairs of their own
 
 
@@ -77,6 +79,10 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
         axes.set_ylabel("%")
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.25)
+    low, high = panels[0].get_xlim()
+    if high - low < NARROWEST:  # else a difference of one item would look like the whole of the task
+        middle = (low + high) / 2
+        panels[0].set_xlim(middle - NARROWEST / 2, middle + NARROWEST / 2)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
