@@ -83,6 +83,9 @@ METHODS = {
     "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
     "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
     "anchors-only": _variant("easing + 4 anchors, data not constrained", constraint=AnchorsOnly),
+    "anchors-alone": _variant(
+        "4 anchors, no easing, data not constrained", {"easing": False}, constraint=AnchorsOnly
+    ),
     "anchors-gated": _variant("easing + 4 anchors, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
     "drop-anchors": _variant("easing + 4 anchors, refused items dropped", drops=True),
