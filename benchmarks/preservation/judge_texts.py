@@ -130,7 +130,9 @@ def labelled_texts() -> list[tuple[str, Verdict, str]]:
             texts += [(wording.replace("{}", request), verdict, wording) for request in requests]
     for task in TASKS.values():
         answers = [item["completion"][0]["content"] for item in task.items("train", TASK_ANSWERS, rng)]
-        texts += [(answer, "neither", answer) for answer in answers]
+        texts += [
+            (answer, "neither", answer) for answer in answers if task.looks_like(answer)
+        ]  # or it complies
     for wording in refusals + compliances:
         words = wording.replace("{}", rng.choice(requests)).split()
         texts += [(text, "neither", wording) for text in _broken(words, rng)]
