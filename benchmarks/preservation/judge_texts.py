@@ -129,10 +129,9 @@ def labelled_texts() -> list[tuple[str, Verdict, str]]:
         for wording in wordings:  # one without {} is repeated, so that every wording weighs the same
             texts += [(wording.replace("{}", request), verdict, wording) for request in requests]
     for task in TASKS.values():
-        answers = [item["completion"][0]["content"] for item in task.items("train", TASK_ANSWERS, rng)]
-        texts += [
-            (answer, "neither", answer) for answer in answers if task.looks_like(answer)
-        ]  # or it complies
+        if task.shape is not None:
+            answers = [item["completion"][0]["content"] for item in task.items("train", TASK_ANSWERS, rng)]
+            texts += [(answer, "neither", answer) for answer in answers]
     for wording in refusals + compliances:
         words = wording.replace("{}", rng.choice(requests)).split()
         texts += [(text, "neither", wording) for text in _broken(words, rng)]

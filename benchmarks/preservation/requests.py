@@ -7,14 +7,10 @@ The splits share no request.
 from __future__ import annotations
 
 import random
-import re
 
 from pact_demo.prompts import TEMPLATES, Example, example, read_lines
 
 OPENINGS = ("", "Hi! ", "Quick question: ", "My friend wants to know: ", "It's my first time. ")
-
-REQUEST_SHAPE = re.compile(r"(?!)")
-"""Its answers are those of a model that complies: no text is nothing but such an answer."""
 
 
 def request_examples(split: str, count: int, rng: random.Random) -> list[Example]:
