@@ -47,7 +47,9 @@ def label_logprobs(model: Any) -> Iterator[LabelLogprobs]:
             found.value = getattr(output, "log_probs", None)
 
     handle = base.register_forward_hook(keep)
-    stock = getattr(base, "loss_function", None) is ForCausalLMLoss
+    loss = getattr(base, "loss_function", None)
+    # One that was patched in before this module was imported has its own reasons, such as memory.
+    stock = loss is ForCausalLMLoss and loss.__module__ == "transformers.loss.loss_utils"
     chosen = "_loss_function" in vars(base)
     if stock:
         base.loss_function = _Loss(found)
