@@ -167,12 +167,12 @@ def tolerated(config: PactConfig) -> Iterator[None]:
     """A warning, instead of an error, where a run cannot have anchors and nobody has asked for them.
 
     Raises:
-        PactError: That of the block, if `anchors` or other prompts for them are set.
+        PactError: That of the block, if `anchors` or other prompts for them are set, or nothing else is held.
     """
     try:
         yield
     except PactError as error:
-        if config.anchors is not None or config.anchor_prompts != "both":
+        if config.anchors is not None or config.anchor_prompts != "both" or config.hold == "anchors":
             raise
         warnings.warn(
             f"PACT: no anchors in this run, so refusals may spread to harmless prompts: {error}", stacklevel=4

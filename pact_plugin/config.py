@@ -98,6 +98,9 @@ class PactConfig(_Settings):
     name it."""
     first_n: Annotated[int | None, Field(ge=1)] = None
     """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
+    hold: Literal["all", "anchors"] = "all"
+    """What is held to the aligned model: `all`, the response positions of the fine-tuning data and the anchors,
+    or the `anchors` alone, while the task goes on yielding by `easing` (spec clause C10.5)."""
     anchors: Annotated[int | None, Field(ge=0)] = None
     """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
     (spec clause C10). Unset: 4 for `confidence`, or none, with a warning, where a run cannot have them; none for
@@ -141,6 +144,13 @@ class PactConfig(_Settings):
                 key="anchor_prompts",
                 value=self.anchor_prompts,
                 remedy="Set `anchors` to 1 or more with `objective: confidence`, or remove `anchor_prompts`.",
+            )
+        if self.hold == "anchors" and (self.anchors == 0 or self.objective == "published"):
+            raise ConfigError(
+                "there are no anchors to hold, so nothing would be constrained",
+                key="hold",
+                value=self.hold,
+                remedy="Set `anchors` to 1 or more with `objective: confidence`, or `hold: all`.",
             )
         if self.store is not None and self.reference not in ("auto", "stored"):
             raise ConfigError(

@@ -102,8 +102,9 @@ class PactConstraint:
         if self.config.anchor_count:
             with tolerated(self.config):
                 self.anchors = Anchors(self.config, tokenizer, self.head, self._passes)
-        train = Meter(self.config.weight, anchors=self.anchors is not None)
-        self._meters = {"train": train, "eval": Meter(self.config.weight)}
+        data = self.config.hold == "all"
+        train = Meter(self.config.weight, data=data, anchors=self.anchors is not None)
+        self._meters = {"train": train, "eval": Meter(self.config.weight, data=data)}
         self._watch = Watch(self.head.decoder, self.config.first_n)
         self._task_head = TaskHead(self.config, model, self.head, self._ids)
         self._finite = FiniteCheck()
@@ -225,7 +226,10 @@ class PactConstraint:
         if self._first or (num_items_in_batch is None and not empty_ok):
             self._check_first(batch, count, empty_ok)
         denominator = _at_least_1(count, evaluated.divergence.device)
-        total = self.config.weight * evaluated.divergence.sum()
+        data = self.config.hold == "all"
+        total = (
+            self.config.weight * (evaluated.divergence if data else evaluated.divergence.detach() * 0).sum()
+        )
         if self.config.eases:
             total = total - objectives.eased_task_loss(evaluated, task_loss)
         step = self.receipt.total_steps + 1 if step is None else step

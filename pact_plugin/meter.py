@@ -44,8 +44,8 @@ class Sums:
 class Meter:
     """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks."""
 
-    def __init__(self, weight: float, *, anchors: bool = False) -> None:
-        self.weight, self.anchors = weight, anchors
+    def __init__(self, weight: float, *, data: bool = True, anchors: bool = False) -> None:
+        self.weight, self.data, self.anchors = weight, data, anchors
         self._pending: Sums | None = None
         self._interval = Sums()
 
@@ -81,7 +81,8 @@ class Meter:
         """Means since the last call.
 
         `pact/loss` is all that divergences add to the task's loss, easing apart; with anchors theirs is part of it, and
-        `pact/anchor_divergence` their mean in nats, weighted as in the loss (spec/PACT.md, clause C10.2).
+        `pact/anchor_divergence` their mean in nats, weighted as in the loss (spec/PACT.md, clause C10.2). Where anchors
+        alone are held, `pact/divergence` is measured and is no part of `pact/loss`.
         `key`: what to name in the error if there was no response position.
 
         None, with a warning, if the reference was not known everywhere.
@@ -106,7 +107,7 @@ class Meter:
         tokens = max(total.tokens, 1)
         anchored = {"pact/anchor_divergence": total.anchor_divergence / tokens} if self.anchors else {}
         return {
-            "pact/loss": self.weight * (total.divergence + total.anchor_divergence) / tokens,
+            "pact/loss": self.weight * (self.data * total.divergence + total.anchor_divergence) / tokens,
             "pact/divergence": total.divergence / total.positions,
             "pact/safety_mass": total.safety_mass / total.positions,
             "pact/safety_mass_reference": total.safety_mass_reference / total.positions,

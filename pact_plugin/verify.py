@@ -49,12 +49,13 @@ def verify_run(directory: str | Path) -> str:
             remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
         )
     anchors = receipt.config.get("anchors") if receipt.anchor_prompts else 0
+    alone = " alone" if receipt.config.get("hold") == "anchors" else ""
     mean = receipt.divergence / receipt.positions
     return (
         f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions, "
         f"mean divergence {mean:.4g} nats, objective {receipt.config['objective']}, "
         f"weight {receipt.config['weight']:g}, "
-        f"{f'{anchors} anchors, ' if anchors else ''}"
+        f"{f'{anchors} anchors{alone}, ' if anchors else ''}"
         f"{receipt.tokens['count']} safety tokens ({receipt.tokens['digest']}), reference {receipt.reference}"
     )
 

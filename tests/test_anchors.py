@@ -97,6 +97,42 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
     assert constraint.metrics()["pact/anchor_divergence"] == pytest.approx(term.item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("easing", [True, False])
+def test_p28_anchors_alone_leave_the_data_free(easing):
+    """The gradient is that of all that is held, without that of the data."""
+    found, measured = {}, {}
+    for name, settings in (
+        ("all", {}),
+        ("data", {"anchors": 0, "easing": False}),
+        ("anchors", {"hold": "anchors"}),
+    ):
+        model = adapted()
+        constraint = PactConstraint(model, TOKENIZER, config(**{"easing": easing, **settings}))
+        moved(model)
+        loss_of(constraint, model, a_batch(), step=3).backward()
+        found[name], measured[name] = gradients(model), constraint.metrics()
+    assert max(float(gradient.abs().max()) for gradient in found["anchors"].values()) > 1e-4
+    for name, gradient in found["anchors"].items():
+        torch.testing.assert_close(gradient, found["all"][name] - found["data"][name], atol=1e-5, rtol=1e-4)
+    alone, whole = measured["anchors"], measured["all"]
+    assert alone["pact/divergence"] == pytest.approx(whole["pact/divergence"])  # still measured
+    assert alone["pact/divergence"] > 1e-4
+    assert alone["pact/loss"] == pytest.approx(WEIGHT * alone["pact/anchor_divergence"])
+    assert whole["pact/loss"] > 1.1 * alone["pact/loss"]
+
+
+@pytest.mark.parametrize("settings", [{"anchors": 0}, {"objective": "published"}])
+def test_anchors_alone_need_anchors(settings):
+    with pytest.raises(ConfigError, match="hold='anchors'"):
+        PactConfig(safety_tokens=TOKENS, hold="anchors", **settings)
+
+
+def test_a_run_that_cannot_have_anchors_does_not_begin_with_nothing_held():
+    config = PactConfig(safety_tokens=TOKENS, hold="anchors")
+    with pytest.raises(ConfigError, match="impossible"), anchors_module.tolerated(config):
+        raise ConfigError("impossible", key="tp_size", remedy="None.")
+
+
 @pytest.mark.parametrize("build", [tiny_model, adapted, trained])
 def test_p24_nothing_at_the_reference(build):
     model = build().train()
@@ -333,13 +369,16 @@ def test_nan_in_the_reference_and_in_the_model():
         constraint.loss(batch)
 
 
-def test_the_receipt_says_how_many(tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "words"), [({}, " 3 anchors,"), ({"hold": "anchors"}, " 3 anchors alone,")]
+)
+def test_the_receipt_says_how_many(tmp_path, settings, words):
     model = tiny_model()
-    constraint = PactConstraint(model, TOKENIZER, config())
+    constraint = PactConstraint(model, TOKENIZER, config(**settings))
     loss_of(constraint, model, a_batch())
     constraint.flush()
     constraint.write_receipt(tmp_path)
     receipt = Receipt.read(tmp_path)
     assert (receipt.config["anchors"], receipt.config["anchor_prompts"]) == (3, "both")
     assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * ANCHORS - 20
-    assert "3 anchors" in verify_run(tmp_path)
+    assert words in verify_run(tmp_path)

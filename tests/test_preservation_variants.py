@@ -7,18 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_anchors import adapted as with_adapter
-from test_anchors import gradients, loss_of
-from test_constraint import TOKENIZER, TOKENS, a_batch, moved
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from benchmarks.preservation import token_sets
-from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, AnchorsOnly, adapted, gates
+from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, adapted, gates
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
 from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
 from benchmarks.preservation.training import Start, fine_tune
-from pact_plugin import PactConfig, PactConstraint, SafetyTokens
+from pact_plugin import SafetyTokens
 from pact_plugin.errors import ConfigError
 from pact_plugin.select import select_safety_tokens
 
@@ -63,46 +60,6 @@ def test_every_variant_trains(start, tmp_path, method):
 def test_full_fine_tuning_keeps_what_each_method_stores_of_the_aligned_model_apart(start, tmp_path):
     for method in ("anchors", "published", "anchors-first8", "anchors-k8", "anchors-only"):
         run(start, method, tmp_path, "full")
-
-
-def constraint_of(kind, model, anchors, easing=False):
-    config = PactConfig(safety_tokens=TOKENS, weight=1.5, anchors=anchors, easing=easing)
-    constraint = kind(model, TOKENIZER, config)
-    moved(model)
-    return constraint
-
-
-def test_anchors_only_leaves_the_data_free():
-    """Its gradient is that of the anchors: all of the constraint's but that of the data."""
-    found = {}
-    for name, kind, anchors in (
-        ("all", PactConstraint, 2),
-        ("data", PactConstraint, 0),
-        ("only", AnchorsOnly, 2),
-    ):
-        model = with_adapter()
-        loss_of(constraint_of(kind, model, anchors), model, a_batch(), step=3).backward()
-        found[name] = gradients(model)
-    assert max(float(gradient.abs().max()) for gradient in found["only"].values()) > 1e-4
-    for name, gradient in found["only"].items():
-        torch.testing.assert_close(gradient, found["all"][name] - found["data"][name], atol=1e-5, rtol=1e-4)
-
-
-def test_without_anchors_it_has_no_gradient_but_that_of_easing():
-    def found(kind, easing):
-        model = with_adapter()
-        constraint = constraint_of(kind, model, 0, easing)
-        loss = loss_of(constraint, model, a_batch(), step=3)
-        assert constraint.metrics()["pact/divergence"] > 1e-4  # still measured
-        if loss.requires_grad:
-            loss.backward()
-        return gradients(model)
-
-    assert set(found(AnchorsOnly, False).values()) == {None}
-    eased, both, data = found(AnchorsOnly, True), found(PactConstraint, True), found(PactConstraint, False)
-    assert any(gradient.any() for gradient in eased.values())
-    for name, gradient in eased.items():
-        torch.testing.assert_close(gradient, both[name] - data[name], atol=1e-5, rtol=1e-4)
 
 
 def test_the_weight_adapts_to_the_divergence():

@@ -21,16 +21,6 @@ LOWEST, HIGHEST = 0.1, 20.0
 """The weight stays between them."""
 
 
-class AnchorsOnly(PactConstraint):
-    """Constrains the anchors and leaves the training data's own positions to the task; easing goes on."""
-
-    def _evaluate(self, view: View, *, train: bool) -> Evaluated | None:
-        found = super()._evaluate(view, train=train)
-        return (
-            None if found is None else replace(found, divergence=found.divergence.detach())
-        )  # still measured
-
-
 class Gated(PactConstraint):
     """Holds the tokens after a response's first as far as the aligned model would refuse at the first."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from trl import SFTTrainer
 
 import pact_plugin as pact
-from benchmarks.preservation.constraints import AnchorsOnly, Gated
+from benchmarks.preservation.constraints import Gated
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
 
 
@@ -82,9 +82,9 @@ METHODS = {
     "anchors2": _variant("easing + 2 anchors", {"anchors": 2}),
     "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
     "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
-    "anchors-only": _variant("easing + 4 anchors, data not constrained", constraint=AnchorsOnly),
+    "anchors-only": _variant("easing + 4 anchors, data not constrained", {"hold": "anchors"}),
     "anchors-alone": _variant(
-        "4 anchors, no easing, data not constrained", {"easing": False}, constraint=AnchorsOnly
+        "4 anchors, no easing, data not constrained", {"easing": False, "hold": "anchors"}
     ),
     "anchors-gated": _variant("easing + 4 anchors, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
