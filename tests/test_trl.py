@@ -217,8 +217,10 @@ def test_an_adapter_that_holds_training_keeps_its_safety_as_the_reference(tmp_pa
     trainer = pact.attach(sft_trainer(tmp_path, model=model), CONFIG)
     trainer.train()
     assert trainer.pact.receipt.reference == "frozen_copy"  # auto: one epoch
-    assert train_logs(trainer)[0]["pact/divergence"] == pytest.approx(0, abs=1e-9)
-    assert train_logs(trainer)[-1]["pact/divergence"] > 0
+    assert train_logs(trainer)[0]["pact/divergence"] == pytest.approx(
+        0, abs=1e-7
+    )  # the task's own log-probabilities
+    assert train_logs(trainer)[-1]["pact/divergence"] > 2e-7
 
 
 def test_pact_sft_trainer_is_the_same(tmp_path):
