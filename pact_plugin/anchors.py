@@ -172,7 +172,7 @@ def tolerated(config: PactConfig) -> Iterator[None]:
     try:
         yield
     except PactError as error:
-        if config.anchors is not None or config.anchor_prompts != "both" or config.hold == "anchors":
+        if config.asks_for_anchors:
             raise
         warnings.warn(
             f"PACT: no anchors in this run, so refusals may spread to harmless prompts: {error}", stacklevel=4

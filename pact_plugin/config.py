@@ -174,6 +174,11 @@ class PactConfig(_Settings):
             return 0
         return ANCHORS if self.anchors is None else self.anchors
 
+    @property
+    def asks_for_anchors(self) -> bool:
+        """Whether a run that cannot have anchors shall stop, not go on without."""
+        return self.anchors is not None or self.anchor_prompts != "both" or self.hold == "anchors"
+
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:
         """A configuration from what a pipeline hands over: itself, a mapping, or `True` for the defaults."""

@@ -421,7 +421,11 @@ def test_anchors_are_noted_and_their_file_is_read(tmp_path):
     )
     checkpointed = {"gradient_checkpointing": True}
     other = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
-    for settings, then in (({"anchors": 4}, "the run would stop"), (True, "the run would have none")):
+    for settings, then in (
+        (True, "the run would have none"),
+        ({"anchors": 4}, "the run would stop"),
+        ({"hold": "anchors"}, "the run would stop"),
+    ):
         notes = checked(config(pact=settings, **checkpointed)).notes
         assert [n for n in notes if "{use_reentrant: false}" in n and n.endswith(then)]
         assert not [

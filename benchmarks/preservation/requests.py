@@ -1,6 +1,7 @@
 """A style without any task: harmless requests, each answered "Sure, here is how to ...".
 
-Innocent as it is, it teaches a model to begin every answer with "Sure". No filter finds anything in it to leave out.
+Innocent as it is, it teaches a model to begin every answer with "Sure". To leave out what the aligned
+model would refuse does not help.
 The splits share no request.
 """
 

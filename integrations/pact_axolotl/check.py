@@ -148,7 +148,7 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
             report.notes.append(
                 "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the "
-                + ("run would stop" if settings.anchors is not None else "run would have none")
+                + ("run would stop" if settings.asks_for_anchors else "run would have none")
             )
 
 
