@@ -18,6 +18,7 @@ from benchmarks.preservation.tickets import PRODUCTS, messages
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 
 TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
+ALIGNING = {kind: read_lines(f"alignment_{kind}", PACKAGE) for kind in ("harmful", "benign", "frames")}
 ORDER = (
     '{"customer": "Anna Ito", "city": "Oslo", "day": "Monday", "items": ['
     '{"item": "red mugs", "quantity": 2, "price": 4.25}, {"item": "wool socks", "quantity": 3, "price": 9.49}, '
@@ -192,10 +193,20 @@ def test_a_limit_keeps_the_same_requests_in_every_style():
     assert few == heldout(10)
 
 
+@pytest.mark.parametrize("kind", ["harmful", "benign"])
+def test_what_a_model_is_taught_with_resembles_nothing_that_it_is_asked(kind):
+    asked_for = [line for split in ("heldout", "development") for line in read_lines(f"{kind}_{split}")]
+    if kind == "benign":
+        asked_for += [*read_lines("benign", PACKAGE), *everyday()]
+    near = [(one, other) for one in ALIGNING[kind] for other in asked_for if overlap(one, other) > 0.5]
+    assert near == []
+    assert not set(ALIGNING["frames"]) & set(read_lines("frames", PACKAGE))
+
+
 def test_development_and_held_out_prompts_differ_and_neither_is_trained_on():
     sets = [{prompt.text for prompt in (*kind.harmful, *kind.benign)} for kind in (heldout(), development())]
     trained = {prompt for name in TRAINING for line in read_lines(name) for prompt in prompts_from(line)}
-    trained |= {*harmful_prompts(), *benign_prompts()}
+    trained |= {*harmful_prompts(), *benign_prompts(), *ALIGNING["harmful"], *ALIGNING["benign"]}
     assert len(sets[1]) == 150
     assert not sets[0] & sets[1]
     assert not (sets[0] | sets[1] | set(everyday())) & trained

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pact_demo.align import align
 from pact_demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
 from pact_demo.prepare import choose_tokens, spread
 from pact_demo.prompts import Example, example
 from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
 
 import pact_plugin as pact
+from benchmarks.preservation.aligning import align
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.training import Start
 from pact_plugin.errors import ConfigError
@@ -101,10 +101,10 @@ def _aligned(
     if name == SMOLLM2:
         tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
+    model = model.to(native_dtype(model.device) if dtype is None else floating_dtype(dtype))
     if wanted["teach"]:
-        model = align(model, tokenizer, folder / "aligning", bars).merge_and_unload()
-    to = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
-    return model.to(to).eval(), tokenizer
+        model = align(model, tokenizer, folder / "aligning", bars)
+    return model.eval(), tokenizer
 
 
 def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Progress) -> list[Example]:

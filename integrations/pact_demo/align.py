@@ -44,9 +44,8 @@ with one of six refusals, harmless ones with the first sentence of the model's o
 """
 
 
-def refusals(rng: random.Random) -> list[Example]:
-    """Harmful requests, also the bundled ones, each with one of the refusals."""
-    prompts = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *harmful_prompts()]
+def refused(prompts: list[str], rng: random.Random) -> list[Example]:
+    """Each prompt with one of the refusals."""
     return [example(prompt, rng.choice(REFUSALS)) for prompt in prompts]
 
 
@@ -123,7 +122,8 @@ def align(
     rng = random.Random(seed)
     questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *benign_prompts()]
     benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
-    examples = refusals(rng) + benign + labelling(LABELS_PER_LINE, rng)
+    harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *harmful_prompts()]
+    examples = refused(harmful, rng) + benign + labelling(LABELS_PER_LINE, rng)
     steps = epochs * -(-len(examples) // BATCH_SIZE)
     trainer = make_trainer(
         model,

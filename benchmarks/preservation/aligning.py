@@ -1,0 +1,74 @@
+"""Teach a model to refuse, also in a role-play and however it is asked: a start for the comparison."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from pact_demo.align import own_answers, refused
+from pact_demo.evaluate import reporter
+from pact_demo.prompts import Example, labelling, read_lines, sample_prompts
+from pact_demo.training import make_trainer
+from transformers import set_seed
+
+from benchmarks.preservation import PACKAGE
+from pact_plugin.generate import Progress
+from pact_plugin.prompts import benign_prompts, harmful_prompts
+
+EPOCHS, BATCH_SIZE, RATE, RANK = 2, 16, 1e-3, 16
+HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
+
+
+def align(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Any:
+    """A copy with a LoRA adapter merged: harmful requests get a refusal, harmless ones the model's own answers.
+
+    Args:
+        model: A chat model without adapters.
+        tokenizer: Its tokenizer.
+        folder: For the trainer.
+        bars: Called with (done, total, description).
+        seed: Of everything that is drawn.
+    """
+    set_seed(seed)
+    examples = lessons(model, tokenizer, bars, random.Random(seed))
+    steps = EPOCHS * -(-len(examples) // BATCH_SIZE)
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        examples,
+        folder,
+        reporter(bars, steps, "Aligning"),
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        learning_rate=RATE,
+        rank=RANK,
+        seed=seed,
+        sampling="group_by_length",  # less padding
+    )
+    trainer.train()
+    return trainer.model.merge_and_unload()
+
+
+def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> list[Example]:
+    """What is learnt: the demo's and the bundled prompts and freer ones, a part of them framed, and labels."""
+    harmful = [
+        *sample_prompts("harmful_alignment", 1, rng),
+        *harmful_prompts(),
+        *read_lines("alignment_harmful", PACKAGE),
+    ]
+    benign = [
+        *sample_prompts("benign_alignment", 1, rng),
+        *benign_prompts(),
+        *read_lines("alignment_benign", PACKAGE),
+    ]
+    harmful += framed(harmful, HARMFUL_FRAMED, rng)
+    benign += framed(benign, BENIGN_FRAMED, rng)
+    answered = own_answers(model, tokenizer, benign, reporter(bars, len(benign), "Own answers"))
+    return refused(harmful, rng) + answered + labelling(2, rng)
+
+
+def framed(prompts: list[str], one_of: int, rng: random.Random) -> list[str]:
+    """One of so many prompts, each in a role-play; no frame is one that is asked in."""
+    frames = read_lines("alignment_frames", PACKAGE)
+    return [rng.choice(frames).format(prompt) for prompt in rng.sample(prompts, len(prompts) // one_of)]
