@@ -175,7 +175,9 @@ def tolerated(config: PactConfig) -> Iterator[None]:
         if config.asks_for_anchors:
             raise
         warnings.warn(
-            f"PACT: no anchors in this run, so refusals may spread to harmless prompts: {error}", stacklevel=4
+            "PACT: no anchors in this run: the data alone is held, and refusals may spread to harmless prompts. "
+            f"{error}",
+            stacklevel=4,
         )
 
 

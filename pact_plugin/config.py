@@ -97,10 +97,11 @@ class PactConfig(_Settings):
     """Folder of the stored predictions. Unset: `_pact_store` in a trainer's output folder; a loop of one's own must
     name it."""
     first_n: Annotated[int | None, Field(ge=1)] = None
-    """Constrain only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
-    hold: Literal["all", "anchors"] = "all"
+    """Constrain and ease only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
+    hold: Literal["all", "anchors"] | None = None
     """What is held to the aligned model: `all`, the response positions of the fine-tuning data and the anchors,
-    or the `anchors` alone, while the task goes on yielding by `easing` (spec clause C10.5)."""
+    or the `anchors` alone, while the task goes on yielding by `easing` (spec clause C10.5). Unset: the anchors, or
+    in a run without them the data."""
     anchors: Annotated[int | None, Field(ge=0)] = None
     """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
     (spec clause C10). Unset: 4 for `confidence`, or none, with a warning, where a run cannot have them; none for
@@ -174,6 +175,10 @@ class PactConfig(_Settings):
             return 0
         return ANCHORS if self.anchors is None else self.anchors
 
+    def holds_data(self, anchors: bool) -> bool:
+        """Whether the response positions of the data are held, in a run that has anchors or has none."""
+        return self.hold == "all" or (self.hold is None and not anchors)
+
     @property
     def asks_for_anchors(self) -> bool:
         """Whether a run that cannot have anchors shall stop, not go on without."""
@@ -201,6 +206,7 @@ class PactConfig(_Settings):
         tokens = self.safety_tokens
         dumped["safety_tokens"] = tokens.digest if isinstance(tokens, SafetyTokens) else tokens
         dumped["easing"], dumped["anchors"] = self.eases, self.anchor_count
+        dumped["hold"] = "all" if self.holds_data(self.anchor_count > 0) else "anchors"
         return dumped
 
 

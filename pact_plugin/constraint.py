@@ -102,7 +102,7 @@ class PactConstraint:
         if self.config.anchor_count:
             with tolerated(self.config):
                 self.anchors = Anchors(self.config, tokenizer, self.head, self._passes)
-        data = self.config.hold == "all"
+        data = self._holds_data
         train = Meter(self.config.weight, data=data, anchors=self.anchors is not None)
         self._meters = {"train": train, "eval": Meter(self.config.weight, data=data)}
         self._watch = Watch(self.head.decoder, self.config.first_n)
@@ -125,6 +125,10 @@ class PactConstraint:
     def can_fill(self) -> bool:
         """Whether `fill` can compute what the store lacks."""
         return self.stored is not None and self.stored.at_hand(self._begun)
+
+    @property
+    def _holds_data(self) -> bool:
+        return self.config.holds_data(self.anchors is not None)
 
     @property
     def _begun(self) -> bool:
@@ -226,10 +230,8 @@ class PactConstraint:
         if self._first or (num_items_in_batch is None and not empty_ok):
             self._check_first(batch, count, empty_ok)
         denominator = _at_least_1(count, evaluated.divergence.device)
-        data = self.config.hold == "all"
-        total = (
-            self.config.weight * (evaluated.divergence if data else evaluated.divergence.detach() * 0).sum()
-        )
+        held = evaluated.divergence if self._holds_data else evaluated.divergence.detach() * 0
+        total = self.config.weight * held.sum()
         if self.config.eases:
             total = total - objectives.eased_task_loss(evaluated, task_loss)
         step = self.receipt.total_steps + 1 if step is None else step
@@ -297,6 +299,8 @@ class PactConstraint:
         if self.anchors is None:
             self.receipt.anchor_prompts = 0
             self._meters["train"].anchors = False
+            for meter in self._meters.values():
+                meter.data = self._holds_data
 
     def _evaluate(self, view: View, *, train: bool) -> objectives.Evaluated | None:
         if self.stored is None:

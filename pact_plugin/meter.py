@@ -82,7 +82,7 @@ class Meter:
 
         `pact/loss` is all that divergences add to the task's loss, easing apart; with anchors theirs is part of it, and
         `pact/anchor_divergence` their mean in nats, weighted as in the loss (spec/PACT.md, clause C10.2). Where anchors
-        alone are held, `pact/divergence` is measured and is no part of `pact/loss`.
+        alone are held, `pact/divergence` is measured and is no part of `pact/loss`, which evaluations then do not have.
         `key`: what to name in the error if there was no response position.
 
         None, with a warning, if the reference was not known everywhere.
@@ -105,9 +105,10 @@ class Meter:
                 remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
             )
         tokens = max(total.tokens, 1)
+        added = self.weight * (self.data * total.divergence + total.anchor_divergence) / tokens
         anchored = {"pact/anchor_divergence": total.anchor_divergence / tokens} if self.anchors else {}
         return {
-            "pact/loss": self.weight * (self.data * total.divergence + total.anchor_divergence) / tokens,
+            **({"pact/loss": added} if self.data or self.anchors else {}),
             "pact/divergence": total.divergence / total.positions,
             "pact/safety_mass": total.safety_mass / total.positions,
             "pact/safety_mass_reference": total.safety_mass_reference / total.positions,

@@ -41,8 +41,9 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _kind(field: FieldInfo) -> str:
-    if get_origin(field.annotation) is Literal:
-        return " or ".join(f"`{value}`" for value in get_args(field.annotation))
+    for choice in (field.annotation, *get_args(field.annotation)):
+        if get_origin(choice) is Literal:
+            return " or ".join(f"`{value}`" for value in get_args(choice))
     kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
     name = next(_NAMES[kind] for kind in kinds if kind in _NAMES)
     bounds = [

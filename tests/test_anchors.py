@@ -30,7 +30,9 @@ WEIGHT = 1.5
 
 
 def config(anchors: int = 3, **changes) -> PactConfig:
-    return PactConfig(safety_tokens=TOKENS, weight=WEIGHT, anchors=anchors, **changes)
+    return PactConfig(
+        **{"safety_tokens": TOKENS, "weight": WEIGHT, "anchors": anchors, "hold": "all"} | changes
+    )
 
 
 def adapted():
@@ -131,6 +133,28 @@ def test_a_run_that_cannot_have_anchors_does_not_begin_with_nothing_held():
     config = PactConfig(safety_tokens=TOKENS, hold="anchors")
     with pytest.raises(ConfigError, match="impossible"), anchors_module.tolerated(config):
         raise ConfigError("impossible", key="tp_size", remedy="None.")
+
+
+def test_a_run_that_turns_out_to_have_no_anchors_holds_the_data():
+    def impossible() -> None:
+        raise ConfigError("impossible", key="tp_size", remedy="None.")
+
+    found = {}
+    for anchors in (None, 0):
+        model = tiny_model()
+        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, anchors=anchors))
+        if anchors is None:
+            with pytest.warns(UserWarning, match=r"the data alone is held.*impossible"):
+                constraint.require_of_anchors(impossible)
+        moved(model)
+        loss = loss_of(constraint, model, a_batch())
+        with constraint.watch(), torch.no_grad():
+            model(**a_batch())
+        constraint.observe(a_batch())
+        found[anchors] = [loss.item(), constraint.metrics(), constraint.metrics("eval")]
+    assert found[None] == found[0]
+    assert found[0][1]["pact/loss"] > 1e-3
+    assert found[0][2]["pact/loss"] > 1e-3
 
 
 @pytest.mark.parametrize("build", [tiny_model, adapted, trained])
@@ -370,9 +394,13 @@ def test_nan_in_the_reference_and_in_the_model():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"), [({}, " 3 anchors,"), ({"hold": "anchors"}, " 3 anchors alone,")]
+    ("settings", "words", "positions"),
+    [
+        ({}, " 3 anchors,", " response positions, "),
+        ({"hold": None}, " 3 anchors alone,", " response positions measured, "),
+    ],
 )
-def test_the_receipt_says_how_many(tmp_path, settings, words):
+def test_the_receipt_says_how_many(tmp_path, settings, words, positions):
     model = tiny_model()
     constraint = PactConstraint(model, TOKENIZER, config(**settings))
     loss_of(constraint, model, a_batch())
@@ -382,3 +410,4 @@ def test_the_receipt_says_how_many(tmp_path, settings, words):
     assert (receipt.config["anchors"], receipt.config["anchor_prompts"]) == (3, "both")
     assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * ANCHORS - 20
     assert words in verify_run(tmp_path)
+    assert positions in verify_run(tmp_path)

@@ -55,7 +55,8 @@ def expected(
         with torch.no_grad():
             for name, weight in micro_batch["weights"].items():
                 parameters[name].copy_(weight)
-            loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety)
+            weight = 2.0 if pool is None else 0.0  # with anchors they alone are held
+            loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety, weight=weight)
             if pool is not None:
                 chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank)
                 beside = [pool.documents[index] for index in chosen]
@@ -177,7 +178,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     assert_equal_to_plain(workshop, run, 2, tokens=tokens, anchors=True)
     assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
-    assert "4 anchors" in run.verify().stdout
+    assert "4 anchors alone" in run.verify().stdout
 
     rows = [
         (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])

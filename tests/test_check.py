@@ -419,10 +419,13 @@ def test_anchors_are_noted_and_their_file_is_read(tmp_path):
     assert any(
         "Anchors: 4 beside each micro-batch, taken in turn from 128 prompts" in n for n in report.notes
     )
+    for hold in ("anchors", "all"):
+        notes = " ".join(checked(config(pact={"hold": hold})).notes)
+        assert ("they alone are held" in notes) == (hold == "anchors")
     checkpointed = {"gradient_checkpointing": True}
     other = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
     for settings, then in (
-        (True, "the run would have none"),
+        (True, "the run would have none, and hold the data"),
         ({"anchors": 4}, "the run would stop"),
         ({"hold": "anchors"}, "the run would stop"),
     ):

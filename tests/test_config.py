@@ -79,3 +79,21 @@ def test_anchors_only_under_a_confidence_constraint():
     )
     assert PactConfig().anchor_count == 4
     assert PactConfig(anchors=0).anchor_count == PactConfig(objective="published").anchor_count == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "hold"),
+    [
+        ({}, "anchors"),
+        ({"anchors": 2}, "anchors"),
+        ({"anchors": 0}, "all"),
+        ({"objective": "published"}, "all"),
+        ({"hold": "all"}, "all"),
+        ({"hold": "anchors"}, "anchors"),
+    ],
+)
+def test_anchors_are_held_alone_where_there_are_any(settings, hold):
+    config = PactConfig(**settings)
+    assert config.summary()["hold"] == hold
+    assert config.holds_data(config.anchor_count > 0) == (hold == "all")
+    assert config.holds_data(False) == (settings.get("hold") != "anchors")

@@ -55,7 +55,7 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
 def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
     """The method `anchors` with other settings of the constraint, or other fields of `Method`."""
-    config = {"easing": True, "anchors": 4, **(changes or {})}
+    config = {"easing": True, "anchors": 4, "hold": "all", **(changes or {})}
     return Method(title, **{"usual": 2.0, "weights": WEIGHTS, "config": config, "variant": True, **more})
 
 
@@ -75,17 +75,23 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
-    "anchors": Method("easing + 4 anchors", 2.0, WEIGHTS, config={"easing": True, "anchors": 4}),
+    "anchors": Method(
+        "easing + 4 anchors, data held", 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "all"}
+    ),
+    "anchors-only": Method(
+        "easing + 4 anchors", 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "anchors"}
+    ),
     "anchors-benign": _variant("easing + 4 benign anchors", {"anchor_prompts": "benign"}),
     "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),
     "anchors1": _variant("easing + 1 anchor", {"anchors": 1}),
     "anchors2": _variant("easing + 2 anchors", {"anchors": 2}),
     "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
     "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
-    "anchors-only": _variant("easing + 4 anchors, data not constrained", {"hold": "anchors"}),
-    "anchors-alone": _variant(
-        "4 anchors, no easing, data not constrained", {"easing": False, "hold": "anchors"}
+    "anchors-only-first1": _variant(
+        "easing of the first token + 4 anchors", {"hold": "anchors", "first_n": 1}
     ),
+    "anchors-only8": _variant("easing + 8 anchors", {"hold": "anchors", "anchors": 8}),
+    "anchors-alone": _variant("4 anchors, no easing", {"easing": False, "hold": "anchors"}),
     "anchors-gated": _variant("easing + 4 anchors, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
     "drop-anchors": _variant("easing + 4 anchors, refused items dropped", drops=True),

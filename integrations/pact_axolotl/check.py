@@ -143,12 +143,17 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         report.notes.append(
             f"Anchors: {settings.anchor_count} beside each micro-batch, taken in turn from {prompts} prompts that the "
             "aligned model answers when training starts"
+            + ("" if settings.holds_data(True) else "; they alone are held, `hold: all` holds the data too")
         )
         options = cfg.get("gradient_checkpointing_kwargs") or {}
         if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
             report.notes.append(
                 "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the "
-                + ("run would stop" if settings.asks_for_anchors else "run would have none")
+                + (
+                    "run would stop"
+                    if settings.asks_for_anchors
+                    else "run would have none, and hold the data"
+                )
             )
 
 
