@@ -51,6 +51,8 @@ class Method:
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of a constraint whose usual weight is 2."""
+HELD = "easing + 4 anchors, data held"
+"""Title of the method `anchors`."""
 
 
 def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
@@ -75,31 +77,29 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
-    "anchors": Method(
-        "easing + 4 anchors, data held", 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "all"}
-    ),
+    "anchors": Method(HELD, 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "all"}),
     "anchors-only": Method(
         "easing + 4 anchors", 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "anchors"}
     ),
-    "anchors-benign": _variant("easing + 4 benign anchors", {"anchor_prompts": "benign"}),
+    "anchors-benign": _variant("easing + 4 benign anchors, data held", {"anchor_prompts": "benign"}),
     "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),
-    "anchors1": _variant("easing + 1 anchor", {"anchors": 1}),
-    "anchors2": _variant("easing + 2 anchors", {"anchors": 2}),
-    "anchors-first1": _variant("easing + 4 anchors, first token", {"first_n": 1}),
-    "anchors-first8": _variant("easing + 4 anchors, first 8 tokens", {"first_n": 8}),
+    "anchors1": _variant("easing + 1 anchor, data held", {"anchors": 1}),
+    "anchors2": _variant("easing + 2 anchors, data held", {"anchors": 2}),
+    "anchors-first1": _variant(f"{HELD}, first token", {"first_n": 1}),
+    "anchors-first8": _variant(f"{HELD}, first 8 tokens", {"first_n": 8}),
     "anchors-only-first1": _variant(
         "easing of the first token + 4 anchors", {"hold": "anchors", "first_n": 1}
     ),
     "anchors-only8": _variant("easing + 8 anchors", {"hold": "anchors", "anchors": 8}),
     "anchors-alone": _variant("4 anchors, no easing", {"easing": False, "hold": "anchors"}),
-    "anchors-gated": _variant("easing + 4 anchors, gated by the first token", constraint=Gated),
+    "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
-    "drop-anchors": _variant("easing + 4 anchors, refused items dropped", drops=True),
-    "anchors-k8": _variant("easing + 4 anchors, 8 safety tokens", tokens="k8"),
-    "anchors-k200": _variant("easing + 4 anchors, 200 safety tokens", tokens="k200"),
-    "anchors-base": _variant("easing + 4 anchors, base contrast", tokens="base"),
+    "drop-anchors": _variant(f"{HELD}, refused items dropped", drops=True),
+    "anchors-k8": _variant(f"{HELD}, 8 safety tokens", tokens="k8"),
+    "anchors-k200": _variant(f"{HELD}, 200 safety tokens", tokens="k200"),
+    "anchors-base": _variant(f"{HELD}, base contrast", tokens="base"),
     "anchors-adaptive": _variant(
-        "easing + 4 anchors, adaptive weight, target",
+        f"{HELD}, adaptive weight, target",
         {"weight": 2.0},  # to begin with
         usual=0.01,
         weights=(0.003, 0.01, 0.03),
