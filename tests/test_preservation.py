@@ -96,7 +96,8 @@ def test_every_method_runs_and_is_measured(first):
     assert all(METHODS[name].title in table for name in RUN)
     assert "goal met on" in table
     assert (output / "start" / "tokens-base.safetensors").is_file()
-    assert (output / "preservation-tickets-0.25-lora.png").stat().st_size > 10_000
+    for plot in ("preservation-tickets-0.25-lora.png", "preservation-tickets-0.25-lora-methods.png"):
+        assert (output / plot).stat().st_size > 10_000
     items = {item["cell"]["method"]: item["cell"].get("trained_items") for item in found.values()}
     assert items["drop"] < items["plain"] == 32 < items["interleaved"]
 

@@ -79,7 +79,10 @@ METHODS = {
     "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
     "anchors": Method(HELD, 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "all"}),
     "anchors-only": Method(
-        "easing + 4 anchors", 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "anchors"}
+        "easing + 4 anchors",
+        2.0,
+        (*WEIGHTS, 8.0, 16.0),  # the task's own positions are free, whatever the weight
+        config={"easing": True, "anchors": 4, "hold": "anchors"},
     ),
     "anchors-benign": _variant("easing + 4 benign anchors, data held", {"anchor_prompts": "benign"}),
     "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),

@@ -1,4 +1,4 @@
-"""The frontier: attack success and over-refusal against the task, along each method's strength."""
+"""The frontier (attack success and over-refusal against the task, along each method's strength), and bars by method."""
 
 from __future__ import annotations
 
@@ -23,8 +23,14 @@ _COLOURS = (
     "#2a7f62",
     "#111111",
 )
+_BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 NARROWEST = 20
 """Points of the task score that a picture spans at least."""
+_PANELS = {
+    "attack_success_asked": ("Attack success\ndirect requests and role-play", "#c8553d"),
+    "over_refusal": ("Over-refusal\nharmless requests refused", "#b58a00"),
+    "task_score": ("Task score", "#2b6cb0"),
+}
 _MARKS = "sDP^v<>Xo*hdp"  # more than colours, so that variants have pairs of their own
 
 
@@ -86,3 +92,43 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def bars(rows: Sequence[Row], path: Path, heading: str) -> None:
+    """Write a picture of three panels, a bar for each method at its usual strength; thin lines are spreads over seeds.
+
+    Args:
+        rows: Of one setting.
+        path: Where to write it.
+        heading: Above it.
+    """
+    shown = [row for row in rows if row.usual]
+    figure = Figure(figsize=(11, 1.5 + 0.34 * len(shown)), layout="constrained")
+    figure.suptitle(heading)
+    for axes, (measure, (name, colour)) in zip(
+        figure.subplots(1, 3, sharey=True), _PANELS.items(), strict=True
+    ):
+        found = [row.measures[measure] for row in shown]
+        bars = axes.barh(
+            range(len(shown)),
+            [100 * one.mean for one in found],
+            xerr=[100 * one.spread for one in found],
+            color=["#c3c8ce" if row.method == ALIGNED else colour for row in shown],
+            error_kw={"elinewidth": 0.8},
+        )
+        axes.bar_label(bars, [f"{100 * one.mean:.1f}" for one in found], padding=4, fontsize=8, bbox=_BEHIND)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlim(0, 118)  # room for the labels
+        axes.set_xticks(range(0, 101, 25))
+        axes.set_yticks(range(len(shown)), [_of_seeds(row) for row in shown], fontsize=8)
+        axes.set_xlabel("%")
+        axes.spines[["top", "right"]].set_visible(False)
+        if shown[0].method == ALIGNED and measure != "task_score":
+            axes.axvline(100 * found[0].mean, color="#444444", linestyle=":", linewidth=1)
+    figure.axes[0].invert_yaxis()
+    figure.savefig(path, dpi=130)
+
+
+def _of_seeds(row: Row) -> str:
+    seeds = row.measures["task_score"].seeds
+    return row.title + (f" ({seeds} seeds)" if seeds > 1 else "")

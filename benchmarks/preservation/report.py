@@ -30,7 +30,7 @@ HEADINGS = (
 
 
 def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Path:
-    """Write `preservation.json`, `preservation.md` and a plot for each setting from the cells of a folder.
+    """Write `preservation.json`, `preservation.md` and two plots for each setting from the cells of a folder.
 
     Args:
         folder: Of the results.
@@ -58,9 +58,12 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
         name = f"preservation-{setting[0]}-{setting[1]:g}-{setting[2]}.png"
+        bars = name.replace(".png", "-methods.png")
         plots.frontier(here, folder / name, title(setting))
+        plots.bars(here, folder / bars, title(setting))
         own = [item for item in found if belongs(item, setting)]
-        parts += [f"## {title(setting)}", f"![{title(setting)}]({name})", table(here)]
+        parts += [f"## {title(setting)}", f"![{title(setting)}, by method]({bars})", table(here)]
+        parts += [f"![{title(setting)}, along the strengths]({name})"]
         parts += [goal.table(ours)] if (ours := [one for one in checked if one.setting == setting]) else []
         parts += [samples(own)]
     path = folder / "preservation.md"
