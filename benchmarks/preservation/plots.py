@@ -22,6 +22,7 @@ _COLOURS = (
     "#6b8f3a",
     "#2a7f62",
     "#111111",
+    "#c2185b",
 )
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 NARROWEST = 20
@@ -76,6 +77,7 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
                         textcoords="offset points",
                         fontsize=7,
                         color=style["color"],
+                        bbox=_BEHIND | {"alpha": 0.7},
                     )
         before = [row for row in rows if row.method == ALIGNED]
         if before:
