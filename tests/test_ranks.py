@@ -27,4 +27,4 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path, wrapper):
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    assert done.stdout.count("Case(") == (20 if wrapper == "ddp" else 15)
+    assert done.stdout.count("Case(") == (23 if wrapper == "ddp" else 18)
