@@ -9,6 +9,7 @@ Every line of the data is `{"messages": [...]}` and ends with the assistant's tu
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -114,3 +115,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
+    # finalises aborts the process (pytorch/pytorch#179291).
+    gc.collect()

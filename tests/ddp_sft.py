@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -40,3 +41,6 @@ def main(output: Path, batch_size: int) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
+    # finalises aborts the process (pytorch/pytorch#179291).
+    gc.collect()

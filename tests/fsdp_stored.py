@@ -5,6 +5,7 @@ Each rank compares its steps with those of a whole model that has a copy as its 
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import pytest
@@ -67,3 +68,6 @@ def main(folder: str, objective: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2])
+    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
+    # finalises aborts the process (pytorch/pytorch#179291).
+    gc.collect()

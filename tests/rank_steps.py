@@ -6,6 +6,7 @@ its micro-batches. One process sees all of them in one padded batch. For test_ra
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sys
 from collections.abc import Iterator
@@ -252,3 +253,6 @@ def main(folder: Path, wrapper: str) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2])
+    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
+    # finalises aborts the process (pytorch/pytorch#179291).
+    gc.collect()
