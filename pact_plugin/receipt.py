@@ -44,6 +44,20 @@ class Receipt:
     anchor_prompts: int = 0
     version: int = _VERSION
 
+    @property
+    def anchors_alone(self) -> bool:
+        """Whether nothing but the anchors was held (spec clause C10.5)."""
+        return bool(self.anchor_prompts) and self.config.get("hold") == "anchors"
+
+    def __str__(self) -> str:
+        """What constrains the run, in a line."""
+        anchors = self.config.get("anchors") if self.anchor_prompts else 0
+        by_anchors = f"{anchors} anchors{' alone' if self.anchors_alone else ''}, " if anchors else ""
+        return (
+            f"objective {self.config['objective']}, weight {self.config['weight']:g}, {by_anchors}"
+            f"{self.tokens['count']} safety tokens ({self.tokens['digest']}), reference {self.reference}"
+        )
+
     def add_step(self, step: int) -> None:
         """Note that optimiser step `step` is constrained; micro-batches of one step count once."""
         self.total_steps = max(self.total_steps, step)

@@ -48,15 +48,10 @@ def verify_run(directory: str | Path) -> str:
             value=receipt.positions,
             remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
         )
-    anchors = receipt.config.get("anchors") if receipt.anchor_prompts else 0
-    alone = bool(anchors) and receipt.config.get("hold") == "anchors"
-    by_anchors = f"{anchors} anchors{' alone' if alone else ''}, " if anchors else ""
     mean = receipt.divergence / receipt.positions
     return (
         f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions"
-        f"{' measured' if alone else ''}, mean divergence {mean:.4g} nats, "
-        f"objective {receipt.config['objective']}, weight {receipt.config['weight']:g}, {by_anchors}"
-        f"{receipt.tokens['count']} safety tokens ({receipt.tokens['digest']}), reference {receipt.reference}"
+        f"{' measured' if receipt.anchors_alone else ''}, mean divergence {mean:.4g} nats, {receipt}"
     )
 
 

@@ -224,6 +224,7 @@ def test_compiled_with_a_named_reference(workshop):
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
     assert run.receipt["reference"] == "frozen_model"
+    assert "PACT: constrained; objective confidence, weight 2, 4 anchors alone, " in run.log
     assert_equal_to_plain(workshop, run, 1, anchors=True)
 
 

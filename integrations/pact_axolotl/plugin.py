@@ -76,12 +76,5 @@ class PactPlugin(BasePlugin):
                 "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
             )
         attach(trainer, config)
-        constraint = trainer.pact
-        LOG.info(
-            "PACT: constrained; objective %s, weight %g, %d safety tokens (%s), reference %s",
-            config.objective,
-            config.weight,
-            len(constraint.tokens),
-            constraint.tokens.digest,
-            constraint.reference.kind,
-        )
+        begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
+        LOG.info("PACT: %s; %s", begins, trainer.pact.receipt)
