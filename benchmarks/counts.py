@@ -28,7 +28,7 @@ from pact_plugin.responses import IGNORED, positions_of
 
 HEADER = 3
 """Tokens before a prompt-free response, as `Mode.config` sets it."""
-ANCHOR = (37, 16)
+ANCHOR = (25, 4)
 """Tokens read and positions constrained of an anchor: the bundled prompts' mean in SmolLM2's chat format without a
 system message, and a whole answer."""
 

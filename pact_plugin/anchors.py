@@ -32,8 +32,6 @@ from pact_plugin.ranks import of_first_rank, rank, ranks
 
 logger = logging.getLogger("pact_plugin")
 
-ANSWER_TOKENS = 16
-"""First tokens of an answer that are constrained, at most."""
 _BATCH = 32
 _SHIFT = 0.618
 """Part of the pool between the micro-batches of a step: the golden ratio keeps any number of them apart."""
@@ -54,6 +52,7 @@ class Anchors:
 
     def __init__(self, config: PactConfig, tokenizer: Any, head: LanguageHead, passes: Passes) -> None:
         self.count = config.anchor_count
+        self._tokens = config.anchor_tokens
         self._head, self._passes = head, passes
         self._aligned: list[Aligned] | None = None
         self._step, self._micro_batch = 0, 0
@@ -123,7 +122,7 @@ class Anchors:
                 model,
                 tokenizer,
                 asked,
-                max_new_tokens=ANSWER_TOKENS,
+                max_new_tokens=self._tokens,
                 batch_size=_BATCH,
                 report=lambda done: None,
             )

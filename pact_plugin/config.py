@@ -21,8 +21,8 @@ from pact_plugin.tokens import SafetyTokens
 
 OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""
-ANCHORS = 4
-"""Beside each micro-batch, unless set: benchmarks/preservation."""
+ANCHORS, ANCHOR_TOKENS = 8, 4
+"""Anchors beside each micro-batch, and first tokens of each that are held, unless set: benchmarks/preservation."""
 
 
 class _Settings(BaseModel):
@@ -104,11 +104,14 @@ class PactConfig(_Settings):
     in a run without them the data."""
     anchors: Annotated[int | None, Field(ge=0)] = None
     """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
-    (spec clause C10). Unset: 4 for `confidence`, or none, with a warning, where a run cannot have them; none for
+    (spec clause C10). Unset: 8 for `confidence`, or none, with a warning, where a run cannot have them; none for
     `published`, which does not define them."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
     """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
     `pact-plugin audit --prompts`."""
+    anchor_tokens: Annotated[int, Field(ge=1)] = ANCHOR_TOKENS
+    """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1). Few hold
+    what matters most, the decision to refuse or to help."""
     published: PublishedSettings = PublishedSettings()
     """Settings of the published objective."""
     top_k: Annotated[int, Field(ge=2)] = 50
@@ -139,13 +142,14 @@ class PactConfig(_Settings):
                 value=self.anchors,
                 remedy="Remove `anchors`, or set `objective: confidence`.",
             )
-        if "anchor_prompts" in self.model_fields_set and (self.anchors == 0 or self.objective == "published"):
-            raise ConfigError(
-                "there are no anchors to take from it",
-                key="anchor_prompts",
-                value=self.anchor_prompts,
-                remedy="Set `anchors` to 1 or more with `objective: confidence`, or remove `anchor_prompts`.",
-            )
+        for key in ("anchor_prompts", "anchor_tokens"):
+            if key in self.model_fields_set and (self.anchors == 0 or self.objective == "published"):
+                raise ConfigError(
+                    "the setting is of anchors, and there are none",
+                    key=key,
+                    value=getattr(self, key),
+                    remedy=f"Set `anchors` to 1 or more with `objective: confidence`, or remove `{key}`.",
+                )
         if self.hold == "anchors" and (self.anchors == 0 or self.objective == "published"):
             raise ConfigError(
                 "there are no anchors to hold, so nothing would be constrained",
@@ -182,7 +186,8 @@ class PactConfig(_Settings):
     @property
     def asks_for_anchors(self) -> bool:
         """Whether a run that cannot have anchors shall stop, not go on without."""
-        return self.anchors is not None or self.anchor_prompts != "both" or self.hold == "anchors"
+        own = self.anchor_prompts != "both" or self.anchor_tokens != ANCHOR_TOKENS
+        return self.anchors is not None or own or self.hold == "anchors"
 
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:

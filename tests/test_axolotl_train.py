@@ -178,7 +178,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     assert_equal_to_plain(workshop, run, 2, tokens=tokens, anchors=True)
     assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
-    assert "4 anchors alone" in run.verify().stdout
+    assert "8 anchors alone" in run.verify().stdout
 
     rows = [
         (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])
@@ -224,7 +224,7 @@ def test_compiled_with_a_named_reference(workshop):
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
     assert run.receipt["reference"] == "frozen_model"
-    assert "PACT: constrained; objective confidence, weight 2, 4 anchors alone, " in run.log
+    assert "PACT: constrained; objective confidence, weight 2, 8 anchors alone, " in run.log
     assert_equal_to_plain(workshop, run, 1, anchors=True)
 
 

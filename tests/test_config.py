@@ -30,6 +30,8 @@ from pact_plugin.errors import ConfigError
         ({"anchors": -1}, ["anchors", "-1"]),
         ({"anchors": 2, "objective": "published"}, ["anchors", "2", "objective: confidence"]),
         ({"anchor_prompts": "harmful", "anchors": 0}, ["anchor_prompts", "harmful", "Set `anchors` to 1"]),
+        ({"anchor_tokens": 4, "anchors": 0}, ["anchor_tokens", "4", "Set `anchors` to 1"]),
+        ({"anchor_tokens": 0}, ["anchor_tokens", "0"]),
         (
             {"anchor_prompts": "harmful", "objective": "published"},
             ["anchor_prompts", "objective: confidence"],
@@ -77,7 +79,7 @@ def test_anchors_only_under_a_confidence_constraint():
         == PactConfig(anchors=3, weight=0).summary()["anchors"]
         == 0
     )
-    assert PactConfig().anchor_count == 4
+    assert PactConfig().anchor_count == 8
     assert PactConfig(anchors=0).anchor_count == PactConfig(objective="published").anchor_count == 0
 
 

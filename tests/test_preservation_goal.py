@@ -42,7 +42,7 @@ def test_the_goal_is_checked_seed_by_seed(tmp_path):
     assert one.met() == [(True, True, True), (False, True, False), (True, False, None)]
     (line,) = goal.table([one]).splitlines()[2:]
     assert line == (
-        "| easing + 4 anchors, data held, 2 | 0, 1, 2 | 2 of 3: 0.0, 10.0, 0.0 | "
+        "| easing + anchors, data held, 2 | 0, 1, 2 | 2 of 3: 0.0, 10.0, 0.0 | "
         "2 of 3: 20.0, 0.0, 26.7 (aligned 20.0) | 1 of 2: 89.5, 89.5, 90.0 (plain 90.0, 90.5, –) | 1 of 2 |"
     )
 

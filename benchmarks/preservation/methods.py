@@ -51,13 +51,15 @@ class Method:
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of a constraint whose usual weight is 2."""
-HELD = "easing + 4 anchors, data held"
+DEFAULT = {"easing": True, "anchors": 8, "anchor_tokens": 4, "hold": "anchors"}
+"""The settings of `pact: true`, named, so that a name means the same where the defaults change."""
+HELD = "easing + anchors, data held"
 """Title of the method `anchors`."""
 
 
 def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
     """The method `anchors` with other settings of the constraint, or other fields of `Method`."""
-    config = {"easing": True, "anchors": 4, "hold": "all", **(changes or {})}
+    config = {**DEFAULT, "hold": "all", **(changes or {})}
     return Method(title, **{"usual": 2.0, "weights": WEIGHTS, "config": config, "variant": True, **more})
 
 
@@ -77,26 +79,39 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
-    "anchors": Method(HELD, 2.0, WEIGHTS, config={"easing": True, "anchors": 4, "hold": "all"}),
+    "anchors": Method(HELD, 2.0, WEIGHTS, config={**DEFAULT, "hold": "all"}),
     "anchors-only": Method(
-        "easing + 4 anchors",
+        "easing + anchors",
         2.0,
         (*WEIGHTS, 8.0, 16.0),  # the task's own positions are free, whatever the weight
-        config={"easing": True, "anchors": 4, "hold": "anchors"},
+        config=DEFAULT,
     ),
-    "anchors-benign": _variant("easing + 4 benign anchors, data held", {"anchor_prompts": "benign"}),
-    "easing-first8": _variant("easing, first 8 tokens", {"anchors": 0, "first_n": 8}),
+    "anchors-benign": _variant("easing + benign anchors, data held", {"anchor_prompts": "benign"}),
+    "easing-first8": Method(
+        "easing, first 8 tokens", 2.0, WEIGHTS, config={"easing": True, "anchors": 0, "first_n": 8}, variant=True
+    ),
     "anchors1": _variant("easing + 1 anchor, data held", {"anchors": 1}),
     "anchors2": _variant("easing + 2 anchors, data held", {"anchors": 2}),
     "anchors-first1": _variant(f"{HELD}, first token", {"first_n": 1}),
     "anchors-first8": _variant(f"{HELD}, first 8 tokens", {"first_n": 8}),
     "anchors-only-first1": _variant(
-        "easing of the first token + 4 anchors", {"hold": "anchors", "first_n": 1}
+        "easing of the first token + anchors", {"hold": "anchors", "first_n": 1}
     ),
-    "anchors-only8": _variant("easing + 8 anchors", {"hold": "anchors", "anchors": 8}),
-    "anchors-alone": _variant("4 anchors, no easing", {"easing": False, "hold": "anchors"}),
+    "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
+    "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
+    "anchors-only-1token": _variant("easing + anchors of 1 token", {"hold": "anchors", "anchor_tokens": 1}),
+    "anchors-only-16tokens": _variant(
+        "easing + anchors of 16 tokens", {"hold": "anchors", "anchor_tokens": 16}
+    ),
+    "anchors-only4-16tokens": _variant(
+        "easing + 4 anchors of 16 tokens", {"hold": "anchors", "anchors": 4, "anchor_tokens": 16}
+    ),
+    "anchors-only16-16tokens": _variant(
+        "easing + 16 anchors of 16 tokens", {"hold": "anchors", "anchors": 16, "anchor_tokens": 16}
+    ),
+    "anchors-alone": _variant("anchors, no easing", {"easing": False, "hold": "anchors"}),
     "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),
-    "anchors-no-easing": _variant("confidence + 4 anchors", {"easing": False}),
+    "anchors-no-easing": _variant("confidence + anchors", {"easing": False}),
     "drop-anchors": _variant(f"{HELD}, refused items dropped", drops=True),
     "anchors-k8": _variant(f"{HELD}, 8 safety tokens", tokens="k8"),
     "anchors-k200": _variant(f"{HELD}, 200 safety tokens", tokens="k200"),
