@@ -42,9 +42,9 @@ def start(tmp_path_factory):
         yield Start(model, tokenizer, tokens, [], folder, 10, str(folder / "base"))
 
 
-def run(start, method, tmp_path, train="lora"):
+def run(start, method, tmp_path, train="lora", sizes=STEP):
     cell = Cell("tickets", 0.25, train, method, METHODS[method].usual, 0)
-    return fine_tune(cell, STEP, start, tmp_path, quiet)
+    return fine_tune(cell, sizes, start, tmp_path, quiet)
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -78,12 +78,17 @@ def test_the_weight_is_adapted_after_every_step_by_the_divergence_in_it(start, t
         return adapted(weight, divergence, target)
 
     monkeypatch.setattr("benchmarks.preservation.constraints.adapted", watched)
-    _, noted = run(start, "anchors-adaptive", tmp_path)
-    (first, second) = seen
-    assert first == (2.0, pytest.approx(0, abs=1e-6), 0.01)  # nothing has been learnt at the first step
-    assert second[0] == pytest.approx(2 * math.exp(-RATE), rel=1e-3)
-    assert second[1] > first[1]
-    assert noted["last_weight"] == pytest.approx(adapted(*second))
+    _, noted = run(start, "anchors-adaptive", tmp_path, sizes=replace(STEP, items=12, lora_rate=0.05))
+    (first, second, third) = seen
+    assert first == (2.0, pytest.approx(0, abs=1e-6), 0.01)  # nothing has been learnt
+    assert second == (
+        pytest.approx(2 * math.exp(-RATE), rel=1e-3),
+        pytest.approx(0, abs=1e-6),
+        0.01,
+    )  # warm-up
+    assert third[0] == pytest.approx(2 * math.exp(-2 * RATE), rel=1e-3)
+    assert third[1] > 1e-4
+    assert noted["last_weight"] == pytest.approx(adapted(*third))
     assert "last_weight" not in run(start, "anchors", tmp_path)[1]
 
 

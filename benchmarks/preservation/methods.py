@@ -88,18 +88,19 @@ METHODS = {
     ),
     "anchors-benign": _variant("easing + benign anchors, data held", {"anchor_prompts": "benign"}),
     "easing-first8": Method(
-        "easing, first 8 tokens", 2.0, WEIGHTS, config={"easing": True, "anchors": 0, "first_n": 8}, variant=True
+        "easing, first 8 tokens",
+        2.0,
+        WEIGHTS,
+        config={"easing": True, "anchors": 0, "first_n": 8},
+        variant=True,
     ),
     "anchors1": _variant("easing + 1 anchor, data held", {"anchors": 1}),
     "anchors2": _variant("easing + 2 anchors, data held", {"anchors": 2}),
     "anchors-first1": _variant(f"{HELD}, first token", {"first_n": 1}),
     "anchors-first8": _variant(f"{HELD}, first 8 tokens", {"first_n": 8}),
-    "anchors-only-first1": _variant(
-        "easing of the first token + anchors", {"hold": "anchors", "first_n": 1}
-    ),
+    "anchors-only-first1": _variant("easing of the first token + anchors", {"hold": "anchors", "first_n": 1}),
     "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
     "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
-    "anchors-only-1token": _variant("easing + anchors of 1 token", {"hold": "anchors", "anchor_tokens": 1}),
     "anchors-only-16tokens": _variant(
         "easing + anchors of 16 tokens", {"hold": "anchors", "anchor_tokens": 16}
     ),
