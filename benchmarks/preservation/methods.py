@@ -99,8 +99,6 @@ METHODS = {
     "anchors-first1": _variant(f"{HELD}, first token", {"first_n": 1}),
     "anchors-first8": _variant(f"{HELD}, first 8 tokens", {"first_n": 8}),
     "anchors-only-first1": _variant("easing of the first token + anchors", {"hold": "anchors", "first_n": 1}),
-    "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
-    "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
     "anchors-only-16tokens": _variant(
         "easing + anchors of 16 tokens", {"hold": "anchors", "anchor_tokens": 16}
     ),
@@ -110,6 +108,8 @@ METHODS = {
     "anchors-only16-16tokens": _variant(
         "easing + 16 anchors of 16 tokens", {"hold": "anchors", "anchors": 16, "anchor_tokens": 16}
     ),
+    "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
+    "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
     "anchors-alone": _variant("anchors, no easing", {"easing": False, "hold": "anchors"}),
     "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + anchors", {"easing": False}),
