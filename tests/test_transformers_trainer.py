@@ -58,7 +58,7 @@ def assert_equal_to_a_plain_loop(trainer, *, easing: bool, per_micro_batch: bool
     assert len(final) == len(trained)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # Adam divides gradients by their size: rounding at a tiny one moves a weight by a part of LR.
+            # Adam divides gradients by their size: rounding at a tiny one moves a weight by a part of the rate.
             torch.testing.assert_close(final[name], parameter.detach(), atol=5e-5, rtol=1e-5)
 
 

@@ -83,7 +83,7 @@ def test_five_steps_equal_a_plain_loop(tmp_path, loss_type, with_lora, easing):
     final = weights(trainer)
     for name, parameter in plain.named_parameters():
         if parameter.requires_grad:
-            # Adam divides gradients by their size: rounding at a tiny one moves a weight by a part of LR.
+            # Adam divides gradients by their size: rounding at a tiny one moves a weight by a part of the rate.
             torch.testing.assert_close(final[name], parameter.detach(), atol=5e-5, rtol=1e-5)
     moved = any(not torch.equal(final[n], p) for n, p in tiny_model().named_parameters() if n in final)
     assert moved or with_lora
