@@ -411,3 +411,9 @@ def test_the_receipt_says_how_many(tmp_path, settings, words, positions):
     assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * ANCHORS - 20
     assert words in verify_run(tmp_path)
     assert positions in verify_run(tmp_path)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_so_many_tokens_of_an_answer_are_held(tokens):
+    documents = PactConstraint(tiny_model(), TOKENIZER, config(anchor_tokens=tokens)).anchors.documents
+    assert max(len(document.columns) for document in documents) == tokens

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pact_plugin.config import PactConfig
 from pact_plugin.errors import ReceiptError
-from pact_plugin.receipt import FILE_NAME, Receipt
+from pact_plugin.receipt import FILE_NAME, Receipt, comparable
 from pact_plugin.verify import verify_run
 
 
@@ -112,3 +113,12 @@ def test_resuming_continues_the_counts_and_refuses_other_settings():
     other.config["weight"] = 3.0
     with pytest.raises(ReceiptError, match="constrained differently: config"):
         other.resume(earlier)
+
+
+def test_a_receipt_of_before_anchor_tokens_means_sixteen():
+    now = PactConfig(anchors=4, anchor_tokens=16).summary()
+    before = {key: value for key, value in now.items() if key != "anchor_tokens"}
+    assert comparable(now) == comparable(before)
+    assert comparable(now | {"anchor_tokens": 4}) != comparable(before)
+    without = PactConfig(anchors=0).summary()
+    assert "anchor_tokens" not in comparable(without)
