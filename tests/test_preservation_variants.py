@@ -11,11 +11,11 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_token
 
 from benchmarks.preservation import token_sets
 from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, adapted, gates
-from benchmarks.preservation.methods import METHODS
+from benchmarks.preservation.methods import DEFAULT, METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
 from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
 from benchmarks.preservation.training import Start, fine_tune
-from pact_plugin import SafetyTokens
+from pact_plugin import PactConfig, SafetyTokens
 from pact_plugin.errors import ConfigError
 from pact_plugin.select import select_safety_tokens
 
@@ -45,6 +45,10 @@ def start(tmp_path_factory):
 def run(start, method, tmp_path, train="lora", sizes=STEP):
     cell = Cell("tickets", 0.25, train, method, METHODS[method].usual, 0)
     return fine_tune(cell, sizes, start, tmp_path, quiet)
+
+
+def test_the_default_is_that_of_the_plugin():
+    assert PactConfig(**DEFAULT, weight=METHODS["anchors-only"].usual).summary() == PactConfig().summary()
 
 
 @pytest.mark.parametrize("method", VARIANTS)
