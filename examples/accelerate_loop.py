@@ -55,7 +55,10 @@ def main() -> None:
     parser.add_argument("--safety-tokens", help="file or hub id; chosen from the model when absent")
     parser.add_argument("--weight", type=float, default=2.0, help="of the constraint")
     parser.add_argument(
-        "--anchors", type=int, default=pact.PactConfig().anchors, help="beside each forward pass"
+        "--anchors",
+        type=int,
+        default=pact.PactConfig().anchors,
+        help="of an optimiser step, over all processes",
     )
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process")
@@ -93,7 +96,11 @@ def main() -> None:
                         output = model(**batch, num_items_in_batch=tokens)
                     # `ranks` undoes the averaging of gradients over the processes.
                     loss = output.loss * ranks + constraint.loss(
-                        batch, num_items_in_batch=tokens, world_size=ranks, step=step
+                        batch,
+                        num_items_in_batch=tokens,
+                        world_size=ranks,
+                        step=step,
+                        micro_batches=len(batches),
                     )
                     accelerator.backward(loss)
                 total += loss.detach()

@@ -1,6 +1,6 @@
 """Anchors: prompts without labels at which the model in training is held to the aligned one's own answers.
 
-Beside each micro-batch a few of them are constrained, so that the constraint also holds where the fine-tuning data says
+In each optimiser step a few of them are constrained, so that the constraint also holds where the fine-tuning data says
 nothing (clause C10 of spec/PACT.md).
 """
 
@@ -34,14 +34,14 @@ logger = logging.getLogger("pact_plugin")
 
 _BATCH = 32
 _SHIFT = 0.618
-"""Part of the pool between the micro-batches of a step: the golden ratio keeps any number of them apart."""
+"""Part of the pool between micro-batches that nobody has counted: the golden ratio keeps any number of them apart."""
 
 
 class Anchors:
     """The anchors of a run, and what the aligned model predicts at them.
 
     Args:
-        config: Settings; `anchors` of them beside each micro-batch.
+        config: Settings; `anchors` of them in each optimiser step.
         tokenizer: The model's tokenizer.
         head: The model in training.
         passes: What computes the aligned model's predictions.
@@ -51,7 +51,7 @@ class Anchors:
     """
 
     def __init__(self, config: PactConfig, tokenizer: Any, head: LanguageHead, passes: Passes) -> None:
-        self.count = config.anchor_count
+        self.per_step = config.anchor_count
         self._tokens = config.anchor_tokens
         self._head, self._passes = head, passes
         self._aligned: list[Aligned] | None = None
@@ -72,18 +72,21 @@ class Anchors:
         if not passes.reference.lasting:
             self._aligned = of_first_rank(self._predicted(None))
 
-    def divergence(self, step: int, autocast: AbstractContextManager[Any]) -> Float[Tensor, ""]:
+    def divergence(
+        self, step: int, micro_batches: int, autocast: AbstractContextManager[Any]
+    ) -> Float[Tensor, ""]:
         """Mean divergence at the positions of the next micro-batch's anchors, in nats, with gradient.
 
         Args:
             step: Optimiser step, from 1.
+            micro_batches: Of this step on this rank.
             autocast: The precision that the model in training runs in.
         """
         self._micro_batch = self._micro_batch + 1 if step == self._step else 0
         self._step = step
         if self._aligned is None:
             self._aligned = self._predicted(autocast)
-        chosen = self.chosen(step, self._micro_batch, rank())
+        chosen = self.chosen(step, self._micro_batch, rank(), micro_batches)
 
         def call(inputs: dict[str, Any]) -> Tensor:
             with autocast:
@@ -99,11 +102,23 @@ class Anchors:
         )
         return confidence_divergence(student.logprobs, values, student.log_rest, log_rest).mean()
 
-    def chosen(self, step: int, micro_batch: int, rank: int) -> list[int]:
-        """The anchors of a micro-batch: cyclic over steps and ranks, the same in a run that was interrupted."""
+    def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
+        """The anchors of a micro-batch: cyclic over the steps, the same in a run that was interrupted.
+
+        The step's anchors are spread over its micro-batches and ranks, equally many in each and at least one.
+
+        Args:
+            step: Optimiser step, from 1.
+            micro_batch: Number within the step, from 0.
+            rank: Process.
+            micro_batches: Of the step on each rank. Those beyond have as many again.
+        """
         size = len(self.documents)
-        start = ((step - 1) * ranks() + rank) * self.count + round(_SHIFT * size) * micro_batch
-        return [(start + i) % size for i in range(self.count)]
+        count = -(-self.per_step // (ranks() * micro_batches))
+        beyond, place = divmod(micro_batch, micro_batches)
+        start = (((step - 1) * ranks() + rank) * micro_batches + place) * count
+        start += round(_SHIFT * size) * beyond
+        return [(start + i) % size for i in range(count)]
 
     def _answered(self, prompts: Sequence[str], tokenizer: Any) -> list[Pair]:
         """The prompts with the aligned model's answers, where it has one."""
@@ -113,7 +128,7 @@ class Anchors:
             raise ConfigError(
                 "the model has no method `generate`, by which it could answer",
                 key="anchors",
-                value=self.count,
+                value=self.per_step,
                 remedy="Use a model of transformers, or set `anchors: 0`.",
             )
         asked = [user_prompt(tokenizer, prompt) for prompt in prompts]

@@ -22,7 +22,7 @@ from pact_plugin.tokens import SafetyTokens
 OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""
 ANCHORS, ANCHOR_TOKENS = 8, 4
-"""Anchors beside each micro-batch, and first tokens of each that are held, unless set: benchmarks/preservation."""
+"""Anchors of an optimiser step, and first tokens of each that are held, unless set: benchmarks/preservation."""
 
 
 class _Settings(BaseModel):
@@ -103,9 +103,10 @@ class PactConfig(_Settings):
     or the `anchors` alone, while the task goes on yielding by `easing` (spec clause C10.5). Unset: the anchors, or
     in a run without them the data."""
     anchors: Annotated[int | None, Field(ge=0)] = None
-    """Prompts without labels that are constrained beside each micro-batch, so many, at the aligned model's own answers
-    (spec clause C10). Unset: 8 for `confidence`, or none, with a warning, where a run cannot have them; none for
-    `published`, which does not define them."""
+    """Prompts without labels that are constrained in each optimiser step, so many, at the aligned model's own answers
+    (spec clause C10), spread over its micro-batches and ranks, and at least one beside each micro-batch. Unset: 8 for
+    `confidence`, or none, with a warning, where a run cannot have them; none for `published`, which does not define
+    them."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
     """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
     `pact-plugin audit --prompts`."""
@@ -174,7 +175,7 @@ class PactConfig(_Settings):
 
     @property
     def anchor_count(self) -> int:
-        """Anchors beside each micro-batch; none at weight 0, which leaves training as it was."""
+        """Anchors of an optimiser step; none at weight 0, which leaves training as it was."""
         if self.objective != "confidence" or self.weight == 0:
             return 0
         return ANCHORS if self.anchors is None else self.anchors

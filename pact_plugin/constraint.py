@@ -191,6 +191,7 @@ class PactConstraint:
         num_items_in_batch: Tensor | int | None = None,
         world_size: int = 1,
         step: int | None = None,
+        micro_batches: int = 1,
         task_loss: Literal["nll", "dft"] = "nll",
         empty_ok: bool = False,
         label_logprobs: Float[Tensor, "B T-1"] | None = None,
@@ -204,6 +205,7 @@ class PactConstraint:
                 this batch when absent.
             world_size: Factor by which the task loss anticipates the averaging of gradients over ranks.
             step: Optimiser step, from 1, for the receipt. The next one when absent.
+            micro_batches: Calls with this `step` on each rank, over which the step's anchors are spread (C10.2).
             task_loss: How the task weighs a token, which the easing takes part of.
             empty_ok: Whether this batch may have no response token (one of several in a step).
             label_logprobs: log p of every label but the first column's, at temperature 1 and with its gradient, from
@@ -237,7 +239,7 @@ class PactConstraint:
         step = self.receipt.total_steps + 1 if step is None else step
         sums = evaluated.sums()
         if self.anchors is not None:  # without a response too: sharded models need every rank
-            anchored = self.anchors.divergence(step, view.autocast) * evaluated.trained
+            anchored = self.anchors.divergence(step, micro_batches, view.autocast) * evaluated.trained
             sums.anchor_divergence = anchored.detach()
             total = total + self.config.weight * anchored
         self._record(sums, "train")

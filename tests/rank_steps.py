@@ -64,10 +64,10 @@ def cases(wrapper: str) -> Iterator[Case]:
             elif wrapper == "ddp":
                 yield Case(train, "frozen_copy", objective, first_n)
     for case in (Case("lora", "stored"), Case("lora", "adapter_off"), Case("full", "stored")):
-        yield replace(case, anchors=2)
-        yield replace(case, anchors=2, hold="anchors")
+        yield replace(case, anchors=8)
+        yield replace(case, anchors=8, hold="anchors")
     if wrapper == "ddp":
-        yield Case("full", "frozen_copy", anchors=2)
+        yield Case("full", "frozen_copy", anchors=8)
 
 
 def build(train: str) -> Any:
@@ -110,7 +110,14 @@ def loss_of(
     with constraint.watch(batch):
         logits = model(**inputs).logits
     task = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
-    added = constraint.loss(batch, num_items_in_batch=count, world_size=ranks, step=step, empty_ok=True)
+    added = constraint.loss(
+        batch,
+        num_items_in_batch=count,
+        world_size=ranks,
+        step=step,
+        micro_batches=ACCUMULATION,
+        empty_ok=True,
+    )
     return task / count * ranks + added
 
 
@@ -123,7 +130,7 @@ def anchors_of(
         return total
     for rank, number in itertools.product(range(ranks), range(ACCUMULATION)):
         tokens = (micro_batch(rank, number, step)["labels"][:, 1:] != -100).sum()
-        chosen = constraint.anchors.chosen(step + 1, number, rank)
+        chosen = constraint.anchors.chosen(step + 1, number, rank, ACCUMULATION)
         documents = [constraint.anchors.documents[i] for i in chosen]
         mean = anchor_divergence(alone, aligned, documents, torch.tensor(TOKENS.positive.ids))
         total = total + mean * tokens / count
@@ -195,7 +202,8 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
     theirs = expected.metrics()
     assert metrics["pact/positions"] == theirs["pact/positions"]
     if case.anchors:
-        assert len({i for r in range(ranks) for i in constraint.anchors.chosen(1, 0, r)}) == 2 * ranks
+        chosen = [i for r in range(ranks) for i in constraint.anchors.chosen(1, 0, r, ACCUMULATION)]
+        assert len(set(chosen)) == len(chosen) == 8 // ACCUMULATION
         assert anchored > 1e-5
         found = metrics["pact/anchor_divergence"] / metrics["pact/loss"]
         held = theirs["pact/divergence"] * theirs["pact/positions"] if case.hold == "all" else 0.0
@@ -217,7 +225,7 @@ def reentrant() -> None:
     """Checkpointing whose backward passes are each by themselves would leave the ranks with different gradients."""
     model = build("full")
     model.gradient_checkpointing_enable({"use_reentrant": True})
-    constraint = PactConstraint(model, TOKENIZER, Case("full", "frozen_copy", anchors=2).config(Path()))
+    constraint = PactConstraint(model, TOKENIZER, Case("full", "frozen_copy", anchors=8).config(Path()))
     with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
         loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1)
     model = build("full")

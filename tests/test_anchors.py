@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import nullcontext
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
 
     loss = loss_of(constraint, model, batch, step=5)
     loss.backward()
-    chosen = [constraint.anchors.documents[i] for i in constraint.anchors.chosen(5, 0, 0)]
+    chosen = [constraint.anchors.documents[i] for i in constraint.anchors.chosen(5, 0, 0, 1)]
     assert len({document.tokens.tobytes() for document in chosen}) == 3
     term = anchor_divergence(plain, aligned, chosen, torch.tensor(POSITIVE))
     expected = loss_of(without, plain, batch, step=5) + WEIGHT * term
@@ -170,7 +171,7 @@ def test_p24_nothing_at_the_reference(build):
 
 
 def test_p25_splitting_a_batch_changes_nothing_with_the_same_anchors(monkeypatch):
-    monkeypatch.setattr(Anchors, "chosen", lambda self, step, micro_batch, rank: [3, 9, 11])
+    monkeypatch.setattr(Anchors, "chosen", lambda self, *turn: [3, 9, 11])
     batch = a_batch(rows=4)
     count = int((batch["labels"][:, 1:] != -100).sum())
 
@@ -289,9 +290,9 @@ def test_half_of_each_kind_spread_over_the_categories(pool):
     of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     for step in range(1, 40):
-        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0)) == {"harmful": 2, "benign": 2}
-    pool.count = 1
-    assert [found[pool.chosen(step, 0, 0)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
+        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == {"harmful": 2, "benign": 2}
+    pool.per_step = 1
+    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
     first, second = anchor_prompts("both")
     assert len(first) == len(second) == ANCHORS
     for kind, texts in (("harmful", first), ("benign", second)):
@@ -302,20 +303,44 @@ def test_half_of_each_kind_spread_over_the_categories(pool):
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     size = len(pool.documents)
     monkeypatch.setattr(anchors_module, "ranks", lambda: 2)
+    pool.per_step = 8
     steps = range(1, size // 8 + 1)
     for number in range(3):
-        seen = [i for step in steps for rank in (0, 1) for i in pool.chosen(step, number, rank)]
+        seen = [i for step in steps for rank in (0, 1) for i in pool.chosen(step, number, rank, 1)]
         assert sorted(seen) == list(range(size))
-    together = [i for number in range(4) for rank in (0, 1) for i in pool.chosen(1, number, rank)]
+    together = [i for number in range(4) for rank in (0, 1) for i in pool.chosen(1, number, rank, 1)]
     assert len(set(together)) == len(together) == 32
+
+
+@pytest.mark.parametrize(
+    ("ranks", "micro_batches", "each"), [(1, 1, 8), (1, 4, 2), (2, 4, 1), (1, 3, 3), (2, 8, 1), (1, 20, 1)]
+)
+def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, each):
+    size = len(pool.documents)
+    monkeypatch.setattr(anchors_module, "ranks", lambda: ranks)
+    pool.per_step = 8
+
+    def step(number: int) -> list[int]:
+        parts = [
+            pool.chosen(number, micro_batch, rank, micro_batches)
+            for rank in range(ranks)
+            for micro_batch in range(micro_batches)
+        ]
+        assert {len(part) for part in parts} == {each}
+        return list(chain.from_iterable(parts))
+
+    together = each * ranks * micro_batches
+    assert step(1) == list(range(together))
+    assert step(2) == [i % size for i in range(together, 2 * together)]
+    assert set(chain.from_iterable(map(step, range(1, size + 1)))) == set(range(size))
 
 
 def test_micro_batches_are_counted_within_a_step(pool, monkeypatch):
     asked = []
     monkeypatch.setattr(pool, "chosen", lambda *turn: asked.append(turn) or [0])
     for step in (1, 1, 1, 2, 2, 7):
-        pool.divergence(step, nullcontext())
-    assert asked == [(1, 0, 0), (1, 1, 0), (1, 2, 0), (2, 0, 0), (2, 1, 0), (7, 0, 0)]
+        pool.divergence(step, 3, nullcontext())
+    assert asked == [(1, 0, 0, 3), (1, 1, 0, 3), (1, 2, 0, 3), (2, 0, 0, 3), (2, 1, 0, 3), (7, 0, 0, 3)]
 
 
 def test_the_answers_are_the_references(monkeypatch):
@@ -382,7 +407,7 @@ def test_nan_in_the_reference_and_in_the_model():
     with torch.no_grad():
         aligned.model.norm.weight.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="in the reference"):
-        constraint.anchors.divergence(1, nullcontext())
+        constraint.anchors.divergence(1, 1, nullcontext())
     model = tiny_model()
     constraint = PactConstraint(model, TOKENIZER, config())
     with constraint.watch():

@@ -42,7 +42,7 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora, hold):
         counts = [(batch["labels"][:, 1:] != -100).sum() for batch in micro_batches]
         term = torch.zeros(())
         for number, count in enumerate(counts):
-            documents = [pool.documents[i] for i in pool.chosen(step + 1, number, 0)]
+            documents = [pool.documents[i] for i in pool.chosen(step + 1, number, 0, 2)]
             mean = anchor_divergence(plain, aligned, documents, POSITIVE)
             term = term + mean * count / sum(counts)
         weight = 2.0 if hold == "all" else 0.0  # of the data

@@ -58,7 +58,7 @@ def expected(
             weight = 2.0 if pool is None else 0.0  # with anchors they alone are held
             loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety, weight=weight)
             if pool is not None:
-                chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank)
+                chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank, accumulation)
                 beside = [pool.documents[index] for index in chosen]
                 loss = loss + 2.0 * anchor_divergence(model, aligned, beside, safety)
         losses.append(loss.item())

@@ -62,7 +62,7 @@ def test_every_strength_of_a_method_is_on_its_curve():
         assert method.usual is None or method.usual in method.weights
 
 
-RUN = (*COMPARED, "anchors-base", "anchors-adaptive")
+RUN = (*COMPARED, "anchors-only-base", "anchors-adaptive")
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_every_variant_trains(start, tmp_path, method):
 
 
 def test_full_fine_tuning_keeps_what_each_method_stores_of_the_aligned_model_apart(start, tmp_path):
-    for method in ("anchors", "published", "anchors-first8", "anchors-k8", "anchors-only"):
+    for method in ("anchors", "published", "anchors-first8", "anchors-only-k8", "anchors-only"):
         run(start, method, tmp_path, "full")
 
 

@@ -49,7 +49,7 @@ def preservation(
     base_model: Annotated[
         str | None,
         typer.Option(
-            help="Path or hub id of the model before alignment, for anchors-base; known of smollm2, and with --align."
+            help="Path or hub id of the model before alignment, for anchors-only-base; known of smollm2, or if --align."
         ),
     ] = None,
     guard: Annotated[

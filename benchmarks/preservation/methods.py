@@ -114,9 +114,9 @@ METHODS = {
     "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + anchors", {"easing": False}),
     "drop-anchors": _variant(f"{HELD}, refused items dropped", drops=True),
-    "anchors-k8": _variant(f"{HELD}, 8 safety tokens", tokens="k8"),
-    "anchors-k200": _variant(f"{HELD}, 200 safety tokens", tokens="k200"),
-    "anchors-base": _variant(f"{HELD}, base contrast", tokens="base"),
+    "anchors-only-k8": _variant("easing + anchors, 8 safety tokens", {"hold": "anchors"}, tokens="k8"),
+    "anchors-only-k200": _variant("easing + anchors, 200 safety tokens", {"hold": "anchors"}, tokens="k200"),
+    "anchors-only-base": _variant("easing + anchors, base contrast", {"hold": "anchors"}, tokens="base"),
     "anchors-adaptive": _variant(
         f"{HELD}, adaptive weight, target",
         {"weight": 2.0},  # to begin with

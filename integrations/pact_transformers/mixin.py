@@ -65,6 +65,7 @@ class PactTrainerMixin:
             num_items_in_batch=num_items_in_batch,
             world_size=self._pact_world_size(num_items_in_batch),
             step=self.state.global_step + 1,
+            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
             empty_ok=True,
             label_logprobs=task.value,
