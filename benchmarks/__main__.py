@@ -17,7 +17,7 @@ from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
-MORE = ("stored+4", "stored+8", "stored@64")
+MORE = ("stored+1", "stored+8", "stored@64")
 """With anchors, and with the first tokens of responses alone."""
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="What the constraint costs, and what it keeps."

@@ -280,18 +280,27 @@ def test_two_ranks(workshop):
     assert run.verify().returncode == 0
 
 
-def test_pact_false_is_axolotl_bit_for_bit(workshop):
+def test_pact_false_and_weight_0_are_axolotl_bit_for_bit(workshop):
     dropout = {"overrides_of_model_config": {"attention_dropout": 0.3}}
     without = workshop.train("without", plugins=None, pact=None, **dropout).ok()
     off = workshop.train("off", pact=False, **dropout).ok()
-    assert [entry["loss"] for entry in off.steps] == [entry["loss"] for entry in without.steps]
-    ours, theirs = (load_file(run.output / "model.safetensors") for run in (off, without))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    measured = {"safety_tokens": str(workshop.folder / "tokens.safetensors"), "weight": 0}
+    only = workshop.train("measured", pact=measured, **dropout).ok()
+    theirs = load_file(without.output / "model.safetensors")
+    for run in (off, only):
+        assert [entry["loss"] for entry in run.steps] == [entry["loss"] for entry in without.steps]
+        ours = load_file(run.output / "model.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert any(
-        not torch.equal(ours[name], weight)
+        not torch.equal(theirs[name], weight)
         for name, weight in workshop.model.named_parameters()
-        if name in ours
+        if name in theirs
     )
+    assert "PACT: measured with weight 0, NOT constrained; objective confidence, weight 0," in only.log
+    assert only.steps[-1]["pact/divergence"] > 1e-5
+    verified = only.verify()
+    assert verified.returncode == 1
+    assert "the run was measured, not constrained" in verified.stdout + verified.stderr
     assert not list(off.output.rglob("pact_*"))
     assert off.verify().returncode == 1
