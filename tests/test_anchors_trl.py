@@ -63,6 +63,18 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora, hold):
             torch.testing.assert_close(final[name], parameter.detach(), atol=1e-5, rtol=1e-5)
 
 
+def test_a_last_step_of_fewer_micro_batches_has_as_many_anchors(tmp_path):
+    settings = {"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 3}
+    trainer = sft_trainer(tmp_path, data=completions(20), **settings)  # five micro-batches of four
+    pact.attach(trainer, CONFIG.model_copy(update={"anchors": 6}))
+    pool, turns = trainer.pact.anchors, []
+    which = pool.chosen
+    pool.chosen = lambda *turn: turns.append((turn, which(*turn))) or turns[-1][1]
+    trainer.train()
+    found = [(step, number, len(chosen)) for (step, number, _, _), chosen in turns]
+    assert found == [(1, 0, 2), (1, 1, 2), (1, 2, 2), (2, 0, 3), (2, 1, 3)]
+
+
 def logs_of(folder: Path, with_lora: bool, data=completions, **settings) -> list[dict[str, float]]:
     trainer = sft_trainer(
         folder, model=tiny_model(), peft=lora() if with_lora else None, data=data(), **settings
