@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 
 import pact_plugin
+from pact_plugin.beginnings import Beginnings
 from pact_plugin.direction import safety_direction
 from pact_plugin.errors import ConfigError
 from pact_plugin.generate import (
@@ -58,6 +59,8 @@ def select_safety_tokens(
     tokens that the model says most when it refuses are kept, weighted by the difference (centred, unit
     norm).
 
+    A warning says where these tokens are not what the refusals begin with (clause C8.5).
+
     The models are read in eval mode without gradients; their modes and torch's random state are left as
     they were.
 
@@ -83,6 +86,7 @@ def select_safety_tokens(
     if not has_chat_template(tokenizer):
         warnings.warn("The tokenizer has no chat template; prompts are given as plain text.", stacklevel=2)
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
+    beginnings = Beginnings()
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = _ordinary_tokens(model, base_model, tokenizer, top_k)
         requests = harmful_prompts() if harmful is None else _distinct(harmful)
@@ -99,7 +103,7 @@ def select_safety_tokens(
             others = {text: (dialogue_prompt(tokenizer, text), said) for text, (_, said) in refusals.items()}
             contrast_model = base_model
         ids, weights = safety_direction(
-            _only(allowed, run.logits(model, refusals, "Reading the refusals")),
+            _only(allowed, beginnings.of(run.logits(model, refusals, "Reading the refusals"))),
             _only(allowed, run.logits(contrast_model, others, "Reading the contrast")),
             top_k=top_k,
         )
@@ -109,6 +113,7 @@ def select_safety_tokens(
         **({} if base_model is None else {"base_model": _name(base_model)}),
         **{key: str(count) for key, count in counts.items()},
         "top_k": str(top_k),
+        "first_token_mass": f"{beginnings.mass(ids, weights):.3f}",
         **run.provenance(),
     }
     return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
@@ -141,6 +146,7 @@ def choose_from_answers(
         ConfigError: There are fewer than 8 refusals or helpful answers, or `top_k` is out of range.
     """
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
+    beginnings = Beginnings()
     with inspecting(model):
         allowed = _ordinary_tokens(model, None, tokenizer, top_k)
         _check_refusals(len(refusals), len(refusals))
@@ -150,7 +156,7 @@ def choose_from_answers(
             for side in (refusals, helpful)
         )
         ids, weights = safety_direction(
-            _only(allowed, run.logits(model, refused, "Reading the refusals")),
+            _only(allowed, beginnings.of(run.logits(model, refused, "Reading the refusals"))),
             _only(allowed, run.logits(model, helped, "Reading the contrast")),
             top_k=top_k,
         )
@@ -160,6 +166,7 @@ def choose_from_answers(
         "refused": str(len(refusals)),
         "helped": str(len(helpful)),
         "top_k": str(top_k),
+        "first_token_mass": f"{beginnings.mass(ids, weights):.3f}",
         **run.provenance(),
     }
     return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)

@@ -173,11 +173,36 @@ def test_provenance_says_how_the_tokens_were_chosen(aligned, base, tokenizer):
         "harmful_prompts": "10",
         "refused": "10",
         "top_k": str(TOP_K),
+        "first_token_mass": chosen.provenance["first_token_mass"],
         "max_new_tokens": "12",
         "prompt_format": "chat",
         "pact_plugin": pact_plugin.__version__,
     }
     chosen.check(tokenizer, vocab_size=aligned.config.vocab_size)
+
+
+def first_mass(model, tokenizer, tokens: SafetyTokens) -> float:
+    ids = [token for token, weight in zip(tokens.ids, tokens.weights, strict=True) if weight > 0]
+    with torch.no_grad():
+        found = [
+            model(input_ids=torch.tensor([prompt])).logits[0, -1].double().softmax(-1)[ids].sum()
+            for prompt in chat(tokenizer, REQUESTS)
+        ]
+    return float(torch.stack(found).mean())
+
+
+def test_the_beginning_of_refusals_is_among_the_tokens_or_a_warning_says_so(aligned, tokenizer, recwarn):
+    chosen = choose(aligned, tokenizer)
+    assert not [one for one in recwarn if "first word" in str(one.message)]
+    mass = first_mass(aligned, tokenizer, chosen)
+    assert float(chosen.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
+    assert mass > 0.5
+    with pytest.warns(
+        UserWarning, match=r"hold 0\.\d% of the probability at the first word .* Raise `top_k` \(2\)"
+    ):
+        few = choose(aligned, tokenizer, top_k=2)
+    mass = first_mass(aligned, tokenizer, few)
+    assert float(few.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
 
 
 def test_progress_counts_every_prompt(aligned, tokenizer):
