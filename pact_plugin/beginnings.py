@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pact_plugin.tokens import SafetyTokens
+
+KEY = "first_token_mass"
+"""In the provenance of safety tokens."""
 ENOUGH = 0.5
 """Least probability of safety tokens at a refusal's first position, on average, without a warning."""
 
@@ -35,11 +39,26 @@ class Beginnings:
         """
         assert self._total is not None
         mass = float(self._total[ids[weights > 0].to(self._total.device)].sum()) / self._count
-        if mass < ENOUGH:
-            warnings.warn(
-                f"The safety tokens hold {mass:.1%} of the probability at the first word of the model's refusals: "
-                f"whether it refuses would hardly be seen, and hardly be kept. Raise `top_k` ({len(ids)}), or name "
-                "tokens of your own with `safety_tokens`.",
-                stacklevel=3,
-            )
+        _warn_where_missed(mass, len(ids))
         return mass
+
+
+def warn_of(tokens: SafetyTokens) -> None:
+    """Warn again where tokens are used that were chosen earlier, as `Beginnings.mass` does.
+
+    Warns:
+        UserWarning: When they were chosen, they held less than half of the beginning of refusals.
+    """
+    mass = tokens.provenance.get(KEY)
+    if mass is not None:
+        _warn_where_missed(float(mass), len(tokens))
+
+
+def _warn_where_missed(mass: float, count: int) -> None:
+    if mass < ENOUGH:
+        warnings.warn(
+            f"The safety tokens hold {mass:.1%} of the probability at the first word of the model's refusals: "
+            f"whether it refuses would hardly be seen, and hardly be kept. Raise `top_k` ({count}), or name "
+            "tokens of your own with `safety_tokens`.",
+            stacklevel=4,
+        )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pact_plugin import objectives
 from pact_plugin.aligned import Aligned, Passes
 from pact_plugin.anchors import Anchors, require_one_backward, tolerated
+from pact_plugin.beginnings import warn_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
@@ -74,6 +75,8 @@ class PactConstraint:
         self.tokens = load_safety_tokens(self.config, model, tokenizer)
         rows = getattr(self.head.projection, "out_features", None)
         self.tokens.check(tokenizer, rows)
+        if self.config.safety_tokens is not None:  # else they were chosen just now
+            warn_of(self.tokens)
         published = self.config.published if self.config.objective == "published" else None
         self._set = self.tokens if published else self.tokens.positive
         self._ids = torch.tensor(self._set.ids, device=self.device)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 
 import pact_plugin
-from pact_plugin.beginnings import Beginnings
+from pact_plugin.beginnings import KEY, Beginnings
 from pact_plugin.direction import safety_direction
 from pact_plugin.errors import ConfigError
 from pact_plugin.generate import (
@@ -113,7 +113,7 @@ def select_safety_tokens(
         **({} if base_model is None else {"base_model": _name(base_model)}),
         **{key: str(count) for key, count in counts.items()},
         "top_k": str(top_k),
-        "first_token_mass": f"{beginnings.mass(ids, weights):.3f}",
+        KEY: f"{beginnings.mass(ids, weights):.3f}",
         **run.provenance(),
     }
     return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
@@ -166,7 +166,7 @@ def choose_from_answers(
         "refused": str(len(refusals)),
         "helped": str(len(helpful)),
         "top_k": str(top_k),
-        "first_token_mass": f"{beginnings.mass(ids, weights):.3f}",
+        KEY: f"{beginnings.mass(ids, weights):.3f}",
         **run.provenance(),
     }
     return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)

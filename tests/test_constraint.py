@@ -35,6 +35,19 @@ def alone(**settings) -> PactConfig:
     return PactConfig(safety_tokens=TOKENS, anchors=0, **settings)
 
 
+def test_tokens_that_refusals_do_not_begin_with_are_warned_of_when_they_are_used(recwarn):
+    def built(**provenance: str) -> list[str]:
+        recwarn.clear()
+        tokens = SafetyTokens.for_tokenizer(TOKENIZER, TOKENS.ids, TOKENS.weights, provenance)
+        PactConstraint(tiny_model(), TOKENIZER, PactConfig(safety_tokens=tokens, anchors=0))
+        return [str(one.message) for one in recwarn if "first word" in str(one.message)]
+
+    assert built() == built(first_token_mass="0.900") == []
+    (warning,) = built(first_token_mass="0.002")
+    assert "hold 0.2% of the probability at the first word" in warning
+    assert "Raise `top_k` (4)" in warning
+
+
 def a_batch(seed: int = 0, rows: int = 3, width: int = 12) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(30, 60, (rows, width), generator=generator)
