@@ -9,8 +9,8 @@ Every line of the data is `{"messages": [...]}` and ends with the assistant's tu
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -117,11 +117,10 @@ def main() -> None:
         tokenizer.save_pretrained(args.output)
         constraint.write_receipt(args.output)
     accelerator.wait_for_everyone()
+    if accelerator.device.type == "cpu":
+        time.sleep(1)  # Gloo's threads free their last tensors; as Python ends it may abort (pytorch#179291)
     accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
-    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
-    # finalises aborts the process (pytorch/pytorch#179291).
-    gc.collect()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
 
+from leaving import leave
 from sft import TOKENS, completions, sft_trainer, train_logs, weights
 
 import pact_plugin as pact
@@ -37,10 +37,8 @@ def main(output: Path, batch_size: int) -> None:
         )
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    leave()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
-    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
-    # finalises aborts the process (pytorch/pytorch#179291).
-    gc.collect()

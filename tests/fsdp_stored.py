@@ -5,11 +5,11 @@ Each rank compares its steps with those of a whole model that has a copy as its 
 
 from __future__ import annotations
 
-import gc
 import sys
 
 import pytest
 import torch
+from leaving import leave
 from test_constraint import TOKENIZER, TOKENS, a_batch
 from tiny import tiny_model
 from torch import distributed
@@ -64,10 +64,8 @@ def main(folder: str, objective: str) -> None:
         assert added == pytest.approx(whole_added, rel=1e-3, abs=1e-4)
     assert constraint.stored.store.documents == 2 * ranks + ranks
     distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2])
-    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
-    # finalises aborts the process (pytorch/pytorch#179291).
-    gc.collect()

@@ -6,7 +6,6 @@ its micro-batches. One process sees all of them in one padded batch. For test_ra
 
 from __future__ import annotations
 
-import gc
 import itertools
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from leaving import leave
 from peft import get_peft_model
 from plain import anchor_divergence
 from sft import TOKENIZER, TOKENS, lora
@@ -257,10 +257,8 @@ def main(folder: Path, wrapper: str) -> None:
     else:
         reentrant()
     distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2])
-    # Frees the wrapped model, which ends Gloo's threads: one that frees a tensor while Python
-    # finalises aborts the process (pytorch/pytorch#179291).
-    gc.collect()
