@@ -112,7 +112,17 @@ class Anchors:
             micro_batch: Number within the step, from 0.
             rank: Process.
             micro_batches: Of the step on each rank. Those beyond have as many again.
+
+        Raises:
+            ConfigError: `micro_batches` is below 1.
         """
+        if micro_batches < 1:
+            raise ConfigError(
+                "out of range",
+                key="micro_batches",
+                value=micro_batches,
+                remedy="It is the number of micro-batches of this optimiser step, 1 or more.",
+            )
         size = len(self.documents)
         count = -(-self.per_step // (ranks() * micro_batches))
         beyond, place = divmod(micro_batch, micro_batches)

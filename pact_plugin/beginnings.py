@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pact_plugin.errors import ConfigError
 from pact_plugin.tokens import SafetyTokens
 
 KEY = "first_token_mass"
@@ -48,10 +49,23 @@ def warn_of(tokens: SafetyTokens) -> None:
 
     Warns:
         UserWarning: When they were chosen, they held less than half of the beginning of refusals.
+
+    Raises:
+        ConfigError: What their provenance says of it is no number.
     """
-    mass = tokens.provenance.get(KEY)
-    if mass is not None:
-        _warn_where_missed(float(mass), len(tokens))
+    noted = tokens.provenance.get(KEY)
+    if noted is None:
+        return
+    try:
+        mass = float(noted)
+    except ValueError as error:
+        raise ConfigError(
+            "the provenance of the safety tokens is corrupted: not a number",
+            key=KEY,
+            value=noted,
+            remedy="Choose them again: `pact-plugin tokens select`.",
+        ) from error
+    _warn_where_missed(mass, len(tokens))
 
 
 def _warn_where_missed(mass: float, count: int) -> None:

@@ -222,7 +222,7 @@ class PactConstraint:
             ModelStructureError: DeepSpeed has partitioned the parameters (ZeRO stage 3).
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
-            ConfigError: There are anchors, several ranks and reentrant checkpointing.
+            ConfigError: There are anchors, several ranks and reentrant checkpointing, or `micro_batches` is below 1.
         """
         if self._first:  # an engine may have partitioned the model since
             refuse_zero3(self.model)

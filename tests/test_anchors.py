@@ -335,6 +335,13 @@ def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, eac
     assert set(chain.from_iterable(map(step, range(1, size + 1)))) == set(range(size))
 
 
+def test_a_step_has_a_micro_batch():
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    with pytest.raises(ConfigError, match="micro_batches=0"):
+        loss_of(constraint, model, a_batch(), micro_batches=0)
+
+
 def test_micro_batches_are_counted_within_a_step(pool, monkeypatch):
     asked = []
     monkeypatch.setattr(pool, "chosen", lambda *turn: asked.append(turn) or [0])

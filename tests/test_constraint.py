@@ -15,6 +15,7 @@ from tiny import tiny_model, tiny_tokenizer
 from pact_plugin import PactConfig, PactConstraint, SafetyTokens
 from pact_plugin.aligned import Passes
 from pact_plugin.errors import (
+    ConfigError,
     HiddenStatesNotSeenError,
     NonFiniteError,
     NoResponseError,
@@ -46,6 +47,8 @@ def test_tokens_that_refusals_do_not_begin_with_are_warned_of_when_they_are_used
     (warning,) = built(first_token_mass="0.002")
     assert "hold 0.2% of the probability at the first word" in warning
     assert "Raise `top_k` (4)" in warning
+    with pytest.raises(ConfigError, match=r"first_token_mass='much'.*tokens select"):
+        built(first_token_mass="much")
 
 
 def a_batch(seed: int = 0, rows: int = 3, width: int = 12) -> dict[str, torch.Tensor]:
