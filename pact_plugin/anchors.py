@@ -6,6 +6,7 @@ nothing (clause C10 of spec/PACT.md).
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.audit.prompts import ANCHORS, KINDS, for_anchors, load_file
+from pact_plugin.audit.prompts import ANCHORS, KINDS, AuditPrompt, for_anchors, load_file
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
 from pact_plugin.errors import ConfigError, PactError
@@ -32,7 +33,7 @@ from pact_plugin.ranks import of_first_rank, rank, ranks
 
 logger = logging.getLogger("pact_plugin")
 
-_BATCH = 32
+_BATCH = 64
 _SHIFT = 0.618
 """Part of the pool between micro-batches that nobody has counted: the golden ratio keeps any number of them apart."""
 
@@ -165,7 +166,10 @@ class Anchors:
 
 
 def anchor_prompts(source: str) -> list[list[str]]:
-    """Prompts of each kind, those of one kind apart from those of the other.
+    """Prompts of each kind, those of one kind apart from those of the other, shuffled.
+
+    The order is of the prompts' SHA-256 digests: the same on every machine, and whatever order the file has, so that a
+    short run, too, meets every category of it.
 
     Args:
         source: `benign`, `harmful`, `both` or a file.
@@ -183,7 +187,12 @@ def anchor_prompts(source: str) -> list[list[str]]:
             value=source,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    return [[one.prompt for one in prompts.prompts if one.kind == kind] for kind in wanted or KINDS]
+    shuffled = sorted(prompts.prompts, key=_digest)
+    return [[one.prompt for one in shuffled if one.kind == kind] for kind in wanted or KINDS]
+
+
+def _digest(one: AuditPrompt) -> bytes:
+    return hashlib.sha256(one.prompt.encode("utf-8", "surrogatepass")).digest()
 
 
 @contextmanager

@@ -285,23 +285,27 @@ def pool() -> Anchors:
     return PactConstraint(tiny_model(), TOKENIZER, config(anchors=4)).anchors
 
 
-def test_half_of_each_kind_spread_over_the_categories(pool):
-    kinds = {"harmful": harmful_prompts(), "benign": benign_prompts()}
+def test_half_of_each_kind_in_every_part_of_the_pool(pool):
+    kinds = dict(zip(("harmful", "benign"), anchor_prompts("both"), strict=True))
     of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     for step in range(1, 40):
         assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == {"harmful": 2, "benign": 2}
     pool.per_step = 1
     assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
-    first, second = anchor_prompts("both")
-    assert len(first) == len(second) == ANCHORS
-    for kind, texts in (("harmful", first), ("benign", second)):
-        assert set(texts) <= set(kinds[kind])
-        assert max(kinds[kind].index(text) for text in texts) > 0.9 * len(kinds[kind])
+    bundled = {"harmful": set(harmful_prompts()), "benign": set(benign_prompts())}
+    for kind, texts in kinds.items():
+        assert len(set(texts)) == len(texts) == ANCHORS
+        of_every_category = [index for index, text in enumerate(texts) if text in bundled[kind]]
+        assert len(of_every_category) == ANCHORS // 4
+        assert all(
+            sum(start <= i < start + 128 for i in of_every_category) >= 8 for start in range(0, 256, 128)
+        )
 
 
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
-    size = len(pool.documents)
+    size = len(pool.documents) // 8 * 8
+    monkeypatch.setattr(pool, "documents", pool.documents[:size])
     monkeypatch.setattr(anchors_module, "ranks", lambda: 2)
     pool.per_step = 8
     steps = range(1, size // 8 + 1)
@@ -373,6 +377,8 @@ def test_prompts_of_ones_own(tmp_path):
     pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
     asked = [TOKENIZER.decode(d.tokens[: d.columns[0]].tolist()) for d in pool.documents]
     assert ["What?" in text for text in asked] == [True, False] * 3
+    order = [text for text in asked if "How" in text]
+    assert len(set(order)) == 3
     assert pool.prompts == 4
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
     assert len(PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors.documents) == 3

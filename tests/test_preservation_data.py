@@ -15,6 +15,7 @@ from benchmarks.preservation.orders import customers
 from benchmarks.preservation.prompts import PREFILL, STYLES, development, everyday, heldout
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.tickets import PRODUCTS, messages
+from pact_plugin.audit.prompts import for_anchors, for_audits
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 
 TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
@@ -201,6 +202,16 @@ def test_what_a_model_is_taught_with_resembles_nothing_that_it_is_asked(kind):
     near = [(one, other) for one in ALIGNING[kind] for other in asked_for if overlap(one, other) > 0.5]
     assert near == []
     assert not set(ALIGNING["frames"]) & set(read_lines("frames", PACKAGE))
+
+
+def test_anchors_resemble_nothing_that_is_asked():
+    asked_for = {
+        prompt.text for kind in (heldout(), development()) for prompt in (*kind.harmful, *kind.benign)
+    }
+    asked_for |= {*everyday(), *(one.prompt for one in for_audits().prompts)}
+    bundled = {*harmful_prompts(), *benign_prompts()}
+    mine = [one.prompt for one in for_anchors().prompts if one.prompt not in bundled]
+    assert [(one, other) for one in mine for other in asked_for if overlap(one, other) > 0.5] == []
 
 
 def test_development_and_held_out_prompts_differ_and_neither_is_trained_on():

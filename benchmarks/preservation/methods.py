@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from trl import SFTTrainer
@@ -10,6 +12,7 @@ from trl import SFTTrainer
 import pact_plugin as pact
 from benchmarks.preservation.constraints import Gated
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
+from pact_plugin.audit.prompts import bundled
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Method:
         interleaved: Whether the strength is the share of refusals added to the data.
         drops: Whether items that the aligned model would refuse are taken from the data.
         tokens: Other safety tokens than the usual ones: a name of `TOKEN_SETS`.
+        pool: The anchors are so many of the bundled prompts of each kind, instead of all that the constraint has.
         constraint: Class of the constraint.
         adapts: Whether the strength is a divergence in nats, at which the weight is held (`AdaptiveWeight`).
         variant: Whether it is compared only when asked for: a change of another method.
@@ -38,15 +42,24 @@ class Method:
     interleaved: bool = False
     drops: bool = False
     tokens: str | None = None
+    pool: int | None = None
     constraint: type[pact.PactConstraint] = pact.PactConstraint
     adapts: bool = False
     variant: bool = False
 
-    def constrained(self, weight: float | None, tokens: pact.SafetyTokens) -> pact.PactConfig | None:
-        """The constraint's settings at a strength, if there is a constraint."""
+    def constrained(
+        self, weight: float | None, tokens: pact.SafetyTokens, folder: Path
+    ) -> pact.PactConfig | None:
+        """The constraint's settings at a strength, if there is a constraint; a file that they name is in the folder."""
         if self.config is None or weight is None:
             return None
-        return pact.PactConfig(**{"safety_tokens": tokens, "weight": weight, **self.config})
+        config = {"safety_tokens": tokens, "weight": weight, **self.config}
+        if self.pool:
+            rows = [asdict(one) for one in bundled().limited(self.pool).prompts]
+            folder.mkdir(parents=True, exist_ok=True)
+            config["anchor_prompts"] = folder / "anchors.jsonl"
+            config["anchor_prompts"].write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return pact.PactConfig(**config)
 
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
@@ -110,6 +123,7 @@ METHODS = {
     ),
     "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
     "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
+    "anchors-only-pool128": _variant("easing + anchors, of 128 prompts", {"hold": "anchors"}, pool=64),
     "anchors-alone": _variant("anchors, no easing", {"easing": False, "hold": "anchors"}),
     "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),
     "anchors-no-easing": _variant("confidence + anchors", {"easing": False}),

@@ -154,7 +154,7 @@ def fine_tune(
         callbacks=[StepCallback(report)],
     )
     trainer.remove_callback(PrinterCallback)
-    config = method.constrained(cell.weight, start.tokens_of(method.tokens))
+    config = method.constrained(cell.weight, start.tokens_of(method.tokens), Path(arguments.output_dir))
     if config is not None:
         trainer = constrain(trainer, config, method.constraint)
         if method.adapts and cell.weight is not None:

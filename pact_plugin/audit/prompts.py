@@ -17,7 +17,9 @@ from pact_plugin.errors import ConfigError
 Kind = Literal["harmful", "benign"]
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 BUNDLED = "bundled with pact-plugin"
-ANCHORS = 64
+ANCHORS = 256
+"""Anchors of each kind, at most."""
+_BUNDLED_ANCHORS = 64
 SUFFIXES = (".jsonl", ".csv", ".txt")
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
@@ -70,23 +72,26 @@ class PromptSet:
 
 def bundled() -> PromptSet:
     """The bundled prompts: 220 harmful requests, and 220 benign ones that look like them."""
-    rows = []
-    for kind in KINDS:
-        text = files("pact_plugin").joinpath("data", f"{kind}.jsonl").read_text(encoding="utf-8")
-        rows += [json.loads(line) | {"kind": kind} for line in text.splitlines()]
+    rows = [row | {"kind": kind} for kind in KINDS for row in _packaged(f"{kind}.jsonl")]
     return from_rows(enumerate(rows, 1), BUNDLED)
 
 
 def for_anchors() -> PromptSet:
-    """64 of the bundled prompts of each kind, from all categories: a constrained run may be held to these."""
-    return bundled().limited(ANCHORS)
+    """256 prompts of each kind, to which a constrained run is held: 64 of `bundled`, of all categories, and others."""
+    own = [vars(one) for one in bundled().limited(_BUNDLED_ANCHORS).prompts]
+    return from_rows(enumerate([*own, *_packaged("anchors.jsonl")], 1), BUNDLED)
 
 
 def for_audits() -> PromptSet:
-    """The other bundled prompts, 156 of each kind: what a model is trained at says little about it."""
+    """156 of `bundled` of each kind, none of them an anchor: what a model is trained at says little about it."""
     held = set(for_anchors().prompts)
     whole = bundled()
     return PromptSet(tuple(one for one in whole.prompts if one not in held), BUNDLED)
+
+
+def _packaged(name: str) -> list[dict[str, Any]]:
+    text = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def load_file(path: Path) -> PromptSet:
