@@ -6,13 +6,9 @@ nothing (clause C10 of spec/PACT.md).
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,19 +17,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.audit.prompts import ANCHORS, KINDS, AuditPrompt, for_anchors, load_file
+from pact_plugin.anchor_prompts import BATCH, alternating, anchor_answers
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
 from pact_plugin.errors import ConfigError, PactError
 from pact_plugin.filling import computed
-from pact_plugin.generate import Pair, answers, inspecting, user_prompt
-from pact_plugin.head import LanguageHead, unwrap
+from pact_plugin.generate import Pair
+from pact_plugin.head import LanguageHead
 from pact_plugin.losses import confidence_divergence
 from pact_plugin.ranks import of_first_rank, rank, ranks
 
-logger = logging.getLogger("pact_plugin")
-
-_BATCH = 64
 _SHIFT = 0.618
 """Part of the pool between micro-batches that nobody has counted: the golden ratio keeps any number of them apart."""
 
@@ -53,23 +46,12 @@ class Anchors:
 
     def __init__(self, config: PactConfig, tokenizer: Any, head: LanguageHead, passes: Passes) -> None:
         self.per_step = config.anchor_count
-        self._tokens = config.anchor_tokens
         self._head, self._passes = head, passes
         self._aligned: list[Aligned] | None = None
         self._step, self._micro_batch = 0, 0
-        kinds = anchor_prompts(config.anchor_prompts)
-        logger.info("PACT anchors: the aligned model answers %d prompts, once", sum(map(len, kinds)))
-        # Answers that differ by rounding would make another number of passes.
-        found = of_first_rank([self._answered(prompts, tokenizer) for prompts in kinds])
-        self.documents = [_document(pair) for pair in _alternating(found)]
-        if not self.documents:
-            raise ConfigError(
-                "the aligned model answers none of these prompts",
-                key="anchor_prompts",
-                value=config.anchor_prompts,
-                remedy="Check its chat template, name other prompts, or set `anchors: 0`.",
-            )
-        self.prompts = sum(map(len, found))
+        kinds = anchor_answers(config, tokenizer, passes.reference, passes.ids)
+        self.documents = [_document(pair) for pair in alternating(kinds)]
+        self.prompts = sum(map(len, kinds.values()))
         if not passes.reference.lasting:
             self._aligned = of_first_rank(self._predicted(None))
 
@@ -131,68 +113,15 @@ class Anchors:
         start += round(_SHIFT * size) * beyond
         return [(start + i) % size for i in range(count)]
 
-    def _answered(self, prompts: Sequence[str], tokenizer: Any) -> list[Pair]:
-        """The prompts with the aligned model's answers, where it has one."""
-        reference = self._passes.reference
-        model = unwrap(reference.model)
-        if not hasattr(model, "generate"):
-            raise ConfigError(
-                "the model has no method `generate`, by which it could answer",
-                key="anchors",
-                value=self.per_step,
-                remedy="Use a model of transformers, or set `anchors: 0`.",
-            )
-        asked = [user_prompt(tokenizer, prompt) for prompt in prompts]
-        with inspecting(model), reference.session():
-            said = answers(
-                model,
-                tokenizer,
-                asked,
-                max_new_tokens=self._tokens,
-                batch_size=_BATCH,
-                report=lambda done: None,
-            )
-        return [(prompt, answer) for prompt, answer in zip(asked, said, strict=True) if answer]
-
     def _predicted(self, autocast: AbstractContextManager[Any] | None) -> list[Aligned]:
         """Of each document, on the host."""
         reference = self._passes.reference
         found: list[Aligned] = []
         with reference.session():
-            for start in range(0, len(self.documents), _BATCH):
-                group = self.documents[start : start + _BATCH]
+            for start in range(0, len(self.documents), BATCH):
+                group = self.documents[start : start + BATCH]
                 found += computed(group, self._passes, lambda inputs: reference.hidden((), inputs, autocast))
         return found
-
-
-def anchor_prompts(source: str) -> list[list[str]]:
-    """Prompts of each kind, those of one kind apart from those of the other, shuffled.
-
-    The order is of the prompts' SHA-256 digests: the same on every machine, and whatever order the file has, so that a
-    short run, too, meets every category of it.
-
-    Args:
-        source: `benign`, `harmful`, `both` or a file.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    wanted = [kind for kind in KINDS if source in (kind, "both")]
-    try:
-        prompts = for_anchors() if wanted else load_file(Path(source)).limited(ANCHORS)
-    except ConfigError as error:
-        raise ConfigError(
-            error.problem,
-            key="anchor_prompts",
-            value=source,
-            remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
-        ) from error
-    shuffled = sorted(prompts.prompts, key=_digest)
-    return [[one.prompt for one in shuffled if one.kind == kind] for kind in wanted or KINDS]
-
-
-def _digest(one: AuditPrompt) -> bytes:
-    return hashlib.sha256(one.prompt.encode("utf-8", "surrogatepass")).digest()
 
 
 @contextmanager
@@ -230,13 +159,6 @@ def require_one_backward(decoder: nn.Module) -> None:
                 value=dict(keywords),
                 remedy="Set `gradient_checkpointing_kwargs: {use_reentrant: false}`, or `anchors: 0`.",
             )
-
-
-def _alternating(kinds: Sequence[list[Pair]]) -> list[Pair]:
-    """One of each kind after another; the shorter list begins again."""
-    filled = [pairs for pairs in kinds if pairs]
-    longest = max(map(len, filled), default=0)
-    return list(chain.from_iterable([pairs[i % len(pairs)] for pairs in filled] for i in range(longest)))
 
 
 def _document(pair: Pair) -> Document:

@@ -72,6 +72,7 @@ def answers(
     max_new_tokens: int,
     batch_size: int,
     report: Callable[[int], None],
+    first: Callable[[Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, up to (not including) their first special token.
 
@@ -82,6 +83,7 @@ def answers(
         max_new_tokens: Where answers are cut off, in tokens.
         batch_size: Prompts at a time, padded on the left.
         report: Called with the number of prompts done.
+        first: Called with the logits of the answers' first tokens, batch by batch.
 
     Returns:
         Token ids of each answer; empty if it has none.
@@ -101,10 +103,14 @@ def answers(
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_logits=first is not None,
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
                 **{"temperature": None, "top_p": None, "top_k": None},
             )
-        for row in output[:, width:].tolist():
+        if first is not None:
+            first(output.logits[0])
+        for row in output.sequences[:, width:].tolist():
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
             found.append(row[:end])
         report(len(found))

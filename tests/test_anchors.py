@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from contextlib import nullcontext
 from itertools import chain
@@ -19,7 +18,8 @@ from tiny import tiny_model
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin import anchors as anchors_module
 from pact_plugin.aligned import Passes
-from pact_plugin.anchors import Anchors, anchor_prompts
+from pact_plugin.anchor_prompts import anchor_prompts
+from pact_plugin.anchors import Anchors
 from pact_plugin.audit.prompts import ANCHORS
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.generate import user_prompt
@@ -286,7 +286,7 @@ def pool() -> Anchors:
 
 
 def test_half_of_each_kind_in_every_part_of_the_pool(pool):
-    kinds = dict(zip(("harmful", "benign"), anchor_prompts("both"), strict=True))
+    kinds = anchor_prompts("both")
     of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     for step in range(1, 40):
@@ -367,41 +367,6 @@ def test_the_answers_are_the_references(monkeypatch):
     )[0]
     assert answer[: len(document.tokens)].tolist() == document.tokens.tolist()
     assert not set(document.tokens[document.columns].tolist()) & set(TOKENIZER.all_special_ids)
-
-
-def test_prompts_of_ones_own(tmp_path):
-    path = tmp_path / "own.jsonl"
-    rows = [{"prompt": f"How {i}?", "kind": "benign"} for i in range(3)]
-    rows.append({"prompt": "What?", "kind": "harmful"})
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
-    asked = [TOKENIZER.decode(d.tokens[: d.columns[0]].tolist()) for d in pool.documents]
-    assert ["What?" in text for text in asked] == [True, False] * 3
-    order = [text for text in asked if "How" in text]
-    assert len(set(order)) == 3
-    assert pool.prompts == 4
-    path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
-    assert len(PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors.documents) == 3
-    assert anchor_prompts("benign") == [list(anchor_prompts("both")[1])]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [("no.jsonl", None, "cannot be read"), ("own.md", "", "neither"), ("own.jsonl", "{}\n", "line 1")],
-)
-def test_prompts_that_cannot_be_read(tmp_path, name, content, words):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(ConfigError, match=words) as caught:
-        PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=tmp_path / name))
-    assert caught.value.key == "anchor_prompts"
-    assert "`both`" in caught.value.remedy
-
-
-def test_a_model_that_answers_nothing(monkeypatch):
-    monkeypatch.setattr(anchors_module, "answers", lambda model, tokenizer, asked, **_: [[]] * len(asked))
-    with pytest.raises(ConfigError, match=r"anchor_prompts='both'.*answers none.*anchors: 0"):
-        PactConstraint(tiny_model(), TOKENIZER, config())
 
 
 def test_building_leaves_model_and_random_state_as_they_were():

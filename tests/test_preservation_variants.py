@@ -16,7 +16,7 @@ from benchmarks.preservation.settings import PRESETS, Cell
 from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
 from benchmarks.preservation.training import Start, fine_tune
 from pact_plugin import PactConfig, SafetyTokens
-from pact_plugin.anchors import anchor_prompts
+from pact_plugin.anchor_prompts import anchor_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.select import select_safety_tokens
 
@@ -54,7 +54,7 @@ def test_the_default_is_that_of_the_plugin():
 
 def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):
     config = METHODS["anchors-only-pool128"].constrained(2.0, start.tokens, tmp_path)
-    assert [len(prompts) for prompts in anchor_prompts(config.anchor_prompts)] == [64, 64]
+    assert [len(prompts) for prompts in anchor_prompts(config.anchor_prompts).values()] == [64, 64]
     usual = METHODS["anchors-only"].constrained(2.0, start.tokens, tmp_path)
     assert config.summary() | {"anchor_prompts": "both"} == usual.summary()
 

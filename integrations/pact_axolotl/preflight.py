@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pact_axolotl.zero3 import partitioned
-from pact_plugin.anchors import anchor_prompts
+from pact_plugin.anchor_prompts import anchor_prompts
 from pact_plugin.config import OWN_REFERENCES, PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
@@ -102,7 +102,7 @@ def configured_anchors(config: PactConfig) -> int:
     Raises:
         ConfigError: Their file cannot be read.
     """
-    return sum(map(len, anchor_prompts(config.anchor_prompts))) if config.anchor_count else 0
+    return sum(map(len, anchor_prompts(config.anchor_prompts).values())) if config.anchor_count else 0
 
 
 @dataclass(frozen=True)
