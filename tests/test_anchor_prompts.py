@@ -14,7 +14,7 @@ from pact_plugin import PactConstraint
 from pact_plugin import anchor_prompts as anchor_prompts_module
 from pact_plugin.anchor_prompts import anchor_prompts
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import user_prompt
+from pact_plugin.generate import answers, user_prompt
 from pact_plugin.select import select_safety_tokens
 
 
@@ -47,6 +47,17 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
     assert pool.prompts == len(pool.documents) == 16
     assert not [one for one in recwarn if "anchors" in str(one.message)]
+
+
+def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned):
+    model, found = aligned[0].eval(), []
+    asked = [user_prompt(TOKENIZER, text) for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
+    settings = {"max_new_tokens": 3, "batch_size": 4, "report": lambda done: None}
+    said = answers(model, TOKENIZER, asked, first=found.extend, **settings)
+    assert said == answers(model, TOKENIZER, asked, **settings)
+    with torch.no_grad():
+        plain = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in asked])
+    torch.testing.assert_close(torch.stack(found), plain, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -416,7 +416,7 @@ def test_anchors_are_noted_and_their_file_is_read(tmp_path):
     assert not [note for note in checked(config(pact={"anchors": 0})).notes if "Anchors" in note]
     report = checked(config(pact={"anchors": 4}))
     assert report.constrained
-    assert any("Anchors: 4 in each step, taken in turn from 512 prompts" in n for n in report.notes)
+    assert any("Anchors: 4 in each step, taken in turn from those of 512 prompts" in n for n in report.notes)
     for hold in ("anchors", "all"):
         notes = " ".join(checked(config(pact={"hold": hold})).notes)
         assert ("they alone are held" in notes) == (hold == "anchors")

@@ -141,8 +141,8 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         return
     if prompts:
         report.notes.append(
-            f"Anchors: {settings.anchor_count} in each step, taken in turn from {prompts} prompts that the "
-            "aligned model answers when training starts"
+            f"Anchors: {settings.anchor_count} in each step, taken in turn from those of {prompts} prompts that the "
+            "aligned model answers as it should when training starts"
             + ("" if settings.holds_data(True) else "; they alone are held, `hold: all` holds the data too")
         )
         options = cfg.get("gradient_checkpointing_kwargs") or {}
