@@ -109,7 +109,8 @@ class PactConfig(_Settings):
     them."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
     """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
-    `pact-plugin audit --prompts`."""
+    `pact-plugin audit --prompts`, of which at most 256 of each kind are taken. Harmful ones that the aligned model
+    would answer, and harmless ones that it would refuse, are left out (spec clause C10.1)."""
     anchor_tokens: Annotated[int, Field(ge=1)] = ANCHOR_TOKENS
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1). Few hold
     what matters most, the decision to refuse or to help."""

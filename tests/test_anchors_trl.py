@@ -109,8 +109,9 @@ def test_checkpointed_and_compiled_steps_are_those_of_a_plain_run(tmp_path, way,
 @pytest.mark.filterwarnings("ignore")
 def test_modes(tmp_path, settings, data, with_lora):
     logs = logs_of(tmp_path, with_lora, data, **settings)
-    assert logs[0][METRIC] == pytest.approx(0, abs=2e-6)
-    assert logs[-1][METRIC] > 1e-6
+    rounding = 5e-6 if settings.get("bf16") else 2e-6
+    assert logs[0][METRIC] == pytest.approx(0, abs=rounding)
+    assert logs[-1][METRIC] > 2 * logs[0][METRIC] + 1e-6
 
 
 def test_tensor_parallel_ranks_would_read_different_anchors(tmp_path):
