@@ -40,7 +40,9 @@ class Beginnings:
         """
         assert self._total is not None
         mass = float(self._total[ids[weights > 0].to(self._total.device)].sum()) / self._count
-        _warn_where_missed(mass, len(ids))
+        missed = _missed(mass, len(ids))
+        if missed is not None:
+            warnings.warn(missed, stacklevel=3)
         return mass
 
 
@@ -53,9 +55,20 @@ def warn_of(tokens: SafetyTokens) -> None:
     Raises:
         ConfigError: What their provenance says of it is no number.
     """
+    missed = what_is_missed(tokens)
+    if missed is not None:
+        warnings.warn(missed, stacklevel=3)
+
+
+def what_is_missed(tokens: SafetyTokens) -> str | None:
+    """The text of that warning; None where there is nothing to warn of, or nothing is known.
+
+    Raises:
+        ConfigError: What their provenance says of it is no number.
+    """
     noted = tokens.provenance.get(KEY)
     if noted is None:
-        return
+        return None
     try:
         mass = float(noted)
     except ValueError as error:
@@ -65,14 +78,14 @@ def warn_of(tokens: SafetyTokens) -> None:
             value=noted,
             remedy="Choose them again: `pact-plugin tokens select`.",
         ) from error
-    _warn_where_missed(mass, len(tokens))
+    return _missed(mass, len(tokens))
 
 
-def _warn_where_missed(mass: float, count: int) -> None:
-    if mass < ENOUGH:
-        warnings.warn(
-            f"The safety tokens hold {mass:.1%} of the probability at the first word of the model's refusals: "
-            f"whether it refuses would hardly be seen, and hardly be kept. Raise `top_k` ({count}), or name "
-            "tokens of your own with `safety_tokens`.",
-            stacklevel=4,
-        )
+def _missed(mass: float, count: int) -> str | None:
+    if mass >= ENOUGH:
+        return None
+    return (
+        f"The safety tokens hold {mass:.1%} of the probability at the first word of the model's refusals: "
+        f"whether it refuses would hardly be seen, and hardly be kept. Raise `top_k` ({count}), or name "
+        "tokens of your own with `safety_tokens`."
+    )

@@ -12,6 +12,7 @@ from pact_axolotl.preflight import configured_anchors, configured_tokens, proble
 from pact_axolotl.report import Finding, Report
 from pact_axolotl.resumption import checkpoint_of, resumption_problems
 from pact_axolotl.zero3 import is_zero3
+from pact_plugin.beginnings import what_is_missed
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import TOKENS_FILE
 from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
@@ -130,6 +131,12 @@ def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         report.tokens["name"] = str(named)
     if tokens is not None:
         report.tokens |= {"count": len(tokens), "digest": tokens.digest}
+        try:
+            missed = what_is_missed(tokens)
+        except PactError as error:
+            report.find([error])
+        else:
+            report.notes += [missed] if missed is not None else []
     if tokens is not None or settings.objective == "published":
         _check_tokenizer(cfg, settings, tokens, report)
 
