@@ -130,8 +130,8 @@ def _answered(
             report=lambda done: None,
             first=lambda logits: mass.extend(_mass(logits, ids)),
         )
-    found = [(pair, p) for *pair, p in zip(asked, said, mass, strict=True) if pair[1]]
-    return [(prompt, answer) for (prompt, answer), _ in found], [p for _, p in found]
+    found = [((prompt, answer), p) for prompt, answer, p in zip(asked, said, mass, strict=True) if answer]
+    return [pair for pair, _ in found], [p for _, p in found]
 
 
 def _mass(logits: Tensor, ids: Int[Tensor, " K"]) -> list[float]:
