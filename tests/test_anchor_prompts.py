@@ -49,6 +49,13 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
     assert not [one for one in recwarn if "anchors" in str(one.message)]
 
 
+def test_the_order_is_neither_that_of_the_file_nor_of_the_categories(tmp_path):
+    forth = anchor_prompts(str(written(tmp_path / "forth.jsonl", REQUESTS, QUESTIONS)))
+    back = anchor_prompts(str(written(tmp_path / "back.jsonl", REQUESTS[::-1], QUESTIONS[::-1])))
+    assert forth == back
+    assert forth["harmful"] not in (list(REQUESTS), list(REQUESTS[::-1]))
+
+
 def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned):
     model, found = aligned[0].eval(), []
     asked = [user_prompt(TOKENIZER, text) for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
