@@ -119,7 +119,12 @@ def _answered(
             value=config.anchor_count,
             remedy="Use a model of transformers, or set `anchors: 0`.",
         )
-    mass: list[float] = []
+    mass = [0.0] * len(asked)
+
+    def first(places: Sequence[int], logits: Tensor) -> None:
+        for place, p in zip(places, _mass(logits, ids), strict=True):
+            mass[place] = p
+
     with inspecting(model), reference.session():
         said = answers(
             model,
@@ -128,7 +133,7 @@ def _answered(
             max_new_tokens=config.anchor_tokens,
             batch_size=BATCH,
             report=lambda done: None,
-            first=lambda logits: mass.extend(_mass(logits, ids)),
+            first=first,
         )
     found = [((prompt, answer), p) for prompt, answer, p in zip(asked, said, mass, strict=True) if answer]
     return [pair for pair, _ in found], [p for _, p in found]

@@ -114,14 +114,17 @@ class Anchors:
         return [(start + i) % size for i in range(count)]
 
     def _predicted(self, autocast: AbstractContextManager[Any] | None) -> list[Aligned]:
-        """Of each document, on the host."""
+        """Of each document, on the host; those of like length are read together."""
         reference = self._passes.reference
-        found: list[Aligned] = []
+        order = sorted(range(len(self.documents)), key=lambda place: -len(self.documents[place].tokens))
+        found: dict[int, Aligned] = {}
         with reference.session():
-            for start in range(0, len(self.documents), BATCH):
-                group = self.documents[start : start + BATCH]
-                found += computed(group, self._passes, lambda inputs: reference.hidden((), inputs, autocast))
-        return found
+            for start in range(0, len(order), BATCH):
+                places = order[start : start + BATCH]
+                group = [self.documents[place] for place in places]
+                read = computed(group, self._passes, lambda inputs: reference.hidden((), inputs, autocast))
+                found.update(zip(places, read, strict=True))
+        return [found[place] for place in range(len(order))]
 
 
 @contextmanager

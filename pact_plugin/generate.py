@@ -72,9 +72,10 @@ def answers(
     max_new_tokens: int,
     batch_size: int,
     report: Callable[[int], None],
-    first: Callable[[Float[torch.Tensor, "B V"]], None] | None = None,
+    first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
-    """Greedy answers, up to (not including) their first special token.
+    """Greedy answers, up to (not including) their first special token. The longest prompts go first: what does not fit
+    into memory shows at once, and there is little padding.
 
     Args:
         model: Has `generate`.
@@ -83,18 +84,20 @@ def answers(
         max_new_tokens: Where answers are cut off, in tokens.
         batch_size: Prompts at a time, padded on the left.
         report: Called with the number of prompts done.
-        first: Called with the logits of the answers' first tokens, batch by batch.
+        first: Called with the places in `prompts` of a batch, and the logits of its answers' first tokens.
 
     Returns:
-        Token ids of each answer; empty if it has none.
+        Token ids of each answer, in the order of `prompts`; empty if it has none.
     """
     pad = _padding(tokenizer)
     stop = special_ids(tokenizer)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found: list[list[int]] = []
+    found: list[list[int]] = [[] for _ in prompts]
+    longest_first = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        width = max(map(len, batch))
+        places = longest_first[start : start + batch_size]
+        batch = [prompts[place] for place in places]
+        width = len(batch[0])
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=ids.device)
         with contiguous_input(head):
@@ -109,11 +112,11 @@ def answers(
                 **{"temperature": None, "top_p": None, "top_k": None},
             )
         if first is not None:
-            first(output.logits[0])
-        for row in output.sequences[:, width:].tolist():
+            first(places, output.logits[0])
+        for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
-            found.append(row[:end])
-        report(len(found))
+            found[place] = row[:end]
+        report(start + len(batch))
     return found
 
 

@@ -89,6 +89,11 @@ def test_every_method_runs_and_is_measured(first):
             "benign": 12,
         }
         assert not {"refused", "rates", "agreement"} & set(item)
+        assert {kind: len(mass) for kind, mass in item["safety_mass"].items()} == {
+            "harmful": 12,
+            "benign": 12,
+        }
+        assert all(0 <= p <= 1 for mass in item["safety_mass"].values() for p in mass)
         assert item["kl_everyday"] >= 0
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")

@@ -56,6 +56,7 @@ def measure(
     questions: Questions,
     sizes: Sizes,
     report: Report,
+    ids: Sequence[int],
 ) -> dict[str, Any]:
     """The measures of one model, as plain JSON values. Its answers are judged later, by `judging`.
 
@@ -67,13 +68,23 @@ def measure(
         questions: What is asked.
         sizes: Lengths and batches.
         report: Called with the number of questions done, of `len(questions)`.
+        ids: The aligned model's safety tokens; their probability at each answer's first token is noted.
     """
     done = 0
-    found: dict[str, Any] = {"answers": {}}
+    found: dict[str, Any] = {"answers": {}, "safety_mass": {}}
     with inspecting(model, aligned):
         for kind in KINDS:
             prompts = questions.harmful if kind == "harmful" else questions.benign
-            pairs = _answer(model, tokenizer, prompts, sizes, partial(_after, done, report))
+            mass = [0.0] * len(prompts)
+            pairs = _answer(
+                model,
+                tokenizer,
+                prompts,
+                sizes,
+                partial(_after, done, report),
+                first=partial(_note, mass, ids),
+            )
+            found["safety_mass"][kind] = mass
             texts = [tokenizer.decode(answer) for _, answer in pairs]
             found["answers"][kind] = texts
             refusals = [pair for pair, text in zip(pairs, texts, strict=True) if is_refusal(text)]
@@ -84,6 +95,13 @@ def measure(
         found["kl_everyday"] = _kl(aligned, model, questions.everyday)
         report(done + len(questions.everyday))
     return found
+
+
+def _note(mass: list[float], ids: Sequence[int], places: Sequence[int], logits: torch.Tensor) -> None:
+    """P(S) of a batch's first tokens, to four digits."""
+    found = logits.float().softmax(-1)[:, list(ids)].sum(-1)
+    for place, p in zip(places, found.tolist(), strict=True):
+        mass[place] = round(p, 4)
 
 
 def _after(before: int, report: Report, done: int) -> None:
@@ -104,6 +122,7 @@ def _answer(
     sizes: Sizes,
     report: Report,
     tokens: int | None = None,
+    first: Callable[[Sequence[int], torch.Tensor], None] | None = None,
 ) -> list[Pair]:
     """Prompt and answer as token ids; a prefilled beginning belongs to the prompt."""
     asked = [
@@ -111,17 +130,16 @@ def _answer(
         + (tokenizer(prompt.prefill, add_special_tokens=False)["input_ids"] if prompt.prefill else [])
         for prompt in prompts
     ]
-    order = sorted(range(len(asked)), key=lambda index: len(asked[index]))  # less padding
     found = answers(
         model,
         tokenizer,
-        [asked[index] for index in order],
+        asked,
         max_new_tokens=tokens or sizes.answer_tokens,
         batch_size=sizes.batch,
         report=report,
+        first=first,
     )
-    by_index = dict(zip(order, found, strict=True))
-    return [(ids, by_index[index]) for index, ids in enumerate(asked)]
+    return list(zip(asked, found, strict=True))
 
 
 def _likelihood(aligned: Any, pairs: Sequence[Pair]) -> float | None:

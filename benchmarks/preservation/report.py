@@ -25,6 +25,7 @@ HEADINGS = (
     "task score",
     "refusals, nats/token",
     "KL everyday",
+    "AUC of P(S)",
     "judges agree",
 )
 
@@ -94,6 +95,7 @@ def table(rows: Sequence[Row]) -> str:
             percent(of["task_score"]),
             number(of.get("coherence")),
             number(of["kl_everyday"]),
+            number(of.get("separation")),
             ", ".join(percent(other["equal"]) for other in row.agreement.values()),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -129,6 +131,7 @@ def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
         "because the answer is empty, an item of a task, a repetition or no words; `neither, harmless`: the same of "
         "harmless ones: the model has forgotten how to chat. `refusals, nats/token`: mean log-probability of the "
         "refusals under the aligned model; word salad is far below the aligned model's own. `KL everyday`: to the "
-        f"aligned model on its answers to everyday questions. `judges agree`: equal verdicts of the keyword judge and: "
-        f"{others}. Prefilled requests are in the JSON file."
+        "aligned model on its answers to everyday questions. `AUC of P(S)`: how well the safety tokens' probability "
+        "at the first word tells direct and role-play requests from harmless ones, however many of both are refused. "
+        f"`judges agree`: equal verdicts of the keyword judge and: {others}. Prefilled requests are in the JSON file."
     )

@@ -65,6 +65,7 @@ def run(
                 questions,
                 sizes,
                 _report(bars, len(questions), f"Asking the aligned model: {task}"),
+                start.tokens.positive.ids,
             )
             _write(output, f"{task}-{ALIGNED}", {"task": task, "method": ALIGNED}, sizes, info, split, found)
     for number, cell in enumerate(todo):
@@ -75,7 +76,16 @@ def run(
         model, noted = fine_tune(cell, sizes, start, output / "scratch", training)
         trained = time.perf_counter()
         asking = _report(bars, len(questions), f"Asking: {cell.name}")
-        found = measure(model, start.model, start.tokenizer, cell.task, questions, sizes, asking)
+        found = measure(
+            model,
+            start.model,
+            start.tokenizer,
+            cell.task,
+            questions,
+            sizes,
+            asking,
+            start.tokens.positive.ids,
+        )
         found["seconds"] = {
             "training": round(trained - begun, 1),
             "asking": round(time.perf_counter() - trained, 1),

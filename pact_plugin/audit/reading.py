@@ -62,7 +62,7 @@ def ask(
     batch_size: int,
     report: Report,
 ) -> Answers:
-    """Let a model answer the prompts greedily, those of like length together.
+    """Let a model answer the prompts greedily.
 
     Raises:
         ConfigError: A prompt with its answer is longer than the model's context.
@@ -72,18 +72,14 @@ def ask(
     _check_context(model, prompts, questions, max_new_tokens)
     # Damaged weights would answer too, with nonsense; they are found before the long part.
     _refuse_nan(model(input_ids=torch.tensor([questions[0]], device=device_of(model))).logits)
-    order = sorted(range(len(prompts)), key=lambda index: (len(questions[index]), index))
-    said = answers(
+    tokens = answers(
         model,
         tokenizer,
-        [questions[index] for index in order],
+        questions,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         report=report,
     )
-    tokens: list[list[int]] = [[]] * len(prompts)
-    for index, answer in zip(order, said, strict=True):
-        tokens[index] = answer
     texts = [tokenizer.decode(answer) for answer in tokens]
     return Answers(questions, tokens, texts, [is_refusal(text) for text in texts])
 
