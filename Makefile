@@ -3,6 +3,9 @@ VENV := .venv
 VENV_TRL19 := .venv-trl19
 VENV_AXOLOTL := .venv-axolotl
 BIN := $(VENV)/bin
+TEST_ARGS ?= -n auto --maxprocesses 4
+# One thread for each process: several in each, on the same cores, are many times slower.
+TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo benchmark test lint wheel-test test-trl19 test-axolotl clean
@@ -23,7 +26,7 @@ benchmark: $(VENV)/installed  ## Time and memory of a constrained step beside a 
 	$(BIN)/python -m benchmarks overhead $(BENCHMARK_ARGS)
 
 test: $(VENV)/installed  ## Run every test.
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(TEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS)
 
 lint: $(VENV)/installed  ## Check style and types.
 	$(BIN)/ruff check .
@@ -40,7 +43,7 @@ $(VENV_TRL19)/installed: pyproject.toml
 	touch $@
 
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
-	HF_HUB_OFFLINE=1 $(VENV_TRL19)/bin/python -m pytest tests/test_trl.py tests/test_trl_equality.py $(TEST_ARGS)
+	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/test_trl.py tests/test_trl_equality.py $(TEST_ARGS)
 
 $(VENV_AXOLOTL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_AXOLOTL)
@@ -49,7 +52,7 @@ $(VENV_AXOLOTL)/installed: pyproject.toml
 	touch $@
 
 test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolotl 0.19, through its own command.
-	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 HF_HUB_OFFLINE=1 AXOLOTL_DO_NOT_TRACK=1 \
+	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 $(TEST_ENV) AXOLOTL_DO_NOT_TRACK=1 \
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/test_axolotl*.py $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.

@@ -122,6 +122,13 @@ def test_a_second_call_makes_only_what_is_missing_and_the_same_run_gives_the_sam
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == stamps
 
 
+def test_runs_of_another_size_are_not_mixed(first):
+    output, found = first
+    with pytest.raises(ConfigError, match=r"another size.*--items"):
+        run(output, "--method", "plain", "--items", "16")
+    assert {path.stem for path in (output / "cells").glob("*.json")} == set(found)
+
+
 def test_full_fine_tuning(first, tmp_path):
     shutil.copytree(first[0] / "start", tmp_path / "start")
     found = run(tmp_path, "--train", "full", "--method", "easing")

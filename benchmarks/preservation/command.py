@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -39,6 +40,9 @@ def preservation(
         list[str] | None, typer.Option(help="lora or full; repeatable. By default both.")
     ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Repeatable; by default 0, 1 and 2.")] = None,
+    items: Annotated[
+        int | None, typer.Option(min=1, help="Training items of each run, instead of the preset's.")
+    ] = None,
     curves: Annotated[
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
@@ -74,6 +78,7 @@ def preservation(
         raise ConfigError(
             "no such preset", key="preset", value=preset, remedy=f"There are: {', '.join(PRESETS)}."
         )
+    sizes = PRESETS[preset] if items is None else replace(PRESETS[preset], items=items)
     wanted = cells(
         task or ["tickets", "orders"],
         contamination or [0.0, 0.05, 0.1, 0.3],
@@ -92,7 +97,7 @@ def preservation(
         if guard is not None:  # before anything is run, so that one that does not exist is known
             judges.append(GuardJudge(guard, device, bars=bars))
         if not report_only:
-            _run(wanted, PRESETS[preset], model, align, base_model, device, dtype, split, output, bars)
+            _run(wanted, sizes, model, align, base_model, device, dtype, split, output, bars)
         path = report.write(output, judges, split)
     console.print(path.read_text(encoding="utf-8"))
     console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")

@@ -19,6 +19,7 @@ from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
+from pact_plugin.errors import ConfigError
 from pact_plugin.generate import Progress
 
 ALIGNED = "aligned"
@@ -42,7 +43,11 @@ def run(
         output: Folder of the results.
         bars: Called with (done, total, description).
         split: What is asked: the held-out prompts, or those for development, on which settings may be tuned.
+
+    Raises:
+        ConfigError: The folder holds runs of other sizes.
     """
+    _check_sizes(output, sizes)
     prompts = prompts_of(split, sizes.prompts)
     texts = everyday()[: sizes.everyday]
     asked = everyday_answers(start.model, start.tokenizer, texts, sizes)
@@ -94,6 +99,18 @@ def run(
         del model
         gc.collect()
     bars(len(todo), max(len(todo), 1), "Runs")
+
+
+def _check_sizes(output: Path, sizes: Sizes) -> None:
+    for path in sorted((output / "cells").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))["sizes"]
+        if found != asdict(sizes):
+            raise ConfigError(
+                f"{path.name} there is of a run of another size",
+                key="output",
+                value=str(output),
+                remedy="Give another --output, or the same --preset and --items as before.",
+            )
 
 
 def _report(bars: Progress, total: int, description: str) -> Any:
