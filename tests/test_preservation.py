@@ -51,6 +51,11 @@ def test_the_usual_strengths_come_first_and_every_seed_of_them():
     assert len(set(found)) == len(found) == len({c.name for c in found})
 
 
+def test_other_strengths_than_a_methods_own():
+    found = cells(["tickets"], [0.1], ["lora"], ["plain", "easing"], [0], curves=False, strengths=(8.0, 3.0))
+    assert [(c.method, c.weight) for c in found] == [("plain", None), ("easing", 8.0), ("easing", 3.0)]
+
+
 def test_an_unknown_method_is_named():
     with pytest.raises(ConfigError, match="plian"):
         cells(["tickets"], [0.1], ["lora"], ["plian"], [0], curves=False)

@@ -46,6 +46,10 @@ def preservation(
     curves: Annotated[
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
+    strength: Annotated[
+        list[float] | None,
+        typer.Option(help="Of each method that has one, instead of its usual one and its curve; repeatable."),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
     ] = SMOLLM2,
@@ -85,7 +89,8 @@ def preservation(
         train or ["lora", "full"],
         method or list(COMPARED),
         seed or [0, 1, 2],
-        curves=curves,
+        curves=curves and not strength,
+        strengths=strength or (),
     )
     from benchmarks.preservation import report
     from benchmarks.preservation.guard import GuardJudge

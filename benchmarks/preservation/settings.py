@@ -109,6 +109,7 @@ def cells(
     seeds: Iterable[int],
     *,
     curves: bool,
+    strengths: Sequence[float] = (),
 ) -> list[Cell]:
     """Every combination, seed by seed, so that an interrupted comparison is still one.
 
@@ -119,6 +120,7 @@ def cells(
         methods: Names.
         seeds: One or more.
         curves: With every strength of each method, after its usual one.
+        strengths: Of each method that has one, instead of its own.
 
     Raises:
         ConfigError: There is no such method.
@@ -129,11 +131,12 @@ def cells(
             "no such method", key="method", value=unknown[0], remedy=f"There are: {', '.join(METHODS)}."
         )
     found = []
-    for usual in (True, False) if curves else (True,):
+    for usual in (True, False) if curves or len(strengths) > 1 else (True,):
         for seed, task, share, train, name in itertools.product(
             seeds, tasks, contaminations, trainings, methods
         ):
             method = METHODS[name]
-            weights = (method.usual,) if usual else tuple(w for w in method.weights if w != method.usual)
+            own = strengths if strengths and method.usual is not None else (method.usual, *method.weights)
+            weights = own[:1] if usual else [weight for weight in own[1:] if weight != own[0]]
             found += [Cell(task, share, train, name, weight, seed) for weight in weights]
     return found
