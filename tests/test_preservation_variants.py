@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pact_demo.prompts import example
+from pact_demo.training import LINEAR_LAYERS
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from benchmarks.preservation import token_sets
+from benchmarks.preservation import aligning, token_sets
 from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, adapted, gates
 from benchmarks.preservation.methods import DEFAULT, METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
@@ -50,6 +52,23 @@ def run(start, method, tmp_path, train="lora", sizes=STEP):
 
 def test_the_default_is_that_of_the_plugin():
     assert PactConfig(**DEFAULT, weight=METHODS["anchors-only"].usual).summary() == PactConfig().summary()
+
+
+def test_the_start_is_taught_by_an_adapter_that_is_merged_as_often_as_it_says(monkeypatch, tmp_path):
+    examples = [example(request, "I'm sorry, but I can't help with that.") for request in REQUESTS]
+    monkeypatch.setattr(aligning, "lessons", lambda *_: examples)
+
+    def taught(factor):
+        monkeypatch.setattr(aligning, "FACTOR", factor)
+        model = aligning.align(tiny_model(), tiny_tokenizer(), tmp_path, quiet)
+        return {name: value - before[name] for name, value in model.state_dict().items()}
+
+    before = tiny_model().state_dict()
+    once, more = taught(1.0), taught(1.5)
+    moved = [name for name, value in once.items() if value.abs().max() > 1e-4]
+    assert {name.split(".")[-2] for name in moved} == set(LINEAR_LAYERS)
+    for name in moved:
+        torch.testing.assert_close(more[name], 1.5 * once[name], rtol=1e-3, atol=1e-6)
 
 
 def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):

@@ -10,6 +10,7 @@ from pact_demo.align import own_answers, refused
 from pact_demo.evaluate import reporter
 from pact_demo.prompts import Example, labelling, read_lines, sample_prompts
 from pact_demo.training import make_trainer
+from peft.helpers import rescale_adapter_scale
 from transformers import set_seed
 
 from benchmarks.preservation import PACKAGE
@@ -17,11 +18,13 @@ from pact_plugin.generate import Progress
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 
 EPOCHS, BATCH_SIZE, RATE, RANK = 2, 16, 1e-3, 16
+FACTOR = 1.35  # of the adapter when it is merged: of 100 development requests 99 are refused, with 1 it is 91
 HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
 
 
 def align(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Any:
-    """A copy with a LoRA adapter merged: harmful requests get a refusal, harmless ones the model's own answers.
+    """A copy with a LoRA adapter merged, `FACTOR` times: harmful requests get a refusal, harmless ones the model's own
+    answers.
 
     Args:
         model: A chat model without adapters.
@@ -47,7 +50,8 @@ def align(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int
         sampling="group_by_length",  # less padding
     )
     trainer.train()
-    return trainer.model.merge_and_unload()
+    with rescale_adapter_scale(trainer.model, FACTOR):
+        return trainer.model.merge_and_unload()
 
 
 def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> list[Example]:
