@@ -98,10 +98,10 @@ def measure(
 
 
 def _note(mass: list[float], ids: Sequence[int], places: Sequence[int], logits: torch.Tensor) -> None:
-    """P(S) of a batch's first tokens, to four digits."""
+    """P(S) of a batch's first tokens, to six significant digits: it may be tiny, and still tell them apart."""
     found = logits.float().softmax(-1)[:, list(ids)].sum(-1)
     for place, p in zip(places, found.tolist(), strict=True):
-        mass[place] = round(p, 4)
+        mass[place] = float(f"{p:.6g}")
 
 
 def _after(before: int, report: Report, done: int) -> None:
