@@ -47,9 +47,8 @@ def picture(scores: dict[str, Score], path: Path) -> None:
         heights = [100 * getattr(score, measure) for measure in MEASURES]
         places = [group + (number - (len(scores) - 1) / 2) * width for group in range(len(MEASURES))]
         bars = axes.bar(places, heights, 0.92 * width, label=TITLES[name], color=COLORS[name])
-        axes.bar_label(
-            bars, [f"{height:.0f}%" for height in heights], padding=3, fontsize=11, color="#333333"
-        )
+        percents = [f"{round(height, 1):g}%" for height in heights]
+        axes.bar_label(bars, percents, padding=3, fontsize=11, color="#333333")
     labels = [f"{title}\n({WANTED[measure]})" for measure, title in MEASURES.items()]
     axes.set_xticks(range(len(MEASURES)), labels=labels, fontsize=11)
     axes.tick_params(axis="x", length=0)
