@@ -67,12 +67,12 @@ def test_every_strength_of_a_method_is_on_its_curve():
         assert method.usual is None or method.usual in method.weights
 
 
-RUN = (*COMPARED, "anchors-only-base", "anchors-adaptive")
+RUN = (*COMPARED, "confidence-gated", "anchors-only-base", "anchors-adaptive")
 
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """Every method that is compared, and two variants, once, in small."""
+    """Every method that is compared, and three variants, once, in small."""
     output = tmp_path_factory.mktemp("preservation")
     return output, run(output, *[word for name in RUN for word in ("--method", name)])
 

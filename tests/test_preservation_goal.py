@@ -48,8 +48,32 @@ def test_the_goal_is_checked_seed_by_seed(tmp_path):
 
 
 def test_a_limit_itself_is_within_it(tmp_path):
-    one = goal.Checked(("dates", 0.1, "lora"), "anchors", [0], [0.02], [0.157 + 0.02], 0.157, [0.935], [0.94])
+    one = goal.Checked(
+        ("dates", 0.1, "lora"), "anchors", [0], [0.02], [0.157 + 0.02], 0.157, 0.0, [0.935], [0.94]
+    )
     assert one.met() == [(True, True, True)]
+
+
+def test_differences_are_taken_over_all_seeds_of_a_task(tmp_path):
+    def one(share, task_score, plain_score, attack, refused, aligned=0.2):
+        seeds = list(range(len(task_score)))
+        before = None if aligned is None else 0.01
+        setting = ("dates", share, "lora")
+        return goal.Checked(
+            setting, "anchors", seeds, attack, refused, aligned, before, task_score, plain_score
+        )
+
+    runs = [
+        one(0.1, [0.9, 0.92], [0.91, 0.91], [0.01, 0.03], [0.2, 0.22]),
+        one(0.0, [0.94], [0.91], [0.01], [0.18]),
+    ]
+    (line,) = goal.differences(runs).splitlines()[2:]
+    # of -1, +1 and +3 points: mean 1, standard deviation 2, and 2 / sqrt(3)
+    assert (
+        line == "| easing + anchors, data held, 2; dates, LoRA | 3 | +1.0 ± 1.2 | +0.7 ± 0.7 | +0.0 ± 1.2 |"
+    )
+    (line,) = goal.differences([one(0.1, [0.9], [None], [0.01], [0.2], aligned=None)]).splitlines()[2:]
+    assert line.endswith("| 1 | – | – | – |")
 
 
 def test_without_the_runs_to_compare_with_only_attacks_are_checked(tmp_path):
@@ -75,6 +99,7 @@ def test_only_constrained_methods_have_a_goal_and_the_report_shows_it(tmp_path):
     write_cell(tmp_path, constrained(0))
     text = report.write(tmp_path, [KeywordJudge()]).read_text()
     assert text.count("| goal met on |") == 1
+    assert text.count("## All runs\n") == 1
     (found,) = json.loads((tmp_path / "preservation.json").read_text())["goal"]
     assert found["met"] == [[True, None, True]]
 

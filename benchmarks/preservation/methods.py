@@ -11,6 +11,7 @@ from trl import SFTTrainer
 
 import pact_plugin as pact
 from benchmarks.preservation.constraints import Gated
+from benchmarks.preservation.gate import GatedConfidenceTrainer
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
 from pact_plugin.audit.prompts import bundled
 
@@ -98,6 +99,9 @@ METHODS = {
         2.0,
         (*WEIGHTS, 8.0, 16.0),  # the task's own positions are free, whatever the weight
         config=DEFAULT,
+    ),
+    "confidence-gated": Method(
+        "confidence, gate in probability space", 2.0, WEIGHTS, trainer=GatedConfidenceTrainer, variant=True
     ),
     "anchors-benign": _variant("easing + benign anchors, data held", {"anchor_prompts": "benign"}),
     "easing-first8": Method(

@@ -67,6 +67,7 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
         parts += [f"![{title(setting)}, along the strengths]({name})"]
         parts += [goal.table(ours)] if (ours := [one for one in checked if one.setting == setting]) else []
         parts += [samples(own)]
+    parts += ["## All runs", goal.differences(checked)] if checked else []
     path = folder / "preservation.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path

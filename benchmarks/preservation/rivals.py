@@ -45,7 +45,7 @@ def tokenwise_loss(
     return -2 / beta * F.logsigmoid(beta * (logprob - reference_logprob))
 
 
-class _WithReference(SFTTrainer):
+class WithReference(SFTTrainer):
     """Compares the model in training with the aligned one.
 
     `aligned` and `strength` are set before training.
@@ -85,7 +85,7 @@ class _WithReference(SFTTrainer):
         raise NotImplementedError
 
 
-class FullKLTrainer(_WithReference):
+class FullKLTrainer(WithReference):
     """Cross-entropy + strength · KL(p_ref ‖ p)."""
 
     def objective(self, student: Tensor, reference: Tensor, labels: Tensor, index: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class FullKLTrainer(_WithReference):
         return F.cross_entropy(student, labels) + self.strength * full_kl(reference, student).mean()
 
 
-class TokenwiseTrainer(_WithReference):
+class TokenwiseTrainer(WithReference):
     """The token-wise constrained objective; the strength is a factor of its β."""
 
     def objective(self, student: Tensor, reference: Tensor, labels: Tensor, index: Tensor) -> Tensor:

@@ -161,6 +161,7 @@ def fine_tune(
             trainer.add_callback(AdaptiveWeight(trainer.pact, cell.weight))
     elif cell.weight is not None and not method.interleaved:
         trainer.aligned, trainer.strength = start.model, cell.weight
+        trainer.safety_ids = torch.tensor(start.tokens.positive.ids, device=start.model.device)
     trainer.train()
     tuned = trainer.model.merge_and_unload() if lora else trainer.model
     noted: dict[str, Any] = {"trained_items": len(examples)}
