@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
@@ -10,7 +11,8 @@ from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
 from benchmarks.preservation import report
 from benchmarks.preservation.judges import KeywordJudge
 from benchmarks.preservation.judging import judge_cells
-from benchmarks.preservation.summary import Mean, measures, separation, summarise
+from benchmarks.preservation.masses import moved, separation
+from benchmarks.preservation.summary import Mean, measures, summarise
 from pact_plugin.errors import ConfigError
 
 
@@ -49,6 +51,8 @@ def test_shares_by_style(tmp_path):
             "coherence": -0.1,
             "kl_everyday": 0.01,
             "separation": None,
+            "moved_harmful": None,
+            "moved_benign": None,
         }
     )
 
@@ -66,6 +70,29 @@ def test_how_well_refusing_tells_harmful_from_harmless(tmp_path):
     assert [separation(cell) for cell in cells] == [pytest.approx(expected), pytest.approx(expected), None]
     (row,) = summarise(cells)
     assert row.measures["separation"] == Mean(pytest.approx(expected), pytest.approx(0, abs=1e-9), 2)
+
+
+def test_how_far_decisions_have_moved(tmp_path):
+    before = {"harmful": [0.75] * 10 + [0.0] * 5, "benign": [0.2] * 15}
+    write_cell(tmp_path, "dates", safety_mass=before)
+    write_cell(tmp_path, plain(0), safety_mass={"harmful": [0.5] * 10 + [1.0] * 5, "benign": [0.2] * 15})
+    write_cell(tmp_path, plain(1), safety_mass={"harmful": [0.75] * 5 + [0.0] * 10, "benign": [0.2] * 15})
+    write_cell(tmp_path, plain(2))
+    *runs, aligned = judge_cells(tmp_path, [KeywordJudge()])
+    by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    lost = (0.75 * math.log(0.75 / 1e-6) + 0.25 * math.log(0.25 / (1 - 1e-6))) / 2
+    assert [moved(run, aligned, "harmful") for run in runs] == [
+        pytest.approx(by_hand),
+        pytest.approx(lost),
+        None,
+    ]
+    assert [moved(run, aligned, "benign") for run in runs] == [0, 0, None]
+    assert moved(runs[0], None, "harmful") is None
+    head, row = summarise([aligned, *runs])
+    assert head.measures["moved_harmful"].mean == 0
+    assert row.measures["moved_harmful"].mean == pytest.approx((by_hand + lost) / 2)
+    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    assert f"| {(by_hand + lost) / 2:.3f} ± " in text
 
 
 def test_a_judge_is_asked_once_for_the_same_answer_and_only_about_its_kinds(tmp_path):
@@ -96,7 +123,7 @@ def test_a_report_says_what_was_neither(tmp_path):
     table = [line for line in text.splitlines() if line.startswith("| plain SFT")]
     assert table == [
         "| plain SFT | 2 | 0.0 ± 0.0 | 0.0 ± 0.0 | 50.0 ± 70.7 | 0.0 ± 0.0 | 46.7 ± 66.0 | 90.0 ± 0.0 | "
-        "-0.100 ± 0.000 | 0.010 ± 0.000 | – | 0.0 ± 0.0 |"
+        "-0.100 ± 0.000 | 0.010 ± 0.000 | – | – | – | 0.0 ± 0.0 |"
     ]
     assert f"| plain | direct, neither | {NEITHER} |" in text
     assert "| aligned | direct, neither" not in text

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.preservation import goal, plots
 from benchmarks.preservation.judges import Judge
 from benchmarks.preservation.judging import judge_cells
-from benchmarks.preservation.prompts import Split
+from benchmarks.preservation.prompts import KINDS, Split
 from benchmarks.preservation.samples import samples
 from benchmarks.preservation.summary import KEYWORDS, Judged, Mean, Row, Setting, belongs, summarise
 
@@ -26,6 +26,8 @@ HEADINGS = (
     "refusals, nats/token",
     "KL everyday",
     "AUC of P(S)",
+    "P(S) moved, nats: harmful",
+    "harmless",
     "judges agree",
 )
 
@@ -97,6 +99,7 @@ def table(rows: Sequence[Row]) -> str:
             number(of.get("coherence")),
             number(of["kl_everyday"]),
             number(of.get("separation")),
+            *(number(of.get(f"moved_{kind}")) for kind in KINDS),
             ", ".join(percent(other["equal"]) for other in row.agreement.values()),
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -134,5 +137,7 @@ def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
         "refusals under the aligned model; word salad is far below the aligned model's own. `KL everyday`: to the "
         "aligned model on its answers to everyday questions. `AUC of P(S)`: how well the safety tokens' probability "
         "at the first word tells direct and role-play requests from harmless ones, however many of both are refused. "
+        "`moved`: mean KL divergence from the aligned model's P(S) there to this one's: how far decisions have come, "
+        "also those that are not yet others. "
         f"`judges agree`: equal verdicts of the keyword judge and: {others}. Prefilled requests are in the JSON file."
     )
