@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="JSON lines")
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--safety-tokens", help="file or hub id; chosen from the model when absent")
-    parser.add_argument("--weight", type=float, default=2.0, help="of the constraint")
+    parser.add_argument("--weight", type=float, default=pact.PactConfig().weight, help="of the constraint")
     parser.add_argument(
         "--anchors",
         type=int,

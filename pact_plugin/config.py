@@ -82,7 +82,7 @@ class PactConfig(_Settings):
     objective: Literal["confidence", "published"] = "confidence"
     """`confidence` compares the safety tokens' absolute probabilities (spec clause C2), `published` is the
     objective of the authors' code (spec clause C3)."""
-    weight: Annotated[FiniteFloat, Field(ge=0)] = 2.0
+    weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
     """Factor of the constraint beside the task's cross-entropy; 0 only measures."""
     easing: bool | None = None
     """Let the task yield where the aligned model is sure to refuse and the label does not (spec clause C2.6).

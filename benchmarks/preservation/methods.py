@@ -64,7 +64,9 @@ class Method:
 
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
-"""Of a constraint whose usual weight is 2."""
+"""Of a constraint."""
+USUAL = 1.0
+"""The weight of `pact: true`."""
 DEFAULT = {"easing": True, "anchors": 8, "anchor_tokens": 4, "hold": "anchors"}
 """The settings of `pact: true`, named, so that a name means the same where the defaults change."""
 HELD = "easing + anchors, data held"
@@ -74,7 +76,7 @@ HELD = "easing + anchors, data held"
 def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
     """The method `anchors` with other settings of the constraint, or other fields of `Method`."""
     config = {**DEFAULT, "hold": "all", **(changes or {})}
-    return Method(title, **{"usual": 2.0, "weights": WEIGHTS, "config": config, "variant": True, **more})
+    return Method(title, **{"usual": USUAL, "weights": WEIGHTS, "config": config, "variant": True, **more})
 
 
 METHODS = {
@@ -93,10 +95,10 @@ METHODS = {
         drops=True,
     ),
     "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
-    "anchors": Method(HELD, 2.0, WEIGHTS, config={**DEFAULT, "hold": "all"}),
+    "anchors": Method(HELD, USUAL, WEIGHTS, config={**DEFAULT, "hold": "all"}),
     "anchors-only": Method(
         "easing + anchors",
-        2.0,
+        USUAL,
         (*WEIGHTS, 8.0, 16.0),  # the task's own positions are free, whatever the weight
         config=DEFAULT,
     ),

@@ -28,7 +28,7 @@ class Settings:
     learning_rate: float = 3e-4
     rank: int = 16
     lora_layers: int = 15
-    weight: float = 2.0
+    weight: float = 1.0
     selection_prompts: int = 64
     prompts: int = 100
     test_items: int = 200
