@@ -49,18 +49,19 @@ def expected(
         settings = pact.PactConfig(safety_tokens=tokens or workshop.tokens, reference="frozen_copy")
         pool = pact.PactConstraint(load(workshop.folder / "model"), workshop.tokenizer, settings).anchors
         assert pool is not None
+    held = run.receipt["config"]["weight"]
     losses, parts = [], []
     for number, micro_batch in enumerate(run.dumped(rank)):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, weight in micro_batch["weights"].items():
                 parameters[name].copy_(weight)
-            weight = 2.0 if pool is None else 0.0  # with anchors they alone are held
+            weight = held if pool is None else 0.0  # with anchors they alone are held
             loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety, weight=weight)
             if pool is not None:
                 chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank, accumulation)
                 beside = [pool.documents[index] for index in chosen]
-                loss = loss + 2.0 * anchor_divergence(model, aligned, beside, safety)
+                loss = loss + held * anchor_divergence(model, aligned, beside, safety)
         losses.append(loss.item())
         parts.append(part)
     assert len(losses) % accumulation == 0
@@ -224,7 +225,7 @@ def test_compiled_with_a_named_reference(workshop):
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
     assert run.receipt["reference"] == "frozen_model"
-    assert "PACT: constrained; objective confidence, weight 2, 8 anchors alone, " in run.log
+    assert "PACT: constrained; objective confidence, weight 1, 8 anchors alone, " in run.log
     assert_equal_to_plain(workshop, run, 1, anchors=True)
 
 
