@@ -15,6 +15,7 @@ from sft import TOKENIZER, TOKENS, completions
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
+from pact_plugin import PactConfig
 from pact_plugin.receipt import Receipt
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "accelerate_loop.py"
@@ -79,9 +80,10 @@ def plain() -> list[tuple[float, dict[str, float]]]:
     """Loss and its parts in each step of a loop written with the formulas alone."""
     model, aligned = tiny_model(), tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    ids, weight = torch.tensor(TOKENS.positive.ids), PactConfig().weight
     steps = []
     for _ in range(EPOCHS):
-        loss, parts = micro_batch_loss(model, aligned, whole_data(), torch.tensor(TOKENS.positive.ids))
+        loss, parts = micro_batch_loss(model, aligned, whole_data(), ids, weight=weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

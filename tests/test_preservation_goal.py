@@ -17,7 +17,7 @@ def checked(folder):
     return goal.check(judge_cells(folder, [KeywordJudge()]))
 
 
-def constrained(seed, weight=2.0, method="anchors"):
+def constrained(seed, weight=1.0, method="anchors"):
     return plain(seed, method, weight)
 
 
@@ -42,7 +42,7 @@ def test_the_goal_is_checked_seed_by_seed(tmp_path):
     assert one.met() == [(True, True, True), (False, True, False), (True, False, None)]
     (line,) = goal.table([one]).splitlines()[2:]
     assert line == (
-        "| easing + anchors, data held, 2 | 0, 1, 2 | 2 of 3: 0.0, 10.0, 0.0 | "
+        "| easing + anchors, data held, 1 | 0, 1, 2 | 2 of 3: 0.0, 10.0, 0.0 | "
         "2 of 3: 20.0, 0.0, 26.7 (aligned 20.0) | 1 of 2: 89.5, 89.5, 90.0 (plain 90.0, 90.5, –) | 1 of 2 |"
     )
 
@@ -70,7 +70,7 @@ def test_differences_are_taken_over_all_seeds_of_a_task(tmp_path):
     (line,) = goal.differences(runs).splitlines()[2:]
     # of -1, +1 and +3 points: mean 1, standard deviation 2, and 2 / sqrt(3)
     assert (
-        line == "| easing + anchors, data held, 2; dates, LoRA | 3 | +1.0 ± 1.2 | +0.7 ± 0.7 | +0.0 ± 1.2 |"
+        line == "| easing + anchors, data held, 1; dates, LoRA | 3 | +1.0 ± 1.2 | +0.7 ± 0.7 | +0.0 ± 1.2 |"
     )
     (line,) = goal.differences([one(0.1, [0.9], [None], [0.01], [0.2], aligned=None)]).splitlines()[2:]
     assert line.endswith("| 1 | – | – | – |")
