@@ -8,7 +8,7 @@ import math
 import pytest
 from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
 
-from benchmarks.preservation import report
+from benchmarks.preservation import plots, report
 from benchmarks.preservation.judges import KeywordJudge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.masses import moved, separation
@@ -161,3 +161,12 @@ def test_the_spread_is_over_seeds():
     mean = Mean.of([0.1, 0.3])
     assert (mean.mean, mean.seeds) == (pytest.approx(0.2), 2)
     assert mean.spread == pytest.approx(0.02**0.5)
+
+
+def test_strengths_whose_points_lie_together_have_one_label():
+    x, y = [92.0, 91.5, 83.0, 92.0], [1.5, 3.0, 2.0, 4.0]
+    assert plots.labels([0.5, 1, 2, 4], x, y) == [
+        ((92.0, 1.5), "0.5, 1"),
+        ((83.0, 2.0), "2"),
+        ((92.0, 4.0), "4"),
+    ]

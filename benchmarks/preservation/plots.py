@@ -27,6 +27,8 @@ _COLOURS = (
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 NARROWEST = 20
 """Points of the task score that a picture spans at least."""
+NEAR = 2
+"""Points of both scores within which one label is written for two strengths."""
 _PANELS = {
     "attack_success_asked": ("Attack success\ndirect requests and role-play", "#c8553d"),
     "over_refusal": ("Over-refusal\nharmless requests refused", "#b58a00"),
@@ -68,17 +70,16 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
                 alpha=0.9,
                 **style,
             )
-            for row, left, up in zip(points, x, y, strict=True):
-                if row.weight is not None and len(points) > 1:
-                    axes.annotate(
-                        f"{row.weight:g}",
-                        (left, up),
-                        (4, 3),
-                        textcoords="offset points",
-                        fontsize=7,
-                        color=style["color"],
-                        bbox=_BEHIND | {"alpha": 0.7},
-                    )
+            for place, text in labels([row.weight or 0 for row in points], x, y) if len(points) > 1 else ():
+                axes.annotate(
+                    text,
+                    place,
+                    (4, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=style["color"],
+                    bbox=_BEHIND | {"alpha": 0.7},
+                )
         before = [row for row in rows if row.method == ALIGNED]
         if before:
             level = 100 * before[0].measures[measure].mean
@@ -91,9 +92,26 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     if high - low < NARROWEST:  # else a difference of one item would look like the whole of the task
         middle = (low + high) / 2
         panels[0].set_xlim(middle - NARROWEST / 2, middle + NARROWEST / 2)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
+    )
     figure.savefig(path, dpi=130)
+
+
+def labels(
+    weights: Sequence[float], x: Sequence[float], y: Sequence[float]
+) -> list[tuple[tuple[float, float], str]]:
+    """Where to write which strengths, in percent: once beside points that would hide each other's."""
+    found: list[tuple[tuple[float, float], list[str]]] = []
+    for weight, *place in zip(weights, x, y, strict=True):
+        near = [
+            names for at, names in found if all(abs(a - b) < NEAR for a, b in zip(at, place, strict=True))
+        ]
+        if near:
+            near[0].append(f"{weight:g}")
+        else:
+            found.append(((place[0], place[1]), [f"{weight:g}"]))
+    return [(place, ", ".join(names)) for place, names in found]
 
 
 def bars(rows: Sequence[Row], path: Path, heading: str) -> None:
