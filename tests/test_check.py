@@ -457,7 +457,7 @@ def test_anchors_are_noted_and_their_file_is_read(tmp_path):
 @pytest.fixture
 def output(tmp_path) -> Path:
     (tmp_path / "out/checkpoint-9").mkdir(parents=True)
-    receipt = Receipt(config=pact.PactConfig(weight=2).summary(), tokens={}, reference="adapter_off")
+    receipt = Receipt(config=pact.PactConfig().summary(), tokens={}, reference="adapter_off")
     receipt.write(tmp_path / "out/checkpoint-10")
     pact.SafetyTokens.load("t.safetensors").save(
         tmp_path / "out/checkpoint-10/pact_safety_tokens.safetensors"
@@ -477,7 +477,7 @@ def test_a_checkpoint_without_receipt_or_of_other_settings(output):
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-9")))
     assert "no receipt" in found(report)["resume_from_checkpoint"]
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact={"weight": 3}))
-    assert "constrained with 2.0" in found(report)["pact.weight"]
+    assert "constrained with 1.0" in found(report)["pact.weight"]
 
 
 # --- the command `axolotl` ---
