@@ -88,6 +88,12 @@ def stop_gradient(array: Array) -> Array:
     return array  # the other libraries do not differentiate
 
 
+def log_softmax(xp: ModuleType, logits: Array) -> Array:
+    """Log-probabilities along the last axis, in nats."""
+    shifted = logits - stop_gradient(xp.max(logits, axis=-1, keepdims=True))
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
+
+
 def values_known(array: Array) -> bool:
     """Whether values can be looked at: not while `jax.jit` or `torch.compile` traces the computation."""
     if is_jax_array(array):

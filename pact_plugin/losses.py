@@ -11,8 +11,17 @@ from types import ModuleType
 
 from jaxtyping import Bool, Float
 
-from pact_plugin.arrays import Array, as_array_like, promote, require_shape, stop_gradient, values_at_hand
+from pact_plugin.arrays import (
+    Array,
+    as_array_like,
+    log_softmax,
+    promote,
+    require_shape,
+    stop_gradient,
+    values_at_hand,
+)
 from pact_plugin.errors import ConfigError, ShapeError
+from pact_plugin.gate import published_gate, require_settings
 
 
 def confidence_divergence(
@@ -164,34 +173,37 @@ def published_divergence(
             (The values are not looked at on an accelerator, which would make each step wait, nor while
             `jax.jit` or `torch.compile` traces.)
     """
-    _require_settings(
-        temperature, top_p, gate_temperature, prefix, decay, alpha=alpha, bias=bias, boost=boost
-    )
+    require_settings({"temperature": (temperature, 0 < temperature < math.inf, "greater than 0")})
     xp, (student, reference, post) = promote(
         student=student, reference=reference, reference_post=reference_post
     )
     reference, post = stop_gradient(reference), stop_gradient(post)
     given, weights = weights, as_array_like(weights, student, xp)
-    position = as_array_like(position, student, xp)
     _require_tokens("student", student)
     require_shape("reference", reference, student.shape, "[..., K], as student")
     require_shape("reference_post", post, student.shape, "[..., K], as student")
     require_shape("weights", weights, student.shape[-1:], "one weight per safety token")
-    require_shape("position", position, student.shape[:-1], "one index per position")
     _require_positive_weight(weights if values_at_hand(weights) else given)
 
-    K = student.shape[-1]
-    widening = _nucleus_size(xp, stop_gradient(student) / gate_temperature, top_p)
-    widening = (widening - _nucleus_size(xp, post / gate_temperature, top_p)) / K
-    gate = boost * _sigmoid(xp, alpha * (widening - bias)) * _fading(xp, position, prefix, decay)
-    gate = gate[..., None]
+    gate = published_gate(
+        student,
+        post,
+        position,
+        top_p=top_p,
+        alpha=alpha,
+        bias=bias,
+        gate_temperature=gate_temperature,
+        prefix=prefix,
+        decay=decay,
+        boost=boost,
+    )[..., None]
     mixed = _mixture(xp, gate, reference, post)
 
     positive = weights > 0
     log_weights = xp.where(positive, xp.log(xp.where(positive, weights, xp.ones_like(weights))), -math.inf)
-    log_q = _log_softmax(xp, mixed / temperature + log_weights)
+    log_q = log_softmax(xp, mixed / temperature + log_weights)
     q = xp.exp(log_q)
-    log_p = _log_softmax(xp, student / temperature)
+    log_p = log_softmax(xp, student / temperature)
     held, zero = q > 0, xp.zeros_like(log_p)
     terms = q * (xp.where(held, log_q, zero) - xp.where(held, log_p, zero))  # 0 log 0 = 0
     return temperature**2 * xp.sum(terms, axis=-1)
@@ -206,18 +218,6 @@ def _kl_terms(xp: ModuleType, log_reference: Array, log_student: Array) -> Array
     return p_reference * log_ratio - p_reference + xp.exp(log_student)
 
 
-def _log_softmax(xp: ModuleType, logits: Array) -> Array:
-    shifted = logits - stop_gradient(xp.max(logits, axis=-1, keepdims=True))
-    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
-
-
-def _nucleus_size(xp: ModuleType, logits: Array, top_p: float) -> Array:
-    """The smallest n such that the n largest probabilities sum to at least `top_p`; at most K."""
-    falling = -xp.sort(-xp.exp(_log_softmax(xp, logits)), axis=-1)
-    short = xp.cumulative_sum(falling, axis=-1)[..., :-1] < top_p  # n entries are too few
-    return 1 + xp.sum(xp.astype(short, logits.dtype), axis=-1)
-
-
 def _mixture(xp: ModuleType, gate: Array, reference: Array, post: Array) -> Array:
     """(1 - gate) · reference + gate · post, with 0 · ∞ = 0; a token that is masked in both stays masked."""
     masked = xp.isinf(reference) & xp.isinf(post)
@@ -226,16 +226,6 @@ def _mixture(xp: ModuleType, gate: Array, reference: Array, post: Array) -> Arra
         left_out = xp.isinf(logits) & (masked | (factor == 0))
         total = total + factor * xp.where(left_out, zero, logits)
     return xp.where(masked, reference, total)
-
-
-def _sigmoid(xp: ModuleType, x: Array) -> Array:
-    return (1 + xp.tanh(x / 2)) / 2
-
-
-def _fading(xp: ModuleType, position: Array, prefix: float, decay: float) -> Array:
-    if decay == 0:
-        return xp.astype(position < prefix, position.dtype)
-    return xp.exp(-xp.clip(position - prefix, min=0.0) / decay)
 
 
 def _require_tokens(name: str, array: Array) -> None:
@@ -259,20 +249,3 @@ def _require_positive_weight(weights: Array) -> None:
             value=weights,
             remedy="Pass finite weights of which at least one is greater than 0.",
         )
-
-
-def _require_settings(
-    temperature: float, top_p: float, gate_temperature: float, prefix: float, decay: float, **finite: float
-) -> None:
-    rules = {
-        "temperature": (temperature, 0 < temperature < math.inf, "greater than 0"),
-        "top_p": (top_p, 0 < top_p <= 1, "greater than 0 and at most 1"),
-        "gate_temperature": (gate_temperature, 0 < gate_temperature < math.inf, "greater than 0"),
-        "prefix": (prefix, 0 <= prefix < math.inf, "0 or greater"),
-        "decay": (decay, 0 <= decay < math.inf, "0 or greater"),
-    } | {name: (value, math.isfinite(value), "finite") for name, value in finite.items()}
-    for name, (value, allowed, rule) in rules.items():
-        if not allowed:
-            raise ConfigError(
-                "the setting is out of range", key=name, value=value, remedy=f"It must be {rule}."
-            )

@@ -93,7 +93,7 @@ def test_the_core_names_no_trainer(path):
     assert {module.split(".")[0] for module in imported(path)} & TRAINERS == set()
 
 
-@pytest.mark.parametrize("module", ["losses", "direction", "arrays", "errors"])
+@pytest.mark.parametrize("module", ["losses", "gate", "direction", "arrays", "errors"])
 def test_the_losses_name_no_framework(module):
     path = ROOT / f"pact_plugin/{module}.py"
     assert {module.split(".")[0] for module in imported(path)} & (FRAMEWORKS | {"numpy"}) == set()

@@ -1,4 +1,4 @@
-"""The published gate in probability space, against the executable reference and a plain loop."""
+"""The published gate in probability space, against a plain loop."""
 
 from __future__ import annotations
 
@@ -9,24 +9,13 @@ from pact_spec import reference as spec
 from sft import TOKENIZER, TOKENS, sft_trainer
 from tiny import tiny_model
 
-from benchmarks.preservation.gate import GatedConfidenceTrainer, gate
+from benchmarks.preservation.gate import GatedConfidenceTrainer
 from pact_plugin.promptfree import assistant_header
 
 
 def gate_by_loops(student, post, index):
     n, n_post = (spec.nucleus_size(spec.softmax(z), 0.9) / len(z) for z in (student, post))
     return spec.sigmoid(2 * (n - n_post)) * np.exp(-max(index - 8, 0) / 8)
-
-
-def test_the_gate_is_that_of_the_specification():
-    generator = torch.Generator().manual_seed(0)
-    student, post = 3 * torch.randn(2, 40, 7, generator=generator, dtype=torch.float64)
-    index = torch.arange(40)
-    expected = [
-        gate_by_loops(s.numpy(), p.numpy(), t) for s, p, t in zip(student, post, range(40), strict=True)
-    ]
-    assert gate(student, post, index).tolist() == pytest.approx(expected)
-    assert len(set(expected[:8])) > 3  # gates differ
 
 
 def test_the_loss_is_that_of_a_plain_loop(tmp_path):

@@ -5,31 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.preservation.rivals import WithReference
-from pact_plugin.config import PublishedSettings
+from pact_plugin.gate import published_gate
 from pact_plugin.losses import confidence_divergence
 from pact_plugin.promptfree import assistant_header
-
-
-def nucleus_share(logits: Float[Tensor, "N K"], top_p: float) -> Float[Tensor, " N"]:
-    """n(z) / K: of the K safety tokens, the smallest part that holds `top_p` of their probability (spec C3.1)."""
-    ordered = logits.softmax(-1).sort(-1, descending=True).values
-    count = (ordered.cumsum(-1) < top_p).sum(-1) + 1
-    return count.clamp(max=logits.shape[-1]) / logits.shape[-1]
-
-
-def gate(
-    student: Float[Tensor, "N K"], post: Float[Tensor, "N K"], index: Int[Tensor, " N"]
-) -> Float[Tensor, " N"]:
-    """The gate c of spec C3.2 with the published settings, from logits of the safety tokens."""
-    of = PublishedSettings()
-    uncertain = nucleus_share(student, of.top_p) - nucleus_share(post, of.top_p) - of.bias
-    return of.boost * (of.alpha * uncertain).sigmoid() * (-(index - of.prefix).clamp(min=0) / of.decay).exp()
 
 
 class GatedConfidenceTrainer(WithReference):
@@ -57,7 +40,7 @@ class GatedConfidenceTrainer(WithReference):
     def objective(self, student: Tensor, reference: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """See the base class."""
         ids = self.safety_ids
-        c = gate(student.detach()[:, ids], self._post[:, ids], index)[:, None]
+        c = published_gate(student[:, ids], self._post[:, ids], index)[:, None]
         mixed = (1 - c) * reference.softmax(-1) + c * self._post.softmax(-1)
         target = mixed.log()
         others = torch.ones_like(target, dtype=torch.bool)
