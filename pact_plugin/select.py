@@ -8,35 +8,30 @@ tie the length of the answers that the task teaches.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
 
 import pact_plugin
 from pact_plugin.beginnings import KEY, Beginnings
+from pact_plugin.candidates import model_name, only, ordinary_tokens
 from pact_plugin.direction import safety_direction
-from pact_plugin.errors import ConfigError
 from pact_plugin.generate import (
     Pair,
     Progress,
     answer_logits,
     answers,
-    device_of,
     dialogue_prompt,
     has_chat_template,
     inspecting,
-    special_ids,
     user_prompt,
 )
 from pact_plugin.judge import is_refusal
 from pact_plugin.prompts import benign_prompts, harmful_prompts
+from pact_plugin.select_checks import check_helpful, check_refusals, check_settings
 from pact_plugin.tokens import SafetyTokens
-
-MINIMUM_ANSWERS = 8
-"""Fewest refusals, and fewest helpful answers, that safety tokens are chosen from."""
 
 
 def select_safety_tokens(
@@ -88,29 +83,29 @@ def select_safety_tokens(
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
     beginnings = Beginnings()
     with inspecting(*[model] if base_model is None else [model, base_model]):
-        allowed = _ordinary_tokens(model, base_model, tokenizer, top_k)
+        allowed = ordinary_tokens(model, base_model, tokenizer, top_k)
         requests = harmful_prompts() if harmful is None else _distinct(harmful)
         refusals = run.answer(model, requests, refused=True)
-        _check_refusals(len(refusals), len(requests))
+        check_refusals(len(refusals), len(requests))
         counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
         if base_model is None:
             questions = benign_prompts() if benign is None else _distinct(benign)
             others = run.answer(model, questions, refused=False)
-            _check_helpful(len(others), len(questions))
+            check_helpful(len(others), len(questions))
             counts |= {"benign_prompts": len(questions), "helped": len(others)}
             contrast_model = model
         else:
             others = {text: (dialogue_prompt(tokenizer, text), said) for text, (_, said) in refusals.items()}
             contrast_model = base_model
         ids, weights = safety_direction(
-            _only(allowed, beginnings.of(run.logits(model, refusals, "Reading the refusals"))),
-            _only(allowed, run.logits(contrast_model, others, "Reading the contrast")),
+            only(allowed, beginnings.of(run.logits(model, refusals, "Reading the refusals"))),
+            only(allowed, run.logits(contrast_model, others, "Reading the contrast")),
             top_k=top_k,
         )
     provenance = {
         "contrast": contrast,
-        "model": _name(model),
-        **({} if base_model is None else {"base_model": _name(base_model)}),
+        "model": model_name(model),
+        **({} if base_model is None else {"base_model": model_name(base_model)}),
         **{key: str(count) for key, count in counts.items()},
         "top_k": str(top_k),
         KEY: f"{beginnings.mass(ids, weights):.3f}",
@@ -148,21 +143,21 @@ def choose_from_answers(
     run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
     beginnings = Beginnings()
     with inspecting(model):
-        allowed = _ordinary_tokens(model, None, tokenizer, top_k)
-        _check_refusals(len(refusals), len(refusals))
-        _check_helpful(len(helpful), len(helpful))
+        allowed = ordinary_tokens(model, None, tokenizer, top_k)
+        check_refusals(len(refusals), len(refusals))
+        check_helpful(len(helpful), len(helpful))
         refused, helped = (
             {prompt: (question, answer[:max_new_tokens]) for prompt, (question, answer) in side.items()}
             for side in (refusals, helpful)
         )
         ids, weights = safety_direction(
-            _only(allowed, beginnings.of(run.logits(model, refused, "Reading the refusals"))),
-            _only(allowed, run.logits(model, helped, "Reading the contrast")),
+            only(allowed, beginnings.of(run.logits(model, refused, "Reading the refusals"))),
+            only(allowed, run.logits(model, helped, "Reading the contrast")),
             top_k=top_k,
         )
     provenance = {
         "contrast": "benign",
-        "model": _name(model),
+        "model": model_name(model),
         "refused": str(len(refusals)),
         "helped": str(len(helpful)),
         "top_k": str(top_k),
@@ -219,88 +214,3 @@ def _distinct(prompts: Sequence[str]) -> tuple[str, ...]:
 
 def _silent(done: int, total: int, description: str) -> None:
     pass
-
-
-def _only(
-    allowed: Bool[torch.Tensor, " V"], logits: Iterable[Float[torch.Tensor, "R W"]]
-) -> Iterator[Float[torch.Tensor, "R V"]]:
-    """Logits over the vocabulary, where tokens that are not allowed have probability 0; V <= W."""
-    for one in logits:
-        yield one[:, : len(allowed)].masked_fill(~allowed.to(one.device), -torch.inf)
-
-
-def _ordinary_tokens(model: Any, base_model: Any, tokenizer: Any, top_k: int) -> Bool[torch.Tensor, " V"]:
-    """Which ids may be chosen: those that the tokenizer has, without its special tokens."""
-    models = {"model": model} if base_model is None else {"model": model, "base_model": base_model}
-    ids = sorted(set(tokenizer.get_vocab().values()) - special_ids(tokenizer))
-    sizes = {key: _logit_count(each) for key, each in models.items()}
-    for key, size in sizes.items():
-        if ids[-1] >= size:
-            raise ConfigError(
-                f"it has {size} logits, but the tokenizer has token id {ids[-1]}",
-                key=key,
-                value=_name(models[key]),
-                remedy="Give a model of this tokenizer's vocabulary.",
-            )
-    if not 2 <= top_k <= len(ids):
-        remedy = f"It must be from 2 to the number of the tokenizer's ordinary tokens, {len(ids)}."
-        raise ConfigError("out of range", key="top_k", value=top_k, remedy=remedy)
-    allowed = torch.zeros(min(sizes.values()), dtype=torch.bool)
-    allowed[ids] = True
-    return allowed
-
-
-def _logit_count(model: Any) -> int:
-    return int(model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device_of(model))).logits.shape[-1])
-
-
-def check_settings(contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int) -> None:
-    """Refuse settings of `select_safety_tokens` that do not go together, before any model is loaded.
-
-    Raises:
-        ConfigError: Names the setting.
-    """
-    if contrast not in ("benign", "base"):
-        raise ConfigError(
-            "no such contrast", key="contrast", value=contrast, remedy="It is `benign` or `base`."
-        )
-    if contrast == "base" and base_model is None:
-        remedy = "Give the model before alignment, or use the contrast `benign`, which needs no other model."
-        raise ConfigError("the contrast `base` needs one", key="base_model", remedy=remedy)
-    if contrast == "benign" and base_model is not None:
-        remedy = "Leave it out, or use the contrast `base`."
-        raise ConfigError("the contrast `benign` uses no other model", key="base_model", remedy=remedy)
-    if contrast == "base" and benign is not None:
-        remedy = "Leave them out, or use the contrast `benign`."
-        raise ConfigError("the contrast `base` uses no benign prompts", key="benign", remedy=remedy)
-    for key, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError("out of range", key=key, value=value, remedy="It must be at least 1.")
-
-
-def _check_refusals(refused: int, asked: int) -> None:
-    found = f"the model refuses {refused} of {asked} harmful prompts"
-    if refused < MINIMUM_ANSWERS:
-        raise ConfigError(
-            f"{found}, fewer than {MINIMUM_ANSWERS}: it does not act as an aligned model",
-            key="harmful",
-            remedy="Start from an aligned model, or give more prompts of the kind that it refuses.",
-        )
-    if 2 * refused < asked:
-        warnings.warn(
-            f"Fewer than half: {found}. The constraint keeps refusals that are there; it adds none.",
-            stacklevel=3,
-        )
-
-
-def _check_helpful(helped: int, asked: int) -> None:
-    if helped < MINIMUM_ANSWERS:
-        raise ConfigError(
-            f"the model helps with {helped} of {asked} benign prompts, fewer than {MINIMUM_ANSWERS}",
-            key="benign",
-            remedy="Give more prompts that it helps with, or use the contrast `base`.",
-        )
-
-
-def _name(model: Any) -> str:
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)

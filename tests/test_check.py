@@ -35,7 +35,7 @@ LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": T
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model, a model of another tokenizer, one too large for any machine, and token files."""
+    """A model, a model of another tokenizer, one too large for any machine, an adapter's folder, and token files."""
     folder = tmp_path_factory.mktemp("check")
     tokenizer = tiny_tokenizer()
     tiny_model().save_pretrained(folder / "model")
@@ -52,6 +52,7 @@ def folder(tmp_path_factory) -> Path:
     )
     large.save_pretrained(folder / "large")
     tokenizer.save_pretrained(folder / "large")
+    (folder / "adapter").mkdir()
     return folder
 
 
@@ -157,6 +158,8 @@ pact: {<<: *base, easing: no}
         ({"pact": {"reference": "/nowhere"}}, "pact.reference", ("/nowhere", "no such folder")),
         ({"pact": {"reference": "./other"}}, "pact.reference", ("another tokenizer",)),
         ({"tokenizer_config": "./gone"}, "tokenizer_config", ("./gone", "no such folder")),
+        ({"base_model": "./gone", "pact": True}, "base_model", ("./gone", "no such folder")),
+        ({"lora_model_dir": "./gone", **LORA}, "lora_model_dir", ("./gone", "no such folder")),
         ({"tokenizer_type": "NoTokenizer"}, "tokenizer_type", ("NoTokenizer",)),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
@@ -213,6 +216,11 @@ def test_every_reason_is_found_not_only_the_first():
         *("pcat", "plugins", "rl", "reward_model"),
         *("pact.weigth", "pact.easing", "pact.published.topp", "pact.safety_tokens"),
     }
+
+
+def test_every_missing_folder_is_found():
+    missing = dict.fromkeys(("base_model", "tokenizer_config", "lora_model_dir"), "./gone")
+    assert set(found(checked(config(**missing, **LORA)))) == set(missing)
 
 
 def test_a_key_given_twice():

@@ -53,6 +53,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
         )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
+    report.find(loading.missing_folders(cfg))
     settings, _ = valid_settings(cfg)
     device = _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,23 @@ def is_missing_folder(name: str) -> bool:
     return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
 
 
+def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """The folders of models, adapters and tokenizers that the run would start from, and that are not there."""
+    for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir"):
+        name = cfg.get(key)
+        if isinstance(name, str) and is_missing_folder(name):
+            yield _missing(key, name)
+
+
+def _missing(key: str, name: str) -> ConfigError:
+    return ConfigError("there is no such folder", key=key, value=name, remedy=f"Correct the path in `{key}`.")
+
+
 def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or not name:
         raise ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")
     if is_missing_folder(name):
-        raise ConfigError("there is no such folder", key=key, value=name, remedy="Correct the path.")
+        raise _missing(key, name)
     options: dict[str, Any] = {"trust_remote_code": cfg.get("trust_remote_code") is True}
     if cfg.get("revision_of_model"):
         options["revision"] = cfg["revision_of_model"]

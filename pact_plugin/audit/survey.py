@@ -13,7 +13,8 @@ from pact_plugin.audit.prompts import Kind, PromptSet, of_kind
 from pact_plugin.audit.reading import Answers, Confidence, ask, read
 from pact_plugin.errors import ConfigError
 from pact_plugin.generate import Progress, inspecting
-from pact_plugin.select import MINIMUM_ANSWERS, choose_from_answers
+from pact_plugin.select import choose_from_answers
+from pact_plugin.select_checks import MINIMUM_ANSWERS
 from pact_plugin.tokens import SafetyTokens, tokenizer_fingerprint
 
 

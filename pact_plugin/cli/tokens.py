@@ -52,7 +52,8 @@ def select(
     """Choose the safety tokens of an aligned model, and save them."""
     from pact_plugin import prompts
     from pact_plugin.cli.tokens_view import progress_bars, table
-    from pact_plugin.select import check_settings, select_safety_tokens
+    from pact_plugin.select import select_safety_tokens
+    from pact_plugin.select_checks import check_settings
 
     # Everything that can be refused without the model is refused before it is loaded.
     check_settings(contrast, base_model, benign, max_new_tokens, batch_size)

@@ -1,0 +1,69 @@
+"""What choosing safety tokens must be given."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from pact_plugin.errors import ConfigError
+
+MINIMUM_ANSWERS = 8
+"""Fewest refusals, and fewest helpful answers, that safety tokens are chosen from."""
+
+
+def check_settings(contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int) -> None:
+    """Refuse settings of `select_safety_tokens` that do not go together, before any model is loaded.
+
+    Raises:
+        ConfigError: Names the setting.
+    """
+    if contrast not in ("benign", "base"):
+        raise ConfigError(
+            "no such contrast", key="contrast", value=contrast, remedy="It is `benign` or `base`."
+        )
+    if contrast == "base" and base_model is None:
+        remedy = "Give the model before alignment, or use the contrast `benign`, which needs no other model."
+        raise ConfigError("the contrast `base` needs one", key="base_model", remedy=remedy)
+    if contrast == "benign" and base_model is not None:
+        remedy = "Leave it out, or use the contrast `base`."
+        raise ConfigError("the contrast `benign` uses no other model", key="base_model", remedy=remedy)
+    if contrast == "base" and benign is not None:
+        remedy = "Leave them out, or use the contrast `benign`."
+        raise ConfigError("the contrast `base` uses no benign prompts", key="benign", remedy=remedy)
+    for key, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ConfigError("out of range", key=key, value=value, remedy="It must be at least 1.")
+
+
+def check_refusals(refused: int, asked: int) -> None:
+    """Refuse a model that hardly refuses; warn of one that refuses less than half.
+
+    Raises:
+        ConfigError: There are fewer than `MINIMUM_ANSWERS` refusals.
+    """
+    found = f"the model refuses {refused} of {asked} harmful prompts"
+    if refused < MINIMUM_ANSWERS:
+        raise ConfigError(
+            f"{found}, fewer than {MINIMUM_ANSWERS}: it does not act as an aligned model",
+            key="harmful",
+            remedy="Start from an aligned model, or give more prompts of the kind that it refuses.",
+        )
+    if 2 * refused < asked:
+        warnings.warn(
+            f"Fewer than half: {found}. The constraint keeps refusals that are there; it adds none.",
+            stacklevel=3,
+        )
+
+
+def check_helpful(helped: int, asked: int) -> None:
+    """Refuse a model that hardly helps.
+
+    Raises:
+        ConfigError: There are fewer than `MINIMUM_ANSWERS` helpful answers.
+    """
+    if helped < MINIMUM_ANSWERS:
+        raise ConfigError(
+            f"the model helps with {helped} of {asked} benign prompts, fewer than {MINIMUM_ANSWERS}",
+            key="benign",
+            remedy="Give more prompts that it helps with, or use the contrast `base`.",
+        )
