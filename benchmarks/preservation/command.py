@@ -121,11 +121,13 @@ def _run(
     bars: Progress,
 ) -> None:
     from datasets import disable_progress_bars
+    from pact_demo.allocator import keep_freed_memory
     from transformers.utils import logging
 
     from benchmarks.preservation.run import run
     from benchmarks.preservation.start import load_start
 
+    keep_freed_memory()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 import pact_plugin as pact
 from pact_demo import report
+from pact_demo.allocator import keep_freed_memory
 from pact_demo.audit import Examination
 from pact_demo.evaluate import Questions, Score, reporter
 from pact_demo.models import load_aligned
@@ -53,6 +54,7 @@ def run(
         ConfigError: The model cannot be found, or the device or the dtype cannot be used.
     """
     settings = QUICK if quick else FULL
+    keep_freed_memory()
     console, watch = Console(highlight=False), Stopwatch()
     output.mkdir(parents=True, exist_ok=True)
     transformers_logging.set_verbosity_error()
