@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +70,20 @@ def anchor_answers(
         ids: The safety tokens.
 
     Raises:
-        ConfigError: The prompts cannot be read, or the aligned model cannot answer or answers none of them.
+        ConfigError: The prompts cannot be read, or are of one kind and a ratio is set; or the aligned model cannot
+            answer or answers none of them.
 
     Warns:
         UserWarning: Less than half of a kind would be left; then none of that kind is left out.
     """
     asked = anchor_prompts(config.anchor_prompts)
+    if "anchor_ratio" in config.model_fields_set and not all(asked.values()):
+        raise ConfigError(
+            "the prompts are of one kind, so there is no ratio",
+            key="anchor_ratio",
+            value=config.anchor_ratio,
+            remedy=f"Remove `anchor_ratio`, or add prompts of the other kind to {config.anchor_prompts}.",
+        )
     logger.info("PACT anchors: the aligned model answers %d prompts, once", sum(map(len, asked.values())))
     kept: dict[Kind, list[Pair]] = {}
     for kind, prompts in asked.items():
@@ -96,11 +103,24 @@ def anchor_answers(
     return kept
 
 
-def alternating(kinds: Mapping[Kind, Sequence[Pair]]) -> list[Pair]:
-    """One of each kind after another; the shorter list begins again."""
-    filled = [pairs for pairs in kinds.values() if pairs]
-    longest = max(map(len, filled), default=0)
-    return list(chain.from_iterable([pairs[i % len(pairs)] for pairs in filled] for i in range(longest)))
+def turns(harmful: int, benign: int, ratio: int) -> list[int]:
+    """Whose turn it is: after each harmful anchor `ratio` benign ones (C10.4), until all have had theirs.
+
+    Args:
+        harmful: How many harmful ones there are; their numbers are the first.
+        benign: How many benign ones there are.
+        ratio: 1 or more.
+
+    Returns:
+        Numbers of anchors. The kind of which there are too few begins again.
+    """
+    if not harmful or not benign:
+        return list(range(harmful + benign))
+    found = []
+    for number in range(max(harmful, -(-benign // ratio))):
+        found.append(number % harmful)
+        found += [harmful + (number * ratio + i) % benign for i in range(ratio)]
+    return found
 
 
 def _answered(

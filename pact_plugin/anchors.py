@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.anchor_prompts import BATCH, alternating, anchor_answers
+from pact_plugin.anchor_prompts import BATCH, anchor_answers, turns
 from pact_plugin.config import PactConfig
 from pact_plugin.documents import Document, full_context, to_device
 from pact_plugin.errors import ConfigError, PactError
@@ -50,8 +50,9 @@ class Anchors:
         self._aligned: list[Aligned] | None = None
         self._step, self._micro_batch = 0, 0
         kinds = anchor_answers(config, tokenizer, passes.reference, passes.ids)
-        self.documents = [_document(pair) for pair in alternating(kinds)]
-        self.prompts = sum(map(len, kinds.values()))
+        harmful, benign = kinds.get("harmful", []), kinds.get("benign", [])
+        self.documents = [_document(pair) for pair in (*harmful, *benign)]
+        self.turns = turns(len(harmful), len(benign), config.anchor_ratio)
         if not passes.reference.lasting:
             self._aligned = of_first_rank(self._predicted(None))
 
@@ -86,7 +87,7 @@ class Anchors:
         return confidence_divergence(student.logprobs, values, student.log_rest, log_rest).mean()
 
     def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
-        """The anchors of a micro-batch: cyclic over the steps, the same in a run that was interrupted.
+        """The numbers of a micro-batch's anchors: cyclic over the steps, the same in a run that was interrupted.
 
         The step's anchors are spread over its micro-batches and ranks, equally many in each and at least one.
 
@@ -106,12 +107,12 @@ class Anchors:
                 value=micro_batches,
                 remedy="It is the number of micro-batches of this optimiser step, 1 or more.",
             )
-        size = len(self.documents)
+        size = len(self.turns)
         count = -(-self.per_step // (ranks() * micro_batches))
         beyond, place = divmod(micro_batch, micro_batches)
         start = (((step - 1) * ranks() + rank) * micro_batches + place) * count
         start += round(_SHIFT * size) * beyond
-        return [(start + i) % size for i in range(count)]
+        return [self.turns[(start + i) % size] for i in range(count)]
 
     def _predicted(self, autocast: AbstractContextManager[Any] | None) -> list[Aligned]:
         """Of each document, on the host; those of like length are read together."""

@@ -21,8 +21,8 @@ from pact_plugin.tokens import SafetyTokens
 
 OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""
-ANCHORS, ANCHOR_TOKENS = 8, 4
-"""Anchors of an optimiser step, and first tokens of each that are held, unless set: benchmarks/preservation."""
+ANCHORS, ANCHOR_TOKENS, ANCHOR_RATIO = 8, 4, 1
+"""Anchors of an optimiser step, first tokens of each, benign to each harmful, unless set: benchmarks/preservation."""
 
 
 class _Settings(BaseModel):
@@ -108,12 +108,15 @@ class PactConfig(_Settings):
     `confidence`, or none, with a warning, where a run cannot have them; none for `published`, which does not define
     them."""
     anchor_prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
-    """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both` in equal parts, or a file as for
+    """Where anchors come from: the bundled prompts, `benign`, `harmful` or `both`, or a file as for
     `pact-plugin audit --prompts`, of which at most 256 of each kind are taken. Harmful ones that the aligned model
     would answer, and harmless ones that it would refuse, are left out (spec clause C10.1)."""
     anchor_tokens: Annotated[int, Field(ge=1)] = ANCHOR_TOKENS
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1). Few hold
     what matters most, the decision to refuse or to help."""
+    anchor_ratio: Annotated[int, Field(ge=1)] = ANCHOR_RATIO
+    """Benign anchors to each harmful one (spec clause C10.4). More of them keep refusals from spreading to harmless
+    requests, fewer from being lost."""
     published: PublishedSettings = PublishedSettings()
     """Settings of the published objective."""
     top_k: Annotated[int, Field(ge=2)] = 50
@@ -144,7 +147,7 @@ class PactConfig(_Settings):
                 value=self.anchors,
                 remedy="Remove `anchors`, or set `objective: confidence`.",
             )
-        for key in ("anchor_prompts", "anchor_tokens"):
+        for key in ("anchor_prompts", "anchor_tokens", "anchor_ratio"):
             if key in self.model_fields_set and (self.anchors == 0 or self.objective == "published"):
                 raise ConfigError(
                     "the setting is of anchors, and there are none",
@@ -152,6 +155,13 @@ class PactConfig(_Settings):
                     value=getattr(self, key),
                     remedy=f"Set `anchors` to 1 or more with `objective: confidence`, or remove `{key}`.",
                 )
+        if "anchor_ratio" in self.model_fields_set and self.anchor_prompts in ("benign", "harmful"):
+            raise ConfigError(
+                "the anchors are of one kind, so there is no ratio",
+                key="anchor_ratio",
+                value=self.anchor_ratio,
+                remedy="Remove `anchor_ratio`, or set `anchor_prompts: both`.",
+            )
         if self.hold == "anchors" and (self.anchors == 0 or self.objective == "published"):
             raise ConfigError(
                 "there are no anchors to hold, so nothing would be constrained",
@@ -188,7 +198,8 @@ class PactConfig(_Settings):
     @property
     def asks_for_anchors(self) -> bool:
         """Whether a run that cannot have anchors shall stop, not go on without."""
-        own = self.anchor_prompts != "both" or self.anchor_tokens != ANCHOR_TOKENS
+        usual = ("both", ANCHOR_TOKENS, ANCHOR_RATIO)
+        own = (self.anchor_prompts, self.anchor_tokens, self.anchor_ratio) != usual
         return self.anchors is not None or own or self.hold == "anchors"
 
     @classmethod

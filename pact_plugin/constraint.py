@@ -121,7 +121,7 @@ class PactConstraint:
             },
             reference=self.reference.kind,
             store=self.stored.store.header.digest if self.stored else None,
-            anchor_prompts=self.anchors.prompts if self.anchors else 0,
+            anchor_prompts=len(self.anchors.documents) if self.anchors else 0,
         )
 
     @property

@@ -14,6 +14,7 @@ from pact_plugin.errors import ReceiptError
 
 FILE_NAME = "pact_receipt.json"
 _VERSION = 1
+_OF_ANCHORS = ("anchors", "anchor_prompts", "anchor_tokens", "anchor_ratio")
 
 
 @dataclass
@@ -154,9 +155,11 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that must be the same for a run to go on."""
     kept = {k: v for k, v in config.items() if k not in ("safety_tokens", "store") and v is not None}
     if not kept.get("anchors"):  # also of a run that was begun before there were any
-        kept = {k: v for k, v in kept.items() if k not in ("anchors", "anchor_prompts", "anchor_tokens")}
+        kept = {k: v for k, v in kept.items() if k not in _OF_ANCHORS}
     if kept.get("anchor_tokens") == 16:  # as it was before there was a choice
         del kept["anchor_tokens"]
+    if kept.get("anchor_ratio") == 1:  # as it was before there was a choice
+        del kept["anchor_ratio"]
     if kept.get("hold") == "all":  # as it was before there was a choice
         del kept["hold"]
     if kept.get("reference") in OWN_REFERENCES:

@@ -32,7 +32,9 @@ def written(path, harmful, benign):
 
 
 def asked(pool):
-    return [tuple(document.tokens[: document.columns[0]].tolist()) for document in pool.documents]
+    """The prompts in their turns."""
+    documents = [pool.documents[number] for number in pool.turns]
+    return [tuple(document.tokens[: document.columns[0]].tolist()) for document in documents]
 
 
 def prompts(texts):
@@ -45,7 +47,7 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
     pool = PactConstraint(model, TOKENIZER, config(anchor_prompts=path, safety_tokens=tokens)).anchors
     assert set(asked(pool)[::2]) == prompts(REQUESTS[:8])
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
-    assert pool.prompts == len(pool.documents) == 16
+    assert len(pool.documents) == len(pool.turns) == 16
     assert not [one for one in recwarn if "anchors" in str(one.message)]
 
 
@@ -95,13 +97,15 @@ def test_prompts_of_ones_own(tmp_path):
     rows.append({"prompt": "What?", "kind": "harmful"})
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
-    asked = [TOKENIZER.decode(d.tokens[: d.columns[0]].tolist()) for d in pool.documents]
-    assert ["What?" in text for text in asked] == [True, False] * 3
-    order = [text for text in asked if "How" in text]
-    assert len(set(order)) == 3
-    assert pool.prompts == 4
+    texts = [TOKENIZER.decode(ids) for ids in asked(pool)]
+    assert ["What?" in text for text in texts] == [True, False] * 3
+    assert len({text for text in texts if "How" in text}) == 3
+    assert len(pool.documents) == 4
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
-    assert len(PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors.documents) == 3
+    pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
+    assert len(pool.documents) == len(pool.turns) == 3
+    with pytest.raises(ConfigError, match=r"one kind.*Remove `anchor_ratio`"):
+        PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path, anchor_ratio=2))
     assert anchor_prompts("benign") == {"benign": anchor_prompts("both")["benign"]}
 
 

@@ -9,6 +9,8 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import get_peft_model
 from plain import anchor_divergence
 from sft import lora
@@ -18,7 +20,7 @@ from tiny import tiny_model
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin import anchors as anchors_module
 from pact_plugin.aligned import Passes
-from pact_plugin.anchor_prompts import anchor_prompts
+from pact_plugin.anchor_prompts import anchor_prompts, turns
 from pact_plugin.anchors import Anchors
 from pact_plugin.audit.prompts import ANCHORS
 from pact_plugin.errors import ConfigError, NonFiniteError
@@ -285,14 +287,23 @@ def pool() -> Anchors:
     return PactConstraint(tiny_model(), TOKENIZER, config(anchors=4)).anchors
 
 
-def test_half_of_each_kind_in_every_part_of_the_pool(pool):
+@pytest.mark.parametrize("ratio", [1, 3])
+def test_the_same_part_of_each_kind_in_every_step(ratio):
+    settings = config(anchors=4, anchor_ratio=ratio)
+    pool = PactConstraint(tiny_model(), TOKENIZER, settings).anchors
     kinds = anchor_prompts("both")
     of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
+    each = {1: {"harmful": 2, "benign": 2}, 3: {"harmful": 1, "benign": 3}}[ratio]
     for step in range(1, 40):
-        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == {"harmful": 2, "benign": 2}
+        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == each
     pool.per_step = 1
-    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
+    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == [
+        "harmful",
+        *["benign"] * ratio,
+        "harmful",
+        "benign",
+    ][:4]
     bundled = {"harmful": set(harmful_prompts()), "benign": set(benign_prompts())}
     for kind, texts in kinds.items():
         assert len(set(texts)) == len(texts) == ANCHORS
@@ -305,7 +316,7 @@ def test_half_of_each_kind_in_every_part_of_the_pool(pool):
 
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     size = len(pool.documents) // 8 * 8
-    monkeypatch.setattr(pool, "documents", pool.documents[:size])
+    monkeypatch.setattr(pool, "turns", list(range(size)))
     monkeypatch.setattr(anchors_module, "ranks", lambda: 2)
     pool.per_step = 8
     steps = range(1, size // 8 + 1)
@@ -320,7 +331,7 @@ def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     ("ranks", "micro_batches", "each"), [(1, 1, 8), (1, 4, 2), (2, 4, 1), (1, 3, 3), (2, 8, 1), (1, 20, 1)]
 )
 def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, each):
-    size = len(pool.documents)
+    size, everyone = len(pool.turns), set(range(len(pool.documents)))
     monkeypatch.setattr(anchors_module, "ranks", lambda: ranks)
     pool.per_step = 8
 
@@ -334,9 +345,23 @@ def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, eac
         return list(chain.from_iterable(parts))
 
     together = each * ranks * micro_batches
-    assert step(1) == list(range(together))
-    assert step(2) == [i % size for i in range(together, 2 * together)]
-    assert set(chain.from_iterable(map(step, range(1, size + 1)))) == set(range(size))
+    assert step(1) == pool.turns[:together]
+    assert step(2) == [pool.turns[i % size] for i in range(together, 2 * together)]
+    assert set(chain.from_iterable(map(step, range(1, size + 1)))) == everyone
+
+
+@given(harmful=st.integers(0, 12), benign=st.integers(0, 40), ratio=st.integers(1, 6))
+def test_every_anchor_has_its_turn_and_the_kinds_keep_their_ratio(harmful, benign, ratio):
+    found = turns(harmful, benign, ratio)
+    assert set(found) == set(range(harmful + benign))
+    if not harmful or not benign:
+        assert found == list(range(harmful + benign))
+        return
+    rounds = [found[start : start + 1 + ratio] for start in range(0, len(found), 1 + ratio)]
+    assert all(first < harmful <= min(others) and len(others) == ratio for first, *others in rounds)
+    taken = Counter(found)
+    for part in (range(harmful), range(harmful, harmful + benign)):  # none twice more often than another
+        assert max(taken[number] for number in part) - min(taken[number] for number in part) <= 1
 
 
 def test_a_step_has_a_micro_batch():
@@ -411,7 +436,7 @@ def test_the_receipt_says_how_many(tmp_path, settings, words, positions):
     constraint.write_receipt(tmp_path)
     receipt = Receipt.read(tmp_path)
     assert (receipt.config["anchors"], receipt.config["anchor_prompts"]) == (3, "both")
-    assert receipt.anchor_prompts == constraint.anchors.prompts > 2 * ANCHORS - 20
+    assert receipt.anchor_prompts == len(constraint.anchors.documents) > 2 * ANCHORS - 20
     assert words in verify_run(tmp_path)
     assert positions in verify_run(tmp_path)
 

@@ -32,6 +32,9 @@ from pact_plugin.errors import ConfigError
         ({"anchor_prompts": "harmful", "anchors": 0}, ["anchor_prompts", "harmful", "Set `anchors` to 1"]),
         ({"anchor_tokens": 4, "anchors": 0}, ["anchor_tokens", "4", "Set `anchors` to 1"]),
         ({"anchor_tokens": 0}, ["anchor_tokens", "0"]),
+        ({"anchor_ratio": 0}, ["anchor_ratio", "0"]),
+        ({"anchor_ratio": 2, "anchors": 0}, ["anchor_ratio", "2", "Set `anchors` to 1"]),
+        ({"anchor_ratio": 2, "anchor_prompts": "benign"}, ["anchor_ratio", "`anchor_prompts: both`"]),
         (
             {"anchor_prompts": "harmful", "objective": "published"},
             ["anchor_prompts", "objective: confidence"],

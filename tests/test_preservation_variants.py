@@ -9,6 +9,7 @@ import pytest
 import torch
 from pact_demo.prompts import example
 from pact_demo.training import LINEAR_LAYERS
+from safetensors.torch import load_file
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from benchmarks.preservation import aligning, token_sets
@@ -57,10 +58,14 @@ def test_the_default_is_that_of_the_plugin():
 def test_the_start_is_taught_by_an_adapter_that_is_merged_as_often_as_it_says(monkeypatch, tmp_path):
     examples = [example(request, "I'm sorry, but I can't help with that.") for request in REQUESTS]
     monkeypatch.setattr(aligning, "lessons", lambda *_: examples)
+    adapter = aligning.teach(tiny_model(), tiny_tokenizer(), tmp_path, quiet)
+    assert {tensor.dtype for tensor in load_file(adapter / "adapter_model.safetensors").values()} == {
+        torch.bfloat16
+    }
 
     def taught(factor):
         monkeypatch.setattr(aligning, "FACTOR", factor)
-        model = aligning.align(tiny_model(), tiny_tokenizer(), tmp_path, quiet)
+        model = aligning.merged(tiny_model(), adapter)
         return {name: value - before[name] for name, value in model.state_dict().items()}
 
     before = tiny_model().state_dict()

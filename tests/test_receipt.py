@@ -122,3 +122,11 @@ def test_a_receipt_of_before_anchor_tokens_means_sixteen():
     assert comparable(now | {"anchor_tokens": 4}) != comparable(before)
     without = PactConfig(anchors=0).summary()
     assert "anchor_tokens" not in comparable(without)
+    assert "anchor_ratio" not in comparable(without)
+
+
+def test_a_receipt_of_before_anchor_ratio_means_one_to_one():
+    now = PactConfig(anchor_ratio=1).summary()
+    before = {key: value for key, value in now.items() if key != "anchor_ratio"}
+    assert comparable(now) == comparable(before)
+    assert comparable(PactConfig(anchor_ratio=3).summary()) != comparable(before)

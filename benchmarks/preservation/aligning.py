@@ -6,10 +6,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pact_demo.align import own_answers, refused
+from pact_demo.align import own_answers, refused, save_in_bfloat16
 from pact_demo.evaluate import reporter
 from pact_demo.prompts import Example, labelling, read_lines, sample_prompts
 from pact_demo.training import make_trainer
+from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
 from transformers import set_seed
 
@@ -22,16 +23,22 @@ FACTOR = 1.35  # of the adapter when it is merged: of 100 development requests 9
 HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
 
 
-def align(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Any:
-    """A copy with a LoRA adapter merged, `FACTOR` times: harmful requests get a refusal, harmless ones the model's own
-    answers.
+KEPT = Path(__file__).with_name("adapter")
+"""The adapter that `teach` made once for SmolLM2: machines round differently, and each would make another."""
+
+
+def teach(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Path:
+    """Train a LoRA adapter: harmful requests get a refusal, harmless ones the model's own answers.
 
     Args:
         model: A chat model without adapters.
         tokenizer: Its tokenizer.
-        folder: For the trainer.
+        folder: For the trainer and the adapter.
         bars: Called with (done, total, description).
         seed: Of everything that is drawn.
+
+    Returns:
+        The adapter's folder.
     """
     set_seed(seed)
     examples = lessons(model, tokenizer, bars, random.Random(seed))
@@ -50,8 +57,20 @@ def align(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int
         sampling="group_by_length",  # less padding
     )
     trainer.train()
-    with rescale_adapter_scale(trainer.model, FACTOR):
-        return trainer.model.merge_and_unload()
+    save_in_bfloat16(trainer.model, folder / "adapter")
+    return folder / "adapter"
+
+
+def merged(model: Any, adapter: Path) -> Any:
+    """The model with an adapter in its weights, `FACTOR` times.
+
+    Args:
+        model: In float32, so that it is rounded once.
+        adapter: A folder.
+    """
+    adapted = PeftModel.from_pretrained(model, str(adapter))
+    with rescale_adapter_scale(adapted, FACTOR):
+        return adapted.merge_and_unload()
 
 
 def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> list[Example]:

@@ -53,7 +53,13 @@ def preservation(
     model: Annotated[
         str, typer.Option(help="Path or hub id of the aligned model; smollm2: with the demo's adapter.")
     ] = SMOLLM2,
-    align: Annotated[bool, typer.Option("--align", help="Teach the model to refuse first.")] = False,
+    align: Annotated[
+        bool,
+        typer.Option("--align", help="Teach the model to refuse first; smollm2 by the adapter kept here."),
+    ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="With --align: train that adapter too, for half an hour on a CPU.")
+    ] = False,
     base_model: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +108,7 @@ def preservation(
         if guard is not None:  # before anything is run, so that one that does not exist is known
             judges.append(GuardJudge(guard, device, bars=bars))
         if not report_only:
-            _run(wanted, sizes, model, align, base_model, device, dtype, split, output, bars)
+            _run(wanted, sizes, model, align, anew, base_model, device, dtype, split, output, bars)
         path = report.write(output, judges, split)
     console.print(path.read_text(encoding="utf-8"))
     console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")
@@ -113,6 +119,7 @@ def _run(
     sizes: Sizes,
     model: str,
     align: bool,
+    anew: bool,
     base: str | None,
     device: str | None,
     dtype: str | None,
@@ -132,7 +139,15 @@ def _run(
     logging.disable_progress_bar()
     disable_progress_bars()
     start = load_start(
-        model, sizes, output / "start", teach=align, base=base, device=device, dtype=dtype, bars=bars
+        model,
+        sizes,
+        output / "start",
+        align=align,
+        anew=anew,
+        base=base,
+        device=device,
+        dtype=dtype,
+        bars=bars,
     )
     console.print(f"{len(wanted)} runs")
     run(wanted, sizes, start, output, bars, split=split)

@@ -67,7 +67,7 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of a constraint."""
 USUAL = 1.0
 """The weight of `pact: true`."""
-DEFAULT = {"easing": True, "anchors": 8, "anchor_tokens": 4, "hold": "anchors"}
+DEFAULT = {"easing": True, "anchors": 8, "anchor_tokens": 4, "anchor_ratio": 1, "hold": "anchors"}
 """The settings of `pact: true`, named, so that a name means the same where the defaults change."""
 HELD = "easing + anchors, data held"
 """Title of the method `anchors`."""
@@ -129,6 +129,16 @@ METHODS = {
     ),
     "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
     "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
+    "anchors-only-3to1": _variant("easing + 8 anchors, 3 : 1", {"hold": "anchors", "anchor_ratio": 3}),
+    "anchors-only16-3to1": _variant(
+        "easing + 16 anchors, 3 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 3}
+    ),
+    "anchors-only16-5to1": _variant(
+        "easing + 16 anchors, 5 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 5}
+    ),
+    "anchors-only32-3to1": _variant(
+        "easing + 32 anchors, 3 : 1", {"hold": "anchors", "anchors": 32, "anchor_ratio": 3}
+    ),
     "anchors-only-pool128": _variant("easing + anchors, of 128 prompts", {"hold": "anchors"}, pool=64),
     "anchors-alone": _variant("anchors, no easing", {"easing": False, "hold": "anchors"}),
     "anchors-gated": _variant(f"{HELD}, gated by the first token", constraint=Gated),

@@ -12,7 +12,7 @@ from pact_demo.prompts import Example, example
 from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
 
 import pact_plugin as pact
-from benchmarks.preservation.aligning import align
+from benchmarks.preservation.aligning import KEPT, merged, teach
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.training import Start
 from pact_plugin.errors import ConfigError
@@ -26,7 +26,8 @@ def load_start(
     sizes: Sizes,
     folder: Path,
     *,
-    teach: bool,
+    align: bool,
+    anew: bool = False,
     base: str | None = None,
     device: str | None,
     dtype: str | None,
@@ -38,26 +39,35 @@ def load_start(
         model: `smollm2` (with the demo's adapter), or a path or hub id.
         sizes: How many prompts safety tokens are chosen from.
         folder: Where it is kept.
-        teach: Teach the model to refuse first; for one that is not aligned.
+        align: Teach the model to refuse first, SmolLM2 by the adapter that is kept here; for one that is not aligned.
+        anew: Train that adapter, too.
         base: Path or hub id of the model before alignment; by default the model itself where it is aligned here.
         device: By default the first accelerator, or else the CPU.
         dtype: By default `native_dtype`.
         bars: Called with (done, total, description).
 
     Raises:
-        ConfigError: The folder holds another model's start, there is no such model, or it does not refuse.
+        ConfigError: `anew` without `align`, the folder holds another model's start, there is no such model, or it does
+            not refuse.
     """
-    wanted = {"model": model, "teach": teach, "selection_prompts": sizes.selection_prompts}
+    wanted = {"model": model, "align": align, "anew": anew, "selection_prompts": sizes.selection_prompts}
+    if anew and not align:
+        raise ConfigError(
+            "an adapter is trained to align the model",
+            key="anew",
+            value=anew,
+            remedy="Add --align, or leave --anew out.",
+        )
     kept = folder / "start.json"
     if not kept.is_file():
         _make(wanted, folder, device, dtype, bars)
     found = json.loads(kept.read_text(encoding="utf-8"))
-    if {key: found[key] for key in wanted} != wanted:
+    if {key: found.get(key) for key in wanted} != wanted:
         raise ConfigError(
             "the folder belongs to runs from another start",
             key="output",
             value=str(folder),
-            remedy="Give another --output, or the same --model, --align and --preset as before.",
+            remedy="Give another --output, or the same --model, --align, --anew and --preset as before.",
         )
     loaded = load_causal_lm(folder / "model", dtype=dtype or found["dtype"], device=device)
     tokenizer = load_tokenizer(folder / "model")
@@ -69,7 +79,7 @@ def load_start(
         found["refusals"],
         folder,
         sizes.selection_prompts,
-        model if base is None and (teach or model == SMOLLM2) else base,
+        model if base is None and (align or model == SMOLLM2) else base,
     )
 
 
@@ -94,17 +104,21 @@ def _aligned(
     wanted: dict[str, Any], folder: Path, device: str | None, dtype: str | None, bars: Progress
 ) -> tuple[Any, Any]:
     name = wanted["model"]
-    if name == SMOLLM2 and not wanted["teach"]:
+    if name == SMOLLM2 and not wanted["align"]:
         model, tokenizer, _ = load_aligned(device, dtype)
         return model, tokenizer
     model, tokenizer = load_causal_lm(name, dtype="float32", device=device), load_tokenizer(name)
     if name == SMOLLM2:
         tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
-    model = model.to(native_dtype(model.device) if dtype is None else floating_dtype(dtype))
-    if wanted["teach"]:
-        model = align(model, tokenizer, folder / "aligning", bars)
-    return model.eval(), tokenizer
+    precision = native_dtype(model.device) if dtype is None else floating_dtype(dtype)
+    if wanted["align"]:
+        adapter = KEPT
+        if name != SMOLLM2 or wanted["anew"]:
+            adapter = teach(model.to(precision), tokenizer, folder / "aligning", bars)
+            model = load_causal_lm(name, dtype="float32", device=device)
+        model = merged(model, adapter)
+    return model.to(precision).eval(), tokenizer
 
 
 def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Progress) -> list[Example]:

@@ -145,11 +145,16 @@ def align(
 def save_adapter(model: Any, folder: Path) -> None:
     """Save a PEFT model's adapter in bfloat16, with a card that says where it comes from."""
     model.peft_config["default"].base_model_name_or_path = SMOLLM2_HUB_ID
+    save_in_bfloat16(model, folder)
+    arguments = " ".join("DIR" if Path(word) == folder else word for word in sys.argv[1:])
+    (folder / "README.md").write_text(CARD.format(arguments=arguments, base=SMOLLM2_HUB_ID), encoding="utf-8")
+
+
+def save_in_bfloat16(model: Any, folder: Path) -> None:
+    """Save a PEFT model's adapter, its tensors in bfloat16."""
     model.save_pretrained(folder)
     weights = folder / "adapter_model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(weights).items()}, weights)
-    arguments = " ".join("DIR" if Path(word) == folder else word for word in sys.argv[1:])
-    (folder / "README.md").write_text(CARD.format(arguments=arguments, base=SMOLLM2_HUB_ID), encoding="utf-8")
 
 
 if __name__ == "__main__":
