@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 import torch
+from pact_transformers.loading import SMOLLM2
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.rivals import full_kl, tokenwise_loss
-from benchmarks.preservation.settings import cells
+from benchmarks.preservation.settings import PRESETS, cells
+from benchmarks.preservation.start import load_start
 from pact_plugin.errors import ConfigError
 
 
@@ -143,3 +145,15 @@ def test_full_fine_tuning(first, tmp_path):
         if item["cell"]["method"] == "easing" and item["cell"]["train"] == "full"
     ]
     assert item["kl_everyday"] > 0
+
+
+def test_the_kept_adapter_aligns_smollm2(first, tmp_path):
+    arguments = {"device": "cpu", "dtype": None, "bars": lambda *_: None}
+    start = load_start(SMOLLM2, PRESETS["ci"], tmp_path, align=True, **arguments)
+    assert len(start.refusals) >= PRESETS["ci"].selection_prompts - 2
+    assert start.base == SMOLLM2
+    assert not (tmp_path / "aligning").exists()  # nothing was trained
+    with pytest.raises(ConfigError, match="another start"):
+        load_start(SMOLLM2, PRESETS["ci"], first[0] / "start", align=True, **arguments)
+    with pytest.raises(ConfigError, match="Add --align"):
+        load_start(SMOLLM2, PRESETS["ci"], tmp_path, align=False, anew=True, **arguments)

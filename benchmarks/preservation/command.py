@@ -43,6 +43,9 @@ def preservation(
     items: Annotated[
         int | None, typer.Option(min=1, help="Training items of each run, instead of the preset's.")
     ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="At its highest, instead of the preset's for LoRA and full.")
+    ] = None,
     curves: Annotated[
         bool, typer.Option(help="Every strength of each method, not only its usual one.")
     ] = True,
@@ -88,7 +91,11 @@ def preservation(
         raise ConfigError(
             "no such preset", key="preset", value=preset, remedy=f"There are: {', '.join(PRESETS)}."
         )
-    sizes = PRESETS[preset] if items is None else replace(PRESETS[preset], items=items)
+    sizes = PRESETS[preset]
+    if items is not None:
+        sizes = replace(sizes, items=items)
+    if learning_rate is not None:
+        sizes = replace(sizes, lora_rate=learning_rate, full_rate=learning_rate)
     wanted = cells(
         task or ["tickets", "orders"],
         contamination or [0.0, 0.05, 0.1, 0.3],

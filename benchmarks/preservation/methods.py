@@ -136,6 +136,12 @@ METHODS = {
     "anchors-only16-5to1": _variant(
         "easing + 16 anchors, 5 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 5}
     ),
+    "anchors-only16-2to1": _variant(
+        "easing + 16 anchors, 2 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 2}
+    ),
+    "anchors-only32-2to1": _variant(
+        "easing + 32 anchors, 2 : 1", {"hold": "anchors", "anchors": 32, "anchor_ratio": 2}
+    ),
     "anchors-only32-3to1": _variant(
         "easing + 32 anchors, 3 : 1", {"hold": "anchors", "anchors": 32, "anchor_ratio": 3}
     ),
