@@ -129,21 +129,16 @@ METHODS = {
     ),
     "anchors-only4": _variant("easing + 4 anchors", {"hold": "anchors", "anchors": 4}),
     "anchors-only16": _variant("easing + 16 anchors", {"hold": "anchors", "anchors": 16}),
+    "anchors-only32": _variant("easing + 32 anchors", {"hold": "anchors", "anchors": 32}),
     "anchors-only-3to1": _variant("easing + 8 anchors, 3 : 1", {"hold": "anchors", "anchor_ratio": 3}),
     "anchors-only16-3to1": _variant(
         "easing + 16 anchors, 3 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 3}
-    ),
-    "anchors-only16-5to1": _variant(
-        "easing + 16 anchors, 5 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 5}
     ),
     "anchors-only16-2to1": _variant(
         "easing + 16 anchors, 2 : 1", {"hold": "anchors", "anchors": 16, "anchor_ratio": 2}
     ),
     "anchors-only32-2to1": _variant(
         "easing + 32 anchors, 2 : 1", {"hold": "anchors", "anchors": 32, "anchor_ratio": 2}
-    ),
-    "anchors-only32-3to1": _variant(
-        "easing + 32 anchors, 3 : 1", {"hold": "anchors", "anchors": 32, "anchor_ratio": 3}
     ),
     "anchors-only-pool128": _variant("easing + anchors, of 128 prompts", {"hold": "anchors"}, pool=64),
     "anchors-alone": _variant("anchors, no easing", {"easing": False, "hold": "anchors"}),
