@@ -74,8 +74,9 @@ HELD = "easing + anchors, data held"
 
 
 def _variant(title: str, changes: dict[str, Any] | None = None, **more: Any) -> Method:
-    """The method `anchors` with other settings of the constraint, or other fields of `Method`."""
+    """The method `anchors` with other settings of the constraint (None: without one), or other fields of `Method`."""
     config = {**DEFAULT, "hold": "all", **(changes or {})}
+    config = {key: value for key, value in config.items() if value is not None}
     return Method(title, **{"usual": USUAL, "weights": WEIGHTS, "config": config, "variant": True, **more})
 
 
@@ -105,7 +106,9 @@ METHODS = {
     "confidence-gated": Method(
         "confidence, gate in probability space", 2.0, WEIGHTS, trainer=GatedConfidenceTrainer, variant=True
     ),
-    "anchors-benign": _variant("easing + benign anchors, data held", {"anchor_prompts": "benign"}),
+    "anchors-benign": _variant(
+        "easing + benign anchors, data held", {"anchor_prompts": "benign", "anchor_ratio": None}
+    ),
     "easing-first8": Method(
         "easing, first 8 tokens",
         2.0,
