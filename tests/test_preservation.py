@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.rivals import full_kl, tokenwise_loss
+from benchmarks.preservation.run import check_sizes
 from benchmarks.preservation.settings import PRESETS, cells
 from benchmarks.preservation.start import load_start
 from pact_plugin.errors import ConfigError
@@ -110,6 +112,14 @@ def test_every_method_runs_and_is_measured(first):
     assert (output / "start" / "tokens-base.safetensors").is_file()
     for plot in ("preservation-tickets-0.25-lora.png", "preservation-tickets-0.25-lora-methods.png"):
         assert (output / plot).stat().st_size > 10_000
+    logged = {
+        item["cell"]["method"]: set(item["cell"]["logged"])
+        for item in found.values()
+        if "logged" in item["cell"]
+    }
+    assert not {"plain", "kl"} & set(logged)
+    assert "pact/divergence" in logged["published"]
+    assert {"pact/anchor_divergence", "pact/eased"} <= logged["anchors-only"]
     items = {item["cell"]["method"]: item["cell"].get("trained_items") for item in found.values()}
     assert items["drop"] < items["plain"] == 32 < items["interleaved"]
 
@@ -134,6 +144,25 @@ def test_runs_of_another_size_are_not_mixed(first):
     with pytest.raises(ConfigError, match=r"another size.*--items"):
         run(output, "--method", "plain", "--items", "16")
     assert {path.stem for path in (output / "cells").glob("*.json")} == set(found)
+
+
+def test_what_the_aligned_model_answered_serves_runs_of_every_size_and_rate(first, tmp_path):
+    output, _ = first
+    shutil.copytree(output / "start", tmp_path / "start")
+    (tmp_path / "cells").mkdir()
+    kept = tmp_path / "cells" / "tickets-aligned.json"
+    shutil.copy(output / "cells" / kept.name, kept)
+    stamp = kept.stat().st_mtime_ns
+    again = run(tmp_path, "--method", "plain", "--items", "16", "--learning-rate", "1e-4")
+    assert kept.stat().st_mtime_ns == stamp
+    assert [item["sizes"]["items"] for item in again.values()].count(16) == len(again) - 1
+    table = json.loads((tmp_path / "preservation.json").read_text())
+    assert table["sizes"]["items"] == 16
+    for cell in set(kept.parent.iterdir()) - {kept}:
+        cell.unlink()
+    check_sizes(tmp_path, replace(PRESETS["ci"], items=1, lora_rate=1.0))
+    with pytest.raises(ConfigError, match=r"tickets-aligned.*another size"):
+        check_sizes(tmp_path, replace(PRESETS["ci"], test_items=9))
 
 
 def test_full_fine_tuning(first, tmp_path):

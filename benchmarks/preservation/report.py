@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from benchmarks.preservation import goal, plots
 from benchmarks.preservation.judges import Judge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.prompts import KINDS, Split
+from benchmarks.preservation.run import ALIGNED
 from benchmarks.preservation.samples import samples
 from benchmarks.preservation.summary import KEYWORDS, Judged, Mean, Row, Setting, belongs, summarise
 
@@ -51,8 +53,8 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
     content = {
         "format": "pact-preservation",
         "version": 2,
-        "machine": found[0].content["machine"],
-        "sizes": found[0].content["sizes"],
+        "machine": _trained(found).content["machine"],
+        "sizes": _trained(found).content["sizes"],
         "rows": [asdict(row) for row in rows],
         "goal": [asdict(one) | {"met": one.met()} for one in checked],
     }
@@ -119,9 +121,14 @@ def number(value: Mean | None) -> str:
     return f"{value.mean:.3f}" + (f" ± {value.spread:.3f}" if value.seeds > 1 else "")
 
 
+def _trained(found: Sequence[Judged]) -> Judged:
+    """A run's cell: the aligned model's may be of runs of another size."""
+    return next((item for item in found if item.cell["method"] != ALIGNED), found[0])
+
+
 def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
-    info, sizes = found[0].content["machine"], found[0].content["sizes"]
-    place = info["accelerator"] or f"{info['cpu']}, {info['threads']} thread(s)"
+    info, sizes = _trained(found).content["machine"], _trained(found).content["sizes"]
+    place = " and ".join(sorted({_place(item.content["machine"]) for item in found}))
     prompts = found[0].prompts
     tested = " or ".join(str(n) for n in sorted({item.content["sizes"]["test_items"] for item in found}))
     others = ", ".join(judge.name for judge in judges if judge.name != KEYWORDS)
@@ -141,3 +148,7 @@ def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
         "also those that are not yet others. "
         f"`judges agree`: equal verdicts of the keyword judge and: {others}. Prefilled requests are in the JSON file."
     )
+
+
+def _place(info: dict[str, Any]) -> str:
+    return info["accelerator"] or f"{info['cpu']}, {info['threads']} thread(s)"

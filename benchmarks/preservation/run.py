@@ -47,7 +47,7 @@ def run(
     Raises:
         ConfigError: The folder holds runs of other sizes.
     """
-    _check_sizes(output, sizes)
+    check_sizes(output, sizes)
     prompts = prompts_of(split, sizes.prompts)
     texts = everyday()[: sizes.everyday]
     asked = everyday_answers(start.model, start.tokenizer, texts, sizes)
@@ -101,10 +101,17 @@ def run(
     bars(len(todo), max(len(todo), 1), "Runs")
 
 
-def _check_sizes(output: Path, sizes: Sizes) -> None:
+def check_sizes(output: Path, sizes: Sizes) -> None:
+    """Refuse a folder of other runs; the aligned model's own answers serve runs of every size and rate.
+
+    Raises:
+        ConfigError: The folder holds runs of other sizes.
+    """
     for path in sorted((output / "cells").glob("*.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))["sizes"]
-        if found != asdict(sizes):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = Sizes(**content["sizes"])
+        same = found.asking == sizes.asking if content["cell"]["method"] == ALIGNED else found == sizes
+        if not same:
             raise ConfigError(
                 f"{path.name} there is of a run of another size",
                 key="output",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from benchmarks.preservation.methods import METHODS
 from pact_plugin.errors import ConfigError
@@ -46,6 +47,12 @@ class Sizes:
     def steps(self) -> int:
         """Optimiser steps of one pass over `items`."""
         return -(-self.items // self.batch_size)
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """What the aligned model's own answers depend on: nothing of the training."""
+        training = {"items", "batch_size", "lora_rate", "full_rate", "rank", "lora_layers"}
+        return {name: value for name, value in asdict(self).items() if name not in training}
 
 
 PRESETS = {

@@ -117,7 +117,8 @@ def fine_tune(
         report: Called with the number of steps done.
 
     Returns:
-        The model, and what to note of its training: the number of items, and the last weight if that adapts.
+        The model, and what to note of its training: the number of items, what the constraint has logged, in time, and
+        the last weight if that adapts.
     """
     method = METHODS[cell.method]
     examples = training_data(cell, sizes, start)
@@ -139,7 +140,7 @@ def fine_tune(
         gradient_checkpointing=False,
         bf16=not lora and start.model.dtype == torch.bfloat16,
         use_cpu=on_cpu,
-        logging_steps=10,
+        logging_steps=max(1, sizes.steps // 4),
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -167,7 +168,15 @@ def fine_tune(
     noted: dict[str, Any] = {"trained_items": len(examples)}
     if method.adapts:
         noted["last_weight"] = trainer.pact.config.weight
+    if config is not None:
+        noted["logged"] = _logged(trainer.state.log_history)
     return tuned.to(start.model.dtype).eval(), noted
+
+
+def _logged(history: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    """Every `pact/` metric of a trainer's log, in time."""
+    names = dict.fromkeys(name for entry in history for name in entry if name.startswith("pact/"))
+    return {name: [entry[name] for entry in history if name in entry] for name in names}
 
 
 def _adapter(model: Any, sizes: Sizes) -> LoraConfig:
