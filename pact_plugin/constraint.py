@@ -20,6 +20,7 @@ from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.finite import FiniteCheck
 from pact_plugin.head import check_head, language_head
+from pact_plugin.hold import loose_hold
 from pact_plugin.hooks.manager import load_reference, load_safety_tokens
 from pact_plugin.meter import Meter, Reduce, Sums
 from pact_plugin.modes import evaluation_mode
@@ -111,7 +112,7 @@ class PactConstraint:
         self._watch = Watch(self.head.decoder, self.config.first_n)
         self._task_head = TaskHead(self.config, model, self.head, self._ids)
         self._finite = FiniteCheck()
-        self._first = True
+        self._first, self._warned = True, False
         self.receipt = Receipt(
             config=self.config.summary(),
             tokens={
@@ -281,11 +282,17 @@ class PactConstraint:
         if mode == "train":
             self.receipt.positions += round(flushed.positions)
             self.receipt.divergence += flushed.divergence
+            self.receipt.anchor_divergence += flushed.anchor_divergence
+            self.receipt.trained_tokens += round(flushed.tokens)
 
     def write_receipt(self, directory: str | Path) -> None:
-        """Write the receipt and the safety tokens into a directory."""
+        """Write the receipt and the safety tokens into a directory; warn, once, if the run does not hold (`hold`)."""
         self.receipt.write(directory)
         self.tokens.save(Path(directory) / TOKENS_FILE)
+        loose = loose_hold(self.receipt)
+        if loose and not self._warned:
+            warnings.warn(f"PACT: {loose}", stacklevel=2)
+            self._warned = True
 
     def require_of_anchors(self, condition: Callable[[], None]) -> None:
         """Go on without the anchors, with a warning, where they cannot be and nobody has asked for them.

@@ -15,6 +15,7 @@ from pact_plugin.errors import ReceiptError
 FILE_NAME = "pact_receipt.json"
 _VERSION = 1
 _OF_ANCHORS = ("anchors", "anchor_prompts", "anchor_tokens", "anchor_ratio")
+_DERIVED = ("mean_divergence", "mean_anchor_divergence")
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Receipt:
         positions: Response positions constrained, over all ranks.
         divergence: Sum of their divergences in nats.
         anchor_prompts: Prompts that the aligned model has answered, from which anchors are taken in turn.
+        anchor_divergence: Sum over the trained tokens of the mean divergence at their anchors' positions, in nats.
+        trained_tokens: Tokens that the task's loss has counted, over all ranks.
         version: Of this file's format.
     """
 
@@ -43,12 +46,26 @@ class Receipt:
     positions: int = 0
     divergence: float = 0.0
     anchor_prompts: int = 0
+    anchor_divergence: float = 0.0
+    trained_tokens: int = 0
     version: int = _VERSION
 
     @property
     def anchors_alone(self) -> bool:
         """Whether nothing but the anchors was held (spec clause C10.5)."""
         return bool(self.anchor_prompts) and self.config.get("hold") == "anchors"
+
+    @property
+    def mean_divergence(self) -> float | None:
+        """At the data's own positions, in nats; None before the first."""
+        return self.divergence / self.positions if self.positions else None
+
+    @property
+    def mean_anchor_divergence(self) -> float | None:
+        """As `pact/anchor_divergence`, over the whole run; None without anchors, or where it was not noted."""
+        if not self.anchor_prompts or not self.trained_tokens:
+            return None
+        return self.anchor_divergence / self.trained_tokens
 
     def __str__(self) -> str:
         """What constrains the run, in a line."""
@@ -109,14 +126,14 @@ class Receipt:
                 )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps = earlier.total_steps
-        self.positions, self.divergence = earlier.positions, earlier.divergence
+        for name in ("positions", "divergence", "anchor_divergence", "trained_tokens"):
+            setattr(self, name, getattr(earlier, name))
 
     def write(self, directory: str | Path) -> Path:
         """Write `pact_receipt.json` into a directory; never half of it."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        content = asdict(self)
-        content["mean_divergence"] = self.divergence / self.positions if self.positions else None
+        content = asdict(self) | {name: getattr(self, name) for name in _DERIVED}
         text = json.dumps(content, indent=2, sort_keys=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -135,8 +152,7 @@ class Receipt:
         path = path / FILE_NAME if path.is_dir() or path.suffix != ".json" else path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            content.pop("mean_divergence", None)
-            receipt = cls(**content)
+            receipt = cls(**{name: value for name, value in content.items() if name not in _DERIVED})
         except FileNotFoundError as error:
             raise ReceiptError(
                 "no receipt: nothing shows that this run was constrained",
@@ -180,7 +196,9 @@ def _well_formed(receipt: Receipt) -> bool:
         and is_count(receipt.total_steps)
         and is_count(receipt.positions)
         and is_count(receipt.anchor_prompts)
+        and is_count(receipt.trained_tokens)
         and isinstance(receipt.divergence, float | int)
+        and isinstance(receipt.anchor_divergence, float | int)
     )
 
 

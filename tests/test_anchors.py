@@ -25,6 +25,7 @@ from pact_plugin.anchors import Anchors
 from pact_plugin.audit.prompts import ANCHORS
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.generate import user_prompt
+from pact_plugin.hold import LOOSE
 from pact_plugin.prompts import benign_prompts, harmful_prompts
 from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
@@ -244,7 +245,7 @@ def test_gradient_checkpointing(reentrant):
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         constraint = PactConstraint(model.train(), TOKENIZER, config())
-        loss = loss_of(constraint, moved(model), a_batch())
+        loss = loss_of(constraint, moved(moved(model)), a_batch())
         loss.backward()
         return loss.item(), gradients(model)
 
@@ -439,6 +440,19 @@ def test_the_receipt_says_how_many(tmp_path, settings, words, positions):
     assert receipt.anchor_prompts == len(constraint.anchors.documents) > 2 * ANCHORS - 20
     assert words in verify_run(tmp_path)
     assert positions in verify_run(tmp_path)
+
+
+def test_a_run_that_does_not_hold_is_warned_of_once(tmp_path, recwarn):
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, config())
+    loss_of(constraint, moved(moved(model)), a_batch())
+    constraint.write_receipt(tmp_path)  # nothing of it has come to the host
+    assert not [w for w in recwarn if "a token from the aligned one" in str(w.message)]
+    constraint.flush()
+    assert constraint.receipt.mean_anchor_divergence > LOOSE
+    constraint.write_receipt(tmp_path)
+    constraint.write_receipt(tmp_path)
+    assert len([w for w in recwarn if "a token from the aligned one" in str(w.message)]) == 1
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

@@ -15,6 +15,7 @@ from tiny import tiny_model
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ReceiptError
+from pact_plugin.receipt import Receipt
 from pact_plugin.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=3)
@@ -37,6 +38,7 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora, hold):
     aligned, pool = tiny_model(), trainer.pact.anchors
     optimizer = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.2)
     plain.train()
+    moved, tokens = 0.0, 0
     for step, log in enumerate(train_logs(trainer)):
         micro_batches = recording.batches[2 * step : 2 * step + 2]
         counts = [(batch["labels"][:, 1:] != -100).sum() for batch in micro_batches]
@@ -53,10 +55,14 @@ def test_four_steps_equal_a_plain_loop(tmp_path, with_lora, hold):
         optimizer.step()
         assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
         assert log[METRIC] == pytest.approx(term.item(), rel=1e-3, abs=1e-6)
+        moved, tokens = moved + log[METRIC] * sum(counts).item(), tokens + sum(counts).item()
         data = log["pact/divergence"] * log["pact/positions"] / sum(counts).item()
         held = data + log[METRIC] if hold == "all" else log[METRIC]
         assert log["pact/loss"] == pytest.approx(2 * held, rel=1e-4, abs=1e-6)
     assert train_logs(trainer)[-1][METRIC] > 1e-4
+    receipt = trainer.pact.receipt
+    assert receipt.trained_tokens == tokens
+    assert receipt.mean_anchor_divergence == pytest.approx(moved / tokens, rel=1e-4)
     final = weights(trainer)
     for name, parameter in plain.named_parameters():
         if parameter.requires_grad:
@@ -157,5 +163,8 @@ def test_an_interrupted_run_resumes_as_one(tmp_path, with_lora):
     ours, theirs = (train_logs(t)[-1][METRIC] for t in (resumed, whole))
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert "3 anchors" in verify_run(tmp_path / "cut")
+    counted = [Receipt.read(tmp_path / name) for name in ("cut", "whole")]
+    assert counted[0].trained_tokens == counted[1].trained_tokens
+    assert counted[0].mean_anchor_divergence == pytest.approx(counted[1].mean_anchor_divergence, rel=1e-4)
     with pytest.raises(ReceiptError, match="constrained differently: config"):
         trainer(tmp_path / "cut", 6, CONFIG.model_copy(update={"anchors": 2})).train(True)

@@ -7,9 +7,12 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from pact_plugin.cli.main import app
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ReceiptError
+from pact_plugin.hold import LOOSE, loose_hold
 from pact_plugin.receipt import FILE_NAME, Receipt, comparable
 from pact_plugin.verify import verify_run
 
@@ -55,6 +58,56 @@ def test_verify_says_what_was_constrained(tmp_path):
     ):
         assert words in line
     assert "\n" not in line
+
+
+def held(moved: float, **values) -> Receipt:
+    """Of a run of 4 steps on 100 tokens, its anchors moved by so many nats a token."""
+    counts = {"steps": [[1, 4]], "total_steps": 4, "positions": 10, "trained_tokens": 100}
+    return a_receipt(**counts, anchor_divergence=100 * moved, **values)
+
+
+def verified(folder):
+    return CliRunner().invoke(app, ["verify", str(folder)])
+
+
+def test_verify_says_how_far_the_anchors_moved_and_warns_of_a_loose_hold(tmp_path):
+    for moved, warns in ((LOOSE / 2, False), (LOOSE, False), (2 * LOOSE, True)):
+        held(moved, anchor_prompts=512).write(tmp_path)
+        assert Receipt.read(tmp_path).mean_anchor_divergence == pytest.approx(moved)
+        result = verified(tmp_path)
+        assert result.exit_code == 0
+        assert f"at the anchors {moved:.4g}" in result.stdout
+        assert ("warning" in result.stderr) is warns
+        assert "warning" not in result.stdout
+    for words in ("0.02 nats", "Lower the learning rate", "pact-plugin audit"):
+        assert words in result.stderr
+
+
+@pytest.mark.parametrize("receipt", [held(1.0), a_receipt(anchor_prompts=512), held(0.0, anchor_prompts=512)])
+def test_no_warning_without_anchors_or_before_anything_was_noted(receipt):
+    assert loose_hold(receipt) is None
+    assert receipt.mean_anchor_divergence in (None, 0.0)
+
+
+def test_no_warning_of_a_run_that_only_measures():
+    receipt = held(1.0, anchor_prompts=512)
+    assert loose_hold(receipt)
+    receipt.config["weight"] = 0.0
+    assert loose_hold(receipt) is None
+
+
+@pytest.mark.parametrize("field", ["anchor_divergence", "trained_tokens"])
+def test_a_receipt_of_before_that_was_noted_is_read(tmp_path, field):
+    path = held(1.0, anchor_prompts=512).write(tmp_path)
+    content = json.loads(path.read_text())
+    assert content["mean_anchor_divergence"] == 1.0
+    kept = {k: v for k, v in content.items() if k not in ("anchor_divergence", "trained_tokens")}
+    path.write_text(json.dumps({k: v for k, v in kept.items() if not k.startswith("mean")}))
+    assert Receipt.read(path).mean_anchor_divergence is None
+    assert "at the anchors" not in verify_run(tmp_path)
+    path.write_text(json.dumps(content | {field: "much"}))
+    with pytest.raises(ReceiptError, match="cannot be read"):
+        Receipt.read(path)
 
 
 @pytest.mark.parametrize(
@@ -103,9 +156,11 @@ def test_no_receipt(tmp_path):
 
 
 def test_resuming_continues_the_counts_and_refuses_other_settings():
-    earlier = a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5)
-    receipt = a_receipt()
+    earlier = held(0.5, divergence=0.5, anchor_prompts=512)
+    receipt = a_receipt(anchor_prompts=512)
     receipt.resume(earlier)
+    assert (receipt.positions, receipt.divergence) == (10, 0.5)
+    assert (receipt.trained_tokens, receipt.mean_anchor_divergence) == (100, 0.5)
     receipt.add_step(5)
     assert receipt.steps == [[1, 5]]
     assert earlier.steps == [[1, 4]]

@@ -36,10 +36,15 @@ app.command("demo")(demo.demo)
 def verify(
     output: Annotated[Path, typer.Argument(help="Output or checkpoint directory of a training run.")],
 ) -> None:
-    """Say whether a run was constrained; exit status 1 when it was not, in whole or in part."""
-    from pact_plugin.verify import verify_run
+    """Say whether a run was constrained; exit status 1 when it was not, in whole or in part.
+
+    Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
+    """
+    from pact_plugin.verify import verify_run, warning_of
 
     Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
+    if (loose := warning_of(output)) is not None:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {loose}", markup=False)
 
 
 def main() -> Any:
