@@ -180,6 +180,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
     assert "8 anchors alone" in run.verify().stdout
+    assert "nats, at the anchors " in run.verify().stdout
 
     rows = [
         (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])
