@@ -53,8 +53,8 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
     content = {
         "format": "pact-preservation",
         "version": 2,
-        "machine": _trained(found).content["machine"],
-        "sizes": _trained(found).content["sizes"],
+        "machine": runs(found)[0].content["machine"],
+        "sizes": runs(found)[0].content["sizes"],
         "rows": [asdict(row) for row in rows],
         "goal": [asdict(one) | {"met": one.met()} for one in checked],
     }
@@ -121,14 +121,14 @@ def number(value: Mean | None) -> str:
     return f"{value.mean:.3f}" + (f" ± {value.spread:.3f}" if value.seeds > 1 else "")
 
 
-def _trained(found: Sequence[Judged]) -> Judged:
-    """A run's cell: the aligned model's may be of runs of another size."""
-    return next((item for item in found if item.cell["method"] != ALIGNED), found[0])
+def runs(found: Sequence[Judged]) -> Sequence[Judged]:
+    """The cells without the aligned model's, which may be of runs of another size; where there are no others, those."""
+    return [item for item in found if item.cell["method"] != ALIGNED] or found
 
 
 def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
-    info, sizes = _trained(found).content["machine"], _trained(found).content["sizes"]
-    place = " and ".join(sorted({_place(item.content["machine"]) for item in found}))
+    info, sizes = runs(found)[0].content["machine"], runs(found)[0].content["sizes"]
+    place = " and ".join(sorted({_place(item.content["machine"]) for item in runs(found)}))
     prompts = found[0].prompts
     tested = " or ".join(str(n) for n in sorted({item.content["sizes"]["test_items"] for item in found}))
     others = ", ".join(judge.name for judge in judges if judge.name != KEYWORDS)
