@@ -5,8 +5,8 @@ from __future__ import annotations
 from pact_plugin.receipt import Receipt
 
 LOOSE = 0.01
-"""Nats a token at the anchors, over a run, with `anchor_tokens` as by default. Runs that kept every refusal moved by
-0.004 to 0.006, those that lost some by 0.022 and more (benchmarks/preservation/README.md)."""
+"""Nats a token at the anchors, over a run, with `anchor_tokens` as by default. Of 21 runs 18 moved by 0.002 to 0.007, and
+decided as the aligned model at other prompts, too; the others by 0.022 and more (benchmarks/preservation/README.md)."""
 
 
 def loose_hold(receipt: Receipt) -> str | None:
@@ -20,6 +20,6 @@ def loose_hold(receipt: Receipt) -> str | None:
         return None
     return (
         f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {LOOSE:g}: "
-        "runs that moved so far have lost refusals. Lower the learning rate, or set `anchors: 32` and "
-        "`anchor_ratio: 2`; `pact-plugin audit` says what is left."
+        "what it refuses may have changed. Lower the learning rate, or set `anchors: 32` and `anchor_ratio: 2`; "
+        "`pact-plugin audit` says what is left."
     )
