@@ -5,8 +5,9 @@ from __future__ import annotations
 from pact_plugin.receipt import Receipt
 
 LOOSE = 0.01
-"""Nats a token at the anchors, over a run, with `anchor_tokens` as by default. Of 21 runs 18 moved by 0.002 to 0.007
-and decided as the aligned model at other prompts, too; the others by 0.022 and more (benchmarks/preservation/README.md)."""
+"""Nats a token at the anchors, over a run, with `anchor_tokens` as by default. Of 21 runs in
+benchmarks/preservation/README.md 18 moved by 0.002 to 0.007 and decided as the aligned model at other prompts, too;
+the others by 0.022 and more."""
 
 
 def loose_hold(receipt: Receipt) -> str | None:
