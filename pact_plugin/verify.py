@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from pact_plugin.errors import ReceiptError
-from pact_plugin.hold import loose_hold
 from pact_plugin.receipt import FILE_NAME, Receipt
 
 _TRAINER_STATE = "trainer_state.json"
@@ -55,18 +54,6 @@ def verify_run(directory: str | Path) -> str:
         f"{' measured' if receipt.anchors_alone else ''}, mean divergence {receipt.mean_divergence:.4g} nats"
         f"{'' if anchors is None else f', at the anchors {anchors:.4g}'}, {receipt}"
     )
-
-
-def warning_of(directory: str | Path) -> str | None:
-    """What to say of a constrained run that did not hold (`hold.loose_hold`); None if it did, as far as it knows.
-
-    Args:
-        directory: As of `verify_run`.
-
-    Raises:
-        ReceiptError: There is no receipt.
-    """
-    return loose_hold(Receipt.read(directory))
 
 
 def _unconstrained_steps(folder: Path) -> int:

@@ -40,10 +40,12 @@ def verify(
 
     Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
     """
-    from pact_plugin.verify import verify_run, warning_of
+    from pact_plugin.hold import loose_hold
+    from pact_plugin.receipt import Receipt
+    from pact_plugin.verify import verify_run
 
     Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
-    if (loose := warning_of(output)) is not None:
+    if (loose := loose_hold(Receipt.read(output))) is not None:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {loose}", markup=False)
 
 
