@@ -65,7 +65,7 @@ class Mode:
             **published,
             objective=self.objective,
             reference=own,
-            first_n=self.first_n,
+            first_n=self.first_n or "all",
             anchors=self.anchors,
             safety_tokens=tokens,
             store=str(folder / f"{self.objective}-{self.first_n}") if own == "stored" else None,

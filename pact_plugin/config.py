@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,8 @@ OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""
 ANCHORS, ANCHOR_TOKENS, ANCHOR_RATIO = 8, 4, 1
 """Anchors of an optimiser step, first tokens of each, benign to each harmful, unless set: benchmarks/preservation."""
+FIRST_N = 16
+"""First tokens of each response that are constrained and eased, unless set: benchmarks/preservation."""
 
 
 class _Settings(BaseModel):
@@ -32,6 +34,14 @@ class _Settings(BaseModel):
     )
 
     def __init__(self, **values: Any) -> None:
+        for name, field in type(self).model_fields.items():
+            if isinstance(values.get(name), bool) and bool not in get_args(field.annotation):
+                raise ConfigError(  # pydantic takes it for a number
+                    "neither true nor false is a value of this setting",
+                    key=type(self)._prefix + name,
+                    value=values[name],
+                    remedy=f"See `{(type(self)._prefix or name).removesuffix('.')}` in the description of PactConfig.",
+                )
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -96,8 +106,9 @@ class PactConfig(_Settings):
     store: Annotated[str | None, BeforeValidator(_path_to_str)] = None
     """Folder of the stored predictions. Unset: `_pact_store` in a trainer's output folder; a loop of one's own must
     name it."""
-    first_n: Annotated[int | None, Field(ge=1)] = None
-    """Constrain and ease only the first tokens of every response, this many (spec clause C5.6). Unset: all."""
+    first_n: Annotated[int, Field(ge=1)] | Literal["all"] | None = None
+    """Constrain and ease only the first tokens of every response, this many, or `all` of them (spec clause C5.6).
+    Unset: 16 for `confidence`, all for `published`."""
     hold: Literal["all", "anchors"] | None = None
     """What is held to the aligned model: `all`, the response positions of the fine-tuning data and the anchors,
     or the `anchors` alone, while the task goes on yielding by `easing` (spec clause C10.5). Unset: the anchors, or
@@ -185,6 +196,13 @@ class PactConfig(_Settings):
         return wanted and self.weight > 0
 
     @property
+    def first_tokens(self) -> int | None:
+        """Tokens of each response that are constrained and eased; None for all."""
+        if self.first_n is None:
+            return FIRST_N if self.objective == "confidence" else None
+        return None if self.first_n == "all" else self.first_n
+
+    @property
     def anchor_count(self) -> int:
         """Anchors of an optimiser step; none at weight 0, which leaves training as it was."""
         if self.objective != "confidence" or self.weight == 0:
@@ -224,20 +242,22 @@ class PactConfig(_Settings):
         tokens = self.safety_tokens
         dumped["safety_tokens"] = tokens.digest if isinstance(tokens, SafetyTokens) else tokens
         dumped["easing"], dumped["anchors"] = self.eases, self.anchor_count
+        dumped["first_n"] = self.first_tokens or "all"
         dumped["hold"] = "all" if self.holds_data(self.anchor_count > 0) else "anchors"
         return dumped
 
 
 def _as_config_error(model: type[_Settings], error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
+    name = str(first["loc"][0])  # what follows says which type of a union
+    choices = [one["msg"] for one in error.errors() if one["loc"][0] == name]
     key = model._prefix + name
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, model.model_fields, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Valid keys: {', '.join(model.model_fields)}."
         return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)
     return ConfigError(
-        first["msg"][:1].lower() + first["msg"][1:],
+        ", or ".join(message[:1].lower() + message[1:] for message in choices),
         key=key,
         value=first["input"],
         remedy=f"See `{key.split('.')[0]}` in the description of PactConfig.",

@@ -97,7 +97,7 @@ class PactConstraint:
             self.config.chunk_size,
             header,
             gate_end(published.prefix, published.decay, published.boost) if published else 0,
-            self.config.first_n is not None,
+            self.config.first_tokens is not None,
         )
         self.stored: StoredReference | None = None
         if self.reference.kind == "stored":
@@ -109,7 +109,7 @@ class PactConstraint:
         data = self._holds_data
         train = Meter(self.config.weight, data=data, anchors=self.anchors is not None)
         self._meters = {"train": train, "eval": Meter(self.config.weight, data=data)}
-        self._watch = Watch(self.head.decoder, self.config.first_n)
+        self._watch = Watch(self.head.decoder, self.config.first_tokens)
         self._task_head = TaskHead(self.config, model, self.head, self._ids)
         self._finite = FiniteCheck()
         self._first, self._warned = True, False

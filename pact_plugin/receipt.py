@@ -111,13 +111,13 @@ class Receipt:
         Raises:
             ReceiptError: That run was constrained by other settings, tokens or another reference.
         """
-        for name in ("config", "tokens", "reference", "store"):
-            ours, theirs = getattr(self, name), getattr(earlier, name)
-            if name == "config":
-                ours, theirs = comparable(ours), comparable(theirs)
+        whole = [
+            (name, getattr(self, name), getattr(earlier, name)) for name in ("tokens", "reference", "store")
+        ]
+        for name, ours, theirs in [*differing(self.config, earlier.config), *whole]:
             if ours != theirs:
                 raise ReceiptError(
-                    f"the checkpoint was constrained differently: {name} was {theirs}",
+                    f"the checkpoint was constrained differently: {name} was {theirs!r}",
                     key=name,
                     value=ours,
                     remedy=f"Set `reference: {theirs}` to resume, or start a new run."
@@ -178,9 +178,20 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
         del kept["anchor_ratio"]
     if kept.get("hold") == "all":  # as it was before there was a choice
         del kept["hold"]
+    kept.setdefault("first_n", "all")  # as it was unless set
     if kept.get("reference") in OWN_REFERENCES:
         del kept["reference"]
     return kept
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Settings that keep a run from going on where another stopped: key, value here and value there."""
+    ours, theirs = comparable(ours), comparable(theirs)
+    return [
+        (key, ours.get(key), theirs.get(key))
+        for key in sorted(ours | theirs)
+        if ours.get(key) != theirs.get(key)
+    ]
 
 
 def _well_formed(receipt: Receipt) -> bool:

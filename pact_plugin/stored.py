@@ -58,7 +58,7 @@ class StoredReference:
             count=len(tokens),
             objective=config.objective,
             settings={"header": list(passes.header or []), "gate_end": passes.end} if published else {},
-            first_n=config.first_n,
+            first_n=config.first_tokens,
         )
         self.store = Store(config.store, header)
 

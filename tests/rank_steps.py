@@ -39,7 +39,7 @@ class Case:
     train: str
     reference: str
     objective: str = "confidence"
-    first_n: int | None = None
+    first_n: int | str = "all"
     anchors: int = 0
     hold: str = "all"
 
@@ -57,7 +57,7 @@ class Case:
 
 def cases(wrapper: str) -> Iterator[Case]:
     for train, objective in itertools.product(("lora", "full"), ("confidence", "published")):
-        for first_n in (None, 3):
+        for first_n in ("all", 3):
             yield Case(train, "stored", objective, first_n)
             if train == "lora":
                 yield Case(train, "adapter_off", objective, first_n)

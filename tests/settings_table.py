@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 from pydantic import BaseModel
@@ -41,17 +41,26 @@ def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _kind(field: FieldInfo) -> str:
-    for choice in (field.annotation, *get_args(field.annotation)):
-        if get_origin(choice) is Literal:
-            return " or ".join(f"`{value}`" for value in get_args(choice))
-    kinds = [kind for kind in get_args(field.annotation) or (field.annotation,) if kind is not NoneType]
-    name = next(_NAMES[kind] for kind in kinds if kind in _NAMES)
+    whole = get_origin(field.annotation) in (Literal, None)
+    choices = (field.annotation,) if whole else get_args(field.annotation)
+    kinds = [_choice(choice, field.metadata) for choice in choices if choice is not NoneType]
+    return " or ".join(kind for kind in kinds if kind)
+
+
+def _choice(kind: Any, metadata: Sequence[Any]) -> str:
+    """One type of a union; bounds are its own or the field's. Nothing of a type that no file can hold."""
+    if get_origin(kind) is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(kind))
+    if get_origin(kind) is Annotated:
+        kind, *own = get_args(kind)
+        metadata = [bound for one in own for bound in getattr(one, "metadata", [one])]
     bounds = [
         f"{sign} {getattr(bound, attribute):g}"
-        for bound in field.metadata
-        for kind, (attribute, sign) in _BOUNDS.items()
-        if isinstance(bound, kind)
+        for bound in metadata
+        for bounding, (attribute, sign) in _BOUNDS.items()
+        if isinstance(bound, bounding)
     ]
+    name = _NAMES.get(kind, "")
     return " ".join([name, *bounds[:1]]) + "".join(f" and {bound}" for bound in bounds[1:])
 
 

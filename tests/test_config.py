@@ -41,6 +41,15 @@ from pact_plugin.errors import ConfigError
         ),
         ({"reference": ""}, ["reference"]),
         ({"chunk_size": 0}, ["chunk_size", "0"]),
+        ({"first_n": 0}, ["first_n", "0", "greater than or equal to 1", "'all'"]),
+        ({"first_n": "every"}, ["first_n", "every", "valid integer", "'all'"]),
+        ({"first_n": True}, ["first_n", "True", "neither true nor false"]),
+        ({"anchors": True}, ["anchors", "True", "neither true nor false"]),
+        ({"weight": False}, ["weight", "False", "neither true nor false"]),
+        (
+            {"objective": "published", "published": {"alpha": True}},
+            ["published.alpha", "neither true nor false"],
+        ),
         ({"safety_tokens": 3}, ["safety_tokens", "3"]),
     ],
 )
@@ -102,3 +111,21 @@ def test_anchors_are_held_alone_where_there_are_any(settings, hold):
     assert config.summary()["hold"] == hold
     assert config.holds_data(config.anchor_count > 0) == (hold == "all")
     assert config.holds_data(False) == (settings.get("hold") != "anchors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, 16),
+        ({"hold": "all"}, 16),
+        ({"anchors": 0}, 16),
+        ({"objective": "published"}, None),
+        ({"objective": "published", "first_n": 4}, 4),
+        ({"first_n": 64}, 64),
+        ({"first_n": "all"}, None),
+    ],
+)
+def test_the_first_tokens_of_each_response_unless_all_are_asked_for(settings, first):
+    config = PactConfig(**settings)
+    assert config.first_tokens == first
+    assert config.summary()["first_n"] == (first or "all")

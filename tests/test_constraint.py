@@ -95,7 +95,7 @@ def constrained_loss(model, config, batch, **keywords):
     return constraint, output, constraint.loss(batch, **keywords)
 
 
-@pytest.mark.parametrize("first_n", [None, 2])
+@pytest.mark.parametrize("first_n", ["all", 2])
 @pytest.mark.parametrize("easing", [True, False])
 def test_confidence_equals_the_specification_on_full_logits(easing, first_n):
     """Clauses C2 and C5.6."""
@@ -110,7 +110,7 @@ def test_confidence_equals_the_specification_on_full_logits(easing, first_n):
     student, reference = logprobs(model), logprobs(aligned)
     divergence, eased, mass = 0.0, 0.0, 0.0
     count = len(positions(batch["labels"]))
-    where = [p for p in positions(batch["labels"]) if first_n is None or p[2] < first_n]
+    where = [p for p in positions(batch["labels"]) if first_n == "all" or p[2] < first_n]
     for row, column, _ in where:
         p_ref = reference[row, column - 1, POSITIVE]
         label = int(batch["labels"][row, column])
@@ -130,7 +130,7 @@ def test_confidence_equals_the_specification_on_full_logits(easing, first_n):
     assert output.loss.item() > 0
 
 
-@pytest.mark.parametrize("first_n", [None, 3])
+@pytest.mark.parametrize("first_n", ["all", 3])
 @pytest.mark.parametrize("decay", [2.0, 0.0])
 def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand(decay, first_n):
     """Clauses C3, C3.8, C3.9 and C5.6."""
@@ -144,7 +144,7 @@ def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand(deca
     student, reference = (logits_of(m, input_ids=batch["input_ids"]) for m in (model, aligned))
     total, count = 0.0, len(positions(batch["labels"]))
     for row, column, index in positions(batch["labels"]):
-        if first_n is not None and index >= first_n:
+        if first_n != "all" and index >= first_n:
             continue
         so_far = batch["input_ids"][row, column - index : column].tolist()
         post = logits_of(aligned, input_ids=torch.tensor([header + so_far]))[0, -1, ids]
@@ -178,7 +178,8 @@ def passes_of_the_reference(monkeypatch, batch, **settings) -> list[tuple[int, .
 def test_a_pass_reads_no_more_than_the_prompt_and_the_first_n_tokens(monkeypatch):
     batch = a_batch(rows=3, width=40)
     batch["labels"][-1, 6:] = -100  # the prompt has 4 tokens, this response 2
-    assert passes_of_the_reference(monkeypatch, batch) == [(3, 40)]
+    assert passes_of_the_reference(monkeypatch, batch) == [(3, 4 + 16 - 1)]
+    assert passes_of_the_reference(monkeypatch, batch, first_n="all") == [(3, 40)]
     assert passes_of_the_reference(monkeypatch, batch, first_n=5) == [(3, 4 + 5 - 1)]
     assert passes_of_the_reference(monkeypatch, batch, first_n=100) == [(3, 40 - 1)]
 
@@ -318,7 +319,7 @@ def test_splitting_a_batch_changes_no_gradient():
     assert constraint.receipt.steps == [[1, 1]]
 
 
-@pytest.mark.parametrize("first_n", [None, 2])
+@pytest.mark.parametrize("first_n", ["all", 2])
 def test_packed_rows_equal_the_documents_apart(first_n):
     documents = [a_batch(seed, rows=1, width=8 + seed) for seed in range(3)]
     packed = {

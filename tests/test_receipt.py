@@ -166,7 +166,7 @@ def test_resuming_continues_the_counts_and_refuses_other_settings():
     assert earlier.steps == [[1, 4]]
     other = a_receipt()
     other.config["weight"] = 3.0
-    with pytest.raises(ReceiptError, match="constrained differently: config"):
+    with pytest.raises(ReceiptError, match=r"constrained differently: weight was 2\.0"):
         other.resume(earlier)
 
 
@@ -185,3 +185,12 @@ def test_a_receipt_of_before_anchor_ratio_means_one_to_one():
     before = {key: value for key, value in now.items() if key != "anchor_ratio"}
     assert comparable(now) == comparable(before)
     assert comparable(PactConfig(anchor_ratio=3).summary()) != comparable(before)
+
+
+def test_a_receipt_of_before_first_n_was_set_means_all():
+    now = PactConfig(first_n="all").summary()
+    before = now | {"first_n": None}
+    assert comparable(now) == comparable(before)
+    assert comparable(PactConfig().summary()) != comparable(before)
+    published = PactConfig(objective="published").summary()
+    assert comparable(published) == comparable(published | {"first_n": None})

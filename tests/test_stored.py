@@ -84,7 +84,7 @@ def settings(**changes) -> PactConfig:
     return PactConfig(**({"safety_tokens": TOKENS, "weight": 1.5, "anchors": 0} | changes))
 
 
-@pytest.mark.parametrize("first_n", [None, 2])
+@pytest.mark.parametrize("first_n", ["all", 2])
 @pytest.mark.parametrize("objective", ["confidence", "published"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("make", [full, lora, trained_lora])

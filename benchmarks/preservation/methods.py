@@ -67,8 +67,17 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of a constraint."""
 USUAL = 1.0
 """The weight of `pact: true`."""
-DEFAULT = {"easing": True, "anchors": 8, "anchor_tokens": 4, "anchor_ratio": 1, "hold": "anchors"}
+DEFAULT = {
+    "easing": True,
+    "first_n": 16,
+    "anchors": 8,
+    "anchor_tokens": 4,
+    "anchor_ratio": 1,
+    "hold": "anchors",
+}
 """The settings of `pact: true`, named, so that a name means the same where the defaults change."""
+CONFIDENCE = {"easing": False, "first_n": "all", "anchors": 0}
+"""The objective alone."""
 HELD = "easing + anchors, data held"
 """Title of the method `anchors`."""
 
@@ -87,15 +96,15 @@ METHODS = {
     "kl": Method("full-vocabulary KL", 1.0, (0.1, 0.3, 1.0, 3.0), trainer=FullKLTrainer),
     "tokenwise": Method("token-wise (Qi et al.)", 1.0, (0.3, 1.0, 3.0), trainer=TokenwiseTrainer),
     "published": Method("published PACT", 1.0, (0.3, 1.0, 3.0, 10.0), config={"objective": "published"}),
-    "confidence": Method("confidence", 2.0, WEIGHTS, config={"easing": False, "anchors": 0}),
+    "confidence": Method("confidence", 2.0, WEIGHTS, config=CONFIDENCE),
     "confidence-drop": Method(
         "confidence, refused items dropped",
         2.0,
         WEIGHTS,
-        config={"easing": False, "anchors": 0},
+        config=CONFIDENCE,
         drops=True,
     ),
-    "easing": Method("confidence + easing", 2.0, WEIGHTS, config={"easing": True, "anchors": 0}),
+    "easing": Method("confidence + easing", 2.0, WEIGHTS, config={**CONFIDENCE, "easing": True}),
     "anchors": Method(HELD, USUAL, WEIGHTS, config={**DEFAULT, "hold": "all"}),
     "anchors-only": Method(
         "easing + anchors",
@@ -113,7 +122,7 @@ METHODS = {
         "easing, first 8 tokens",
         2.0,
         WEIGHTS,
-        config={"easing": True, "anchors": 0, "first_n": 8},
+        config={**CONFIDENCE, "easing": True, "first_n": 8},
         variant=True,
     ),
     "anchors1": _variant("easing + 1 anchor, data held", {"anchors": 1}),
@@ -121,6 +130,12 @@ METHODS = {
     "anchors-first1": _variant(f"{HELD}, first token", {"first_n": 1}),
     "anchors-first8": _variant(f"{HELD}, first 8 tokens", {"first_n": 8}),
     "anchors-only-first1": _variant("easing of the first token + anchors", {"hold": "anchors", "first_n": 1}),
+    "anchors-only-first8": _variant(
+        "easing of the first 8 tokens + anchors", {"hold": "anchors", "first_n": 8}
+    ),
+    "anchors-only-all": _variant(
+        "easing of whole responses + anchors", {"hold": "anchors", "first_n": "all"}
+    ),
     "anchors-only-16tokens": _variant(
         "easing + anchors of 16 tokens", {"hold": "anchors", "anchor_tokens": 16}
     ),

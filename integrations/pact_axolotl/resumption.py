@@ -8,7 +8,7 @@ from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReceiptError
-from pact_plugin.receipt import Receipt, comparable
+from pact_plugin.receipt import Receipt, differing
 
 
 def checkpoint_of(cfg: Mapping[str, Any]) -> Path | None:
@@ -41,12 +41,10 @@ def resumption_problems(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[
             remedy="Begin a new run, or resume from a checkpoint of a constrained one.",
         )
         return
-    ours, theirs = comparable(config.summary()), comparable(earlier.config)
-    different = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
-    for key in different:
+    for key, ours, theirs in differing(config.summary(), earlier.config):
         yield ReceiptError(
-            f"the checkpoint {checkpoint} was constrained with {theirs.get(key)!r}",
+            f"the checkpoint {checkpoint} was constrained with {theirs!r}",
             key=f"pact.{key}",
-            value=ours.get(key),
+            value=ours,
             remedy="Resume with the settings of the run, or begin a new run.",
         )
