@@ -11,14 +11,16 @@ import torch
 import typer
 
 from benchmarks import commands
-from benchmarks.preservation.command import preservation
+from benchmarks.preservation.command import eased, preservation
 from benchmarks.settings import Settings, default_modes
 from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
-MORE = ("stored+1", "stored+8", "stored@64")
-"""With anchors, and with the first tokens of responses alone."""
+MORE = ("stored+1", "stored+8", "stored+8@16")
+"""With anchors, and with the first tokens of responses alone: the last is `pact: true` beside a stored reference."""
+FOR_ONE_EPOCH = ("adapter_off@16", "adapter_off+8@16")
+"""With a new adapter; the second is `pact: true`."""
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="What the constraint costs, and what it keeps."
 )
@@ -147,7 +149,7 @@ def count_operations(
                 shape=name,
                 train=train,
                 loss=loss,
-                modes=(*default_modes(train), *MORE, *(("adapter_off@64",) if train == "lora" else ())),
+                modes=(*default_modes(train), *MORE, *(FOR_ONE_EPOCH if train == "lora" else ())),
                 response_share=response_share,
                 dtype=dtype,
             )
@@ -171,6 +173,7 @@ def profile_operators(
 
 
 app.command()(preservation)
+app.command()(eased)
 
 
 def main() -> None:
