@@ -124,7 +124,7 @@ def test_lora_interrupted_resumed_and_merged(workshop):
     runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)
     assert runs.tolist() == [2] * 4  # every row has two answers, each a response of its own
     evaluations = [entry for entry in run.history if "eval_loss" in entry]
-    assert evaluations[0]["eval_pact/divergence"] == pytest.approx(0, abs=1e-9)
+    assert evaluations[0]["eval_pact/divergence"] == pytest.approx(0, abs=1e-7)
     assert evaluations[-1]["eval_pact/divergence"] > 0
     assert run.receipt["reference"] == "adapter_off"
 
