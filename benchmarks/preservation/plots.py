@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.preservation.methods import METHODS
@@ -24,6 +25,8 @@ _COLOURS = (
     "#111111",
     "#c2185b",
 )
+_BEFORE = "#444444"
+"""Of the aligned model."""
 _BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 NARROWEST = 20
 """Points of the task score that a picture spans at least."""
@@ -38,53 +41,39 @@ _MARKS = "sDP^v<>Xo*hdp"  # more than colours, so that variants have pairs of th
 
 
 def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
-    """Write a picture of two panels; low and to the right is best in both.
+    """Write a picture of three panels: both kinds of harm against the task, low and to the right being best, and
+    against each other, where a method that keeps what the aligned model does stays at its star.
 
     Args:
         rows: Of one setting.
         path: Where to write it.
         heading: Above it.
     """
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    figure = Figure(figsize=(15, 5.2), layout="constrained")
     figure.suptitle(heading)
-    panels = figure.subplots(1, 2, sharex=True)
-    panels[0].set_title("Attack success, direct requests and role-play", fontsize=10)
-    panels[1].set_title("Over-refusal: share of harmless requests refused", fontsize=10)
-    for axes, measure in zip(panels, ("attack_success_asked", "over_refusal"), strict=True):
-        for index, name in enumerate(METHODS):
-            points = [row for row in rows if row.method == name]
-            if not points:
-                continue
-            x = [100 * row.measures["task_score"].mean for row in points]
-            y = [100 * row.measures[measure].mean for row in points]
-            style = {"color": _COLOURS[index % len(_COLOURS)], "marker": _MARKS[index % len(_MARKS)]}
-            axes.errorbar(
-                x,
-                y,
-                xerr=[100 * row.measures["task_score"].spread for row in points],
-                yerr=[100 * row.measures[measure].spread for row in points],
-                label=METHODS[name].title,
-                linewidth=1.2,
-                elinewidth=0.6,
-                markersize=[5, 7][len(points) == 1],
-                alpha=0.9,
-                **style,
-            )
-            for place, text in labels([row.weight or 0 for row in points], x, y) if len(points) > 1 else ():
-                axes.annotate(
-                    text,
-                    place,
-                    (4, 3),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=style["color"],
-                    bbox=_BEHIND | {"alpha": 0.7},
-                )
-        before = [row for row in rows if row.method == ALIGNED]
+    panels = figure.subplots(1, 3)
+    panels[1].sharex(panels[0])
+    shown = (
+        ("task_score", "attack_success_asked", "Attack success, direct requests and role-play"),
+        ("task_score", "over_refusal", "Over-refusal: share of harmless requests refused"),
+        ("over_refusal", "attack_success_asked", "Attack success against over-refusal"),
+    )
+    before = [row for row in rows if row.method == ALIGNED]
+    for axes, (across, up, title) in zip(panels, shown, strict=True):
+        axes.set_title(title, fontsize=10)
+        _curves(axes, rows, across, up)
         if before:
-            level = 100 * before[0].measures[measure].mean
-            axes.axhline(level, color="#444444", linestyle=":", linewidth=1, label="aligned model, before")
-        axes.set_xlabel("task score, %")
+            place = [100 * before[0].measures[name].mean for name in (across, up)]
+            if across == "task_score":
+                axes.axhline(
+                    place[1], color=_BEFORE, linestyle=":", linewidth=1, label="aligned model, before"
+                )
+            else:
+                axes.plot(*place, marker="*", markersize=15, color=_BEFORE, zorder=1)
+                axes.annotate(
+                    "aligned model", place, (9, -4), textcoords="offset points", fontsize=8, va="top"
+                )
+        axes.set_xlabel({"task_score": "task score, %", "over_refusal": "over-refusal, %"}[across])
         axes.set_ylabel("%")
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.25)
@@ -92,10 +81,44 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     if high - low < NARROWEST:  # else a difference of one item would look like the whole of the task
         middle = (low + high) / 2
         panels[0].set_xlim(middle - NARROWEST / 2, middle + NARROWEST / 2)
+    panels[2].set_xlim(-3, 103)
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8, frameon=False
     )
     figure.savefig(path, dpi=130)
+
+
+def _curves(axes: Axes, rows: Sequence[Row], across: str, up: str) -> None:
+    """Every method along its strengths, with its spreads over seeds."""
+    for index, name in enumerate(METHODS):
+        points = [row for row in rows if row.method == name]
+        if not points:
+            continue
+        x, y = ([100 * row.measures[measure].mean for row in points] for measure in (across, up))
+        colour = _COLOURS[index % len(_COLOURS)]
+        axes.errorbar(
+            x,
+            y,
+            xerr=[100 * row.measures[across].spread for row in points],
+            yerr=[100 * row.measures[up].spread for row in points],
+            label=METHODS[name].title,
+            linewidth=1.2,
+            elinewidth=0.6,
+            markersize=[5, 7][len(points) == 1],
+            alpha=0.9,
+            color=colour,
+            marker=_MARKS[index % len(_MARKS)],
+        )
+        for place, text in labels([row.weight or 0 for row in points], x, y) if len(points) > 1 else ():
+            axes.annotate(
+                text,
+                place,
+                (4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=colour,
+                bbox=_BEHIND | {"alpha": 0.7},
+            )
 
 
 def labels(
@@ -144,7 +167,7 @@ def bars(rows: Sequence[Row], path: Path, heading: str) -> None:
         axes.set_xlabel("%")
         axes.spines[["top", "right"]].set_visible(False)
         if shown[0].method == ALIGNED and measure != "task_score":
-            axes.axvline(100 * found[0].mean, color="#444444", linestyle=":", linewidth=1)
+            axes.axvline(100 * found[0].mean, color=_BEFORE, linestyle=":", linewidth=1)
     figure.axes[0].invert_yaxis()
     figure.savefig(path, dpi=130)
 
