@@ -49,7 +49,7 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
         path: Where to write it.
         heading: Above it.
     """
-    figure = Figure(figsize=(15, 5.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
     figure.suptitle(heading)
     panels = figure.subplots(1, 3)
     panels[1].sharex(panels[0])
