@@ -25,7 +25,7 @@ class Recording:
 
 
 def plain_step_loss(
-    model, aligned, micro_batches, *, weight: float, easing: bool, loss_type: str, first_n: int | str
+    model, aligned, micro_batches, *, weight: float, easing: bool, loss_type: str, first_n: int | str = 16
 ) -> torch.Tensor:
     """Task loss plus constraint over one optimiser step, from full logits and the formulas alone."""
     count = sum((batch["labels"][:, 1:] != -100).sum() for batch in micro_batches)
