@@ -12,7 +12,7 @@ from pact_demo.training import LINEAR_LAYERS
 from safetensors.torch import load_file
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from benchmarks.preservation import aligning, token_sets
+from benchmarks.preservation import aligning, command, token_sets
 from benchmarks.preservation import eased as easing
 from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, adapted, gates
 from benchmarks.preservation.methods import DEFAULT, METHODS
@@ -99,6 +99,11 @@ def test_what_is_eased_is_summed_by_position(start):
     rows = dict(easing.table(start, 2, quiet))
     assert {*TASKS, "harmful requests"} < rows.keys()
     assert all(len(row) == len(easing.SPANS) for row in rows.values())
+
+
+def test_what_is_eased_is_asked_of_a_kept_start(tmp_path):
+    with pytest.raises(ConfigError, match="no aligned model is kept there"):
+        command.eased(items=1, output=tmp_path)
 
 
 def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):
