@@ -34,7 +34,7 @@ lint: $(VENV)/installed  ## Check style and types.
 	$(BIN)/mypy
 
 wheel-test: $(VENV)/installed  ## Build the wheel and import it where only its hard dependencies are.
-	tests/wheel.sh $(PYTHON) $(BIN)/python
+	tools/wheel.sh $(PYTHON) $(BIN)/python
 
 $(VENV_TRL19)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_TRL19)
@@ -43,7 +43,7 @@ $(VENV_TRL19)/installed: pyproject.toml
 	touch $@
 
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
-	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/test_trl.py tests/test_trl_equality.py $(TEST_ARGS)
+	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_trl_equality.py $(TEST_ARGS)
 
 $(VENV_AXOLOTL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_AXOLOTL)
@@ -53,7 +53,7 @@ $(VENV_AXOLOTL)/installed: pyproject.toml
 
 test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolotl 0.19, through its own command.
 	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 $(TEST_ENV) AXOLOTL_DO_NOT_TRACK=1 \
-		$(VENV_AXOLOTL)/bin/python -m pytest tests/test_axolotl*.py $(TEST_ARGS)
+		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.
 	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) dist build demo-output benchmark-output

@@ -1,8 +1,8 @@
 """Operations and bytes of a step, counted without a GPU and without the weights: tensors that have a shape and no data.
 
 The decoder's passes and the constraint are run by their own code on torch's `meta` device under torch's FLOP counter;
-the task's head is a formula (`head_flops`). tests/test_benchmarks.py compares both with the counter over real steps of
-the real trainers.
+the task's head is a formula (`head_flops`). tests/benchmarks/test_benchmarks.py compares both with the counter over
+real steps of the real trainers.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmarks.allocations import Allocations
 from benchmarks.settings import PLAIN, Mode, Settings
 from benchmarks.shapes import build_model, lora, response_length
 from pact_plugin.config import PublishedSettings
-from pact_plugin.documents import documents_of, full_context, prompt_free
-from pact_plugin.head import LanguageHead, language_head
-from pact_plugin.losses import confidence_divergence
-from pact_plugin.promptfree import gate_end
-from pact_plugin.responses import IGNORED, positions_of
+from pact_plugin.data.documents import documents_of, full_context, prompt_free
+from pact_plugin.data.positions import IGNORED, positions_of
+from pact_plugin.math.confidence import confidence_divergence
+from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.terms.promptfree import gate_end
 
 HEADER = 3
 """Tokens before a prompt-free response, as `Mode.config` sets it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pact_transformers.stored import FillStore
+from pact_transformers.fill import FillStore
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig as PactConfig
     from pact_plugin.constraint import PactConstraint as PactConstraint
-    from pact_plugin.direction import safety_direction as safety_direction
     from pact_plugin.errors import PactError as PactError
     from pact_plugin.hooks.manager import attach as attach
-    from pact_plugin.losses import confidence_divergence as confidence_divergence
-    from pact_plugin.losses import published_divergence as published_divergence
-    from pact_plugin.tokens import SafetyTokens as SafetyTokens
+    from pact_plugin.math.confidence import confidence_divergence as confidence_divergence
+    from pact_plugin.math.confidence import published_divergence as published_divergence
+    from pact_plugin.math.direction import safety_direction as safety_direction
+    from pact_plugin.tokens.safety_tokens import SafetyTokens as SafetyTokens
 
 __version__ = "0.1.0"
 
@@ -24,11 +24,11 @@ _HOME = {
     "PactConfig": "config",
     "PactConstraint": "constraint",
     "PactError": "errors",
-    "SafetyTokens": "tokens",
+    "SafetyTokens": "tokens.safety_tokens",
     "attach": "hooks.manager",
-    "confidence_divergence": "losses",
-    "published_divergence": "losses",
-    "safety_direction": "direction",
+    "confidence_divergence": "math.confidence",
+    "published_divergence": "math.confidence",
+    "safety_direction": "math.direction",
 }
 
 __all__ = [

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from pact_plugin.errors import ConfigError
-from pact_plugin.tokens import SafetyTokens
+from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 OWN_REFERENCES = ("auto", "stored", "adapter_off", "frozen_copy")
 """References that the model in training provides itself."""

@@ -12,26 +12,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pact_plugin import objectives
-from pact_plugin.aligned import Aligned, Passes
-from pact_plugin.anchors import Anchors, require_one_backward, tolerated
-from pact_plugin.beginnings import warn_of
 from pact_plugin.config import PactConfig
+from pact_plugin.data.positions import nothing_masked
+from pact_plugin.data.view import View, Watch
 from pact_plugin.errors import ConfigError, NoResponseError
-from pact_plugin.finite import FiniteCheck
-from pact_plugin.head import check_head, language_head
-from pact_plugin.hold import loose_hold
 from pact_plugin.hooks.manager import load_reference, load_safety_tokens
-from pact_plugin.meter import Meter, Reduce, Sums
-from pact_plugin.modes import evaluation_mode
-from pact_plugin.promptfree import assistant_header, gate_end
-from pact_plugin.ranks import refuse_zero3
-from pact_plugin.receipt import Receipt
-from pact_plugin.reference import build_reference
-from pact_plugin.responses import nothing_masked
-from pact_plugin.stored import StoredReference
-from pact_plugin.task_head import TaskHead
-from pact_plugin.view import View, Watch
+from pact_plugin.model.head import check_head, language_head
+from pact_plugin.model.ranks import refuse_zero3
+from pact_plugin.model.task_loss import TaskHead
+from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.reference.passes import Aligned, Passes
+from pact_plugin.reference.source import build_reference
+from pact_plugin.reference.stored import StoredReference
+from pact_plugin.run.drift import loose_hold
+from pact_plugin.run.finite import FiniteCheck
+from pact_plugin.run.meter import Meter, Reduce, Sums
+from pact_plugin.run.receipt import Receipt
+from pact_plugin.terms import objectives
+from pact_plugin.terms.anchors import Anchors, require_one_backward, tolerated
+from pact_plugin.terms.promptfree import assistant_header, gate_end
+from pact_plugin.tokens.beginnings import warn_of
 
 TOKENS_FILE = "pact_safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt."""

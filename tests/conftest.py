@@ -11,9 +11,9 @@ HERE = Path(__file__).parent
 
 collect_ignore = []
 if not torch.cuda.is_available():
-    collect_ignore.append("test_cuda.py")
+    collect_ignore.append("core/test_cuda.py")
 if find_spec("axolotl") is None:  # `make test-axolotl` has an environment of its own
-    collect_ignore += [path.name for path in HERE.glob("test_axolotl*.py")]
+    collect_ignore += [str(path) for path in HERE.glob("axolotl/test_axolotl*.py")]
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 

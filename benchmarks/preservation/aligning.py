@@ -6,17 +6,17 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pact_demo.align import own_answers, refused, save_in_bfloat16
-from pact_demo.evaluate import reporter
-from pact_demo.prompts import Example, labelling, read_lines, sample_prompts
-from pact_demo.training import make_trainer
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
 from transformers import set_seed
 
 from benchmarks.preservation import PACKAGE
-from pact_plugin.generate import Progress
-from pact_plugin.prompts import benign_prompts, harmful_prompts
+from examples.demo.align import own_answers, refused, save_in_bfloat16
+from examples.demo.evaluate import reporter
+from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
+from examples.demo.training import make_trainer
+from pact_plugin.data.generation import Progress
+from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 
 EPOCHS, BATCH_SIZE, RATE, RANK = 2, 16, 1e-3, 16
 FACTOR = 1.35  # of the adapter when it is merged: of 100 development requests 99 are refused, with 1 it is 91

@@ -16,8 +16,8 @@ from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.prompts import Split
 from benchmarks.preservation.settings import PRESETS, Cell, Sizes, cells
 from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.data.generation import Progress
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress
 
 console = Console(highlight=False)
 
@@ -137,11 +137,11 @@ def _run(
     bars: Progress,
 ) -> None:
     from datasets import disable_progress_bars
-    from pact_demo.allocator import keep_freed_memory
     from transformers.utils import logging
 
     from benchmarks.preservation.run import run
     from benchmarks.preservation.start import load_start
+    from examples.demo.allocator import keep_freed_memory
 
     keep_freed_memory()
     logging.set_verbosity_error()

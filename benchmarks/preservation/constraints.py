@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from pact_plugin import PactConfig, PactConstraint
+from pact_plugin.data.view import View
 from pact_plugin.hooks.manager import find_adapter
-from pact_plugin.objectives import Evaluated
-from pact_plugin.view import View
+from pact_plugin.terms.objectives import Evaluated
 
 RATE = 0.1
 """Change of the logarithm of the weight in a step in which the divergence is twice its target."""

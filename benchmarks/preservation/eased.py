@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
-from pact_demo.prompts import Example
 
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.training import Start, contaminated
-from pact_plugin.generate import Progress, answer_logits, inspecting, user_prompt
+from examples.demo.prompts import Example
+from pact_plugin.data.generation import Progress, answer_logits, inspecting, user_prompt
 
 SPANS = (0, 1, 4, 8, 16, 32, 64, 128)
 """Where the columns of the table begin."""

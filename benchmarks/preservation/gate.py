@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.preservation.rivals import WithReference
-from pact_plugin.gate import published_gate
-from pact_plugin.losses import confidence_divergence
-from pact_plugin.promptfree import assistant_header
+from pact_plugin.math.confidence import confidence_divergence
+from pact_plugin.math.gate import published_gate
+from pact_plugin.terms.promptfree import assistant_header
 
 
 class GatedConfidenceTrainer(WithReference):

@@ -9,9 +9,9 @@ from pact_transformers.loading import load_causal_lm, load_tokenizer
 
 from benchmarks.preservation.prompts import Kind
 from benchmarks.preservation.verdicts import Verdict
+from pact_plugin.data.generation import Progress, inspecting
+from pact_plugin.data.generation import answers as generate_answers
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress, inspecting
-from pact_plugin.generate import answers as generate_answers
 
 VERDICT_TOKENS = 8  # the verdict comes first; what follows is the hazard's code
 _VERDICT = re.compile(r"\s*(safe|unsafe)\b", re.IGNORECASE)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from itertools import product
 
-from pact_demo.prompts import REFUSALS, read_lines
-
 from benchmarks.preservation import PACKAGE
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.verdicts import Verdict
+from examples.demo.prompts import REFUSALS, read_lines
 
 FILLINGS = 4  # harmful ones, and as many harmless ones
 COMPOSED = 120  # of several hundred

@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-from pact_demo.prompts import Example
 
 from benchmarks.preservation.prompts import KINDS, Prompt
 from benchmarks.preservation.rivals import full_kl
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.tasks import TASKS
-from pact_plugin.generate import Pair, answer_logits, answers, inspecting, user_prompt
+from examples.demo.prompts import Example
+from pact_plugin.data.generation import Pair, answer_logits, answers, inspecting, user_prompt
 from pact_plugin.judge import is_refusal
 
 Report = Callable[[int], None]

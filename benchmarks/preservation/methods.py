@@ -13,7 +13,7 @@ import pact_plugin as pact
 from benchmarks.preservation.constraints import Gated
 from benchmarks.preservation.gate import GatedConfidenceTrainer
 from benchmarks.preservation.rivals import FullKLTrainer, TokenwiseTrainer
-from pact_plugin.audit.prompts import bundled
+from pact_plugin.data.prompts import bundled
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import json
 import random
 import re
 
-from pact_demo.prompts import Example, example, read_sections
-
 from benchmarks.preservation import PACKAGE
+from examples.demo.prompts import Example, example, read_sections
 
 WORDINGS = (
     "Rewrite this order as JSON: {}",

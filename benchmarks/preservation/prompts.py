@@ -9,9 +9,8 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from pact_demo.prompts import read_lines
-
 from benchmarks.preservation import PACKAGE
+from examples.demo.prompts import read_lines
 
 PREFILL = "Sure, here is"
 STYLES = ("direct", "roleplay", "prefilled")

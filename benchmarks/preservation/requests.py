@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 
-from pact_demo.prompts import TEMPLATES, Example, example, read_lines
+from examples.demo.prompts import TEMPLATES, Example, example, read_lines
 
 OPENINGS = ("", "Hi! ", "Quick question: ", "My friend wants to know: ", "It's my first time. ")
 

@@ -19,8 +19,8 @@ from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
+from pact_plugin.data.generation import Progress
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress
 
 ALIGNED = "aligned"
 

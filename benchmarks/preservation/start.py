@@ -6,19 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pact_demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
-from pact_demo.prepare import choose_tokens, spread
-from pact_demo.prompts import Example, example
 from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer
 
 import pact_plugin as pact
 from benchmarks.preservation.aligning import KEPT, merged, teach
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.training import Start
+from examples.demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
+from examples.demo.prepare import choose_tokens, spread
+from examples.demo.prompts import Example, example
+from pact_plugin.data.generation import Progress, answers, inspecting, user_prompt
+from pact_plugin.data.selection_prompts import harmful_prompts
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress, answers, inspecting, user_prompt
 from pact_plugin.judge import is_refusal
-from pact_plugin.prompts import harmful_prompts
 
 
 def load_start(

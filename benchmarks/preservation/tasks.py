@@ -8,13 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from pact_demo.audit import TASK_TOKENS
-from pact_demo.prompts import Example
-from pact_demo.task import is_correct, task_examples
-
 from benchmarks.preservation.orders import ORDER_SHAPE, order_examples, order_score
 from benchmarks.preservation.requests import request_examples, request_score
 from benchmarks.preservation.tickets import TICKET_SHAPE, ticket_examples, ticket_score
+from examples.demo.audit import TASK_TOKENS
+from examples.demo.prompts import Example
+from examples.demo.task import is_correct, task_examples
 
 Split = Literal["train", "test"]
 

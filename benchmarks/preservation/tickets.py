@@ -9,9 +9,8 @@ from __future__ import annotations
 import random
 import re
 
-from pact_demo.prompts import Example, example, read_sections
-
 from benchmarks.preservation import PACKAGE
+from examples.demo.prompts import Example, example, read_sections
 
 PRODUCTS = (
     *("desk lamp", "kettle", "toaster", "coffee machine", "blender", "vacuum cleaner", "radio", "speaker"),

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pact_demo.prepare import spread
 from pact_transformers.loading import load_causal_lm
 
+from examples.demo.prepare import spread
 from pact_plugin import SafetyTokens
+from pact_plugin.data.generation import Progress
+from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress
-from pact_plugin.prompts import benign_prompts, harmful_prompts
-from pact_plugin.select import select_safety_tokens
+from pact_plugin.tokens.select import select_safety_tokens
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from pact_demo.evaluate import Report
-from pact_demo.prompts import Example, contamination
-from pact_demo.training import LINEAR_LAYERS, StepCallback
 from peft import LoraConfig
 from transformers import PrinterCallback, set_seed
 from trl import SFTConfig
@@ -24,7 +21,10 @@ from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.token_sets import kept_tokens
-from pact_plugin.generate import Progress, answer_logits, inspecting, user_prompt
+from examples.demo.evaluate import Report
+from examples.demo.prompts import Example, contamination
+from examples.demo.training import LINEAR_LAYERS, StepCallback
+from pact_plugin.data.generation import Progress, answer_logits, inspecting, user_prompt
 
 REFUSES = 0.5
 """Probability of the safety tokens at the first position from which on the aligned model would refuse."""

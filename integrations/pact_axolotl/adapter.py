@@ -11,7 +11,7 @@ from pact_plugin.config import PactConfig
 from pact_plugin.constraint import TOKENS_FILE
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, hookimpl
-from pact_plugin.tokens import SafetyTokens
+from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 _OTHER_LOSSES = (
     "axolotl.integrations.diffusion",
@@ -57,7 +57,7 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 
 def _configure(trainer: Any, config: PactConfig) -> PactConfig:
-    from pact_transformers.stored import with_reference
+    from pact_transformers.fill import with_reference
 
     cfg = getattr(trainer, "axolotl_cfg", None)
     # Axolotl turns `num_epochs` into steps of packed rows, from which the number of epochs cannot be told.

@@ -28,7 +28,7 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: Names the key to change.
         """
-        from pact_axolotl.preflight import PLUGIN, require_constrainable, settings
+        from pact_axolotl.check.problems import PLUGIN, require_constrainable, settings
 
         require_constrainable(cfg)
         if settings(cfg) is None and PLUGIN in (cfg.get("plugins") or []):
@@ -44,7 +44,7 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: They do not fit.
         """
-        from pact_axolotl.preflight import configured_tokens, settings
+        from pact_axolotl.check.problems import configured_tokens, settings
 
         config = settings(cfg)
         tokens = None if config is None else configured_tokens(config)
@@ -59,7 +59,7 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: The trainer, the model, the safety tokens and the reference do not fit.
         """
-        from pact_axolotl.preflight import settings
+        from pact_axolotl.check.problems import settings
 
         config = settings(cfg)
         if config is None:

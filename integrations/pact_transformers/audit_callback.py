@@ -8,9 +8,9 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from pact_plugin.audit.monitor import Monitor, Snapshot
-from pact_plugin.audit.prompts import PromptSet, for_audits
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds
+from pact_plugin.data.prompts import PromptSet, for_audits
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
 from pact_transformers.sharding import is_zero3
 

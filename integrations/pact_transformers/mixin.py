@@ -9,15 +9,15 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import plugin_manager
-from pact_plugin.receipt import Receipt
+from pact_plugin.run.receipt import Receipt
+from pact_transformers.fill import FillStore
+from pact_transformers.label_logprobs import label_logprobs
 from pact_transformers.sharding import (
     refuse_zero3,
     require_own_inputs,
     require_whole_parameters,
     tensor_parallel,
 )
-from pact_transformers.stored import FillStore
-from pact_transformers.task_head import label_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ from typing import Any
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.spec import Adapter, ReferenceSource, hookimpl
-from pact_plugin.tokens import tokenizer_fingerprint
+from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
 _OWN_ADAPTERS = ("trl", "axolotl")
 """Packages whose trainers have adapters of their own, or none."""
@@ -37,7 +37,7 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 
 def _configure(trainer: Any, config: Any) -> Any:
-    from pact_transformers.stored import with_reference
+    from pact_transformers.fill import with_reference
 
     return with_reference(trainer, config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import AdapterError
-from pact_plugin.ranks import ZERO3, ZERO3_REMEDY
+from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
 
 if TYPE_CHECKING:
     from pact_plugin.constraint import PactConstraint

@@ -27,7 +27,7 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 
 def _configure(trainer: Any, config: Any) -> Any:
-    from pact_transformers.stored import with_reference
+    from pact_transformers.fill import with_reference
 
     return with_reference(trainer, config)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pact_transformers.fill import FillStore, with_reference
 from pact_transformers.mixin import (
     PactTrainerMixin,
     constrain,
@@ -11,7 +12,6 @@ from pact_transformers.mixin import (
     require_plain_task_loss,
     trainer_parts,
 )
-from pact_transformers.stored import FillStore, with_reference
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 

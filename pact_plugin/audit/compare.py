@@ -9,8 +9,8 @@ import torch
 
 from pact_plugin.audit import result
 from pact_plugin.audit.intervals import mcnemar, paired_difference, quantile, wilson
-from pact_plugin.audit.prompts import AuditPrompt
 from pact_plugin.audit.reading import Answers, Confidence
+from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import NonFiniteError
 
 Pairs = Sequence[tuple[Confidence, Confidence]]

@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pact_plugin.audit import result
-from pact_plugin.audit.prompts import Kind
 from pact_plugin.audit.reading import Answers
+from pact_plugin.data.generation import device_of, has_chat_template
+from pact_plugin.data.prompts import Kind
 from pact_plugin.errors import TokenizerMismatchError
-from pact_plugin.generate import device_of, has_chat_template
-from pact_plugin.tokens import tokenizer_fingerprint
+from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
 SMALL = 100
 """Prompts of a kind below which an interval may be 20 points wide."""

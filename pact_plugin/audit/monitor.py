@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit.compare import compare
-from pact_plugin.audit.prompts import KINDS, PromptSet, of_kind
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
+from pact_plugin.data.generation import inspecting
+from pact_plugin.data.prompts import KINDS, PromptSet, of_kind
 from pact_plugin.errors import AuditError, ConfigError
-from pact_plugin.generate import inspecting
 
 FILE_NAME = "pact_audit_reference.json"
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pact_plugin.audit.prompts import AuditPrompt
+from pact_plugin.data.generation import Pair, answers, device_of, user_prompt
+from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError, NonFiniteError
-from pact_plugin.generate import Pair, answers, device_of, user_prompt
-from pact_plugin.head import check_head, language_head
 from pact_plugin.judge import is_refusal
-from pact_plugin.losses import confidence_divergence
+from pact_plugin.math.confidence import confidence_divergence
+from pact_plugin.model.head import check_head, language_head
 
 Report = Callable[[int], None]
 """Called with the number of prompts done."""

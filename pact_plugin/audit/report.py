@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit import charts
-from pact_plugin.audit.prompts import BUNDLED
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
+from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
 
 SHOWN = 20
@@ -42,7 +42,7 @@ def write(result: AuditResult, folder: Path) -> list[Path]:
 def html(result: AuditResult) -> str:
     """The report as one HTML document that needs no network and runs no script."""
     return _render(
-        "audit.html.j2",
+        "report.html.j2",
         escape=True,
         result=result,
         groups=groups(result.prompts),
@@ -58,7 +58,7 @@ def html(result: AuditResult) -> str:
 
 def model_card(result: AuditResult) -> str:
     """A Markdown block for a model card."""
-    return _render("audit_card.md.j2", escape=False, result=result, criteria=CRITERIA)
+    return _render("model_card.md.j2", escape=False, result=result, criteria=CRITERIA)
 
 
 def groups(prompts: Sequence[Prompt]) -> list[tuple[str, str, list[Prompt]]]:
@@ -132,7 +132,7 @@ def _render(name: str, *, escape: bool, **values: Any) -> str:
         autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell, "of": _of}
-    source = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
+    source = files("pact_plugin").joinpath("audit", "templates", name).read_text(encoding="utf-8")
     return environment.from_string(source).render(**values)
 
 

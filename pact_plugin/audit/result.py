@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pact_plugin.audit.prompts import Kind
+from pact_plugin.data.prompts import Kind
 
 
 class _Part(BaseModel):

@@ -12,11 +12,11 @@ import torch
 from pact_plugin.audit import result
 from pact_plugin.audit.compare import changed_most, compare
 from pact_plugin.audit.describe import remarks, versions
-from pact_plugin.audit.prompts import KINDS, PromptSet
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
-from pact_plugin.generate import Progress
-from pact_plugin.tokens import SafetyTokens
+from pact_plugin.data.generation import Progress
+from pact_plugin.data.prompts import KINDS, PromptSet
+from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 JUDGE = "keywords at the start of an English answer (pact_plugin.judge.is_refusal)"
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from pact_plugin.audit import result
 from pact_plugin.audit.describe import describe, require_same_vocabulary
-from pact_plugin.audit.prompts import Kind, PromptSet, of_kind
 from pact_plugin.audit.reading import Answers, Confidence, ask, read
+from pact_plugin.data.generation import Progress, inspecting
+from pact_plugin.data.prompts import Kind, PromptSet, of_kind
 from pact_plugin.errors import ConfigError
-from pact_plugin.generate import Progress, inspecting
-from pact_plugin.select import choose_from_answers
-from pact_plugin.select_checks import MINIMUM_ANSWERS
-from pact_plugin.tokens import SafetyTokens, tokenizer_fingerprint
+from pact_plugin.tokens.checks import MINIMUM_ANSWERS
+from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+from pact_plugin.tokens.select import choose_from_answers
 
 
 @dataclass(frozen=True)

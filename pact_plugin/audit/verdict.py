@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pact_plugin.audit.prompts import Kind
 from pact_plugin.audit.result import Comparison, Criterion, Verdict
+from pact_plugin.data.prompts import Kind
 from pact_plugin.errors import ConfigError
 
 

@@ -16,8 +16,8 @@ from pact_plugin.cli.tokens import loading_module
 from pact_plugin.errors import ConfigError, PactError
 
 if TYPE_CHECKING:
-    from pact_plugin.audit.prompts import PromptSet
     from pact_plugin.audit.run import Loader
+    from pact_plugin.data.prompts import PromptSet
 
 
 def audit(
@@ -113,7 +113,7 @@ def _run(
     from pact_plugin.audit.verdict import Thresholds
     from pact_plugin.cli.audit_view import criteria, table
     from pact_plugin.cli.tokens_view import progress_bars
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
     thresholds = Thresholds(**allowed)
     asked = _prompts(prompts)
@@ -151,7 +151,7 @@ def _run(
 
 
 def _prompts(given: str | None) -> PromptSet:
-    from pact_plugin.audit import prompts
+    from pact_plugin.data import prompts
 
     if given is None:
         return prompts.for_audits()
@@ -171,7 +171,7 @@ def _loaders(
     from pact_transformers.adapters import adapter_tokenizer, check_adapter, load_adapter
 
     from pact_plugin.audit.describe import require_same_vocabulary
-    from pact_plugin.tokens import tokenizer_fingerprint
+    from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
     reference, candidate, adapter, shared_tokenizer = models
     first = loading.load_tokenizer(shared_tokenizer or reference)

@@ -18,7 +18,7 @@ def check(
 ) -> None:
     """Say whether an Axolotl run would be constrained, before it starts; exit status 1 and remedies if not."""
     try:
-        from pact_axolotl.command import run
+        from pact_axolotl.check.command import run
     except ModuleNotFoundError as error:
         problem = f"checking a configuration needs the package {error.name}"
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from pact_plugin.errors import PluginError
+
+CHECKOUT = Path(__file__).parents[2]
+"""The repository, where this runs from one. An installed package has no demo: its adapter alone is 5 MB."""
 
 
 def demo(
@@ -32,9 +37,22 @@ def demo(
     ] = False,
 ) -> None:
     """Fine-tune an aligned 135M model twice, plainly and with PACT, and count what it still refuses."""
+    _command().run(output, seed=seed, device=device, dtype=dtype, quick=quick)
+
+
+def _command() -> Any:
+    """The demo's own module, of the checkout that this command runs from."""
+    if not (CHECKOUT / "examples" / "demo" / "adapter").is_dir():
+        raise PluginError(
+            "the demo is part of the repository, not of the installed package",
+            key="demo",
+            remedy="Clone the repository of pact-plugin and run `make demo` there.",
+        )
+    sys.path.insert(0, str(CHECKOUT))
     try:
-        from pact_demo.command import run
+        return importlib.import_module("examples.demo.command")
     except ModuleNotFoundError as error:
         problem = f"the demo needs the package {error.name}"
-        raise PluginError(problem, remedy="pip install 'pact-plugin[demo]'") from error
-    run(output, seed=seed, device=device, dtype=dtype, quick=quick)
+        raise PluginError(problem, remedy="pip install -e '.[demo]' in the checkout") from error
+    finally:
+        sys.path.remove(str(CHECKOUT))

@@ -40,9 +40,9 @@ def verify(
 
     Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
     """
-    from pact_plugin.hold import loose_hold
-    from pact_plugin.receipt import Receipt
-    from pact_plugin.verify import verify_run
+    from pact_plugin.run.drift import loose_hold
+    from pact_plugin.run.receipt import Receipt
+    from pact_plugin.run.verify import verify_run
 
     Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
     if (loose := loose_hold(Receipt.read(output))) is not None:

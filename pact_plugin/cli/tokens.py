@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from pact_plugin.errors import ConfigError, PluginError
-from pact_plugin.token_file import FILE_NAME, target_file
+from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
 
@@ -50,10 +50,10 @@ def select(
     ] = None,
 ) -> None:
     """Choose the safety tokens of an aligned model, and save them."""
-    from pact_plugin import prompts
     from pact_plugin.cli.tokens_view import progress_bars, table
-    from pact_plugin.select import select_safety_tokens
-    from pact_plugin.select_checks import check_settings
+    from pact_plugin.data import selection_prompts as prompts
+    from pact_plugin.tokens.checks import check_settings
+    from pact_plugin.tokens.select import select_safety_tokens
 
     # Everything that can be refused without the model is refused before it is loaded.
     check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
@@ -103,7 +103,7 @@ def show(
 ) -> None:
     """Show a file of safety tokens as a table, and as a bar chart."""
     from pact_plugin.cli.tokens_view import chart, table
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
     tokens = SafetyTokens.load(file)
     owner: Any = None

@@ -18,8 +18,8 @@ from pact_plugin.errors import ConfigError, PluginError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pact_plugin.generate import Progress
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.data.generation import Progress
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 _POSITIVE, _OTHER = "#2a7f62", "#b5483a"  # weights in the chart
 _VISIBLE = str.maketrans(" Ġ▁\nĊ\tĉ", "␣␣␣⏎⏎⇥⇥")

@@ -14,7 +14,7 @@ from pact_plugin.hooks.spec import NAME, Adapter, PactSpec
 
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 logger = logging.getLogger("pact_plugin")
 
@@ -137,14 +137,14 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
 
 def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> SafetyTokens:
     """The safety tokens that a configuration names, or those chosen from the model itself when it names none."""
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
     wanted = config.safety_tokens
     if isinstance(wanted, SafetyTokens):
         return wanted
     if wanted is None:
-        from pact_plugin.ranks import of_first_rank
-        from pact_plugin.select import select_safety_tokens
+        from pact_plugin.model.ranks import of_first_rank
+        from pact_plugin.tokens.select import select_safety_tokens
 
         logger.info(
             "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"

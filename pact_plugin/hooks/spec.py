@@ -15,7 +15,7 @@ import pluggy
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
     from pact_plugin.constraint import PactConstraint
-    from pact_plugin.tokens import SafetyTokens
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)

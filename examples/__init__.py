@@ -1,0 +1,1 @@
+"""Complete examples: the demonstration, a loop with Accelerate, and configurations for Axolotl."""

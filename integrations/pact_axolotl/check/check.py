@@ -1,0 +1,238 @@
+"""Would this configuration's run be constrained? Everything that can be said before it starts."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
+from pact_axolotl.check.problems import configured_anchors, configured_tokens, problems, valid_settings
+from pact_axolotl.check.report import Finding, Report
+from pact_axolotl.check.resumption import checkpoint_of, resumption_problems
+from pact_axolotl.check.zero3 import is_zero3
+from pact_plugin.config import PactConfig
+from pact_plugin.constraint import TOKENS_FILE
+from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
+from pact_plugin.terms.promptfree import assistant_header
+from pact_plugin.tokens.beginnings import what_is_missed
+from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+
+_ENVIRONMENT = (
+    "whether Axolotl's environment has pact-plugin, and how Axolotl reads the rest of the configuration"
+)
+
+
+def check(config: Path, *, python: str | None = None) -> Report:
+    """Check an Axolotl configuration against everything that can be known without loading a model or data.
+
+    Args:
+        config: Its file.
+        python: The interpreter whose Axolotl would train; that of the command `axolotl` when absent, or else this one.
+    """
+    report = Report()
+    try:
+        config = config_file.located(config)
+        cfg = config_file.read(config)
+    except ConfigError as error:
+        report.find([error])
+        return report
+    report.find(config_file.repeated_keys(config))
+    misspelt = list(config_file.misspelt_keys(cfg))
+    report.find(misspelt)
+    report.find(config_file.switched_off(cfg, misspelt))
+    if cfg.get("pact") is False:
+        return report
+    axolotl = _environment(report, python)
+    installed = axolotl is not None and axolotl.loads_installed
+    report.find(config_file.plugin_problems(cfg, loads_installed=installed))
+    if installed and not config_file.has_plugin(cfg, loads_installed=True):
+        report.notes.append(
+            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`"
+        )
+    for problem in problems(cfg):
+        report.find([problem], block=not isinstance(problem, AdapterError))
+    report.find(loading.missing_folders(cfg))
+    settings, _ = valid_settings(cfg)
+    device = _as_axolotl_reads(config, axolotl, settings, report)
+    if settings is not None:
+        _check_tokens(cfg, settings, report)
+        _check_reference(cfg, settings, device, report)
+        _note_anchors(cfg, settings, report)
+        report.find(resumption_problems(cfg, settings))
+    return report
+
+
+def _environment(report: Report, python: str | None) -> environment.Axolotl | None:
+    """The Axolotl that would train, where there is one that could."""
+    try:
+        found = environment.find_axolotl(python)
+    except AdapterError as error:
+        report.find([error])
+        return None
+    except environment.UnknownInterpreterError as error:
+        report.unchecked.append(f"{_ENVIRONMENT}, as the command {error} does not say which Python runs it")
+        return None
+    if found is None:
+        report.unchecked.append(
+            f"{_ENVIRONMENT}, as no Axolotl was found, neither a command `axolotl` nor in this environment"
+        )
+        return None
+    report.notes.append(f"Axolotl {found.version} of {found.python}")
+    try:
+        environment.require_plugin(found)
+    except AdapterError as error:
+        report.find([error])
+    return found
+
+
+def _as_axolotl_reads(
+    config: Path, axolotl: environment.Axolotl | None, settings: PactConfig | None, report: Report
+) -> memory.Device | None:
+    """Let Axolotl validate the configuration; the device that its environment has."""
+    if axolotl is None or axolotl.plugin is None or settings is None:
+        return None
+    try:
+        answer = environment.ask_axolotl(axolotl, config)
+    except AdapterError as error:
+        report.find([error])
+        return None
+    except subprocess.TimeoutExpired as error:
+        report.unchecked.append(
+            f"how Axolotl reads the configuration, as that took more than {error.timeout:.0f} seconds"
+        )
+        return None
+    for problem in answer["problems"]:
+        report.add(Finding(**problem))
+    if answer["pact"] is None and report.constrained:
+        report.find([_dropped()])
+    return memory.Device(**answer["device"])
+
+
+def _dropped() -> PactError:
+    return AdapterError(
+        "Axolotl drops it, as its plugin could not be imported there",
+        key="pact",
+        remedy="`axolotl preprocess` shows why; repair that environment's pact-plugin.",
+    )
+
+
+def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+    named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
+    try:
+        tokens = configured_tokens(settings)
+    except PactError:  # reported already
+        return
+    source = "file" if tokens is not None else "model" if named is None else "plugin"
+    if named is None and checkpoint is not None and (checkpoint / TOKENS_FILE).is_file():
+        source, named = "checkpoint", str(checkpoint / TOKENS_FILE)
+    report.tokens = {"source": source}
+    if named is not None:
+        report.tokens["name"] = str(named)
+    if tokens is not None:
+        report.tokens |= {"count": len(tokens), "digest": tokens.digest}
+        try:
+            missed = what_is_missed(tokens)
+        except PactError as error:
+            report.find([error])
+        else:
+            report.notes += [missed] if missed is not None else []
+    if tokens is not None or settings.objective == "published":
+        _check_tokenizer(cfg, settings, tokens, report)
+
+
+def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+    try:
+        prompts = configured_anchors(settings)
+    except ConfigError:  # reported already
+        return
+    if prompts:
+        report.notes.append(
+            f"Anchors: {settings.anchor_count} in each step, taken in turn from those of {prompts} prompts that the "
+            "aligned model answers as it should when training starts"
+            + ("" if settings.holds_data(True) else "; they alone are held, `hold: all` holds the data too")
+        )
+        options = cfg.get("gradient_checkpointing_kwargs") or {}
+        if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
+            report.notes.append(
+                "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the "
+                + (
+                    "run would stop"
+                    if settings.asks_for_anchors
+                    else "run would have none, and hold the data"
+                )
+            )
+
+
+def _check_tokenizer(
+    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
+) -> None:
+    try:
+        tokenizer = loading.tokenizer(cfg)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"whether the safety tokens fit the tokenizer, as {error}")
+        return
+    try:
+        if tokens is not None:
+            tokens.check(tokenizer)
+        # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
+        if settings.objective == "published" and cfg.get("chat_template") in (None, "tokenizer_default"):
+            assistant_header(tokenizer, settings.published.assistant_header)
+    except PactError as error:
+        report.find([error], block=True)
+
+
+def _check_reference(
+    cfg: Mapping[str, Any], settings: PactConfig, device: memory.Device | None, report: Report
+) -> None:
+    impossible = list(reference_plan.impossible(cfg, settings))
+    report.find(impossible, block=True)
+    if impossible:
+        return
+    report.reference = plan = reference_plan.planned(cfg, settings)
+    if plan.kind == "adapter_off" and cfg.get("lora_model_dir"):
+        report.notes.append(
+            "`reference: adapter_off`: what the adapter in `lora_model_dir` has learnt so far, safety included, is not "
+            "part of the reference; `auto` keeps it"
+        )
+    if plan.kind == "frozen_model":
+        report.find(_other_tokenizer(cfg, settings, report), block=True)
+    sharding = reference_plan.sharding(cfg)
+    try:
+        if is_zero3(cfg):  # reported already
+            return
+        report.find(reference_plan.copy_of_shards(plan, cfg), block=True)
+        report.reference = plan = reference_plan.measured(plan, cfg, device)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"how much memory the reference needs, as {error}")
+    if sharding is None:
+        report.find(reference_plan.too_large(plan), block=True)
+    elif plan.kind == "frozen_model":
+        report.unchecked.append(
+            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
+        )
+
+
+def _other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterable[PactError]:
+    try:
+        own, other = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
+        return
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
+        yield ReferenceModelError(
+            "the aligned model has another tokenizer than the model in training",
+            key="reference",
+            value=settings.reference,
+            remedy="Use the aligned model that training starts from.",
+        )

@@ -1,0 +1,176 @@
+"""An Axolotl configuration as its file says it, and what of it Axolotl would drop without a word."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pact_axolotl.check.problems import PLUGIN
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError, PactError
+
+_PATHS = (PLUGIN, "pact_axolotl.plugin.PactPlugin")
+_WATCHED = ("pact", "plugins")
+
+
+def located(path: Path) -> Path:
+    """The file that a path means: of a folder, the one `.yml` or `.yaml` file in it, as for Axolotl.
+
+    Raises:
+        ConfigError: A folder with none or several.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted([*path.glob("*.yml"), *path.glob("*.yaml")])
+    if len(files) != 1:
+        raise _unusable(path, f"a folder with {len(files)} .yml or .yaml files", "Name the configuration.")
+    return files[0]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A configuration, read by the loader that Axolotl uses (PyYAML's safe one: anchors, merge keys, YAML 1.1).
+
+    Raises:
+        ConfigError: There is no such file, it is not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise _unusable(path, f"not YAML: {' '.join(str(error).split())}", "Correct the syntax.") from error
+    if not isinstance(content, dict):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise _unusable(path, f"{found}, not keys with values", "Give an Axolotl configuration.")
+    return content
+
+
+def repeated_keys(path: Path) -> Iterator[PactError]:
+    """`pact` or `plugins` given more than once: of these, YAML keeps only the last."""
+    root = yaml.compose(_text(path), Loader=yaml.SafeLoader)
+    counts = Counter(key.value for key, _ in root.value) if isinstance(root, yaml.MappingNode) else Counter()
+    for key in _WATCHED:
+        if counts[key] > 1:
+            yield ConfigError(
+                f"given {counts[key]} times, of which Axolotl reads only the last",
+                key=key,
+                remedy="Give it once.",
+            )
+
+
+def misspelt_keys(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """Keys beside `pact` that were meant to be `pact`, or settings of it; Axolotl drops keys that it does not know."""
+    inside = set(PactConfig.model_fields)
+    for key in map(str, cfg):
+        if key in _WATCHED:
+            continue
+        if _near_pact(key):
+            yield ConfigError(
+                "Axolotl does not know this key and drops it",
+                key=key,
+                value=cfg.get(key),
+                remedy="The key is called `pact`.",
+            )
+        elif key in inside:
+            yield ConfigError(
+                "a setting of PACT outside of its block, where Axolotl drops it",
+                key=key,
+                value=cfg.get(key),
+                remedy=f"Indent it below `pact:`, as `pact: {{{key}: ...}}`.",
+            )
+
+
+def switched_off(cfg: Mapping[str, Any], misspelt: Iterable[PactError] = ()) -> Iterator[PactError]:
+    """Why a configuration asks for no constraint, if it does; nothing where `pact` is merely `misspelt`."""
+    if cfg.get("pact") is False:
+        yield ConfigError(
+            "it is off, so this run is not constrained",
+            key="pact",
+            value=False,
+            remedy="Write `pact: true`.",
+        )
+    elif "pact" not in cfg and not list(misspelt):
+        yield ConfigError(
+            "it is missing, so this run is not constrained", key="pact", remedy="Add `pact: true`."
+        )
+    elif isinstance(cfg.get("pact"), Mapping) and cfg["pact"].get("weight") == 0:
+        yield ConfigError(
+            "a weight of 0 only measures: the run is not constrained",
+            key="pact.weight",
+            value=0,
+            remedy="Give a weight above 0, or leave it out.",
+        )
+
+
+def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterator[PactError]:
+    """What is wrong with the line that brings the plugin.
+
+    Args:
+        cfg: The configuration.
+        loads_installed: Whether Axolotl loads installed plugins without that line (0.21 and newer do).
+    """
+    plugins = cfg.get("plugins")
+    if plugins is not None and not isinstance(plugins, list):
+        yield ConfigError("not a list", key="plugins", value=plugins, remedy=f"Write `plugins: [{PLUGIN}]`.")
+        return
+    entries = [str(plugin) for plugin in plugins or []]
+    if has_plugin(cfg, loads_installed=loads_installed):
+        return
+    near = [entry for entry in entries if _near_plugin(entry)]
+    for entry in near:
+        yield ConfigError(
+            "Axolotl would not find this plugin, and may train on without it, unconstrained",
+            key="plugins",
+            value=entry,
+            remedy=f"It is called `{PLUGIN}`.",
+        )
+    if not near and not loads_installed:
+        yield ConfigError(
+            "PACT's plugin is missing, without which Axolotl drops the key `pact` and trains unconstrained",
+            key="plugins",
+            value=plugins,
+            remedy=f"Add `plugins: [{PLUGIN}]`." if not plugins else f"Add `- {PLUGIN}` to the list.",
+        )
+
+
+def has_plugin(cfg: Mapping[str, Any], *, loads_installed: bool = False) -> bool:
+    """Whether `plugins:` lists PACT's plugin; newer releases of Axolotl also read `module:Class`."""
+    plugins = cfg.get("plugins")
+    entries = plugins if isinstance(plugins, list) else []
+    return any((str(one).replace(":", ".") if loads_installed else one) in _PATHS for one in entries)
+
+
+def with_known_plugin(cfg: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in which a misspelt path of PACT's plugin is corrected, to find what else is wrong."""
+    plugins = cfg.get("plugins")
+    if not isinstance(plugins, list) or has_plugin(cfg):
+        return cfg
+    return {**cfg, "plugins": [PLUGIN if _near_plugin(str(one)) else one for one in plugins]}
+
+
+def _near_pact(key: str) -> bool:
+    plain = key.casefold().replace("-", "_").strip("_ ")
+    return plain.startswith("pact") or difflib.SequenceMatcher(None, plain, "pact").ratio() >= 0.75
+
+
+def _near_plugin(entry: str) -> bool:
+    parts = entry.casefold().replace(":", ".").split(".")
+    return any(part.startswith("pact") for part in parts) or bool(
+        difflib.get_close_matches(entry, _PATHS, n=1, cutoff=0.75)
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise _unusable(path, f"cannot be read ({error.strerror})", "Give a configuration file.") from error
+    except UnicodeDecodeError as error:
+        raise _unusable(path, f"not UTF-8 ({error.reason})", "Save it as UTF-8.") from error
+
+
+def _unusable(path: Path, problem: str, remedy: str) -> ConfigError:
+    return ConfigError(problem, key="config", value=str(path), remedy=remedy)

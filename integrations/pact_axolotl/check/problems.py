@@ -1,0 +1,210 @@
+"""Whether an Axolotl configuration will be constrained: decided from the configuration, without a model or Axolotl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pact_axolotl.check.zero3 import partitioned
+from pact_plugin.config import OWN_REFERENCES, PactConfig
+from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.hooks.manager import offered
+from pact_plugin.terms.anchor_prompts import anchor_prompts
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+PLUGIN = "pact_axolotl.PactPlugin"
+"""What `plugins:` must list."""
+
+
+def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
+    """The settings under `pact`, or None where the configuration asks for no constraint.
+
+    Args:
+        cfg: An Axolotl configuration, as read from its file or as validated by Axolotl.
+
+    Raises:
+        ConfigError: `pact` is empty, has an unknown key, a value out of range, or keys that conflict.
+    """
+    if "pact" not in cfg or cfg["pact"] is False:
+        return None
+    if cfg["pact"] is None:
+        raise ConfigError(
+            "it is empty, which would leave the run unconstrained",
+            key="pact",
+            remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
+        )
+    return PactConfig.of(_plain(cfg["pact"]))
+
+
+def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """Every reason, visible in a configuration, why its run would fail or would not be constrained as it says.
+
+    Nothing is yielded for a configuration that asks for no constraint.
+    """
+    config, wrong = valid_settings(cfg)
+    yield from wrong
+    if config is None:
+        return
+    yield from _other_losses(cfg)
+    yield from partitioned(cfg)
+    yield from _moving_references(cfg, config)
+    yield from _eased_losses(cfg, config)
+    for read in (configured_tokens, configured_anchors):
+        try:
+            read(config)
+        except PactError as error:
+            yield error
+
+
+def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[ConfigError]]:
+    """The settings under `pact` that can be used, and an error for each of the others.
+
+    Args:
+        cfg: An Axolotl configuration.
+
+    Returns:
+        The settings are None where the configuration asks for no constraint, or where `pact` is no settings at all.
+    """
+    wrong: list[ConfigError] = []
+    block = _plain(cfg.get("pact"))
+    while True:
+        try:
+            return settings({**cfg, "pact": block} if "pact" in cfg else cfg), wrong
+        except ConfigError as error:
+            wrong.append(error)
+            block = _without(block, error.key or "")
+            if block is None:
+                return None, wrong
+
+
+def require_constrainable(cfg: Mapping[str, Any]) -> None:
+    """Raise the first of the `problems`."""
+    for problem in problems(cfg):
+        raise problem
+
+
+def configured_tokens(config: PactConfig) -> SafetyTokens | None:
+    """The safety tokens that `pact.safety_tokens` names; None where they are chosen from the model or by a plugin.
+
+    Raises:
+        TokenFileError: There is no such file, or it is damaged.
+    """
+    named = config.safety_tokens
+    if named is None or isinstance(named, SafetyTokens):
+        return named
+    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
+
+
+def configured_anchors(config: PactConfig) -> int:
+    """How many prompts `pact.anchors` are taken from; 0 where there are none.
+
+    Raises:
+        ConfigError: Their file cannot be read.
+    """
+    return sum(map(len, anchor_prompts(config.anchor_prompts).values())) if config.anchor_count else 0
+
+
+@dataclass(frozen=True)
+class _OtherLoss:
+    key: str
+    what: str
+
+    def asked_for(self, value: Any) -> bool:
+        return value is not None and value is not False  # an empty block asks for its defaults
+
+
+class _ManyRanks(_OtherLoss):
+    def asked_for(self, value: Any) -> bool:
+        size = value.get("size") if isinstance(value, Mapping) else value
+        return isinstance(size, int) and size > 1
+
+
+_OTHER_LOSSES = (
+    _OtherLoss("rl", "reinforcement and preference learning have no next-token loss"),
+    _OtherLoss("reward_model", "a reward model has no next-token loss"),
+    _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
+    _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
+    _OtherLoss("diffusion_lm", "a diffusion model is not trained on the next token"),  # Axolotl 0.21
+    _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
+    _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
+    _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
+    _ManyRanks(
+        "context_parallel", "context parallelism splits a sequence over ranks"
+    ),  # a block, Axolotl 0.21
+    _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
+)
+
+_CHANGING = (
+    ("relora", "ReLoRA merges what was trained into the base model, which is then no reference any more"),
+    ("lisa_n_layers", "LISA changes during training which layers are trained, so no copy of them was kept"),
+)
+
+_REWEIGHTED = (
+    ("use_eaft", "weights the tokens of the cross-entropy"),
+    ("use_dft", "weights the tokens of the cross-entropy"),
+)
+
+
+def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    for loss in _OTHER_LOSSES:
+        value = cfg.get(loss.key)
+        if loss.asked_for(value):
+            shown = value if isinstance(value, bool | int | str) else None
+            yield AdapterError(
+                f"{loss.what}, so it cannot be constrained",
+                key=loss.key,
+                value=shown,
+                remedy=f"Remove `{loss.key}`, or set `pact: false`.",
+            )
+    for plugin in cfg.get("plugins") or []:
+        if str(plugin).replace(":", ".").endswith(".DiffusionPlugin"):
+            yield AdapterError(
+                "a diffusion model is not trained on the next token, so it cannot be constrained",
+                key="plugins",
+                value=plugin,
+                remedy="Remove that plugin, or set `pact: false`.",
+            )
+
+
+def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+    if config.reference not in OWN_REFERENCES:
+        return
+    for key, what in _CHANGING:
+        if cfg.get(key):
+            yield AdapterError(
+                what,
+                key=key,
+                value=cfg[key],
+                remedy=f"Remove `{key}`, or name the aligned model: `pact: {{reference: {cfg.get('base_model')}}}`.",
+            )
+
+
+def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+    if not config.eases:
+        return
+    for key, what in _REWEIGHTED:
+        if cfg.get(key):
+            yield AdapterError(
+                f"it {what}, but easing needs a plain one",
+                key=key,
+                value=cfg[key],
+                remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
+            )
+
+
+def _without(block: Any, key: str) -> dict[str, Any] | None:
+    """A block without the setting that an error names, or None where it has no such setting."""
+    name, _, inner = key.partition(".")
+    if not isinstance(block, dict) or name not in block:
+        return None
+    rest = {other: value for other, value in block.items() if other != name}
+    kept = _without(block[name], inner)
+    return {**rest, name: kept} if kept else rest
+
+
+def _plain(value: Any) -> Any:
+    """Plain dictionaries in place of Axolotl's, which answer None for every attribute."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,1 @@
+"""Batches and prompts: response positions, documents, bundled prompts, generation."""

@@ -1,0 +1,176 @@
+"""The documents of a batch: what the store knows them by, and what a pass over one has to read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pact_plugin.data.positions import IGNORED, ResponsePositions, starts_of
+from pact_plugin.errors import StoreError
+
+_COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
+_SAID = {*_COPIED, "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "num_items_in_batch", "length"}
+"""What says nothing but token ids, labels and boundaries."""
+
+
+class HostBatch:
+    """Ids, labels and boundaries of a batch on the host, copied while the accelerator goes on working.
+
+    Args:
+        batch: A trainer's batch. Made before the forward pass is launched, the copies are there long before it ends.
+    """
+
+    def __init__(self, batch: Mapping[str, Any]) -> None:
+        self.labels = batch.get("labels")
+        self._tensors = {key: _to_host(batch[key]) for key in _COPIED if torch.is_tensor(batch.get(key))}
+        self._copied: torch.cuda.Event | None = None
+        if any(batch[key].device.type == "cuda" for key in self._tensors):
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The copies; waits until they are there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+        return self._tensors
+
+
+def _to_host(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on a device, without making the host wait."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """One document of a batch, up to its last response position."""
+
+    key: bytes
+    """Of its content (clause C7.4)."""
+    tokens: Int[np.ndarray, " n"]
+    columns: Int[np.ndarray, " m"]
+    """Its response positions, as places in `tokens`."""
+    index: Int[np.ndarray, " m"]
+    """t of each."""
+
+
+def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> list[Document]:
+    """The documents that have response positions, in the order of the batch.
+
+    Their positions, one after another, are `positions`.
+
+    Args:
+        host: `input_ids` and `labels` [B, T] on the host, with the boundaries that the batch has.
+        positions: Its response positions, on the host.
+    """
+    ids, labels = host["input_ids"].numpy().ravel(), host["labels"].numpy().ravel()
+    starts = starts_of(host).numpy().ravel()
+    begins, document = np.flatnonzero(starts), np.cumsum(starts) - 1
+    flat = positions.row.numpy() * host["labels"].shape[1] + positions.column.numpy()
+    index, owner = positions.index.numpy(), document[flat]
+    content = (ids.astype(np.int64) << 1) | (labels != IGNORED)
+    bounds = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(flat)] if len(flat) else []
+    found = []
+    for first, last in pairwise(bounds):
+        begin, end = begins[owner[first]], flat[last - 1] + 1
+        key = hashlib.blake2b(content[begin:end].astype("<i8").tobytes(), digest_size=16).digest()
+        found.append(Document(key, ids[begin:end], flat[first:last] - begin, index[first:last]))
+    return found
+
+
+SOMETHING = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
+"""What a rank reads that has nothing to read, where a forward pass needs every rank."""
+
+
+def require_text(batch: Mapping[str, Any]) -> None:
+    """Refuse a batch whose documents are more than their token ids, as with images.
+
+    Raises:
+        StoreError: Names the key of the batch.
+    """
+    for key, value in batch.items():
+        if key not in _SAID and torch.is_tensor(value) and value.ndim and bool((value != 0).any()):
+            raise StoreError(
+                "documents are stored by their token ids alone, and this batch holds more",
+                key=key,
+                remedy="Set `reference: adapter_off` for a new adapter, or `reference: frozen_copy`.",
+            )
+    if not torch.is_tensor(batch.get("input_ids")):
+        raise StoreError("the batch has no token ids", key="input_ids", remedy="Pass the model's inputs.")
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A sequence to read, and the places in it whose hidden states are wanted."""
+
+    tokens: Int[np.ndarray, " n"]
+    columns: Int[np.ndarray, " m"]
+
+
+def full_context(document: Document) -> Row:
+    """A document up to the last place that predicts a response token."""
+    return Row(document.tokens[: document.columns[-1]], document.columns - 1)
+
+
+def prompt_free(document: Document, header: Sequence[int], end: int) -> list[Row]:
+    """Every response by itself behind the header (clause C3.8), up to t = `end` (clause C3.9)."""
+    columns, index = document.columns, document.index
+    later = (np.diff(columns) != 1) | (np.diff(index) != 1)
+    rows = []
+    for part in np.split(np.arange(len(columns)), np.flatnonzero(later) + 1):
+        inside = index[part][index[part] < end]
+        if len(inside):
+            first = columns[part[0]] - index[part[0]]
+            tokens = np.concatenate([np.asarray(header), document.tokens[first : first + inside[-1]]])
+            rows.append(Row(tokens, inside + len(header) - 1))
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class RowBatch:
+    """Rows as one batch."""
+
+    inputs: dict[str, Any]
+    """For the model or its decoder."""
+    row: Int[Tensor, " N"]
+    column: Int[Tensor, " N"]
+    """Where the hidden states wanted lie, row by row."""
+
+
+def row_batch(rows: Sequence[Row], device: torch.device, *, flat: bool) -> RowBatch:
+    """Rows padded on the right, or, where the attention keeps documents apart, one after another without padding."""
+    lengths = [len(row.tokens) for row in rows]
+    counts = [len(row.columns) for row in rows]
+    columns = np.concatenate([row.columns for row in rows])
+    if flat:
+        ids = np.concatenate([row.tokens for row in rows])[None]
+        extra = {"position_ids": np.concatenate([np.arange(length) for length in lengths])[None]}
+        where, columns = np.zeros_like(columns), columns + np.repeat(np.cumsum([0, *lengths[:-1]]), counts)
+    else:
+        real = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
+        ids = np.zeros(real.shape, dtype=np.int64)
+        ids[real] = np.concatenate([row.tokens for row in rows])
+        extra = {"attention_mask": real.astype(np.int64)}
+        where = np.repeat(np.arange(len(rows)), counts)
+    arrays = {"input_ids": ids.astype(np.int64), **extra}
+    inputs: dict[str, Any] = {name: to_device(torch.from_numpy(a), device) for name, a in arrays.items()}
+    place = to_device(torch.from_numpy(np.stack([where, columns]).astype(np.int64)), device)
+    return RowBatch(inputs | {"use_cache": False}, place[0], place[1])

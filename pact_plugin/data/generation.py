@@ -1,0 +1,157 @@
+"""Answers and their logits, from any causal language model with transformers' call signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from pact_plugin.model.wrappers import contiguous_input, evaluation_mode
+
+Progress = Callable[[int, int, str], None]
+"""Called with (done, total, description) after each batch."""
+
+Pair = tuple[list[int], list[int]]
+"""Token ids of a prompt and of its answer."""
+
+
+@contextmanager
+def inspecting(*models: Any) -> Iterator[None]:
+    """Models in eval mode without gradients; afterwards their modes and the random state are as they were."""
+    devices = sorted({device.index for model in models if (device := device_of(model)).type == "cuda"})
+    with evaluation_mode(*models), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        yield
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the model's inputs belong."""
+    return next(model.parameters()).device
+
+
+def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a user's prompt up to where the answer begins, in the tokenizer's chat format if any."""
+    if not has_chat_template(tokenizer):
+        return _plain(tokenizer, f"{prompt}\n")
+    messages = [{"role": "user", "content": prompt}]
+    # Models that can think aloud first are asked not to; other templates ignore the setting.
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a user's prompt for a model that knows no chat format: a dialogue as plain text (C8.1)."""
+    return _plain(tokenizer, f"User: {prompt}\n\nAssistant: ")
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    ids = list(tokenizer(text)["input_ids"])
+    # A tokenizer may close its input with an end-of-sequence token, after which no answer would follow.
+    return ids[:-1] if ids[-1:] == [getattr(tokenizer, "eos_token_id", None)] else ids
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer knows its model's chat format."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of special tokens: end of turn, padding and the like."""
+    return frozenset(tokenizer.all_special_ids)
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    report: Callable[[int], None],
+    first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
+) -> list[list[int]]:
+    """Greedy answers, up to (not including) their first special token. The longest prompts go first: what does not fit
+    into memory shows at once, and there is little padding.
+
+    Args:
+        model: Has `generate`.
+        tokenizer: Its tokenizer.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Where answers are cut off, in tokens.
+        batch_size: Prompts at a time, padded on the left.
+        report: Called with the number of prompts done.
+        first: Called with the places in `prompts` of a batch, and the logits of its answers' first tokens.
+
+    Returns:
+        Token ids of each answer, in the order of `prompts`; empty if it has none.
+    """
+    pad = _padding(tokenizer)
+    stop = special_ids(tokenizer)
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found: list[list[int]] = [[] for _ in prompts]
+    longest_first = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    for start in range(0, len(prompts), batch_size):
+        places = longest_first[start : start + batch_size]
+        batch = [prompts[place] for place in places]
+        width = len(batch[0])
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=ids.device)
+        with contiguous_input(head):
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=pad,
+                return_dict_in_generate=True,
+                output_logits=first is not None,
+                **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
+                **{"temperature": None, "top_p": None, "top_k": None},
+            )
+        if first is not None:
+            first(places, output.logits[0])
+        for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
+            end = next((i for i, token in enumerate(row) if token in stop), len(row))
+            found[place] = row[:end]
+        report(start + len(batch))
+    return found
+
+
+def answer_logits(
+    model: Any,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int,
+    report: Callable[[int], None],
+) -> Iterator[Float[torch.Tensor, "R V"]]:
+    """Teacher-forced logits of each answer: row r predicts its token r. One batch of logits is held at a
+    time.
+
+    Args:
+        model: Returns `logits`.
+        pairs: Each prompt with its answer of R >= 1 tokens.
+        batch_size: Pairs at a time, padded on the right, where a causal model does not look.
+        report: Called with the number of pairs done.
+    """
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        width = max(len(prompt) + len(answer) for prompt, answer in batch)
+        rows = [prompt + answer for prompt, answer in batch]
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device_of(model))
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        for row, (prompt, answer) in zip(logits, batch, strict=True):
+            yield row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
+        report(start + len(batch))
+
+
+def _padding(tokenizer: Any) -> int:
+    """Any id will do: padding is masked."""
+    for name in ("pad_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return int(token)
+    return 0

@@ -1,0 +1,153 @@
+"""One forward pass of the model in training, as the constraint sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from pact_plugin.data.documents import Document, HostBatch, documents_of
+from pact_plugin.data.positions import ResponsePositions, positions_of
+from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
+from pact_plugin.model.wrappers import ambient_autocast
+
+
+@dataclass(frozen=True)
+class View:
+    """One forward pass of the model in training."""
+
+    hidden: Float[Tensor, "B T d"]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    """What the decoder was called with; the reference is called with the same."""
+    positions: ResponsePositions
+    labels: Int[Tensor, "B T"]
+    host: Mapping[str, Tensor]
+    """Ids, labels and boundaries on the host."""
+    host_positions: ResponsePositions
+    autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
+    """As it was inside of the decoder."""
+    label_logprobs: Float[Tensor, " N"] | None = None
+    """log p of the label at each response position, where the task loss has it."""
+
+    @cached_property
+    def documents(self) -> list[Document]:
+        """Those with response positions, in the order of the batch."""
+        return documents_of(self.host, self.host_positions)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The decoder's call."""
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: AbstractContextManager[Any]
+
+
+class Watch:
+    """Sees forward passes by a hook on the decoder.
+
+    Args:
+        decoder: Module below the language-model head.
+        first_n: Only the first tokens of every response, this many.
+    """
+
+    def __init__(self, decoder: nn.Module, first_n: int | None) -> None:
+        self._decoder, self._first_n = decoder, first_n
+        self._seen: _Seen | None = None
+        self._host: HostBatch | None = None
+
+    @contextmanager
+    def forward(self, batch: Mapping[str, Any] | None) -> Iterator[None]:
+        """Keep the first forward pass inside; with its batch, copy that to the host before."""
+        self._seen = None
+        self._host = None if batch is None else HostBatch(batch)
+
+        def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            if self._seen is None:
+                hidden = output.last_hidden_state
+                self._seen = _Seen(hidden, args, kwargs, ambient_autocast(hidden.device))
+
+        handle = self._decoder.register_forward_hook(keep, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def view(self, batch: Mapping[str, Any], *, train: bool, label_logprobs: Tensor | None = None) -> View:
+        """What was seen, once.
+
+        Args:
+            batch: The one that was watched.
+            train: Whether there has to be a gradient.
+            label_logprobs: [B, T - 1] of each label but the first, where the task loss has them.
+
+        Raises:
+            HiddenStatesNotSeenError: Nothing was seen, or without gradient in training.
+            ModelStructureError: The decoder was called with embeddings.
+            ShapeError: The batch is another one.
+        """
+        seen, self._seen = self._seen, None
+        if seen is None:
+            raise HiddenStatesNotSeenError(
+                "the decoder's final hidden states were not seen in this step",
+                key="watch",
+                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
+            )
+        if train and torch.is_grad_enabled() and not seen.hidden.requires_grad:
+            raise HiddenStatesNotSeenError(
+                "the hidden states carry no gradient, so the constraint would have no effect",
+                key="model",
+                remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
+            )
+        if seen.kwargs.get("inputs_embeds") is not None:
+            raise ModelStructureError(
+                "the decoder was called with embeddings, which the reference cannot be given",
+                key="inputs_embeds",
+                remedy="Pass `input_ids`.",
+            )
+        host = self._on_host(batch, seen)
+        positions = positions_of(host, self._first_n)
+        if seen.hidden.shape[:2] != batch["labels"].shape:
+            raise ShapeError(
+                f"the hidden states have shape {tuple(seen.hidden.shape[:2])}",
+                key="labels",
+                value=tuple(batch["labels"].shape),
+                remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
+            )
+        device = seen.hidden.device
+        placed = positions.to(device)
+        if label_logprobs is not None:
+            label_logprobs = placed.predecessors(label_logprobs.to(device))
+        return View(
+            seen.hidden,
+            seen.args,
+            seen.kwargs,
+            placed,
+            batch["labels"].to(device, non_blocking=True),
+            host,
+            positions,
+            seen.autocast,
+            label_logprobs,
+        )
+
+    def _on_host(self, batch: Mapping[str, Any], seen: _Seen) -> Mapping[str, Tensor]:
+        """Ids, labels and boundaries of a batch; those copied before the forward pass, if it is the same batch."""
+        copied, self._host = self._host, None
+        if copied is None or copied.labels is not batch.get("labels"):
+            copied = HostBatch(batch)
+        host = dict(copied.tensors())
+        if "shift_labels" in batch:
+            host["shift_labels"] = batch["shift_labels"]
+        if "input_ids" not in host:
+            ids = seen.args[0] if seen.args else seen.kwargs["input_ids"]
+            host |= HostBatch({"input_ids": ids}).tensors()
+        return host

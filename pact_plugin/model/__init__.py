@@ -1,0 +1,1 @@
+"""A causal language model taken apart: its head, its wrappers, its ranks."""

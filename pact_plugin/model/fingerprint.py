@@ -1,0 +1,75 @@
+"""What tells one model from another, its weights included."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pact_plugin.model.wrappers import peft_model
+
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_PEFT = {"base_layer", "original_module"}
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 2**24
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of a model's parameters: SHA-256, in hexadecimal digits."""
+
+    structure: str
+    """Of their names, shapes and types."""
+    values: str
+    """Of every bit of them, too."""
+
+
+def model_fingerprint(model: nn.Module, *, base_only: bool = False) -> Fingerprint:
+    """Fingerprint of a model, the same on every device, under every wrapper and for every shard.
+
+    All values count, by a sum of 64-bit integers that does not depend on the order of summation. With sharded
+    parameters (DTensor) every rank must call it.
+
+    Args:
+        model: The model, with the adapters that are active.
+        base_only: Leave the adapters out: they change nothing, and start at random.
+    """
+    structure, values = hashlib.sha256(), hashlib.sha256()
+    for name, parameter in sorted(_named(model, base_only), key=lambda pair: pair[0]):
+        tensor = parameter.detach()
+        line = f"{name} {tuple(tensor.shape)} {tensor.dtype}\n"
+        structure.update(line.encode())
+        values.update(f"{line}{_checksum(tensor)}\n".encode())
+    return Fingerprint(structure.hexdigest(), values.hexdigest())
+
+
+def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:
+    """Parameters under the names that they have without wrappers; a base model's as if it had no adapter."""
+    peft = peft_model(model)
+    adapters = set() if peft is None else set(peft.peft_config)
+    active = set() if peft is None else set(peft.active_adapters)
+    for name, parameter in model.named_parameters():
+        parts = [part for part in name.split(".") if part not in _WRAPPERS | _PEFT]
+        owner = adapters.intersection(parts)
+        if owner and (base_only or not owner & active):
+            continue
+        if adapters and parts[:2] == ["base_model", "model"]:
+            parts = parts[2:]
+        yield ".".join(parts), parameter
+
+
+@torch.no_grad()
+def _checksum(tensor: Tensor) -> int:
+    """Σ v_i · w_i modulo 2^64 over the bits v_i of the values, with odd pseudo-random weights w_i."""
+    if hasattr(tensor, "full_tensor"):
+        tensor = tensor.full_tensor()
+    bits = tensor.contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, bits.numel(), _CHUNK):
+        part = bits[start : start + _CHUNK].to(torch.int64)
+        place = torch.arange(start, start + part.numel(), device=part.device)
+        total += (part * ((place * 6364136223846793005 + 1442695040888963407) | 1)).sum()
+    return int(total)

@@ -1,0 +1,257 @@
+"""Final hidden states -> log-probabilities of the safety tokens, never the full logits (clause C6 of spec/PACT.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pact_plugin.errors import ModelStructureError
+from pact_plugin.model.readout import read_chunks, read_frozen
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the confidence objective needs of N positions, in nats."""
+
+    logprobs: Float[Tensor, "N K"]
+    """log p(k) of the safety tokens under the whole vocabulary."""
+    log_rest: Float[Tensor, " N"]
+    """log r, the log-probability of every other token together."""
+    label: Float[Tensor, " N"]
+    """log p of the label."""
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """A causal language model as a decoder, a projection and what the model does to its logits.
+
+    Args:
+        decoder: Module below the head; its output has `last_hidden_state` [B, T, d].
+        projection: The head itself, [N, d] -> [N, V].
+        scale: Factor of the logits (Cohere, Granite).
+        softcap: Bound of the logits, cap · tanh(logits / cap), after the factor (Gemma 2).
+    """
+
+    decoder: nn.Module
+    projection: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(
+        self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """[N, d] -> [N, V] logits in at least float32, as the model computes them."""
+        raw = self.projection(hidden) if project is None else project(hidden)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        if self.scale != 1.0:
+            raw = raw * self.scale
+        if self.softcap is not None:
+            raw = self.softcap * torch.tanh(raw / self.softcap)
+        return raw
+
+    def safety_logits(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        *,
+        chunk_size: int = 256,
+        project: Callable[[Tensor], Tensor] | None = None,
+        weight: Tensor | None = None,
+    ) -> Float[Tensor, "N K"]:
+        """Logits of the safety tokens alone; a plain linear head multiplies only their rows.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens.
+            chunk_size: Positions per chunk where the head is not plain and all logits are needed.
+            project: Replaces the projection (a reference's own head).
+            weight: Replaces the weight [V, d] of a plain linear head.
+        """
+        if type(self.projection) is nn.Linear:
+            bias = self.projection.bias
+            rows = (self.projection.weight if weight is None else weight)[ids]
+            return self.logits(
+                hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids])
+            )
+        chunks = hidden.split(chunk_size)
+        return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
+
+    def readout(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        labels: Int[Tensor, " N"],
+        *,
+        chunk_size: int = 256,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Readout:
+        """Log-probabilities at N positions, `chunk_size` positions at a time.
+
+        The memory is that of one chunk: under autograd each chunk's logits are computed again in the backward pass, or
+        not needed there, where the head is linear and not trained. Normalised by log p(S) and log r = log(1 - p(S))
+        from their difference, which keeps both exact as either vanishes.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens; fewer than the vocabulary.
+            labels: The tokens predicted.
+            chunk_size: Positions per chunk.
+            project: Replaces the projection (a reference's own head).
+        """
+
+        def logits(states: Tensor) -> Tensor:
+            return self.logits(states, project)
+
+        projection = self.projection
+        if (
+            project is None
+            and hidden.requires_grad
+            and torch.is_grad_enabled()
+            and _is_frozen_linear(projection)
+        ):
+            read = read_frozen(logits, self._slope, projection, hidden, ids, labels, chunk_size)
+        else:
+            read = read_chunks(logits, hidden, ids, labels, chunk_size)
+        safety, label, outside = read
+        inside = safety.logsumexp(1)
+        log_mass = F.logsigmoid(inside - outside)
+        offset = log_mass - inside
+        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
+
+    @property
+    def reads_rows(self) -> bool:
+        """Whether single logits can be had from single rows: a plain linear head that is not spread over ranks."""
+        return type(self.projection) is nn.Linear and type(self.projection.weight) in (Tensor, nn.Parameter)
+
+    def beside(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"],
+        labels: Int[Tensor, " N"],
+        label_logprobs: Float[Tensor, " N"],
+    ) -> Float[Tensor, "N K"]:
+        """Log-probabilities of the safety tokens beside a task loss that has the labels': the head is not read (C6.7).
+
+        log p(k) = log p(y) + z(k) - z(y) needs the rows of the safety tokens and of the labels alone, and the gradient
+        of the log-sum-exp is part of the one that the task's own head computes.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: The safety tokens.
+            labels: The tokens predicted, y.
+            label_logprobs: log p(y), with the gradient that the task loss has.
+        """
+        assert isinstance(self.projection, nn.Linear)
+        weight, bias = self.projection.weight, self.projection.bias
+        count, chosen = len(ids), torch.cat([ids, labels])
+        # Of a head in training the rows' gradient is sparse, and added to the task's: a dense one would be as large.
+        rows = F.embedding(chosen, weight, sparse=weight.requires_grad)
+        offsets = None if bias is None else bias[chosen]
+
+        def of_safety(states: Tensor) -> Tensor:
+            return F.linear(states, rows[:count], None if offsets is None else offsets[:count])
+
+        def of_label(states: Tensor) -> Tensor:
+            product = torch.bmm(states[:, None], rows[count:, :, None])[:, 0, 0]
+            return product if offsets is None else product + offsets[count:].to(product.dtype)
+
+        label = self.logits(hidden, of_label)
+        return self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
+
+    def _slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of the logits by what the projection returns."""
+        if self.softcap is None:
+            return self.scale
+        return self.scale * (1 - (logits / self.softcap) ** 2)
+
+
+def _is_frozen_linear(projection: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(projection) is nn.Linear and not any(p.requires_grad for p in projection.parameters())
+
+
+def language_head(model: nn.Module) -> LanguageHead:
+    """Take a causal language model apart; PEFT and distributed wrappers are looked through.
+
+    Raises:
+        ModelStructureError: No decoder or no output embeddings were found.
+    """
+    base = unwrap(model)
+    decoder = getattr(base, "base_model", None)
+    if decoder is None or decoder is base:
+        decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
+    if not isinstance(decoder, nn.Module) or decoder is base:
+        raise ModelStructureError(
+            "the decoder below the language-model head was not found",
+            key="model",
+            value=type(base).__name__,
+            remedy="Use a causal language model whose `base_model` or `get_decoder()` is its decoder.",
+        )
+    projection = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    if not isinstance(projection, nn.Module):
+        raise ModelStructureError(
+            "the language-model head was not found",
+            key="model",
+            value=type(base).__name__,
+            remedy="Use a causal language model with `get_output_embeddings()`.",
+        )
+    scale, softcap = _logit_settings(getattr(base, "config", None))
+    return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
+
+
+def unwrap(model: Any) -> Any:
+    """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model
+
+
+def _logit_settings(config: Any) -> tuple[float, float | None]:
+    """Factor and bound of the logits, under the names that model families give them."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    scale = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(text, name, None) is not None:
+            scale = float(getattr(text, name))
+            break
+    divisor = getattr(text, "logits_scaling", None)
+    if divisor is not None:
+        scale = float(divisor) if getattr(text, "model_type", "") == "hyperclovax" else 1.0 / float(divisor)
+    return scale, getattr(text, "final_logit_softcapping", None)
+
+
+@torch.no_grad()
+def check_head(model: nn.Module, head: LanguageHead, token_ids: Int[Tensor, " n"]) -> None:
+    """Compare with the model's own logits on a few tokens, so that an unknown kind of head is never misread.
+
+    Raises:
+        ModelStructureError: The logits differ by more than rounding.
+    """
+    tokens = token_ids[None]
+    own = model(input_ids=tokens).logits[0].to(torch.float32)
+    hidden = head.decoder(input_ids=tokens).last_hidden_state[0]
+    ours = head.logits(hidden.to(own.device)).to(torch.float32)
+    if ours.shape == own.shape:
+        error = (ours - own).abs().max().item()
+        if error <= 8 * torch.finfo(hidden.dtype).eps * own.abs().max().item() + 1e-4:
+            return
+        problem = f"logits read from the hidden states differ from the model's own by {error:.3g}"
+    else:
+        problem = f"logits read from the hidden states have shape {tuple(ours.shape)}, not {tuple(own.shape)}"
+    raise ModelStructureError(
+        problem,
+        key="model",
+        value=type(unwrap(model)).__name__,
+        remedy="This architecture transforms its logits in a way pact-plugin does not know: please report it.",
+    )

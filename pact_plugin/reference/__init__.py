@@ -1,0 +1,1 @@
+"""The aligned model: where its predictions come from, and the table that keeps them."""

@@ -1,0 +1,252 @@
+"""Filling a store: the model reads every document once, before its first step."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from pact_plugin.data.documents import SOMETHING, Document, HostBatch, documents_of, require_text
+from pact_plugin.data.positions import positions_of
+from pact_plugin.errors import HiddenStatesNotSeenError, NonFiniteError, StoreError
+from pact_plugin.model.head import LanguageHead, unwrap
+from pact_plugin.model.ranks import is_sharded, of_every_rank, of_first_rank, rank, several
+from pact_plugin.model.wrappers import contiguous_input
+from pact_plugin.reference.passes import Aligned, Passes
+from pact_plugin.reference.shards import Writer
+from pact_plugin.reference.table import Store
+
+logger = logging.getLogger("pact_plugin")
+
+Caller = Callable[[dict[str, Any]], Tensor]
+"""Inputs [B, T] -> final hidden states [B, T, d]."""
+
+_WINDOW = 64
+"""Passes whose documents are sorted by length together."""
+
+
+def unseen(store: Store, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
+    """Of each batch, the documents that the store lacks, each once.
+
+    Raises:
+        StoreError: A batch holds more than token ids.
+    """
+    met: set[bytes] = set()
+    for batch in batches:
+        require_text(batch)
+        host = HostBatch(batch).tensors()
+        documents = documents_of(host, positions_of(host, store.header.first_n))
+        new = {d.key: d for d in documents if d.key not in met and d.key not in store}
+        met.update(new)
+        yield list(new.values())
+
+
+def fill(
+    store: Store,
+    batches: Iterable[Mapping[str, Any]],
+    passes: Passes,
+    model: nn.Module,
+    tokens_per_pass: int,
+    progress: bool,
+) -> None:
+    """Store what the model predicts for every document of some batches; to be called by every rank, within a session.
+
+    Args:
+        store: Where to.
+        batches: This rank's part of the data, as training sees it; documents are batched anew, by length.
+        passes: What to compute.
+        model: What computes the final hidden states.
+        tokens_per_pass: Tokens in one forward pass, padding included.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        StoreError: A batch holds more than token ids, or another run is filling the same store.
+        NonFiniteError: The model predicts NaN.
+    """
+    _create(store)
+    call = caller(model, passes.reference.head)
+    sharded = is_sharded(model)
+    total = _count(batches)
+    estimate = _Estimate(store, total)
+    window: list[Document] = []
+    with Writer(store.folder, store.header, rank()) as writer:
+
+        def run(rounds: int = 0) -> None:
+            groups = by_length(window, tokens_per_pass)
+            for group in groups:
+                writer.put(zip(group, computed(group, passes, call), strict=True))
+                estimate.add(group)
+            for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
+                computed(groups[0] if groups else [SOMETHING], passes, call)
+            window.clear()
+
+        bar = tqdm(unseen(store, batches), "PACT reference", total, unit=" batches", disable=not progress)
+        for number, new in enumerate(bar, 1):
+            window += new
+            first = estimate.pending and sum(map(_length, window)) >= tokens_per_pass
+            if not sharded and (first or sum(map(_length, window)) >= _WINDOW * tokens_per_pass):
+                run()
+                estimate.show(number)
+        run(max(of_every_rank(len(by_length(window, tokens_per_pass)))) if sharded else 0)
+    reshard(model)
+    of_every_rank(None)
+    store.refresh()
+    if len(set(of_every_rank(store.documents))) > 1:
+        raise StoreError(
+            "the ranks do not see the same files",
+            key="store",
+            value=str(store.folder),
+            remedy="Name a folder on a file system that all of them share.",
+        )
+    if rank() == 0:
+        logger.info(
+            "PACT reference: stored, %d documents, %.1f MiB in %s",
+            store.documents,
+            store.bytes / 2**20,
+            store.folder,
+        )
+
+
+def by_length(documents: Sequence[Document], tokens_per_pass: int) -> list[list[Document]]:
+    """Groups of documents of similar length, padded within a number of tokens; a longer one is a group by itself."""
+    groups: list[list[Document]] = []
+    for document in sorted(documents, key=_length, reverse=True):
+        if groups and (len(groups[-1]) + 1) * _length(groups[-1][0]) <= tokens_per_pass:
+            groups[-1].append(document)
+        else:
+            groups.append([document])
+    return groups
+
+
+def reshard(model: nn.Module) -> None:
+    """Put sharded parameters back where a pass without gradients has left whole ones, as FSDP2 does at its root."""
+    if not several():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def caller(model: nn.Module, head: LanguageHead) -> Caller:
+    """Inputs -> final hidden states, through the whole model, so that its wrappers and its precision are training's.
+
+    The logits of one position are computed beside them; of all, where a model knows no `logits_to_keep`.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    keep = {}
+    if "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters:
+        keep = {"logits_to_keep": 1}
+
+    def call(inputs: dict[str, Any]) -> Tensor:
+        seen: list[Tensor] = []
+        handle = head.decoder.register_forward_hook(
+            lambda m, a, output: seen.append(output.last_hidden_state)
+        )
+        try:
+            with contiguous_input(head.projection):
+                model(**inputs, **keep)
+        finally:
+            handle.remove()
+        if not seen:
+            raise HiddenStatesNotSeenError(
+                "the model's forward pass did not run its decoder",
+                key="model",
+                remedy="Pass the model in training.",
+            )
+        return seen[0]
+
+    return call
+
+
+def _count(batches: Any) -> int | None:
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
+def _create(store: Store) -> None:
+    """By rank 0; what it meets is raised on every rank."""
+    problem: StoreError | None = None
+    if rank() == 0:
+        try:
+            store.create()
+        except StoreError as error:
+            problem = error
+    problem = of_first_rank(problem)
+    if problem is not None:
+        raise problem
+    store.refresh()
+
+
+def computed(group: Sequence[Document], passes: Passes, call: Caller) -> list[Aligned]:
+    """What the aligned model predicts of each document, on the host; to be called within a session.
+
+    Raises:
+        NonFiniteError: It predicts NaN.
+    """
+    found = passes.of_documents(group, call)
+    for aligned in found:
+        if any(part is not None and not _valid(part) for part in (aligned.values, aligned.post)):
+            raise NonFiniteError(
+                "NaN or infinity in the reference",
+                key="reference",
+                remedy="Check the aligned model's weights and precision.",
+            )
+    return found
+
+
+def _valid(values: Tensor) -> bool:
+    """Neither NaN nor infinity, but -∞ for a masked token."""
+    return not bool((values.isnan() | (values == torch.inf)).any())
+
+
+def _length(document: Document) -> int:
+    return len(document.tokens)
+
+
+class _Estimate:
+    """Size and time of the whole, from the first pass."""
+
+    def __init__(self, store: Store, total: int | None) -> None:
+        self.pending = True
+        self._store, self._total = store, total
+        self._began, self._positions = time.perf_counter(), 0
+
+    def add(self, group: Sequence[Document]) -> None:
+        self._positions += sum(len(document.columns) for document in group)
+
+    def show(self, number: int) -> None:
+        """After `number` batches."""
+        if not self.pending or rank() != 0:
+            return
+        self.pending = False
+        if not self._total:
+            return
+        size = int(self._positions * self._store.header.width * 2 * self._total / number)
+        minutes = (time.perf_counter() - self._began) * self._total / number / 60
+        free = shutil.disk_usage(self._store.folder).free
+        logger.info(
+            "PACT reference: filling %s with about %.1f MiB from each rank, in about %.1f minutes (%.1f GiB are free)",
+            self._store.folder,
+            size / 2**20,
+            minutes,
+            free / 2**30,
+        )
+        if size > free:
+            raise StoreError(
+                f"it needs about {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
+                key="store",
+                value=str(self._store.folder),
+                remedy="Name another folder, lower `top_k`, set `first_n`, or use another `reference`.",
+            )

@@ -1,0 +1,83 @@
+"""Was a run really constrained? The answer of `pact-plugin verify`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pact_plugin.errors import ReceiptError
+from pact_plugin.run.receipt import FILE_NAME, Receipt
+
+_TRAINER_STATE = "trainer_state.json"
+_CHECKPOINTS = "checkpoint-*"
+
+
+def verify_run(directory: str | Path) -> str:
+    """One line that says over how many steps and positions a run was constrained, and by which tokens.
+
+    Args:
+        directory: The output directory of a run, or one of its checkpoints.
+
+    Raises:
+        ReceiptError: There is no receipt, no position was constrained, or steps are missing (they are named).
+    """
+    folder = Path(directory)
+    receipt = Receipt.read(folder)
+    receipt.total_steps = max(receipt.total_steps, _trainer_steps(folder), _unconstrained_steps(folder))
+    if receipt.config.get("weight") == 0:
+        raise ReceiptError(
+            "the run was measured, not constrained",
+            key="weight",
+            value=0,
+            remedy="Train with a weight above 0.",
+        )
+    if receipt.missing_steps:
+        spans = ", ".join(
+            f"{first}" if first == last else f"{first}-{last}" for first, last in receipt.missing_steps
+        )
+        raise ReceiptError(
+            f"steps {spans} of {receipt.total_steps} were not constrained",
+            key="steps",
+            value=receipt.steps,
+            remedy="Train those steps again with the constraint attached.",
+        )
+    if not receipt.positions:
+        raise ReceiptError(
+            "no response position was constrained",
+            key="positions",
+            value=receipt.positions,
+            remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
+        )
+    anchors = receipt.mean_anchor_divergence
+    return (
+        f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions"
+        f"{' measured' if receipt.anchors_alone else ''}, mean divergence {receipt.mean_divergence:.4g} nats"
+        f"{'' if anchors is None else f', at the anchors {anchors:.4g}'}, {receipt}"
+    )
+
+
+def _unconstrained_steps(folder: Path) -> int:
+    """Last step of a checkpoint inside that holds no receipt of it: the run went on without the constraint."""
+    last = 0
+    for checkpoint in folder.glob(_CHECKPOINTS):
+        steps = _trainer_steps(checkpoint)
+        covered = Receipt.read(checkpoint).total_steps if (checkpoint / FILE_NAME).is_file() else 0
+        if steps > covered:
+            last = max(last, steps)
+    return last
+
+
+def _trainer_steps(folder: Path) -> int:
+    """Optimiser steps that the trainer itself counted, where it left its state; 0 otherwise."""
+    state = folder / _TRAINER_STATE
+    if not state.is_file():
+        return 0
+    try:
+        return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReceiptError(
+            "the trainer's state cannot be read",
+            key=_TRAINER_STATE,
+            value=str(state),
+            remedy="It is damaged.",
+        ) from error

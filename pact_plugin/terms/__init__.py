@@ -1,0 +1,1 @@
+"""What is added to the task's loss: one file for each term."""

@@ -1,0 +1,1 @@
+"""Safety tokens: what they are, their file, and how they are chosen."""

@@ -1,0 +1,165 @@
+"""`pact-plugin check` and `axolotl pact-check` where Axolotl is: the check agrees with what Axolotl does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from axolotl_runs import LORA, Run, Workshop, environment_without_plugin
+from pact_axolotl.check.check import check
+from pact_axolotl.check.config_file import misspelt_keys
+from pact_axolotl.check.environment import find_axolotl
+from pact_axolotl.check.report import Report
+from transformers import AutoConfig
+
+import pact_plugin as pact
+
+HERE = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("axolotl"))
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch):
+    monkeypatch.setenv("PATH", f"{HERE}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+
+
+def written(workshop: Workshop, **changes: Any) -> Path:
+    file = workshop.folder / "checked.yml"
+    file.write_text(yaml.safe_dump(workshop.config(**changes) | {"output_dir": str(workshop.folder / "out")}))
+    return file
+
+
+def keys(report: Report) -> list[str]:
+    return sorted(finding.key for finding in report.findings)
+
+
+def test_a_run_that_is_found_good_is_constrained(workshop):
+    report = check(written(workshop, **LORA, max_steps=1, save_steps=1))
+    assert report.constrained
+    assert report.unchecked == []
+    assert any(note.startswith("Axolotl 0.") and str(HERE) in note for note in report.notes)
+    run = workshop.train("good", **LORA, max_steps=1, save_steps=1).ok()
+    assert run.receipt["steps"] == [[1, 1]]
+    assert run.receipt["reference"] == report.reference.kind == "adapter_off"
+    assert run.receipt["tokens"]["digest"] == report.tokens["digest"]
+
+
+def test_axolotls_findings_stand_beside_ours(workshop):
+    file = written(
+        workshop, pact={"weigth": 1}, micro_batch_size="many", adapter="lora", load_in_8bit=True, rl="dpo"
+    )
+    before = set(workshop.folder.iterdir())
+    report = check(file)
+    assert keys(report) == ["micro_batch_size", "pact.weigth", "rl"]
+    (axolotls,) = [one for one in report.findings if one.key == "micro_batch_size"]
+    assert "many" in str(axolotls.value)
+    assert axolotls.problem.startswith("Axolotl refuses it")
+    assert set(workshop.folder.iterdir()) == before  # nothing was prepared, logged or trained
+
+
+def assert_trains_unconstrained(run: Run) -> None:
+    """It ends well, and nothing of it looks as if it had been constrained."""
+    assert len(run.ok().steps) == 1
+    assert not [name for entry in run.history for name in entry if "pact" in name]
+    assert not list(run.output.rglob("pact_*"))
+    line = run.verify()
+    assert line.returncode == 1
+    assert "no receipt: nothing shows that this run was constrained" in line.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"plugins": None}, "plugins"),
+        ({"plugins": ["pact_plugin.axolotl.PactPlugin"]}, "plugins"),
+        ({"pact": None, "pcat": True}, "pcat"),
+    ],
+    ids=["no-plugin", "misspelt-plugin", "misspelt-key"],
+)
+def test_what_axolotl_passes_over_in_silence_is_found(workshop, request, changes, key):
+    changes = changes | {"max_steps": 1, "save_steps": 1}
+    assert keys(check(written(workshop, **changes))) == [key]
+    axolotl = find_axolotl()
+    assert axolotl is not None
+    if axolotl.loads_installed and key == "plugins":  # newer releases need no line, and stop at a wrong one
+        return
+    config = workshop.config(**changes)
+    name = request.node.callspec.id
+    assert_trains_unconstrained(workshop.axolotl("train", name, config, "--launcher", "python"))
+
+
+def test_no_key_of_axolotls_is_taken_for_a_misspelling():
+    from axolotl.utils.schemas.config import AxolotlInputConfig
+
+    keys = list(AxolotlInputConfig.model_fields)
+    assert len(keys) > 100
+    assert list(misspelt_keys(dict.fromkeys(keys, 1))) == []
+
+
+def test_an_environment_of_axolotl_without_the_plugin(workshop, tmp_path, monkeypatch):
+    folder = environment_without_plugin(tmp_path / "environment")
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    settings = LORA | {"max_steps": 1, "save_steps": 1}
+    (finding,) = check(written(workshop, **settings)).findings
+    assert finding.key == "pact-plugin"
+    assert "would log that and train on" in finding.problem
+    assert f"{folder}/python" in finding.remedy
+    assert "pip install 'pact-plugin[axolotl]'" in finding.remedy
+    config = workshop.config(**settings)
+    run = workshop.axolotl("train", "without", config, "--launcher", "python", PATH=path)
+    assert "Failed to load plugin: pact_axolotl.PactPlugin" in run.log
+    assert_trains_unconstrained(run)
+
+
+def axolotl(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    command = ["axolotl", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_command_of_axolotls(workshop):
+    done = axolotl("pact-check", str(written(workshop, pact={"weigth": 1}, **LORA)))
+    assert done.returncode == 1
+    assert "✗ pact.weigth: 1" in done.stdout
+    assert "Did you mean `weight`?" in done.stdout
+    assert "pact-check" in axolotl("--help").stdout
+
+
+def test_a_reference_that_does_not_fit(workshop):
+    """By the memory that the device has of which Axolotl's environment knows."""
+    large = AutoConfig.for_model(
+        "llama", hidden_size=1 << 16, intermediate_size=1 << 22, num_hidden_layers=4, vocab_size=1 << 17
+    )
+    large.save_pretrained(workshop.folder / "large")
+    workshop.tokenizer.save_pretrained(workshop.folder / "large")
+    settings = {"base_model": str(workshop.folder / "large"), "pact": {"reference": "frozen_copy"}}
+    done = axolotl("pact-check", str(written(workshop, **settings)))
+    assert done.returncode == 1
+    assert "✗ pact.reference: frozen_copy" in done.stdout
+    assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", " ".join(done.stdout.split()))
+    assert "Set `reference: stored`" in " ".join(done.stdout.split())
+
+
+def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):
+    command = [sys.executable, "-m", "pact_plugin.cli.main", "check", str(written(workshop)), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = json.loads(done.stdout)
+    assert answer["constrained"] is True
+    assert answer["unchecked"] == []
+    assert answer["reference"]["kind"] == "stored"
+    assert answer["tokens"]["digest"] == pact.SafetyTokens.load(workshop.folder / "tokens.safetensors").digest

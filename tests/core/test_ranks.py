@@ -1,0 +1,30 @@
+"""Two ranks equal one process with the whole batch, in losses and gradients, to 1e-5 (spec/PACT.md, C4.2 and C4.3).
+
+DeepSpeed's third stage is refused: test_zero3.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path, wrapper):
+    """LoRA and full fine-tuning, every reference and objective, all tokens and the first, anchors, accumulation 2."""
+    script = Path(__file__).parents[1] / "support" / "rank_steps.py"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, str(script), str(tmp_path), wrapper],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
+    assert done.stdout.count("Case(") == (23 if wrapper == "ddp" else 18)

