@@ -9,25 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pact_plugin.assemble import PactConstraint as PactConstraint
+    from pact_plugin.assemble import attach as attach
     from pact_plugin.config import PactConfig as PactConfig
-    from pact_plugin.constraint import PactConstraint as PactConstraint
     from pact_plugin.errors import PactError as PactError
-    from pact_plugin.hooks.manager import attach as attach
     from pact_plugin.math.confidence import confidence_divergence as confidence_divergence
-    from pact_plugin.math.confidence import published_divergence as published_divergence
     from pact_plugin.math.direction import safety_direction as safety_direction
+    from pact_plugin.math.published import published_divergence as published_divergence
     from pact_plugin.tokens.safety_tokens import SafetyTokens as SafetyTokens
 
 __version__ = "0.1.0"
 
 _HOME = {
     "PactConfig": "config",
-    "PactConstraint": "constraint",
+    "PactConstraint": "assemble",
     "PactError": "errors",
     "SafetyTokens": "tokens.safety_tokens",
-    "attach": "hooks.manager",
+    "attach": "assemble",
     "confidence_divergence": "math.confidence",
-    "published_divergence": "math.confidence",
+    "published_divergence": "math.published",
     "safety_direction": "math.direction",
 }
 

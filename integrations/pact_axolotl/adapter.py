@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.config import PactConfig
-from pact_plugin.constraint import TOKENS_FILE
 from pact_plugin.errors import AdapterError
-from pact_plugin.hooks.spec import Adapter, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
+from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 _OTHER_LOSSES = (
@@ -27,7 +27,7 @@ def _matches(trainer: Any) -> bool:
     return any(base.__module__.split(".")[0] == "axolotl" for base in type(trainer).__mro__)
 
 
-def _parts(trainer: Any) -> tuple[Any, Any]:
+def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from pact_transformers.mixin import trainer_parts
 
     base = getattr(sys.modules.get("axolotl.core.trainers.base"), "AxolotlTrainer", None)
@@ -40,7 +40,7 @@ def _parts(trainer: Any) -> tuple[Any, Any]:
             remedy="Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
             "`pact: false`.",
         )
-    return trainer_parts(trainer)
+    return trainer_parts(trainer, folder)
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
@@ -56,18 +56,22 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain(trainer, constraint)
 
 
-def _configure(trainer: Any, config: PactConfig) -> PactConfig:
-    from pact_transformers.fill import with_reference
-
-    cfg = getattr(trainer, "axolotl_cfg", None)
-    # Axolotl turns `num_epochs` into steps of packed rows, from which the number of epochs cannot be told.
-    return with_reference(trainer, config, None if cfg is None or cfg.max_steps else cfg.num_epochs)
-
-
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """Axolotl's trainers for supervised fine-tuning."""
-    return [Adapter("axolotl", _matches, _parts, _attach, _configure)]
+    return [Adapter("axolotl", _matches, _parts, _attach)]
+
+
+@hookimpl
+def pact_config_checks() -> Iterable[ConfigCheck]:
+    """`pact-plugin check`."""
+
+    def run(config: Path, as_json: bool) -> bool:
+        from pact_axolotl.check.command import run
+
+        return run(config, as_json=as_json)
+
+    return [ConfigCheck("axolotl", run)]
 
 
 def with_checkpoint_tokens(config: PactConfig, checkpoint: str | None) -> PactConfig:

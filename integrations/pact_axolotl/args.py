@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from pact_axolotl.check.problems import settings
+from pact_axolotl.settings import settings
 
 
 class PactArgs(BaseModel):

@@ -28,7 +28,8 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: Names the key to change.
         """
-        from pact_axolotl.check.problems import PLUGIN, require_constrainable, settings
+        from pact_axolotl.check.problems import require_constrainable
+        from pact_axolotl.settings import PLUGIN, settings
 
         require_constrainable(cfg)
         if settings(cfg) is None and PLUGIN in (cfg.get("plugins") or []):
@@ -44,7 +45,8 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: They do not fit.
         """
-        from pact_axolotl.check.problems import configured_tokens, settings
+        from pact_axolotl.check.problems import configured_tokens
+        from pact_axolotl.settings import settings
 
         config = settings(cfg)
         tokens = None if config is None else configured_tokens(config)
@@ -59,7 +61,7 @@ class PactPlugin(BasePlugin):
         Raises:
             PactError: The trainer, the model, the safety tokens and the reference do not fit.
         """
-        from pact_axolotl.check.problems import settings
+        from pact_axolotl.settings import settings
 
         config = settings(cfg)
         if config is None:
@@ -67,9 +69,8 @@ class PactPlugin(BasePlugin):
         from axolotl.utils.train import determine_last_checkpoint
 
         from pact_axolotl.adapter import with_checkpoint_tokens
-        from pact_plugin.hooks.manager import attach
+        from pact_plugin.assemble import attach
 
-        trainer.axolotl_cfg = cfg
         config = with_checkpoint_tokens(config, determine_last_checkpoint(cfg))
         if config.safety_tokens is None:
             LOG.info(
@@ -77,4 +78,4 @@ class PactPlugin(BasePlugin):
             )
         attach(trainer, config)
         begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
-        LOG.info("PACT: %s; %s", begins, trainer.pact.receipt)
+        LOG.info("PACT: %s; %s", begins, trainer.pact.record.receipt)

@@ -15,9 +15,8 @@ from torch import Tensor
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from pact_plugin.data.positions import IGNORED
-from pact_plugin.model.head import unwrap
 from pact_plugin.model.task_loss import label_losses
-from pact_plugin.model.wrappers import is_compiled
+from pact_plugin.model.wrappers import is_compiled, unwrap
 
 
 class LabelLogprobs:

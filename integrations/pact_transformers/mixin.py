@@ -9,20 +9,17 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import plugin_manager
+from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.run.receipt import Receipt
-from pact_transformers.fill import FillStore
+from pact_plugin.terms.base import Step
+from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
-from pact_transformers.sharding import (
-    refuse_zero3,
-    require_own_inputs,
-    require_whole_parameters,
-    tensor_parallel,
-)
+from pact_transformers.sharding import refuse_zero3, require_own_inputs, tensor_parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pact_plugin.constraint import PactConstraint
+    from pact_plugin.constraint import Constraint
 
 _BATCH_KEYS = ("labels", "input_ids", "shift_labels", "position_ids", "cu_seq_lens_q", "attention_mask")
 
@@ -34,7 +31,7 @@ class PactTrainerMixin:
     model that is saved.
     """
 
-    pact: PactConstraint
+    pact: Constraint
     if TYPE_CHECKING:  # what transformers.Trainer has
         model: Any
         args: Any
@@ -60,15 +57,17 @@ class PactTrainerMixin:
         if not training:
             self.pact.observe(batch)
             return result
+        step = Step(
+            self.state.global_step + 1,
+            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
+            tokens=num_items_in_batch,
+            world_size=self._pact_world_size(num_items_in_batch),
+        )
         constraint = self.pact.loss(
             batch,
-            num_items_in_batch=num_items_in_batch,
-            world_size=self._pact_world_size(num_items_in_batch),
-            step=self.state.global_step + 1,
-            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
-            task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
-            empty_ok=True,
+            step,
             label_logprobs=task.value,
+            task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
         )
         if weight == 0:
             return result
@@ -112,33 +111,33 @@ class PactTrainerMixin:
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
 
     def _pact_write(self, folder: str) -> None:
-        self.pact.flush("train", self._pact_reduce)
+        record = self.pact.record
+        record.flush("train", self._pact_reduce)
         if self.args.should_save:
-            self.pact.receipt.total_steps = max(self.pact.receipt.total_steps, self.state.global_step)
-            self.pact.write_receipt(folder)
+            record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
+            record.write(folder)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt.
 
         The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
         earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
-        stored reference is filled first; a resumed run finds it filled.
+        table is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: The parameters are sharded in a way that the reference cannot be; or ranks share their inputs,
-                and there are anchors.
+            AdapterError: DeepSpeed partitions the parameters, or ranks share their inputs and there are anchors.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
-            StoreError: The stored reference is another model's, or lacks a document and cannot be filled any more.
+            StoreError: The table is another model's, or lacks a document and cannot be filled any more.
         """
-        require_whole_parameters(self, self.pact)
-        self.pact.require_of_anchors(lambda: require_own_inputs(self))
+        refuse_zero3(self)
+        require_own_inputs(self, self.pact.config)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint:
-            self.pact.receipt.resume(Receipt.read(Path(str(checkpoint))))
+            self.pact.record.receipt.resume(Receipt.read(Path(str(checkpoint))))
         if self.args.should_save:
-            self.pact.write_receipt(self.args.output_dir)
+            self.pact.record.write(self.args.output_dir)
         result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
         self._pact_write(self.args.output_dir)
         return result
@@ -149,14 +148,14 @@ def constrained_class(trainer_class: type) -> type:
     return type(f"Pact{trainer_class.__name__}", (PactTrainerMixin, trainer_class), {})
 
 
-def constrain(trainer: Any, constraint: PactConstraint) -> Any:
+def constrain(trainer: Any, constraint: Constraint) -> Any:
     """Turn a trainer into its constrained class, in place.
 
     Raises:
-        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or the
-            parameters are sharded in a way that the reference cannot be.
+        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or ranks share
+            their inputs and there are anchors.
     """
-    require_whole_parameters(trainer, constraint)
+    require_own_inputs(trainer, constraint.config)
     if "compute_loss" in vars(trainer):
         raise AdapterError(
             "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
@@ -166,12 +165,16 @@ def constrain(trainer: Any, constraint: PactConstraint) -> Any:
         )
     trainer.__class__ = constrained_class(type(trainer))
     trainer.pact = constraint
-    trainer.add_callback(FillStore(trainer))
+    trainer.add_callback(FillTable(trainer))
     return trainer
 
 
-def trainer_parts(trainer: Any) -> tuple[Any, Any]:
-    """The model and tokenizer of a Trainer.
+def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
+    """The model, the tokenizer and the data of a Trainer, which stays as it is.
+
+    Args:
+        trainer: The trainer.
+        folder: Where the configuration wants the table of predictions; in the output folder when None.
 
     Raises:
         AdapterError: The trainer is constrained already, or set up in a way that cannot be constrained.
@@ -186,11 +189,6 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
     refuse_zero3(trainer)
-    for module in trainer.model.modules():
-        # On some CPUs bitsandbytes repacks 4-bit weights when they are first used in evaluation mode, as the reference
-        # does; the gradients of training are wrong from then on.
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
@@ -199,7 +197,7 @@ def trainer_parts(trainer: Any) -> tuple[Any, Any]:
             key="processing_class",
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
-    return trainer.model, tokenizer
+    return TrainerParts(trainer.model, tokenizer, data_of(trainer, folder))
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:
@@ -213,7 +211,7 @@ def foreign_loss(trainer: Any, *known: type) -> type | None:
 
 
 def require_plain_task_loss(
-    trainer: Any, constraint: PactConstraint, *, own_loss: bool, foreign: type | None = None
+    trainer: Any, constraint: Constraint, *, own_loss: bool, foreign: type | None = None
 ) -> None:
     """Easing takes back part of a plain cross-entropy: refuse any other.
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.hooks.spec import Adapter, ReferenceSource, hookimpl
+from pact_plugin.hooks.spec import Adapter, ModelLoader, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
 _OWN_ADAPTERS = ("trl", "axolotl")
@@ -24,10 +25,10 @@ def _matches(trainer: Any) -> bool:
     return all(base.__module__.split(".")[0] not in _OWN_ADAPTERS for base in type(trainer).__mro__)
 
 
-def _parts(trainer: Any) -> tuple[Any, Any]:
+def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from pact_transformers.trainer import causal_parts
 
-    return causal_parts(trainer)
+    return causal_parts(trainer, folder)
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
@@ -36,16 +37,10 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain_trainer(trainer, constraint)
 
 
-def _configure(trainer: Any, config: Any) -> Any:
-    from pact_transformers.fill import with_reference
-
-    return with_reference(trainer, config)
-
-
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """`transformers.Trainer` and its subclasses, but not those of frameworks with adapters of their own."""
-    return [Adapter("transformers", _matches, _parts, _attach, _configure)]
+    return [Adapter("transformers", _matches, _parts, _attach)]
 
 
 def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
@@ -82,3 +77,23 @@ def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
 def pact_references() -> Iterable[ReferenceSource]:
     """Paths and hub ids."""
     return [ReferenceSource("pretrained", load_reference_model)]
+
+
+@hookimpl
+def pact_model_loaders() -> Iterable[ModelLoader]:
+    """Models, adapters and data sets by path or hub id, for the command line; nothing where transformers is missing."""
+    if find_spec("transformers") is None:
+        return []
+    from pact_transformers import adapters, loading, prompt_rows
+
+    return [
+        ModelLoader(
+            "transformers",
+            model=loading.load_causal_lm,
+            tokenizer=loading.load_tokenizer,
+            check_adapter=adapters.check_adapter,
+            adapter=adapters.load_adapter,
+            adapter_tokenizer=adapters.adapter_tokenizer,
+            prompt_rows=prompt_rows.prompt_rows,
+        )
+    ]

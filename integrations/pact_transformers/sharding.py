@@ -8,7 +8,7 @@ from pact_plugin.errors import AdapterError
 from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
 
 if TYPE_CHECKING:
-    from pact_plugin.constraint import PactConstraint
+    from pact_plugin.config import PactConfig
 
 
 def is_zero3(trainer: Any) -> bool:
@@ -24,36 +24,18 @@ def refuse_zero3(trainer: Any) -> None:
         raise AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
 
 
-def require_whole_parameters(trainer: Any, constraint: PactConstraint) -> None:
-    """Refuse ZeRO stage 3, and a copied reference where FSDP shards the parameters over the ranks.
-
-    FSDP puts the parameters in training back in place of the copies in each forward pass, so that the model would be
-    compared with itself.
-
-    Raises:
-        AdapterError: Names DeepSpeed or FSDP.
-    """
-    refuse_zero3(trainer)
-    if constraint.reference.kind == "frozen_copy" and trainer.is_fsdp_enabled:
-        raise AdapterError(
-            "the parameters are sharded, and a copy of them cannot serve as the reference",
-            key="fsdp",
-            remedy="Set `reference: stored`, or name the aligned model's folder or hub id.",
-        )
-
-
-def require_own_inputs(trainer: Any) -> None:
+def require_own_inputs(trainer: Any, config: PactConfig) -> None:
     """Refuse anchors where ranks share their inputs, as each would read others.
 
     Raises:
         AdapterError: Names tensor parallelism.
     """
-    if tensor_parallel(trainer) > 1:
+    if config.has_anchors and tensor_parallel(trainer) > 1:
         raise AdapterError(
             "ranks that share a layer would read different anchors",
             key="tp_size",
             value=tensor_parallel(trainer),
-            remedy="Set `anchors: 0`, or turn tensor parallelism off.",
+            remedy="Set `anchors: false`, or turn tensor parallelism off.",
         )
 
 

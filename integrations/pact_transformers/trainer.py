@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from transformers import Trainer
 
-from pact_plugin.constraint import PactConstraint
+from pact_plugin.constraint import Constraint
 from pact_plugin.errors import AdapterError
+from pact_plugin.hooks.spec import TrainerParts
 from pact_transformers.mixin import constrain, foreign_loss, require_plain_task_loss, trainer_parts
 
 
-def causal_parts(trainer: Trainer) -> tuple[Any, Any]:
-    """The model and tokenizer of a Trainer of a causal language model.
+def causal_parts(trainer: Trainer, folder: str | None) -> TrainerParts:
+    """The parts of a Trainer of a causal language model (see `trainer_parts`).
 
     Raises:
         AdapterError: The model is another kind, or the trainer is set up in a way that cannot be constrained.
     """
-    model, tokenizer = trainer_parts(trainer)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+    parts = trainer_parts(trainer, folder)
+    if getattr(getattr(parts.model, "config", None), "is_encoder_decoder", False):
         raise AdapterError(
             "an encoder-decoder model's labels are not its inputs' next tokens",
             key="model",
-            value=type(model).__name__,
+            value=type(parts.model).__name__,
             remedy="Train a causal language model.",
         )
-    return model, tokenizer
+    return parts
 
 
-def constrain_trainer(trainer: Trainer, constraint: PactConstraint) -> Trainer:
+def constrain_trainer(trainer: Trainer, constraint: Constraint) -> Trainer:
     """Constrain a Trainer in place.
 
     Raises:

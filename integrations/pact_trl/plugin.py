@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from pact_plugin.hooks.spec import Adapter, hookimpl
+from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
 
 
 def _matches(trainer: Any) -> bool:
@@ -14,10 +14,10 @@ def _matches(trainer: Any) -> bool:
     return trl is not None and isinstance(trainer, trl.SFTTrainer)
 
 
-def _parts(trainer: Any) -> tuple[Any, Any]:
+def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from pact_transformers.mixin import trainer_parts
 
-    return trainer_parts(trainer)
+    return trainer_parts(trainer, folder)
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
@@ -26,13 +26,7 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain_sft(trainer, constraint)
 
 
-def _configure(trainer: Any, config: Any) -> Any:
-    from pact_transformers.fill import with_reference
-
-    return with_reference(trainer, config)
-
-
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
     """TRL's SFTTrainer and its subclasses."""
-    return [Adapter("trl", _matches, _parts, _attach, _configure)]
+    return [Adapter("trl", _matches, _parts, _attach)]

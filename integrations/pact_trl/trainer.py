@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pact_transformers.fill import FillStore, with_reference
+from pact_transformers.fill import FillTable
 from pact_transformers.mixin import (
     PactTrainerMixin,
     constrain,
@@ -15,8 +15,9 @@ from pact_transformers.mixin import (
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
+from pact_plugin.assemble import PactConstraint
 from pact_plugin.config import PactConfig
-from pact_plugin.constraint import PactConstraint
+from pact_plugin.constraint import Constraint
 
 
 class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
@@ -34,13 +35,13 @@ class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
     def __init__(self, *args: Any, pact: PactConfig | dict[str, Any] | bool = True, **kwargs: Any) -> None:
         config = PactConfig.of(pact)
         super().__init__(*args, **kwargs)
-        model, tokenizer = trainer_parts(self)
-        self.pact = PactConstraint(model, tokenizer, with_reference(self, config))
+        parts = trainer_parts(self, config.advanced.store)
+        self.pact = PactConstraint(parts.model, parts.tokenizer, config, data=parts.data)
         _check(self, self.pact)
-        self.add_callback(FillStore(self))
+        self.add_callback(FillTable(self))
 
 
-def constrain_sft(trainer: SFTTrainer, constraint: PactConstraint) -> SFTTrainer:
+def constrain_sft(trainer: SFTTrainer, constraint: Constraint) -> SFTTrainer:
     """Constrain an SFTTrainer in place.
 
     Raises:
@@ -50,7 +51,7 @@ def constrain_sft(trainer: SFTTrainer, constraint: PactConstraint) -> SFTTrainer
     return constrain(trainer, constraint)
 
 
-def _check(trainer: SFTTrainer, constraint: PactConstraint) -> None:
+def _check(trainer: SFTTrainer, constraint: Constraint) -> None:
     # Before 1.10 TRL hands its own DFT loss to the Trainer as a `compute_loss_func`; the easing knows that one.
     own = trainer.compute_loss_func
     is_trl_dft = own is not None and own is getattr(sft_trainer, "dft_loss", None)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pact_plugin.cli.console import print_error
-from pact_plugin.cli.tokens import loading_module
+from pact_plugin.cli.tokens import model_loader
 from pact_plugin.errors import ConfigError, PactError
 
 if TYPE_CHECKING:
@@ -157,35 +157,32 @@ def _prompts(given: str | None) -> PromptSet:
         return prompts.for_audits()
     if Path(given).is_file() or Path(given).suffix in prompts.SUFFIXES:
         return prompts.load_file(Path(given))
-    loading_module()
-    from pact_transformers.prompt_rows import prompt_rows
-
-    return prompts.from_rows(prompt_rows(given), given, "row")
+    return prompts.from_rows(model_loader().prompt_rows(given), given, "row")
 
 
 def _loaders(
     console: Console, models: tuple[str, str | None, str | None, str | None], placement: dict[str, Any]
 ) -> tuple[Loader, Loader]:
     """What loads the models; their tokenizers and the adapter's configuration are looked at beforehand."""
-    loading = loading_module()
-    from pact_transformers.adapters import adapter_tokenizer, check_adapter, load_adapter
-
+    loader = model_loader()
     from pact_plugin.audit.describe import require_same_vocabulary
     from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
     reference, candidate, adapter, shared_tokenizer = models
-    first = loading.load_tokenizer(shared_tokenizer or reference)
+    first = loader.tokenizer(shared_tokenizer or reference)
     second: Any = first
     if adapter is not None:
-        check_adapter(adapter)
+        loader.check_adapter(adapter)
     if shared_tokenizer is None:
-        second = loading.load_tokenizer(candidate) if adapter is None else adapter_tokenizer(adapter) or first
+        second = (
+            loader.tokenizer(candidate) if adapter is None else loader.adapter_tokenizer(adapter) or first
+        )
     require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
     kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
 
     def load_reference() -> tuple[Any, Any]:
         console.print(f"Reference: {reference}", markup=False)
-        model = loading.load_causal_lm(reference, **placement)
+        model = loader.model(reference, **placement)
         if adapter is not None:
             kept.append(model)
         return model, first
@@ -193,9 +190,9 @@ def _loaders(
     def load_candidate() -> tuple[Any, Any]:
         if adapter is not None:
             console.print(f"Candidate: {reference} with {adapter}", markup=False)
-            return load_adapter(kept.pop(), adapter), second
+            return loader.adapter(kept.pop(), adapter), second
         console.print(f"Candidate: {candidate}", markup=False)
-        return loading.load_causal_lm(candidate, **placement), second
+        return loader.model(candidate, **placement), second
 
     return load_reference, load_candidate
 

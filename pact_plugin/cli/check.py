@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pact_plugin.errors import PluginError
+from pact_plugin.hooks.manager import one_offered
 
 
 def check(
@@ -17,10 +18,13 @@ def check(
     ] = False,
 ) -> None:
     """Say whether an Axolotl run would be constrained, before it starts; exit status 1 and remedies if not."""
+    reader = one_offered(
+        "pact_config_checks", "Install the integration of your trainer, such as pact_axolotl."
+    )
     try:
-        from pact_axolotl.check.command import run
+        constrained = reader.run(config, as_json)
     except ModuleNotFoundError as error:
         problem = f"checking a configuration needs the package {error.name}"
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error
-    if not run(config, as_json=as_json):
+    if not constrained:
         raise typer.Exit(1)

@@ -40,13 +40,13 @@ def verify(
 
     Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
     """
-    from pact_plugin.run.drift import loose_hold
+    from pact_plugin.run.drift import drift_warning
     from pact_plugin.run.receipt import Receipt
     from pact_plugin.run.verify import verify_run
 
     Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
-    if (loose := loose_hold(Receipt.read(output))) is not None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {loose}", markup=False)
+    if (drifted := drift_warning(Receipt.read(output))) is not None:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {drifted}", markup=False)
 
 
 def main() -> Any:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
-from pact_plugin.errors import ConfigError, PluginError
+from pact_plugin.errors import ConfigError
+from pact_plugin.hooks.manager import one_offered
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
+    from pact_plugin.hooks.spec import ModelLoader
     from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
@@ -64,11 +63,11 @@ def select(
         questions = prompts.benign_prompts() if benign is None else prompts.load_prompts(benign)
         questions = _spread(questions, limit)
     console = Console()
-    loading = loading_module()
+    loading = model_loader()
     with console.status(f"Loading {model}"):
-        tokenizer = loading.load_tokenizer(model)
-        aligned = loading.load_causal_lm(model, dtype=dtype, device=device)
-        base = base_model and loading.load_causal_lm(base_model, dtype=dtype, device=device)
+        tokenizer = loading.tokenizer(model)
+        aligned = loading.model(model, dtype=dtype, device=device)
+        base = base_model and loading.model(base_model, dtype=dtype, device=device)
     with warnings.catch_warnings(record=True) as caught, progress_bars(console) as progress:
         chosen = select_safety_tokens(
             aligned,
@@ -108,7 +107,7 @@ def show(
     tokens = SafetyTokens.load(file)
     owner: Any = None
     if tokenizer is not None:
-        owner = loading_module().load_tokenizer(tokenizer)
+        owner = model_loader().tokenizer(tokenizer)
         tokens.check(owner)
     shown = tokens if everything else tokens.positive
     console = Console()
@@ -137,15 +136,11 @@ def _spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
     return tuple(prompts[i * len(prompts) // limit] for i in range(limit))
 
 
-def loading_module() -> ModuleType:
-    """The integration that loads models, imported when it is needed.
+def model_loader() -> ModelLoader:
+    """What models are read with.
 
     Raises:
-        PluginError: transformers is missing.
+        PluginError: No integration is installed that could, as where transformers is missing.
     """
-    if find_spec("transformers") is None:
-        problem = "reading a model needs the package transformers"
-        raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'")
-    from pact_transformers import loading
-
-    return loading
+    loader: ModelLoader = one_offered("pact_model_loaders", "pip install 'pact-plugin[cli]'")
+    return loader

@@ -111,7 +111,7 @@ def require_text(batch: Mapping[str, Any]) -> None:
             raise StoreError(
                 "documents are stored by their token ids alone, and this batch holds more",
                 key=key,
-                remedy="Set `reference: adapter_off` for a new adapter, or `reference: frozen_copy`.",
+                remedy="Leave the table away: remove `advanced.store`, and do not call `fill`.",
             )
     if not torch.is_tensor(batch.get("input_ids")):
         raise StoreError("the batch has no token ids", key="input_ids", remedy="Pass the model's inputs.")
@@ -130,13 +130,13 @@ def full_context(document: Document) -> Row:
     return Row(document.tokens[: document.columns[-1]], document.columns - 1)
 
 
-def prompt_free(document: Document, header: Sequence[int], end: int) -> list[Row]:
-    """Every response by itself behind the header (clause C3.8), up to t = `end` (clause C3.9)."""
+def behind(document: Document, header: Sequence[int], end: int | None) -> list[Row]:
+    """Every response by itself behind a header in place of its prompt, up to t = `end`; None for all of it."""
     columns, index = document.columns, document.index
     later = (np.diff(columns) != 1) | (np.diff(index) != 1)
     rows = []
     for part in np.split(np.arange(len(columns)), np.flatnonzero(later) + 1):
-        inside = index[part][index[part] < end]
+        inside = index[part] if end is None else index[part][index[part] < end]
         if len(inside):
             first = columns[part[0]] - index[part[0]]
             tokens = np.concatenate([np.asarray(header), document.tokens[first : first + inside[-1]]])

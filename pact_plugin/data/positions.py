@@ -59,7 +59,7 @@ def response_positions(
     position_ids: Int[Tensor, "B T"] | None = None,
     cu_seq_lens: Int[Tensor, " D"] | None = None,
     attention_mask: Int[Tensor, "B T"] | None = None,
-    first_n: int | None = None,
+    first: int | None = None,
 ) -> ResponsePositions:
     """Find the response positions of padded, multi-turn or packed rows.
 
@@ -72,7 +72,7 @@ def response_positions(
         cu_seq_lens: Cumulative document lengths in tokens, from 0, over all rows, one after another (mostly there is
             only one, of a padding-free batch).
         attention_mask: A document starts behind padding on the left, where it is 0.
-        first_n: Only the first tokens of every response, this many.
+        first: Only the first tokens of every response, this many.
 
     Raises:
         ShapeError: The shapes do not fit together.
@@ -95,8 +95,8 @@ def response_positions(
     index = columns - torch.where(starts, columns, -1).cummax(dim=1).values if labels.numel() else columns
     response = starts.flatten().cumsum(0).view_as(labels) - 1
     chosen = trained & ~begins
-    if first_n is not None:
-        chosen &= index < first_n
+    if first is not None:
+        chosen &= index < first
     row, column = torch.nonzero(chosen, as_tuple=True)
     return ResponsePositions(
         row=row,
@@ -142,7 +142,7 @@ def document_starts(
     return starts
 
 
-def positions_of(batch: Mapping[str, Any], first_n: int | None = None) -> ResponsePositions:
+def positions_of(batch: Mapping[str, Any], first: int | None = None) -> ResponsePositions:
     """`response_positions` of a trainer's batch, from the keys it has.
 
     Raises:
@@ -156,7 +156,7 @@ def positions_of(batch: Mapping[str, Any], first_n: int | None = None) -> Respon
         )
     if batch.get("labels") is None:
         raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
-    return response_positions(batch["labels"], **_boundaries(batch), first_n=first_n)
+    return response_positions(batch["labels"], **_boundaries(batch), first=first)
 
 
 def starts_of(batch: Mapping[str, Any]) -> Bool[Tensor, "B T"]:

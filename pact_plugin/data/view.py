@@ -1,4 +1,4 @@
-"""One forward pass of the model in training, as the constraint sees it."""
+"""A forward pass of the model in training: its final hidden states, seen from outside, and where responses are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pact_plugin.data.documents import Document, HostBatch, documents_of
+from pact_plugin.data.documents import Document, HostBatch, documents_of, to_device
 from pact_plugin.data.positions import ResponsePositions, positions_of
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
 from pact_plugin.model.wrappers import ambient_autocast
@@ -27,6 +27,7 @@ class View:
     kwargs: Mapping[str, Any]
     """What the decoder was called with; the reference is called with the same."""
     positions: ResponsePositions
+    """N response positions, those that any term looks at."""
     labels: Int[Tensor, "B T"]
     host: Mapping[str, Tensor]
     """Ids, labels and boundaries on the host."""
@@ -40,6 +41,17 @@ class View:
     def documents(self) -> list[Document]:
         """Those with response positions, in the order of the batch."""
         return documents_of(self.host, self.host_positions)
+
+    def within(self, first: int | None) -> Int[Tensor, " M"] | slice:
+        """Which of the N positions are among the first tokens of their response: all of them as a slice.
+
+        Args:
+            first: So many tokens; None for all.
+        """
+        if first is None or not bool((self.host_positions.index >= first).any()):
+            return slice(None)
+        kept = torch.nonzero(self.host_positions.index < first)[:, 0]
+        return to_device(kept, self.hidden.device)
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,11 @@ class Watch:
 
     Args:
         decoder: Module below the language-model head.
-        first_n: Only the first tokens of every response, this many.
+        first: Only the first tokens of every response are looked at, so many; None for all.
     """
 
-    def __init__(self, decoder: nn.Module, first_n: int | None) -> None:
-        self._decoder, self._first_n = decoder, first_n
+    def __init__(self, decoder: nn.Module, first: int | None) -> None:
+        self._decoder, self._first = decoder, first
         self._seen: _Seen | None = None
         self._host: HostBatch | None = None
 
@@ -102,20 +114,9 @@ class Watch:
                 key="watch",
                 remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
             )
-        if train and torch.is_grad_enabled() and not seen.hidden.requires_grad:
-            raise HiddenStatesNotSeenError(
-                "the hidden states carry no gradient, so the constraint would have no effect",
-                key="model",
-                remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
-            )
-        if seen.kwargs.get("inputs_embeds") is not None:
-            raise ModelStructureError(
-                "the decoder was called with embeddings, which the reference cannot be given",
-                key="inputs_embeds",
-                remedy="Pass `input_ids`.",
-            )
+        _check(seen, train)
         host = self._on_host(batch, seen)
-        positions = positions_of(host, self._first_n)
+        positions = positions_of(host, self._first)
         if seen.hidden.shape[:2] != batch["labels"].shape:
             raise ShapeError(
                 f"the hidden states have shape {tuple(seen.hidden.shape[:2])}",
@@ -125,18 +126,16 @@ class Watch:
             )
         device = seen.hidden.device
         placed = positions.to(device)
-        if label_logprobs is not None:
-            label_logprobs = placed.predecessors(label_logprobs.to(device))
         return View(
-            seen.hidden,
-            seen.args,
-            seen.kwargs,
-            placed,
-            batch["labels"].to(device, non_blocking=True),
-            host,
-            positions,
-            seen.autocast,
-            label_logprobs,
+            hidden=seen.hidden,
+            args=seen.args,
+            kwargs=seen.kwargs,
+            positions=placed,
+            labels=batch["labels"].to(device, non_blocking=True),
+            host=host,
+            host_positions=positions,
+            autocast=seen.autocast,
+            label_logprobs=None if label_logprobs is None else placed.predecessors(label_logprobs.to(device)),
         )
 
     def _on_host(self, batch: Mapping[str, Any], seen: _Seen) -> Mapping[str, Tensor]:
@@ -151,3 +150,18 @@ class Watch:
             ids = seen.args[0] if seen.args else seen.kwargs["input_ids"]
             host |= HostBatch({"input_ids": ids}).tensors()
         return host
+
+
+def _check(seen: _Seen, train: bool) -> None:
+    if train and torch.is_grad_enabled() and not seen.hidden.requires_grad:
+        raise HiddenStatesNotSeenError(
+            "the hidden states carry no gradient, so the constraint would have no effect",
+            key="model",
+            remedy="Train some parameter of the decoder, and run its forward pass with gradients enabled.",
+        )
+    if seen.kwargs.get("inputs_embeds") is not None:
+        raise ModelStructureError(
+            "the decoder was called with embeddings, which the reference cannot be given",
+            key="inputs_embeds",
+            remedy="Pass `input_ids`.",
+        )

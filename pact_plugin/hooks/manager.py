@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks.spec import NAME, Adapter, PactSpec
-
-if TYPE_CHECKING:
-    from pact_plugin.config import PactConfig
-    from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-logger = logging.getLogger("pact_plugin")
 
 
 @cache
@@ -88,6 +81,23 @@ def offered(hook: str) -> dict[str, Any]:
     return found
 
 
+def one_offered(hook: str, remedy: str) -> Any:
+    """The one object that the plugins yield for a hook.
+
+    Raises:
+        PluginError: There is none, or more than one.
+    """
+    found = offered(hook)
+    if len(found) != 1:
+        raise PluginError(
+            f"{'no' if not found else 'more than one'} plugin offers {hook}",
+            key="plugin",
+            value=", ".join(found) or None,
+            remedy=remedy,
+        )
+    return next(iter(found.values()))
+
+
 def find_adapter(trainer: Any) -> Adapter:
     """The one adapter that knows a trainer.
 
@@ -114,53 +124,3 @@ def find_adapter(trainer: Any) -> Adapter:
         value=kind,
         remedy="Use a supported trainer, or PactConstraint in your own loop.",
     )
-
-
-def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
-    """Constrain a trainer before it trains; the same trainer is returned.
-
-    Args:
-        trainer: Any trainer that exactly one adapter knows.
-        config: Settings; `True` for the defaults.
-
-    Raises:
-        PactError: The trainer, the settings, the tokens, the model and the reference do not fit.
-    """
-    from pact_plugin.config import PactConfig
-    from pact_plugin.constraint import PactConstraint
-
-    adapter = find_adapter(trainer)
-    settings = adapter.configure(trainer, PactConfig.of(config))
-    model, tokenizer = adapter.parts(trainer)
-    return adapter.attach(trainer, PactConstraint(model, tokenizer, settings))
-
-
-def load_safety_tokens(config: PactConfig, model: Any, tokenizer: Any) -> SafetyTokens:
-    """The safety tokens that a configuration names, or those chosen from the model itself when it names none."""
-    from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-    wanted = config.safety_tokens
-    if isinstance(wanted, SafetyTokens):
-        return wanted
-    if wanted is None:
-        from pact_plugin.model.ranks import of_first_rank
-        from pact_plugin.tokens.select import select_safety_tokens
-
-        logger.info(
-            "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
-        )
-        chosen = select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.top_k)
-        return of_first_rank(chosen)  # answers that differ by rounding would choose different tokens
-    source = offered("pact_token_sources").get(wanted)
-    return SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
-
-
-def load_reference(config: PactConfig, model: Any, tokenizer: Any) -> Any:
-    """The aligned model as a module where a configuration names one, else the kind of reference."""
-    from pact_plugin.config import OWN_REFERENCES
-
-    if config.reference in OWN_REFERENCES:
-        return config.reference
-    sources = offered("pact_references")
-    source = sources.get(config.reference, sources.get("pretrained"))
-    return config.reference if source is None else source.load(config.reference, model, tokenizer)

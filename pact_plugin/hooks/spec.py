@@ -6,20 +6,36 @@ objects are resolved once and then called directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 if TYPE_CHECKING:
-    from pact_plugin.config import PactConfig
-    from pact_plugin.constraint import PactConstraint
+    from pact_plugin.constraint import Constraint
+    from pact_plugin.reference.choose import Data
     from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """What a trainer brings to its constraint.
+
+    Args:
+        model: The model in training.
+        tokenizer: Its tokenizer.
+        data: What is known of its data.
+    """
+
+    model: Any
+    tokenizer: Any
+    data: Data
 
 
 @dataclass(frozen=True)
@@ -29,18 +45,15 @@ class Adapter:
     Args:
         name: Of the trainer's framework.
         matches: Whether a trainer is of this kind; must not import a framework that is not loaded.
-        parts: The model and the tokenizer of a trainer; raises `AdapterError` for settings that cannot be
-            constrained, naming the key to change.
+        parts: (trainer, folder that the configuration names for the table, or None) -> its parts; leaves the trainer as
+            it is, and raises `AdapterError` for settings that cannot be constrained, naming the key to change.
         attach: Puts a constraint into a trainer, which it returns.
-        configure: Completes the settings by what a trainer knows, such as where its output goes; they stay as they
-            are when absent.
     """
 
     name: str
     matches: Callable[[Any], bool]
-    parts: Callable[[Any], tuple[Any, Any]]
-    attach: Callable[[Any, PactConstraint], Any]
-    configure: Callable[[Any, PactConfig], PactConfig] = lambda trainer, config: config
+    parts: Callable[[Any, str | None], TrainerParts]
+    attach: Callable[[Any, Constraint], Any]
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,42 @@ class ReferenceSource:
     load: Callable[[str, Any, Any], Any]
 
 
+@dataclass(frozen=True)
+class ModelLoader:
+    """What the command line reads models, adapters and data sets with, by path or hub id.
+
+    Args:
+        name: Of the framework.
+        model: (name, dtype=..., device=...) -> a causal language model in eval mode.
+        tokenizer: name -> its tokenizer.
+        check_adapter: Refuses what cannot be loaded as an adapter, before any model is loaded.
+        adapter: (model, adapter) -> the model with the adapter on it.
+        adapter_tokenizer: adapter -> the tokenizer beside it, or None.
+        prompt_rows: name of a data set -> its rows, numbered from 1.
+    """
+
+    name: str
+    model: Callable[..., Any]
+    tokenizer: Callable[[str], Any]
+    check_adapter: Callable[[str], None]
+    adapter: Callable[[Any, str], Any]
+    adapter_tokenizer: Callable[[str], Any]
+    prompt_rows: Callable[[str], Iterator[tuple[int, dict[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class ConfigCheck:
+    """Says of a training configuration whether its run would be constrained, before it starts.
+
+    Args:
+        name: Of the framework whose configurations it reads.
+        run: (file, as_json) -> whether the run would be constrained; prints why not.
+    """
+
+    name: str
+    run: Callable[[Path, bool], bool]
+
+
 class PactSpec:
     """The hooks that a plugin can implement."""
 
@@ -83,6 +132,14 @@ class PactSpec:
     @hookspec
     def pact_references(self) -> Iterable[ReferenceSource]:  # type: ignore[empty-body]
         """Loaders of aligned models."""
+
+    @hookspec
+    def pact_model_loaders(self) -> Iterable[ModelLoader]:  # type: ignore[empty-body]
+        """What the command line reads models with."""
+
+    @hookspec
+    def pact_config_checks(self) -> Iterable[ConfigCheck]:  # type: ignore[empty-body]
+        """Checks of training configurations, for `pact-plugin check`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

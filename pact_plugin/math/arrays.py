@@ -110,3 +110,14 @@ def values_at_hand(array: Array) -> bool:
     if is_jax_array(array):
         return values_known(array) and all(device.platform == "cpu" for device in array.devices())
     return not is_cupy_array(array)
+
+
+def require_tokens(name: str, array: Array) -> None:
+    """Raise a `ShapeError` that names the argument unless it is [..., K] with K of at least 1."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ShapeError(
+            "there is no safety token",
+            key=name,
+            value=tuple(array.shape),
+            remedy="Pass [..., K] with K of at least 1.",
+        )

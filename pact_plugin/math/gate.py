@@ -10,6 +10,9 @@ from jaxtyping import Float
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.arrays import Array, as_array_like, log_softmax, promote, require_shape, stop_gradient
 
+GATE_CLOSED = 1e-4
+"""Where c is at most this, it is taken as 0 and the prompt-free reference is not needed (clause C3.9)."""
+
 
 def published_gate(
     student: Float[Array, "*positions K"],
@@ -64,6 +67,15 @@ def published_gate(
     widening = _nucleus_size(xp, student / gate_temperature, top_p)
     widening = (widening - _nucleus_size(xp, post / gate_temperature, top_p)) / student.shape[-1]
     return boost * _sigmoid(xp, alpha * (widening - bias)) * _fading(xp, position, prefix, decay)
+
+
+def gate_end(prefix: int, decay: float, boost: float) -> int:
+    """The first t from which the gate stays below `GATE_CLOSED`: its bound is boost · f(t) (clause C3.9)."""
+    if boost <= GATE_CLOSED:
+        return 0
+    if decay == 0:
+        return prefix
+    return math.ceil(prefix + decay * math.log(boost / GATE_CLOSED))
 
 
 def require_settings(rules: dict[str, tuple[float, bool, str]]) -> None:

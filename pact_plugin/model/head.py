@@ -13,16 +13,19 @@ from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.readout import read_chunks, read_frozen
+from pact_plugin.model.wrappers import unwrap
 
 
 @dataclass(frozen=True)
 class Readout:
-    """What the confidence objective needs of N positions, in nats."""
+    """What a head says of N positions, in nats."""
 
     logprobs: Float[Tensor, "N K"]
     """log p(k) of the safety tokens under the whole vocabulary."""
     log_rest: Float[Tensor, " N"]
     """log r, the log-probability of every other token together."""
+    log_mass: Float[Tensor, " N"]
+    """log P(S), that of the safety tokens together."""
     label: Float[Tensor, " N"]
     """log p of the label."""
 
@@ -122,7 +125,13 @@ class LanguageHead:
         inside = safety.logsumexp(1)
         log_mass = F.logsigmoid(inside - outside)
         offset = log_mass - inside
-        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
+        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), log_mass, label + offset)
+
+    @property
+    def keeps_documents_apart(self) -> bool:
+        """Whether the decoder's attention keeps documents of one row apart without padding, by their positions."""
+        config = getattr(self.decoder, "config", None)
+        return "flash" in str(getattr(config, "_attn_implementation", ""))
 
     @property
     def reads_rows(self) -> bool:
@@ -202,19 +211,6 @@ def language_head(model: nn.Module) -> LanguageHead:
         )
     scale, softcap = _logit_settings(getattr(base, "config", None))
     return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
-
-
-def unwrap(model: Any) -> Any:
-    """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif hasattr(model, "get_base_model"):
-            model = model.get_base_model()
-        else:
-            return model
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:

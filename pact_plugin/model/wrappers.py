@@ -9,18 +9,30 @@ from typing import Any
 import torch
 from torch import nn
 
+_REPACKS = "support_avx512bf16_for_cpu"
+
 
 @contextmanager
 def evaluation_mode(*models: Any) -> Iterator[None]:
-    """No dropout inside; afterwards every module's training flag is as it was, also of those set one by one."""
-    training = [module for model in models for module in model.modules() if module.training]
+    """No dropout inside; afterwards every module's training flag is as it was, also of those set one by one.
+
+    Nor does bitsandbytes repack its 4-bit weights inside, as on some CPUs when they are first used in evaluation mode:
+    the gradients of training are wrong from then on.
+    """
+    modules = [module for model in models for module in model.modules()]
+    training = [module for module in modules if module.training]
+    repacking = [module for module in modules if getattr(module, _REPACKS, False)]
     for module in training:
         module.training = False
+    for module in repacking:
+        setattr(module, _REPACKS, False)
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for module in repacking:
+            setattr(module, _REPACKS, True)
 
 
 @contextmanager
@@ -39,6 +51,19 @@ def contiguous_input(module: nn.Module | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def unwrap(model: Any) -> Any:
+    """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        else:
+            return model
 
 
 def peft_model(model: nn.Module) -> Any:

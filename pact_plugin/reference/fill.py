@@ -1,4 +1,4 @@
-"""Filling a store: the model reads every document once, before its first step."""
+"""Filling a table: the aligned model reads every document once, before the first step."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ import inspect
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from pact_plugin.data.documents import SOMETHING, Document, HostBatch, documents_of, require_text
 from pact_plugin.data.positions import positions_of
-from pact_plugin.errors import HiddenStatesNotSeenError, NonFiniteError, StoreError
-from pact_plugin.model.head import LanguageHead, unwrap
+from pact_plugin.errors import HiddenStatesNotSeenError, StoreError
+from pact_plugin.model.head import LanguageHead
 from pact_plugin.model.ranks import is_sharded, of_every_rank, of_first_rank, rank, several
-from pact_plugin.model.wrappers import contiguous_input
-from pact_plugin.reference.passes import Aligned, Passes
-from pact_plugin.reference.shards import Writer
-from pact_plugin.reference.table import Store
+from pact_plugin.model.wrappers import contiguous_input, unwrap
+from pact_plugin.reference.columns import furthest
+from pact_plugin.reference.passes import Caller, Passes
+from pact_plugin.reference.table import Table
 
 logger = logging.getLogger("pact_plugin")
-
-Caller = Callable[[dict[str, Any]], Tensor]
-"""Inputs [B, T] -> final hidden states [B, T, d]."""
 
 _WINDOW = 64
 """Passes whose documents are sorted by length together."""
 
 
-def unseen(store: Store, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
-    """Of each batch, the documents that the store lacks, each once.
+def unseen(table: Table, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
+    """Of each batch, the documents that the table lacks, each once.
 
     Raises:
         StoreError: A batch holds more than token ids.
@@ -42,24 +38,24 @@ def unseen(store: Store, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[
     for batch in batches:
         require_text(batch)
         host = HostBatch(batch).tensors()
-        documents = documents_of(host, positions_of(host, store.header.first_n))
-        new = {d.key: d for d in documents if d.key not in met and d.key not in store}
+        documents = documents_of(host, positions_of(host, furthest(table.columns)))
+        new = {d.key: d for d in documents if d.key not in met and d.key not in table}
         met.update(new)
         yield list(new.values())
 
 
 def fill(
-    store: Store,
+    table: Table,
     batches: Iterable[Mapping[str, Any]],
     passes: Passes,
     model: nn.Module,
     tokens_per_pass: int,
     progress: bool,
 ) -> None:
-    """Store what the model predicts for every document of some batches; to be called by every rank, within a session.
+    """Write what the model predicts for every document of some batches; to be called by every rank, within a session.
 
     Args:
-        store: Where to.
+        table: Where to.
         batches: This rank's part of the data, as training sees it; documents are batched anew, by length.
         passes: What to compute.
         model: What computes the final hidden states.
@@ -67,27 +63,27 @@ def fill(
         progress: Whether to show a progress bar.
 
     Raises:
-        StoreError: A batch holds more than token ids, or another run is filling the same store.
+        StoreError: A batch holds more than token ids, or another run is filling the same table.
         NonFiniteError: The model predicts NaN.
     """
-    _create(store)
-    call = caller(model, passes.reference.head)
+    _create(table)
+    call = caller(model, passes.source.head)
     sharded = is_sharded(model)
     total = _count(batches)
-    estimate = _Estimate(store, total)
+    estimate = _Estimate(table, total)
     window: list[Document] = []
-    with Writer(store.folder, store.header, rank()) as writer:
+    with table.writer(rank()) as writer:
 
         def run(rounds: int = 0) -> None:
             groups = by_length(window, tokens_per_pass)
             for group in groups:
-                writer.put(zip(group, computed(group, passes, call), strict=True))
+                writer.put(table.encoded(zip(group, passes.of_documents(group, call), strict=True)))
                 estimate.add(group)
             for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
-                computed(groups[0] if groups else [SOMETHING], passes, call)
+                passes.of_documents(groups[0] if groups else [SOMETHING], call)
             window.clear()
 
-        bar = tqdm(unseen(store, batches), "PACT reference", total, unit=" batches", disable=not progress)
+        bar = tqdm(unseen(table, batches), "PACT reference", total, unit=" batches", disable=not progress)
         for number, new in enumerate(bar, 1):
             window += new
             first = estimate.pending and sum(map(_length, window)) >= tokens_per_pass
@@ -97,20 +93,20 @@ def fill(
         run(max(of_every_rank(len(by_length(window, tokens_per_pass)))) if sharded else 0)
     reshard(model)
     of_every_rank(None)
-    store.refresh()
-    if len(set(of_every_rank(store.documents))) > 1:
+    table.refresh()
+    if len(set(of_every_rank(table.documents))) > 1:
         raise StoreError(
             "the ranks do not see the same files",
-            key="store",
-            value=str(store.folder),
+            key="advanced.store",
+            value=str(table.folder),
             remedy="Name a folder on a file system that all of them share.",
         )
     if rank() == 0:
         logger.info(
-            "PACT reference: stored, %d documents, %.1f MiB in %s",
-            store.documents,
-            store.bytes / 2**20,
-            store.folder,
+            "PACT reference: %d documents, %.1f MiB in %s",
+            table.documents,
+            table.bytes / 2**20,
+            table.folder,
         )
 
 
@@ -175,40 +171,18 @@ def _count(batches: Any) -> int | None:
         return None
 
 
-def _create(store: Store) -> None:
+def _create(table: Table) -> None:
     """By rank 0; what it meets is raised on every rank."""
     problem: StoreError | None = None
     if rank() == 0:
         try:
-            store.create()
+            table.create()
         except StoreError as error:
             problem = error
     problem = of_first_rank(problem)
     if problem is not None:
         raise problem
-    store.refresh()
-
-
-def computed(group: Sequence[Document], passes: Passes, call: Caller) -> list[Aligned]:
-    """What the aligned model predicts of each document, on the host; to be called within a session.
-
-    Raises:
-        NonFiniteError: It predicts NaN.
-    """
-    found = passes.of_documents(group, call)
-    for aligned in found:
-        if any(part is not None and not _valid(part) for part in (aligned.values, aligned.post)):
-            raise NonFiniteError(
-                "NaN or infinity in the reference",
-                key="reference",
-                remedy="Check the aligned model's weights and precision.",
-            )
-    return found
-
-
-def _valid(values: Tensor) -> bool:
-    """Neither NaN nor infinity, but -∞ for a masked token."""
-    return not bool((values.isnan() | (values == torch.inf)).any())
+    table.refresh()
 
 
 def _length(document: Document) -> int:
@@ -218,9 +192,9 @@ def _length(document: Document) -> int:
 class _Estimate:
     """Size and time of the whole, from the first pass."""
 
-    def __init__(self, store: Store, total: int | None) -> None:
+    def __init__(self, table: Table, total: int | None) -> None:
         self.pending = True
-        self._store, self._total = store, total
+        self._table, self._total = table, total
         self._began, self._positions = time.perf_counter(), 0
 
     def add(self, group: Sequence[Document]) -> None:
@@ -233,12 +207,12 @@ class _Estimate:
         self.pending = False
         if not self._total:
             return
-        size = int(self._positions * self._store.header.width * 2 * self._total / number)
+        size = int(self._positions * self._table.bytes_per_position() * self._total / number)
         minutes = (time.perf_counter() - self._began) * self._total / number / 60
-        free = shutil.disk_usage(self._store.folder).free
+        free = shutil.disk_usage(self._table.folder).free
         logger.info(
             "PACT reference: filling %s with about %.1f MiB from each rank, in about %.1f minutes (%.1f GiB are free)",
-            self._store.folder,
+            self._table.folder,
             size / 2**20,
             minutes,
             free / 2**30,
@@ -246,7 +220,7 @@ class _Estimate:
         if size > free:
             raise StoreError(
                 f"it needs about {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
-                key="store",
-                value=str(self._store.folder),
-                remedy="Name another folder, lower `top_k`, set `first_n`, or use another `reference`.",
+                key="advanced.store",
+                value=str(self._table.folder),
+                remedy="Name another folder, or ask for less: `hold_data: {first: 16}`, or a lower `advanced.top_k`.",
             )

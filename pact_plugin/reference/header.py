@@ -1,4 +1,4 @@
-"""What a store belongs to: `header.json` in its folder (spec/PACT.md, clause C7.5)."""
+"""What a table belongs to: `header.json` in its folder (spec/PACT.md, clause C7.5)."""
 
 from __future__ import annotations
 
@@ -6,64 +6,54 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pact_plugin.errors import StoreError
+from pact_plugin.reference.columns import Columns
 
 HEADER_FILE = "header.json"
-_REMEDY = "Delete the folder, or name another with `store`."
+_REMEDY = "Delete the folder, or name another with `advanced.store`."
 _WHAT = {
     "model": "predictions of another model, or of this one after training",
     "tokenizer": "another tokenizer's documents",
-    "tokens": "predictions of other safety tokens",
-    "objective": "another objective's predictions",
-    "settings": "predictions for other `published` settings",
-    "first_n": "predictions for another `first_n`",
+    "columns": "other predictions (other safety tokens, or other settings of easing or hold_data)",
 }
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a store belongs to (clause C7.5).
+    """What a table belongs to.
 
     Args:
         model: Fingerprint of the aligned model.
         tokenizer: Fingerprint of its tokenizer.
-        tokens: Digest of the safety tokens stored.
-        count: K, their number.
-        objective: `confidence` or `published`.
-        settings: Those of the objective that the stored values depend on.
-        first_n: Tokens of each response that are stored; None for all.
+        columns: What is stored, in order: kind, the digest of the tokens and their number, first tokens, and the tokens
+            that responses are read behind.
     """
 
     model: str
     tokenizer: str
-    tokens: str
-    count: int
-    objective: str
-    settings: dict[str, Any]
-    first_n: int | None
+    columns: tuple[dict[str, Any], ...]
     dtype: str = "float16"
-    format: str = "pact-store"
+    format: str = "pact-table"
     version: int = 1
+
+    @classmethod
+    def of(cls, model: str, tokenizer: str, columns: Sequence[Columns]) -> Header:
+        """The header of a table of some columns."""
+        return cls(model, tokenizer, tuple(_described(one) for one in columns))
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that name it."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
 
     @property
-    def width(self) -> int:
-        """Values per position: K log-probabilities and log r, or K logits."""
-        return self.count + (self.objective == "confidence")
-
-    @property
-    def end(self) -> int:
-        """The first t without prompt-free logits."""
-        return int(self.settings.get("gate_end", 0))
+    def _text(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     def write(self, folder: Path) -> None:
         """Into a folder that has none; never half of it."""
@@ -87,11 +77,17 @@ class Header:
             theirs = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             theirs = None
-        ours = asdict(self)
+        ours = json.loads(self._text)
         if theirs == ours:
             return
         problem = f"{HEADER_FILE} cannot be read"
         if isinstance(theirs, dict):
             what = [text for name, text in _WHAT.items() if theirs.get(name) != ours[name]]
             problem = f"it holds {' and '.join(what) or 'another version of the format'}"
-        raise StoreError(problem, key="store", value=str(folder), remedy=_REMEDY)
+        raise StoreError(problem, key="advanced.store", value=str(folder), remedy=_REMEDY)
+
+
+def _described(one: Columns) -> dict[str, Any]:
+    digest = hashlib.sha256(json.dumps(one.ids).encode()).hexdigest()[:16]
+    behind = None if one.behind is None else list(one.behind)
+    return {"kind": one.kind, "tokens": digest, "width": one.width, "first": one.first, "behind": behind}

@@ -1,11 +1,11 @@
-"""Where the aligned model's predictions come from (clause C7 of spec/PACT.md)."""
+"""A model that the aligned one's predictions can be computed with (clause C7 of spec/PACT.md)."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -13,32 +13,32 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.model.head import LanguageHead, language_head, unwrap
-from pact_plugin.model.wrappers import evaluation_mode, peft_model
+from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.model.wrappers import evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
 
+Kind = Literal["itself", "adapter_off", "copy", "model"]
+
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class Source:
     """The aligned model, as a decoder and a projection to call in place of the ones in training.
 
     Args:
-        kind: `stored`, `adapter_off`, `frozen_copy` or `frozen_model`.
-        model: The module whose dropout is off during a reference pass.
+        kind: `itself`, the model in training before its first step; `adapter_off`, the same with its adapter switched
+            off; `copy`, with a frozen copy of the parameters in training; `model`, another model.
+        model: The module whose dropout is off during a pass.
         head: Its structure.
         scope: Context in which its decoder and projection give the aligned model's predictions.
-        parameters: Replacements of the decoder's and the projection's parameters (`frozen_copy`).
-        lasting: Whether it still is the aligned model after the first training step; a `stored` reference that is
-            the model in training itself is not.
+        parameters: Replacements of the decoder's and the projection's parameters (`copy`).
     """
 
-    kind: Literal["stored", "adapter_off", "frozen_copy", "frozen_model"]
+    kind: Kind
     model: nn.Module
     head: LanguageHead
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     parameters: Mapping[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
-    lasting: bool = True
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class Reference:
         return self._call(self.head.projection, (hidden,), {})
 
     def safety_logits(self, hidden: Tensor, ids: Tensor, chunk_size: int) -> Tensor:
-        """[N, d] -> [N, K] logits of the safety tokens; to be called within a session."""
+        """[N, d] -> [N, K] logits of some tokens; to be called within a session."""
         weight = self.parameters.get(self.head.projection, {}).get("weight")
         return self.head.safety_logits(
             hidden, ids, chunk_size=chunk_size, project=self.project, weight=weight
@@ -83,85 +83,69 @@ class Reference:
 
     @property
     def extra_bytes(self) -> int:
-        """Memory that the reference holds beside the model in training, in bytes."""
-        if self.kind == "frozen_model":
+        """Memory that it holds beside the model in training, in bytes."""
+        if self.kind == "model":
             return sum(p.numel() * p.element_size() for p in self.model.parameters())
         unique = {id(t): t for tensors in self.parameters.values() for t in tensors.values()}
         return sum(t.numel() * t.element_size() for t in unique.values())
 
 
-def build_reference(model: nn.Module, spec: str | nn.Module, probe: Tensor) -> Reference:
-    """Decide where the reference comes from, before the first training step.
+def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -> Source:
+    """A source of a kind, before the first training step.
 
     Args:
-        model: The model to be trained, still equal to the aligned model.
-        spec: `auto`, `stored`, `adapter_off`, `frozen_copy`, or the aligned model itself as a module.
-        probe: [n] token ids on which an adapter is tried on and off.
+        kind: What `choose` has chosen.
+        model: The model in training, still equal to the aligned one.
+        other: The aligned model, for `model`.
 
     Raises:
-        ReferenceModelError: The reference asked for cannot exist.
+        ReferenceModelError: It cannot exist.
     """
-    if isinstance(spec, nn.Module):
-        return _frozen_model(model, spec)
-    if spec == "frozen_copy":
-        return _log(_frozen_copy(model))
-    if spec not in ("auto", "stored", "adapter_off"):
-        raise ReferenceModelError(
-            "not a kind of reference, and no plugin loads it",
-            key="reference",
-            value=spec,
-            remedy="Use `auto`, `stored`, `adapter_off`, `frozen_copy`, or a path or hub id (needs "
-            "pact-plugin[transformers]).",
-        )
+    if kind == "model":
+        assert other is not None
+        source = _another(model, other)
+    elif kind == "adapter_off":
+        source = Source(kind, model, language_head(model), scope=peft_model(model).disable_adapter)
+    elif kind == "copy":
+        source = _copy(model)
+    else:
+        source = Source(kind, model, language_head(model))
+    logger.info(
+        "PACT reference: %s (%.1f MiB beside the model in training)", kind, source.extra_bytes / 2**20
+    )
+    return source
+
+
+def adapter_state(model: nn.Module, probe: Tensor) -> Literal["none", "new", "trained"]:
+    """Whether a model has a PEFT adapter, and whether that changes its predictions.
+
+    Args:
+        model: The model to be trained.
+        probe: [n] token ids on which the adapter is tried on and off.
+
+    Raises:
+        ReferenceModelError: The adapter prepends virtual tokens.
+    """
     peft = peft_model(model)
     if peft is None:
-        if spec == "adapter_off":
-            raise ReferenceModelError(
-                "the model has no PEFT adapter to switch off",
-                key="reference",
-                value=spec,
-                remedy="Use `reference: auto`, or train with a PEFT adapter.",
-            )
-        return _log(_itself(model) if spec == "stored" else _frozen_copy(model))
+        return "none"
     if any(getattr(config, "is_prompt_learning", False) for config in peft.peft_config.values()):
         raise ReferenceModelError(
             "prompt-learning adapters prepend virtual tokens, which the reference would not see",
-            key="reference",
-            value=spec,
+            key="adapter",
             remedy="Use a LoRA-like adapter.",
         )
     head = language_head(model)
-    off = Reference("adapter_off", model, head, scope=peft.disable_adapter)
-    if _adapter_changes_nothing(off, head, probe):
-        return _log(replace(off, kind="stored") if spec == "stored" else off)
-    if spec == "stored":
-        return _log(_itself(model))
-    if spec == "adapter_off":
-        logger.warning(
-            "reference=adapter_off: the adapter already changes the model's predictions; what it has learnt so far, "
-            "safety included, is not part of the reference. Use `reference: auto` to keep it."
-        )
-        return _log(off)
-    return _log(_frozen_copy(model))
+    seen = []
+    for scope in (nullcontext, peft.disable_adapter):
+        source = Source("adapter_off", model, head, scope=scope)
+        with source.session():
+            hidden = source.hidden((), {"input_ids": probe[None]})
+            seen.append((hidden, source.project(hidden[0])))
+    return "new" if all(torch.equal(a, b) for a, b in zip(*seen, strict=True)) else "trained"
 
 
-def _adapter_changes_nothing(off: Reference, head: LanguageHead, probe: Tensor) -> bool:
-    on = Reference("adapter_off", off.model, head)
-    with on.session():
-        hidden = on.hidden((), {"input_ids": probe[None]})
-        with_adapter = (hidden, on.project(hidden[0]))
-    with off.session():
-        hidden = off.hidden((), {"input_ids": probe[None]})
-        without = (hidden, off.project(hidden[0]))
-    return all(torch.equal(a, b) for a, b in zip(with_adapter, without, strict=True))
-
-
-def _itself(model: nn.Module) -> Reference:
-    """The model in training, which is the aligned one until its first step."""
-    return Reference("stored", model, language_head(model), lasting=False)
-
-
-def _frozen_copy(model: nn.Module) -> Reference:
+def _copy(model: nn.Module) -> Source:
     head = language_head(model)
     copies: dict[int, Tensor] = {}
 
@@ -177,24 +161,17 @@ def _frozen_copy(model: nn.Module) -> Reference:
         raise ReferenceModelError(
             "the model has no parameter in training, so there is nothing to copy",
             key="reference",
-            value="frozen_copy",
             remedy="Attach the constraint after the parameters to train are chosen.",
         )
-    return Reference("frozen_copy", model, head, parameters=parameters)
+    return Source("copy", model, head, parameters=parameters)
 
 
-def _frozen_model(model: nn.Module, reference: nn.Module) -> Reference:
-    if reference is model or unwrap(reference) is unwrap(model):
+def _another(model: nn.Module, other: nn.Module) -> Source:
+    if other is model or unwrap(other) is unwrap(model):
         raise ReferenceModelError(
             "the reference is the model in training itself",
             key="reference",
             remedy="Pass another instance, or use `reference: auto`.",
         )
-    reference.requires_grad_(False).eval()
-    return _log(Reference("frozen_model", reference, language_head(reference)))
-
-
-def _log(reference: Reference) -> Reference:
-    size = reference.extra_bytes / 2**20
-    logger.info("PACT reference: %s (%.1f MiB beside the model in training)", reference.kind, size)
-    return reference
+    other.requires_grad_(False).eval()
+    return Source("model", other, language_head(other))

@@ -1,26 +1,26 @@
-"""Whether a constrained run held what it constrains, by what it measured itself: a sign, no audit."""
+"""How far a constrained run's model has moved, by what it measured itself: a sign, no audit."""
 
 from __future__ import annotations
 
 from pact_plugin.run.receipt import Receipt
 
-LOOSE = 0.01
-"""Nats a token at the anchors, over a run, with `anchor_tokens` as by default. Of 46 runs in
+FAR = 0.01
+"""Nats a token at the anchors, over a run, with four tokens each as by default. Of 46 runs in
 benchmarks/preservation/README.md 38 moved by 0.002 to 0.007; the others by 0.012 and more, and at other prompts two
 to eight times as far as any of the 38."""
 
 
-def loose_hold(receipt: Receipt) -> str | None:
+def drift_warning(receipt: Receipt) -> str | None:
     """What to say of a run whose model has moved far from the aligned one at the anchors; None if it has not.
 
     Args:
         receipt: Of the run, or of what there is of it so far.
     """
-    moved = receipt.mean_anchor_divergence
-    if moved is None or moved <= LOOSE or not receipt.config.get("weight"):
+    moved = receipt.mean("anchor_divergence")
+    if moved is None or moved <= FAR:
         return None
     return (
-        f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {LOOSE:g}: "
-        "what it refuses may have changed. Lower the learning rate, or set `anchors: 32` and `anchor_ratio: 2`; "
+        f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {FAR:g}: "
+        "what it refuses may have changed. Lower the learning rate, or set `anchors: {per_step: 32, ratio: 2}`; "
         "`pact-plugin audit` says what is left."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,10 @@ class FiniteCheck:
         self._host: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
-    def add(self, divergence: Tensor, reference_mass: Tensor) -> None:
-        """Take note of a step's summed divergence and of the mass that the reference gives to the safety tokens."""
-        sums = torch.stack([divergence, reference_mass])
+    def add(self, loss: Tensor, invalid: Tensor | int) -> None:
+        """Take note of what a step has added to the loss, and of how many numbers of the reference are not finite."""
+        loss = loss.detach()
+        sums = torch.stack([loss, torch.as_tensor(invalid, dtype=loss.dtype, device=loss.device)])
         if sums.device.type == "cuda":
             # The copy is queued behind this step's own work, and an event says when it is there.
             self._host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
@@ -37,25 +40,26 @@ class FiniteCheck:
         if self._copied is not None:
             self._copied.synchronize()
             self._copied = None
-        divergence, reference_mass = host.tolist()
-        require_finite(divergence, reference_mass)
+        require_finite(*host.tolist())
 
 
-def require_finite(divergence: float, reference_mass: float) -> None:
-    """Raise `NonFiniteError`, telling the reference from the model in training."""
-    for value, key, problem, remedy in (
-        (
-            reference_mass,
-            "reference",
+def require_finite(loss: float, invalid: float) -> None:
+    """Raise `NonFiniteError`, telling the reference from the model in training.
+
+    Args:
+        loss: What was added to the task's loss, in nats.
+        invalid: How many numbers of the reference are NaN or infinite.
+    """
+    if invalid:
+        raise NonFiniteError(
             "NaN or infinity in the reference",
-            "Check the aligned model's weights and precision.",
-        ),
-        (
-            divergence,
-            "pact/divergence",
+            key="reference",
+            remedy="Check the aligned model's weights and precision.",
+        )
+    if not math.isfinite(loss):
+        raise NonFiniteError(
             "the constraint became NaN or infinite",
-            "Lower the learning rate, or check the task loss, which is usually NaN as well.",
-        ),
-    ):
-        if not torch.isfinite(torch.tensor(value)):
-            raise NonFiniteError(problem, key=key, value=value, remedy=remedy)
+            key="pact/loss",
+            value=loss,
+            remedy="Lower the learning rate, or check the task loss, which is usually NaN as well.",
+        )

@@ -1,11 +1,10 @@
-"""Running sums of the constraint: over micro-batches on the device, over an interval for logs, over a run."""
+"""Running means of what the terms report: over micro-batches on the device, over an interval for logs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,43 +17,47 @@ logger = logging.getLogger("pact_plugin")
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over ranks."""
 
+Number = Tensor | int | float
 
-@dataclass
+
+@dataclass(frozen=True)
 class Sums:
-    """Sums over response positions; `divergence` in nats, the masses as probabilities."""
+    """Of a micro-batch, without gradient.
 
-    divergence: Any = 0.0
-    safety_mass: Any = 0.0
-    safety_mass_reference: Any = 0.0
-    eased: Any = 0.0
-    anchor_divergence: Any = 0.0
-    """Of each micro-batch: mean divergence at its anchors' positions, times the tokens below."""
-    positions: Any = 0
-    tokens: Any = 0
-    """Tokens that the task loss counts: its denominator."""
-    unknown: Any = 0
-    """Batches whose reference is not known."""
+    Args:
+        tokens: Those that the task loss counts: its denominator.
+        positions: Response positions that a term has looked at.
+        means: By metric a sum, and what it is divided by.
+        invalid: Numbers of the reference that are NaN or infinite.
+        unknown: 1 if the reference is not known, and the others are 0.
+    """
 
-    def __iadd__(self, other: Sums) -> Sums:
-        for name in (item.name for item in fields(self)):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        return self
+    tokens: Number = 0
+    positions: Number = 0
+    means: Mapping[str, tuple[Number, Number]] = field(default_factory=dict)
+    invalid: Number = 0
+    unknown: Number = 0
 
 
 class Meter:
-    """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks."""
+    """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks.
 
-    def __init__(self, weight: float, *, data: bool = True, anchors: bool = False) -> None:
-        self.weight, self.data, self.anchors = weight, data, anchors
-        self._pending: Sums | None = None
-        self._interval = Sums()
+    Args:
+        names: Of the metrics, the same on every rank.
+        looks: Whether any term looks at response positions.
+    """
+
+    def __init__(self, names: Sequence[str], *, looks: bool) -> None:
+        self.names, self._looks = tuple(names), looks
+        self._pending: list[Number] | None = None
+        self._interval = torch.zeros(4 + 2 * len(self.names), dtype=torch.float64)
 
     def add(self, sums: Sums) -> None:
-        """Add a micro-batch's sums (tensors without gradient)."""
-        if self._pending is None:
-            self._pending = sums
-        else:
-            self._pending += sums
+        """Add a micro-batch's sums, wherever they are."""
+        means = [number for name in self.names for number in sums.means.get(name, (0.0, 0.0))]
+        numbers = [sums.tokens, sums.positions, sums.invalid, sums.unknown, *means]
+        pending = self._pending
+        self._pending = numbers if pending is None else [a + b for a, b in zip(pending, numbers, strict=True)]
 
     def flush(self, device: torch.device, reduce: Reduce | None = None) -> Sums:
         """Move the pending sums into the interval and return them, as floats.
@@ -62,61 +65,50 @@ class Meter:
         With several ranks every rank must call it at the same point, pending sums or not.
 
         Raises:
-            NonFiniteError: The divergence, or the reference's mass, is NaN or infinite.
+            NonFiniteError: A mean, or a number of the reference, is NaN or infinite.
         """
-        names = [item.name for item in fields(Sums)]
-        pending = self._pending or Sums()
-        vector = torch.stack(
-            [torch.as_tensor(getattr(pending, name), dtype=torch.float64, device="cpu") for name in names]
-        )
+        pending = self._pending or [0.0] * len(self._interval)
+        vector = torch.stack([torch.as_tensor(one, dtype=torch.float64, device="cpu") for one in pending])
         if reduce is not None:
-            vector = reduce(vector.to(device, _reducible(device))).cpu()
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            vector = reduce(vector.to(device, dtype)).cpu().double()
         self._pending = None
-        flushed = Sums(**dict(zip(names, vector.tolist(), strict=True)))
-        require_finite(flushed.divergence + flushed.anchor_divergence, flushed.safety_mass_reference)
-        self._interval += flushed
-        return flushed
+        self._interval += vector
+        sums = self._sums(vector)
+        require_finite(float(sum(total for total, _ in sums.means.values())), float(sums.invalid))
+        return sums
+
+    def _sums(self, vector: Tensor) -> Sums:
+        tokens, positions, invalid, unknown, *means = vector.tolist()
+        pairs = dict(zip(self.names, zip(means[::2], means[1::2], strict=True), strict=True))
+        return Sums(tokens, positions, pairs, invalid, unknown)
 
     def metrics(self, key: str) -> dict[str, float]:
-        """Means since the last call.
+        """Means since the last call, as `pact/NAME`. None, with a warning, if the reference was not known everywhere.
 
-        `pact/loss` is all that divergences add to the task's loss, easing apart; with anchors theirs is part of it, and
-        `pact/anchor_divergence` their mean in nats, weighted as in the loss (spec/PACT.md, clause C10.2). Where anchors
-        alone are held, `pact/divergence` is measured and is no part of `pact/loss`, which evaluations then do not have.
-        `key`: what to name in the error if there was no response position.
+        `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
-        None, with a warning, if the reference was not known everywhere.
+        Args:
+            key: What to name in the error if there was no response position.
 
         Raises:
             NoResponseError: No response position in the whole interval.
         """
-        total, self._interval = self._interval, Sums()
+        if not self.names:
+            return {}
+        total = self._sums(self._interval)
+        self._interval = torch.zeros_like(self._interval)
         if total.unknown:
             logger.warning(
-                "PACT: %d evaluation batches hold documents that are not stored, and the aligned model that could "
-                "compute them is gone; `pact/*` is left out of this evaluation.",
+                "PACT: %d evaluation batches hold documents that are not in the table, and the aligned model that "
+                "could compute them is gone; `pact/*` is left out of this evaluation.",
                 total.unknown,
             )
             return {}
-        if not total.positions:
+        if not total.tokens or (self._looks and not total.positions):
             raise NoResponseError(
                 "no response position since the last log, so nothing was constrained",
                 key=key,
                 remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
             )
-        tokens = max(total.tokens, 1)
-        added = self.weight * (self.data * total.divergence + total.anchor_divergence) / tokens
-        anchored = {"pact/anchor_divergence": total.anchor_divergence / tokens} if self.anchors else {}
-        return {
-            **({"pact/loss": added} if self.data or self.anchors else {}),
-            "pact/divergence": total.divergence / total.positions,
-            "pact/safety_mass": total.safety_mass / total.positions,
-            "pact/safety_mass_reference": total.safety_mass_reference / total.positions,
-            "pact/eased": total.eased / total.positions,
-            **anchored,
-            "pact/positions": total.positions,
-        }
-
-
-def _reducible(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
+        return {f"pact/{name}": float(value / count) for name, (value, count) in total.means.items() if count}

@@ -9,13 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pact_plugin.config import OWN_REFERENCES
 from pact_plugin.errors import ReceiptError
+from pact_plugin.run.meter import Sums
 
 FILE_NAME = "pact_receipt.json"
+TOKENS_FILE = "pact_safety_tokens.safetensors"
+"""Where the safety tokens of a run lie, beside its receipt."""
 _VERSION = 1
-_OF_ANCHORS = ("anchors", "anchor_prompts", "anchor_tokens", "anchor_ratio")
-_DERIVED = ("mean_divergence", "mean_anchor_divergence")
+_NOT_COMPARED = ("safety_tokens", "reference")
+"""Settings that say where something lies, or how it was asked for; what it is stands beside the settings."""
 
 
 @dataclass
@@ -24,55 +26,47 @@ class Receipt:
 
     Args:
         config: The settings, as plain JSON values.
+        terms: Names of the terms that were added to the loss.
         tokens: Digest, number and tokenizer fingerprint of the safety tokens.
-        reference: The kind of reference used.
-        store: Digest of the stored reference's header, where there is one.
+        reference: Where the aligned model's predictions came from (`Choice.name`).
+        table: Digest of the header of the table of predictions, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
-        positions: Response positions constrained, over all ranks.
-        divergence: Sum of their divergences in nats.
-        anchor_prompts: Prompts that the aligned model has answered, from which anchors are taken in turn.
-        anchor_divergence: Sum over the trained tokens of the mean divergence at their anchors' positions, in nats.
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
+        positions: Response positions that a term has looked at, over all ranks.
+        sums: By metric, a sum over the run and what it is divided by; divergences in nats.
         version: Of this file's format.
     """
 
     config: dict[str, Any]
+    terms: list[str]
     tokens: dict[str, Any]
     reference: str
-    store: str | None = None
+    table: str | None = None
     steps: list[list[int]] = field(default_factory=list)
     total_steps: int = 0
-    positions: int = 0
-    divergence: float = 0.0
-    anchor_prompts: int = 0
-    anchor_divergence: float = 0.0
     trained_tokens: int = 0
+    positions: int = 0
+    sums: dict[str, list[float]] = field(default_factory=dict)
     version: int = _VERSION
 
-    @property
-    def anchors_alone(self) -> bool:
-        """Whether nothing but the anchors was held (spec clause C10.5)."""
-        return bool(self.anchor_prompts) and self.config.get("hold") == "anchors"
+    def mean(self, metric: str) -> float | None:
+        """A metric over the whole run; None if it was not measured."""
+        total, count = self.sums.get(metric, (0.0, 0.0))
+        return total / count if count else None
 
-    @property
-    def mean_divergence(self) -> float | None:
-        """At the data's own positions, in nats; None before the first."""
-        return self.divergence / self.positions if self.positions else None
-
-    @property
-    def mean_anchor_divergence(self) -> float | None:
-        """As `pact/anchor_divergence`, over the whole run; None without anchors, or where it was not noted."""
-        if not self.anchor_prompts or not self.trained_tokens:
-            return None
-        return self.anchor_divergence / self.trained_tokens
+    def add(self, sums: Sums) -> None:
+        """Add what was measured since the last time, as floats."""
+        self.trained_tokens += round(float(sums.tokens))
+        self.positions += round(float(sums.positions))
+        for name, numbers in sums.means.items():
+            own = self.sums.setdefault(name, [0.0, 0.0])
+            self.sums[name] = [before + float(new) for before, new in zip(own, numbers, strict=True)]
 
     def __str__(self) -> str:
         """What constrains the run, in a line."""
-        anchors = self.config.get("anchors") if self.anchor_prompts else 0
-        by_anchors = f"{anchors} anchors{' alone' if self.anchors_alone else ''}, " if anchors else ""
         return (
-            f"objective {self.config['objective']}, weight {self.config['weight']:g}, {by_anchors}"
+            f"weight {self.config['weight']:g}, {' and '.join(self.terms)}, "
             f"{self.tokens['count']} safety tokens ({self.tokens['digest']}), reference {self.reference}"
         )
 
@@ -105,14 +99,15 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
-        Where its safety tokens and its store lie may differ (a file has moved, or they are read from the checkpoint),
-        not what they are; nor does it matter how the kind of reference was asked for.
+        Where its safety tokens and its table lie may differ (a file has moved, or they are read from the checkpoint),
+        not what they are; nor does it matter how the reference was asked for.
 
         Raises:
             ReceiptError: That run was constrained by other settings, tokens or another reference.
         """
         whole = [
-            (name, getattr(self, name), getattr(earlier, name)) for name in ("tokens", "reference", "store")
+            (name, getattr(self, name), getattr(earlier, name))
+            for name in ("terms", "tokens", "reference", "table")
         ]
         for name, ours, theirs in [*differing(self.config, earlier.config), *whole]:
             if ours != theirs:
@@ -120,21 +115,18 @@ class Receipt:
                     f"the checkpoint was constrained differently: {name} was {theirs!r}",
                     key=name,
                     value=ours,
-                    remedy=f"Set `reference: {theirs}` to resume, or start a new run."
-                    if name == "reference"
-                    else "Resume with the settings of the run, or start a new run.",
+                    remedy="Resume with the settings of the run, or start a new run.",
                 )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps = earlier.total_steps
-        for name in ("positions", "divergence", "anchor_divergence", "trained_tokens"):
-            setattr(self, name, getattr(earlier, name))
+        self.trained_tokens, self.positions = earlier.trained_tokens, earlier.positions
+        self.sums = {name: list(numbers) for name, numbers in earlier.sums.items()}
 
     def write(self, directory: str | Path) -> Path:
         """Write `pact_receipt.json` into a directory; never half of it."""
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
-        content = asdict(self) | {name: getattr(self, name) for name in _DERIVED}
-        text = json.dumps(content, indent=2, sort_keys=True)
+        text = json.dumps(asdict(self), indent=2, sort_keys=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -152,7 +144,7 @@ class Receipt:
         path = path / FILE_NAME if path.is_dir() or path.suffix != ".json" else path
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            receipt = cls(**{name: value for name, value in content.items() if name not in _DERIVED})
+            receipt = cls(**content)
         except FileNotFoundError as error:
             raise ReceiptError(
                 "no receipt: nothing shows that this run was constrained",
@@ -168,20 +160,14 @@ class Receipt:
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that must be the same for a run to go on."""
-    kept = {k: v for k, v in config.items() if k not in ("safety_tokens", "store") and v is not None}
-    if not kept.get("anchors"):  # also of a run that was begun before there were any
-        kept = {k: v for k, v in kept.items() if k not in _OF_ANCHORS}
-    if kept.get("anchor_tokens") == 16:  # as it was before there was a choice
-        del kept["anchor_tokens"]
-    if kept.get("anchor_ratio") == 1:  # as it was before there was a choice
-        del kept["anchor_ratio"]
-    if kept.get("hold") == "all":  # as it was before there was a choice
-        del kept["hold"]
-    kept.setdefault("first_n", "all")  # as it was unless set
-    if kept.get("reference") in OWN_REFERENCES:
-        del kept["reference"]
-    return kept
+    """The settings that must be the same for a run to go on, those of blocks by their full names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in comparable(value).items()}
+        else:
+            flat[key] = value
+    return {key: value for key, value in flat.items() if key not in (*_NOT_COMPARED, "store", "chunk_size")}
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -198,18 +184,24 @@ def _well_formed(receipt: Receipt) -> bool:
     def is_count(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
-    return (
-        isinstance(receipt.steps, list)
-        and all(
-            isinstance(s, list) and len(s) == 2 and all(map(is_count, s)) and s[0] <= s[1]
-            for s in receipt.steps
+    def is_span(value: Any) -> bool:
+        return (
+            isinstance(value, list) and len(value) == 2 and all(map(is_count, value)) and value[0] <= value[1]
         )
-        and is_count(receipt.total_steps)
-        and is_count(receipt.positions)
-        and is_count(receipt.anchor_prompts)
-        and is_count(receipt.trained_tokens)
-        and isinstance(receipt.divergence, float | int)
-        and isinstance(receipt.anchor_divergence, float | int)
+
+    def is_sum(value: Any) -> bool:
+        return (
+            isinstance(value, list) and len(value) == 2 and all(isinstance(one, float | int) for one in value)
+        )
+
+    return (
+        isinstance(receipt.config, dict)
+        and isinstance(receipt.terms, list)
+        and isinstance(receipt.steps, list)
+        and all(map(is_span, receipt.steps))
+        and all(map(is_count, (receipt.total_steps, receipt.trained_tokens, receipt.positions)))
+        and isinstance(receipt.sums, dict)
+        and all(map(is_sum, receipt.sums.values()))
     )
 
 

@@ -13,13 +13,13 @@ _CHECKPOINTS = "checkpoint-*"
 
 
 def verify_run(directory: str | Path) -> str:
-    """One line that says over how many steps and positions a run was constrained, and by which tokens.
+    """One line that says over how many steps and tokens a run was constrained, and by which tokens.
 
     Args:
         directory: The output directory of a run, or one of its checkpoints.
 
     Raises:
-        ReceiptError: There is no receipt, no position was constrained, or steps are missing (they are named).
+        ReceiptError: There is no receipt, no token was trained on, or steps are missing (they are named).
     """
     folder = Path(directory)
     receipt = Receipt.read(folder)
@@ -41,19 +41,15 @@ def verify_run(directory: str | Path) -> str:
             value=receipt.steps,
             remedy="Train those steps again with the constraint attached.",
         )
-    if not receipt.positions:
+    if not receipt.trained_tokens:
         raise ReceiptError(
-            "no response position was constrained",
-            key="positions",
-            value=receipt.positions,
+            "no token was trained on under the constraint",
+            key="trained_tokens",
+            value=receipt.trained_tokens,
             remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
         )
-    anchors = receipt.mean_anchor_divergence
-    return (
-        f"constrained: {receipt.constrained_steps} steps, {receipt.positions} response positions"
-        f"{' measured' if receipt.anchors_alone else ''}, mean divergence {receipt.mean_divergence:.4g} nats"
-        f"{'' if anchors is None else f', at the anchors {anchors:.4g}'}, {receipt}"
-    )
+    measured = "".join(f", {name} {receipt.mean(name):.4g}" for name in sorted(receipt.sums) if name != "loss")
+    return f"constrained: {receipt.constrained_steps} steps, {receipt.trained_tokens} tokens{measured}; {receipt}"
 
 
 def _unconstrained_steps(folder: Path) -> int:

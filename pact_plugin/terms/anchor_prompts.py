@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.config import PactConfig
+from pact_plugin.config import Anchors
 from pact_plugin.data.generation import Pair, answers, inspecting, user_prompt
 from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors, load_file
 from pact_plugin.errors import ConfigError
-from pact_plugin.model.head import unwrap
 from pact_plugin.model.ranks import of_first_rank
-from pact_plugin.reference.source import Reference
+from pact_plugin.model.wrappers import unwrap
+from pact_plugin.reference.source import Source
 
 logger = logging.getLogger("pact_plugin")
 
@@ -47,7 +47,7 @@ def anchor_prompts(source: str) -> dict[Kind, list[str]]:
     except ConfigError as error:
         raise ConfigError(
             error.problem,
-            key="anchor_prompts",
+            key="anchors.prompts",
             value=source,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
@@ -56,7 +56,7 @@ def anchor_prompts(source: str) -> dict[Kind, list[str]]:
 
 
 def anchor_answers(
-    config: PactConfig, tokenizer: Any, reference: Reference, ids: Int[Tensor, " K"]
+    settings: Anchors, tokenizer: Any, source: Source, ids: Int[Tensor, " K"]
 ) -> dict[Kind, list[Pair]]:
     """The prompts of each kind that are anchors, with the first tokens of the aligned model's answers.
 
@@ -64,9 +64,9 @@ def anchor_answers(
     token is a safety token with a probability below `REFUSES`, a harmless one where it is at least that.
 
     Args:
-        config: Settings.
+        settings: Of the anchors.
         tokenizer: The model's tokenizer.
-        reference: The aligned model.
+        source: The aligned model.
         ids: The safety tokens.
 
     Raises:
@@ -76,19 +76,19 @@ def anchor_answers(
     Warns:
         UserWarning: Less than half of a kind would be left; then none of that kind is left out.
     """
-    asked = anchor_prompts(config.anchor_prompts)
-    if "anchor_ratio" in config.model_fields_set and not all(asked.values()):
+    asked = anchor_prompts(settings.prompts)
+    if "ratio" in settings.model_fields_set and not all(asked.values()):
         raise ConfigError(
             "the prompts are of one kind, so there is no ratio",
-            key="anchor_ratio",
-            value=config.anchor_ratio,
-            remedy=f"Remove `anchor_ratio`, or add prompts of the other kind to {config.anchor_prompts}.",
+            key="anchors.ratio",
+            value=settings.ratio,
+            remedy=f"Remove `ratio`, or add prompts of the other kind to {settings.prompts}.",
         )
     logger.info("PACT anchors: the aligned model answers %d prompts, once", sum(map(len, asked.values())))
     kept: dict[Kind, list[Pair]] = {}
     for kind, prompts in asked.items():
         pairs, mass = _answered(
-            config, [user_prompt(tokenizer, one) for one in prompts], tokenizer, reference, ids
+            settings, [user_prompt(tokenizer, one) for one in prompts], tokenizer, source, ids
         )
         kept[kind] = _rightly(kind, pairs, mass)
     # Answers that differ by rounding would make another number of passes.
@@ -96,9 +96,9 @@ def anchor_answers(
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",
-            key="anchor_prompts",
-            value=config.anchor_prompts,
-            remedy="Check its chat template, name other prompts, or set `anchors: 0`.",
+            key="anchors.prompts",
+            value=settings.prompts,
+            remedy="Check its chat template, name other prompts, or set `anchors: false`.",
         )
     return kept
 
@@ -124,20 +124,20 @@ def turns(harmful: int, benign: int, ratio: int) -> list[int]:
 
 
 def _answered(
-    config: PactConfig,
+    settings: Anchors,
     asked: Sequence[list[int]],
     tokenizer: Any,
-    reference: Reference,
+    source: Source,
     ids: Int[Tensor, " K"],
 ) -> tuple[list[Pair], list[float]]:
     """The prompts with the aligned model's answers, where it has one, and P(S) at the first token of each."""
-    model = unwrap(reference.model)
+    model = unwrap(source.model)
     if not hasattr(model, "generate"):
         raise ConfigError(
             "the model has no method `generate`, by which it could answer",
             key="anchors",
-            value=config.anchor_count,
-            remedy="Use a model of transformers, or set `anchors: 0`.",
+            value=settings.per_step,
+            remedy="Use a model of transformers, or set `anchors: false`.",
         )
     mass = [0.0] * len(asked)
 
@@ -145,12 +145,12 @@ def _answered(
         for place, p in zip(places, _mass(logits, ids), strict=True):
             mass[place] = p
 
-    with inspecting(model), reference.session():
+    with inspecting(model), source.session():
         said = answers(
             model,
             tokenizer,
             asked,
-            max_new_tokens=config.anchor_tokens,
+            max_new_tokens=settings.tokens,
             batch_size=BATCH,
             report=lambda done: None,
             first=first,
@@ -175,7 +175,7 @@ def _rightly(kind: Kind, pairs: list[Pair], mass: Sequence[float]) -> list[Pair]
     warnings.warn(
         f"PACT: the aligned model {said} only {len(kept)} of {len(pairs)} {kind} anchors, by its probability of the "
         "safety tokens at the first word, and is held to that. Is it the aligned model, with its chat template and its "
-        "own safety tokens? Else name `anchor_prompts` of your own.",
+        "own safety tokens? Else name prompts of your own with `anchors: {prompts: ...}`.",
         stacklevel=5,
     )
     return pairs

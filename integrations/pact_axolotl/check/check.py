@@ -13,9 +13,9 @@ from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import checkpoint_of, resumption_problems
 from pact_axolotl.check.zero3 import is_zero3
 from pact_plugin.config import PactConfig
-from pact_plugin.constraint import TOKENS_FILE
 from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
-from pact_plugin.terms.promptfree import assistant_header
+from pact_plugin.run.receipt import TOKENS_FILE
+from pact_plugin.terms.published import assistant_header
 from pact_plugin.tokens.beginnings import what_is_missed
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
@@ -138,7 +138,7 @@ def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
             report.find([error])
         else:
             report.notes += [missed] if missed is not None else []
-    if tokens is not None or settings.objective == "published":
+    if tokens is not None or settings.advanced.published is not None:
         _check_tokenizer(cfg, settings, tokens, report)
 
 
@@ -147,22 +147,19 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already
         return
-    if prompts:
+    if not prompts:
+        return
+    assert settings.anchors is not None
+    report.notes.append(
+        f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
+        "aligned model answers as it should when training starts"
+    )
+    options = cfg.get("gradient_checkpointing_kwargs") or {}
+    if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
         report.notes.append(
-            f"Anchors: {settings.anchor_count} in each step, taken in turn from those of {prompts} prompts that the "
-            "aligned model answers as it should when training starts"
-            + ("" if settings.holds_data(True) else "; they alone are held, `hold: all` holds the data too")
+            "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the run "
+            "would stop"
         )
-        options = cfg.get("gradient_checkpointing_kwargs") or {}
-        if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
-            report.notes.append(
-                "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the "
-                + (
-                    "run would stop"
-                    if settings.asks_for_anchors
-                    else "run would have none, and hold the data"
-                )
-            )
 
 
 def _check_tokenizer(
@@ -180,8 +177,9 @@ def _check_tokenizer(
         if tokens is not None:
             tokens.check(tokenizer)
         # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
-        if settings.objective == "published" and cfg.get("chat_template") in (None, "tokenizer_default"):
-            assistant_header(tokenizer, settings.published.assistant_header)
+        published = settings.advanced.published
+        if published is not None and cfg.get("chat_template") in (None, "tokenizer_default"):
+            assistant_header(tokenizer, published.assistant_header)
     except PactError as error:
         report.find([error], block=True)
 
@@ -193,19 +191,17 @@ def _check_reference(
     report.find(impossible, block=True)
     if impossible:
         return
-    report.reference = plan = reference_plan.planned(cfg, settings)
-    if plan.kind == "adapter_off" and cfg.get("lora_model_dir"):
-        report.notes.append(
-            "`reference: adapter_off`: what the adapter in `lora_model_dir` has learnt so far, safety included, is not "
-            "part of the reference; `auto` keeps it"
-        )
-    if plan.kind == "frozen_model":
+    try:
+        report.reference = plan = reference_plan.planned(cfg, settings)
+    except PactError as error:  # of the sharding, whose key is Axolotl's
+        report.find([error])
+        return
+    if settings.reference != "auto":
         report.find(_other_tokenizer(cfg, settings, report), block=True)
     sharding = reference_plan.sharding(cfg)
     try:
         if is_zero3(cfg):  # reported already
             return
-        report.find(reference_plan.copy_of_shards(plan, cfg), block=True)
         report.reference = plan = reference_plan.measured(plan, cfg, device)
     except ConfigError as error:
         report.find([error])
@@ -214,7 +210,7 @@ def _check_reference(
         report.unchecked.append(f"how much memory the reference needs, as {error}")
     if sharding is None:
         report.find(reference_plan.too_large(plan), block=True)
-    elif plan.kind == "frozen_model":
+    elif settings.reference != "auto":
         report.unchecked.append(
             f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pact_axolotl.check.problems import PLUGIN
+from pact_axolotl.settings import PLUGIN
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError
 

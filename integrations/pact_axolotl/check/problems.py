@@ -7,34 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pact_axolotl.check.zero3 import partitioned
-from pact_plugin.config import OWN_REFERENCES, PactConfig
+from pact_axolotl.settings import plain, settings
+from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-PLUGIN = "pact_axolotl.PactPlugin"
-"""What `plugins:` must list."""
-
-
-def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
-    """The settings under `pact`, or None where the configuration asks for no constraint.
-
-    Args:
-        cfg: An Axolotl configuration, as read from its file or as validated by Axolotl.
-
-    Raises:
-        ConfigError: `pact` is empty, has an unknown key, a value out of range, or keys that conflict.
-    """
-    if "pact" not in cfg or cfg["pact"] is False:
-        return None
-    if cfg["pact"] is None:
-        raise ConfigError(
-            "it is empty, which would leave the run unconstrained",
-            key="pact",
-            remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
-        )
-    return PactConfig.of(_plain(cfg["pact"]))
 
 
 def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -67,7 +45,7 @@ def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[Conf
         The settings are None where the configuration asks for no constraint, or where `pact` is no settings at all.
     """
     wrong: list[ConfigError] = []
-    block = _plain(cfg.get("pact"))
+    block = plain(cfg.get("pact"))
     while True:
         try:
             return settings({**cfg, "pact": block} if "pact" in cfg else cfg), wrong
@@ -102,7 +80,9 @@ def configured_anchors(config: PactConfig) -> int:
     Raises:
         ConfigError: Their file cannot be read.
     """
-    return sum(map(len, anchor_prompts(config.anchor_prompts).values())) if config.anchor_count else 0
+    if config.anchors is None or not config.has_anchors:
+        return 0
+    return sum(map(len, anchor_prompts(config.anchors.prompts).values()))
 
 
 @dataclass(frozen=True)
@@ -168,7 +148,7 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
 
 
 def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
-    if config.reference not in OWN_REFERENCES:
+    if config.reference != "auto":
         return
     for key, what in _CHANGING:
         if cfg.get(key):
@@ -201,10 +181,3 @@ def _without(block: Any, key: str) -> dict[str, Any] | None:
     rest = {other: value for other, value in block.items() if other != name}
     kept = _without(block[name], inner)
     return {**rest, name: kept} if kept else rest
-
-
-def _plain(value: Any) -> Any:
-    """Plain dictionaries in place of Axolotl's, which answer None for every attribute."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

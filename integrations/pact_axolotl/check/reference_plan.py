@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pact_axolotl.check import loading, memory
-from pact_plugin.config import OWN_REFERENCES, PactConfig
+from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
+from pact_plugin.reference.choose import Choice, Data, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
+_UNREADABLE = ("streaming", "pretraining_dataset", "processor_type")
+"""Keys of data that has no length, or holds more than token ids."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +24,8 @@ class ReferencePlan:
     """Where the aligned model's predictions would come from.
 
     Args:
-        kind: `stored`, `adapter_off`, `frozen_copy` or `frozen_model`.
-        of: What is copied (`adapter` or `parameters`), the model that is loaded, or the folder of the store; None for
-            `adapter_off`.
+        kind: `table`, `adapter_off`, `copy`, `model` or `start` (see `Choice.name`).
+        source: What computes them: `itself`, `adapter_off`, `copy` or `model`.
         why: One clause, for the eye.
         bytes: Estimate of its memory; None where it is not known.
         model_bytes: Estimate of the weights of the model in training, or None.
@@ -31,7 +33,7 @@ class ReferencePlan:
     """
 
     kind: str
-    of: str | None
+    source: str
     why: str
     bytes: int | None = None
     model_bytes: int | None = None
@@ -46,49 +48,51 @@ class ReferencePlan:
 
 
 def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
-    """The reference that a run would build, without its memory."""
-    adapter, named = cfg.get("adapter"), config.reference
-    if named not in OWN_REFERENCES:
-        return ReferencePlan(
-            "frozen_model", named, "the model that `reference` names, loaded beside the other"
-        )
-    stored = _stored(cfg, config)
-    if stored is not None:
-        return stored
-    if named == "adapter_off":
-        return ReferencePlan(named, None, "the model with its adapter switched off", bytes=0)
-    if not adapter:
-        return ReferencePlan("frozen_copy", "parameters", "a copy of the parameters in training")
-    if named == "frozen_copy":
-        return ReferencePlan(named, "adapter", "a copy of the adapter")
-    if cfg.get("lora_model_dir"):
-        why = "a copy of the adapter in `lora_model_dir`, which is trained further"
-        return ReferencePlan("frozen_copy", "adapter", why)
-    start = cfg.get("peft_init_lora_weights")
-    if start is False or str(start).startswith(_NOT_AT_ZERO):
-        why = f"a copy of the adapter, which does not start at zero (`peft_init_lora_weights: {start}`)"
-        return ReferencePlan("frozen_copy", "adapter", why)
-    return ReferencePlan("adapter_off", None, "the model with its adapter switched off", bytes=0)
+    """The reference that a run would build, without its memory.
 
-
-def not_storable(cfg: Mapping[str, Any]) -> str | None:
-    """The key for which nothing can be stored: the data has no length, or holds more than token ids."""
-    return next((key for key in ("streaming", "pretraining_dataset", "processor_type") if cfg.get(key)), None)
-
-
-def _stored(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan | None:
-    """The plan to store the predictions, where the run would."""
-    epochs = cfg.get("num_epochs")
-    several = isinstance(epochs, int | float) and epochs > 1 and not cfg.get("max_steps")
-    asked = config.reference == "stored" or config.store is not None
-    if config.reference not in ("auto", "stored") or not_storable(cfg) is not None:
-        return None
-    if not (asked or several or not cfg.get("adapter")):
-        return None
-    folder = config.store or str(Path(str(cfg.get("output_dir") or "./model-out")) / "_pact_store")
-    return ReferencePlan(
-        "stored", folder, f"the model's predictions, written to {folder} before it trains", bytes=0
+    Raises:
+        ReferenceModelError: It would be a copy of parameters that are sharded.
+    """
+    choice = choose(
+        named=config.reference != "auto",
+        adapter=_adapter(cfg),
+        data=_data(cfg, config),
+        asked=config.asks_at_responses,
     )
+    nothing = choice.source in ("itself", "adapter_off")
+    return ReferencePlan(choice.name, choice.source, _why(choice, config, cfg), bytes=0 if nothing else None)
+
+
+def _adapter(cfg: Mapping[str, Any]) -> Literal["none", "new", "trained"]:
+    if not cfg.get("adapter"):
+        return "none"
+    start = cfg.get("peft_init_lora_weights")
+    trained = cfg.get("lora_model_dir") or start is False or str(start).startswith(_NOT_AT_ZERO)
+    return "trained" if trained else "new"
+
+
+def _data(cfg: Mapping[str, Any], config: PactConfig) -> Data:
+    unreadable = next((key for key in _UNREADABLE if cfg.get(key)), None)
+    return Data(
+        folder=config.advanced.store
+        or str(Path(str(cfg.get("output_dir") or "./model-out")) / "_pact_store"),
+        obstacle=None if unreadable is None else f"`{unreadable}` data cannot be read before training",
+        sharded=sharding(cfg),
+    )
+
+
+def _why(choice: Choice, config: PactConfig, cfg: Mapping[str, Any]) -> str:
+    of = {
+        "itself": "the model",
+        "adapter_off": "the model with its adapter switched off",
+        "copy": "a copy of the adapter" if cfg.get("adapter") else "a copy of the parameters in training",
+        "model": f"{config.reference}, loaded beside the model in training",
+    }[choice.source]
+    if not choice.asked:
+        return f"{of}, asked once, for the anchors"
+    if choice.table is not None:
+        return f"the predictions of {of}, written to {choice.table} before the first step"
+    return f"{of}, run in each step"
 
 
 def measured(
@@ -105,20 +109,25 @@ def measured(
         ConfigError: A model is not there.
         NotAvailableError: A model's configuration cannot be loaded here, or has no causal language model.
     """
-    if plan.kind in ("adapter_off", "stored") or plan.of == "adapter":
+    if plan.source in ("itself", "adapter_off") or (plan.source == "copy" and cfg.get("adapter")):
         return plan
     unit = memory.bytes_per_parameter(cfg)
     key = "base_model_config" if cfg.get("base_model_config") else "base_model"
     model = _size(key, cfg.get(key), cfg)
     count = model.trained
-    if plan.kind == "frozen_model":
-        count = _size("pact.reference", plan.of, {}).parameters
+    if plan.source == "model":
+        count = _size("pact.reference", _named(cfg), {}).parameters
     return replace(
         plan,
         bytes=int(count * unit),
         model_bytes=int(model.parameters * memory.base_bytes_per_parameter(cfg)),
         device=device or memory.device(),
     )
+
+
+def _named(cfg: Mapping[str, Any]) -> Any:
+    block = cfg.get("pact")
+    return block.get("reference") if isinstance(block, Mapping) else None
 
 
 def _size(key: str, name: Any, cfg: Mapping[str, Any]) -> memory.Size:
@@ -134,22 +143,11 @@ def _size(key: str, name: Any, cfg: Mapping[str, Any]) -> memory.Size:
 def impossible(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
     """References that cannot exist."""
     name = config.reference
-    if name == "adapter_off" and not cfg.get("adapter"):
-        yield ReferenceModelError(
-            "the model has no adapter to switch off",
-            key="reference",
-            value=name,
-            remedy="Use `reference: auto`, or train with `adapter: lora`.",
-        )
-    if name in OWN_REFERENCES or name in offered("pact_references") or Path(name).is_dir():
+    if name == "auto" or name in offered("pact_references") or Path(name).is_dir():
         return
-    near = get_close_matches(name, OWN_REFERENCES, n=1, cutoff=0.75)
-    if near:
+    if get_close_matches(name, ["auto"], n=1, cutoff=0.75):
         yield ReferenceModelError(
-            "neither a kind of reference nor a folder",
-            key="reference",
-            value=name,
-            remedy=f"Did you mean `{near[0]}`?",
+            "neither `auto` nor a folder", key="reference", value=name, remedy="Did you mean `auto`?"
         )
 
 
@@ -162,22 +160,9 @@ def too_large(plan: ReferencePlan) -> Iterator[PactError]:
         f"weights, and {plan.device.name} has {memory.readable(plan.device.free)} free (gradients, optimiser and "
         "activations not counted)",
         key="reference",
-        value=plan.kind if plan.kind == "frozen_copy" else plan.of,
-        remedy="Set `reference: stored`, which needs no memory, or use a device with more.",
+        value=plan.source,
+        remedy="Use `reference: auto` with text data of known length, which needs no memory, or a device with more.",
     )
-
-
-def copy_of_shards(plan: ReferencePlan, cfg: Mapping[str, Any]) -> Iterator[PactError]:
-    """An error where the reference is a copy of parameters that are sharded: it would be compared with itself."""
-    key = sharding(cfg)
-    if key is not None and plan.kind == "frozen_copy":
-        obstacle = not_storable(cfg)
-        own = f"remove `{obstacle}`" if obstacle else "`pact: {reference: stored}`"
-        yield ReferenceModelError(
-            f"it is {plan.why}, which cannot serve as the reference where `{key}` shards the parameters",
-            key="reference",
-            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or {own}.",
-        )
 
 
 def sharding(cfg: Mapping[str, Any]) -> str | None:

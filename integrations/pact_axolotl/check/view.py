@@ -58,7 +58,7 @@ def _memory(plan: ReferencePlan) -> str:
     if plan.bytes == 0:
         return "; no memory"
     if plan.bytes is None or plan.model_bytes is None or plan.device is None:
-        return "; as large as the adapter" if plan.of == "adapter" else ""
+        return "; as large as the adapter" if plan.source == "copy" else ""
     return (
         f"; about {readable(plan.bytes)} beside the {readable(plan.model_bytes)} of the model's weights, with "
         f"{readable(plan.device.free)} free ({plan.device.name})"

@@ -1,0 +1,39 @@
+"""The key `pact` of an Axolotl configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError
+
+PLUGIN = "pact_axolotl.PactPlugin"
+"""What `plugins:` must list."""
+
+
+def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
+    """The settings under `pact`, or None where the configuration asks for no constraint.
+
+    Args:
+        cfg: An Axolotl configuration, as read from its file or as validated by Axolotl.
+
+    Raises:
+        ConfigError: `pact` is empty, has an unknown key, a value out of range, or keys that conflict.
+    """
+    if "pact" not in cfg or cfg["pact"] is False:
+        return None
+    if cfg["pact"] is None:
+        raise ConfigError(
+            "it is empty, which would leave the run unconstrained",
+            key="pact",
+            remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
+        )
+    return PactConfig.of(plain(cfg["pact"]))
+
+
+def plain(value: Any) -> Any:
+    """Plain dictionaries in place of Axolotl's, which answer None for every attribute."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value

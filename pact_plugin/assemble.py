@@ -1,0 +1,154 @@
+"""Where the parts are put together: `PactConstraint` for a loop of one's own, `attach` for a trainer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from pact_plugin.config import PactConfig
+from pact_plugin.constraint import Constraint, Parts
+from pact_plugin.errors import ReferenceModelError
+from pact_plugin.hooks.manager import find_adapter, offered
+from pact_plugin.model.head import LanguageHead, check_head, language_head
+from pact_plugin.model.ranks import of_first_rank, refuse_zero3
+from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.reference.choose import Data, choose
+from pact_plugin.reference.reference import Reference
+from pact_plugin.reference.source import adapter_state, build_source
+from pact_plugin.terms.build import anchor_terms, data_terms
+from pact_plugin.terms.student import Student
+from pact_plugin.tokens.beginnings import warn_of
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+from pact_plugin.tokens.select import select_safety_tokens
+
+logger = logging.getLogger("pact_plugin")
+
+
+def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
+    """Constrain a trainer before it trains; the same trainer is returned.
+
+    Args:
+        trainer: Any trainer that exactly one adapter knows.
+        config: Settings; `True` for the defaults.
+
+    Raises:
+        PactError: The trainer, the settings, the tokens, the model and the reference do not fit.
+    """
+    settings = PactConfig.of(config)
+    adapter = find_adapter(trainer)
+    parts = adapter.parts(trainer, settings.advanced.store)
+    return adapter.attach(trainer, PactConstraint(parts.model, parts.tokenizer, settings, data=parts.data))
+
+
+class PactConstraint(Constraint):
+    """A constraint from a model, its tokenizer and settings, for a loop of one's own.
+
+    Built before the first training step, on the device that trains:
+
+        constraint = PactConstraint(model, tokenizer, config)
+        for batch in loader:
+            with constraint.watch():
+                output = model(**batch)
+            loss = output.loss + constraint.loss(batch)
+
+    With `advanced: {store: FOLDER}`, `constraint.fill(loader)` goes before the loop, in which no reference runs then.
+
+    Args:
+        model: A causal language model, with or without PEFT adapters; still the aligned model.
+        tokenizer: Its tokenizer.
+        config: Settings, as a PactConfig or a mapping.
+        reference_model: The aligned model itself, where `config.reference` should not decide.
+        data: What is known of the data; by default a table lies where `advanced.store` says, if it does.
+
+    Raises:
+        PactError: The safety tokens, the model and the reference do not fit; nothing is left changed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        config: PactConfig | dict[str, Any] | bool = True,
+        *,
+        reference_model: nn.Module | None = None,
+        data: Data | None = None,
+    ) -> None:
+        settings = PactConfig.of(config)
+        refuse_zero3(model)
+        head = language_head(model)
+        tokens = load_safety_tokens(settings, model, tokenizer)
+        student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
+        with evaluation_mode(model):
+            check_head(model, head, student.ids[:16])
+        looking = data_terms(settings, tokens, tokenizer, student.ids.device)
+        columns = tuple(dict.fromkeys(one for term in looking for one in term.columns))
+        other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
+        choice = choose(
+            named=other is not None,
+            adapter=adapter_state(model, student.ids[:16]) if other is None else "none",
+            data=data or Data(folder=settings.advanced.store),
+            asked=bool(columns),
+        )
+        source = build_source(choice.source, model, other)
+        anchors = anchor_terms(settings, tokenizer, student, source, choice)
+        reference = Reference(
+            choice,
+            source,
+            columns,
+            chunk_size=settings.advanced.chunk_size,
+            tokenizer=tokenizer,
+            tokenizer_fingerprint=tokens.fingerprint,
+        )
+        super().__init__(Parts(settings, model, student, tokens, reference, (*looking, *anchors)))
+
+
+def load_safety_tokens(config: PactConfig, model: nn.Module, tokenizer: Any) -> SafetyTokens:
+    """The safety tokens that a configuration names, or those chosen from the model itself when it names none.
+
+    Raises:
+        PactError: They cannot be loaded or chosen, or are not of this tokenizer and model.
+    """
+    wanted = config.safety_tokens
+    if wanted is None:
+        logger.info(
+            "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
+        )
+        chosen = select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.advanced.top_k)
+        tokens = of_first_rank(chosen)  # answers that differ by rounding would choose different tokens
+    elif isinstance(wanted, SafetyTokens):
+        tokens = wanted
+    else:
+        source = offered("pact_token_sources").get(wanted)
+        tokens = SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
+    tokens.check(tokenizer, getattr(language_head(model).projection, "out_features", None))
+    if wanted is not None:  # else they were chosen just now, with the same warning
+        warn_of(tokens)
+    return tokens
+
+
+def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.Module | None:
+    """The aligned model where a configuration names one; None for the model in training itself.
+
+    Raises:
+        ReferenceModelError: It cannot be loaded, or no plugin loads it.
+    """
+    if config.reference == "auto":
+        return None
+    sources = offered("pact_references")
+    source = sources.get(config.reference, sources.get("pretrained"))
+    if source is None:
+        raise ReferenceModelError(
+            "no plugin loads it",
+            key="reference",
+            value=config.reference,
+            remedy="Use `reference: auto`, or install pact-plugin[transformers] for paths and hub ids.",
+        )
+    loaded: nn.Module = source.load(config.reference, model, tokenizer)
+    return loaded
+
+
+def _ids(tokens: SafetyTokens, head: LanguageHead) -> torch.Tensor:
+    return torch.tensor(tokens.positive.ids, device=next(head.decoder.parameters()).device)

@@ -1,0 +1,88 @@
+"""Where the aligned model's predictions come from: one choice, over facts that can be known without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pact_plugin.errors import ReferenceModelError
+from pact_plugin.reference.source import Kind
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a trainer, or its configuration, says of the data and of where things lie.
+
+    Args:
+        folder: Where a table of predictions can lie; None where nobody has named a place.
+        obstacle: Why the data cannot be read before training, such as "the training data has no length".
+        sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
+    """
+
+    folder: str | None = None
+    obstacle: str | None = None
+    sharded: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where predictions come from.
+
+    Args:
+        source: What computes them (see `Source`).
+        table: Folder of the table that predictions are written to before the first step, so that no step runs the
+            source; None where each step does.
+        asked: Whether anything is asked at the data's positions at all.
+    """
+
+    source: Kind
+    table: str | None
+    asked: bool = True
+
+    @property
+    def name(self) -> str:
+        """For logs and receipts: `table`, `adapter_off`, `copy`, `model`, or `start` where only its start is asked."""
+        if not self.asked:
+            return "start"
+        return "table" if self.table is not None else self.source
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the source still is the aligned model after the first training step."""
+        return self.source != "itself" and not (self.source == "model" and self.name in ("table", "start"))
+
+
+def choose(
+    *, named: bool, adapter: Literal["none", "new", "trained"], data: Data, asked: bool = True
+) -> Choice:
+    """The reference of a run.
+
+    Text data of known length is read once before training, whatever the number of epochs, and no step runs a reference.
+    Otherwise each step runs the model that is named, or the one in training with its new adapter switched off, or with
+    a frozen copy of the parameters in training.
+
+    Args:
+        named: Whether the configuration names the aligned model.
+        adapter: Whether the model in training has an adapter, and whether that has learnt anything.
+        data: What is known of the data.
+        asked: Whether any term asks for columns; else the aligned model is only needed when the run begins.
+
+    Raises:
+        ReferenceModelError: A copy of the parameters would be needed where these are sharded: FSDP would put those in
+            training back in place of the copy, and the model would be compared with itself.
+    """
+    table = data.folder if asked and data.obstacle is None else None
+    if named:
+        return Choice("model", table, asked)
+    if adapter == "new":
+        return Choice("adapter_off", table, asked)
+    if table is not None or not asked:
+        return Choice("itself", table, asked)
+    if data.sharded is not None:
+        why = data.obstacle or "no folder is named for a table of predictions"
+        raise ReferenceModelError(
+            f"{why}, and a copy of the parameters, which are sharded, cannot serve as the reference",
+            key=data.sharded,
+            remedy="Use text data of known length, or name the aligned model as `reference`.",
+        )
+    return Choice("copy", None, asked)

@@ -1,0 +1,77 @@
+"""What terms ask of the aligned model at each response position: columns of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pact_plugin.reference.source import Source
+
+Kind = Literal["log_mass", "logprobs", "log_rest", "logits"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Numbers asked at the response positions with t < `first`.
+
+    Args:
+        kind: `log_mass`, log P(S) of the tokens together, in nats; `logprobs`, log p of each, [K]; `log_rest`, that of
+            all other tokens together; `logits`, [K], moved so that the largest of each position is 0.
+        ids: The K tokens that they are about.
+        first: First tokens of each response; None for all.
+        behind: Tokens that each response is read behind, in place of its prompt; None for the whole context.
+    """
+
+    kind: Kind
+    ids: tuple[int, ...]
+    first: int | None = None
+    behind: tuple[int, ...] | None = None
+
+    @property
+    def width(self) -> int:
+        """Numbers for each position."""
+        return len(self.ids) if self.kind in ("logprobs", "logits") else 1
+
+
+Aligned = Mapping[Columns, Float[Tensor, "M W"]]
+"""The numbers of each columns that were asked, at the positions that they are asked at."""
+
+
+def furthest(columns: Sequence[Columns]) -> int | None:
+    """The first tokens of each response at which any columns are asked; None for all, 0 if there are none."""
+    ends = [one.first for one in columns]
+    return None if None in ends else max((end for end in ends if end is not None), default=0)
+
+
+def read(
+    source: Source, hidden: Float[Tensor, "N d"], columns: Sequence[Columns], chunk_size: int
+) -> Aligned:
+    """Columns of one context, all about the same positions; to be called within a session of the source.
+
+    The projection on the vocabulary is run once for columns about the same tokens; for logits alone, not at all.
+    """
+    found: dict[Columns, Tensor] = {}
+    for ids in dict.fromkeys(one.ids for one in columns):
+        asked = [one for one in columns if one.ids == ids]
+        tokens = torch.tensor(ids, device=hidden.device)
+        if any(one.kind != "logits" for one in asked):
+            unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
+            read = source.head.readout(hidden, tokens, unused, chunk_size=chunk_size, project=source.project)
+        for one in asked:
+            if one.kind == "logits":
+                logits = source.safety_logits(hidden, tokens, chunk_size)
+                found[one] = logits - logits.amax(1, keepdim=True)
+            else:
+                values: Tensor = getattr(read, one.kind)
+                found[one] = values if values.ndim == 2 else values[:, None]
+    return found
+
+
+def invalid(aligned: Aligned) -> Tensor | int:
+    """How many numbers are NaN or infinite; -∞ is right for a token that a model masks (clause C7.3)."""
+    return sum(((one.isnan() | (one == torch.inf)).sum() for one in aligned.values()), 0)

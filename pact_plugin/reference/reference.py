@@ -1,0 +1,166 @@
+"""The reference beside a run: looked up in a table that is filled before the first step, or run in each step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pact_plugin.data.documents import Document
+from pact_plugin.data.view import View
+from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
+from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
+from pact_plugin.model.ranks import is_sharded, of_first_rank
+from pact_plugin.reference.choose import Choice
+from pact_plugin.reference.columns import Aligned, Columns
+from pact_plugin.reference.fill import fill, unseen
+from pact_plugin.reference.header import Header
+from pact_plugin.reference.passes import Passes
+from pact_plugin.reference.source import Source
+from pact_plugin.reference.table import Table
+
+logger = logging.getLogger("pact_plugin")
+
+_GONE = "the model is no longer the aligned one that could compute it"
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How a table is filled.
+
+    Args:
+        model: The model in training inside its wrappers, where they shard it.
+        tokens_per_pass: Tokens in one forward pass, padding included; bounds the memory.
+        progress: Whether to show a progress bar.
+    """
+
+    model: nn.Module
+    tokens_per_pass: int
+    progress: bool
+
+
+class Reference:
+    """The aligned model's columns at the positions of a batch.
+
+    Args:
+        choice: Where they come from.
+        source: What computes them; let go of once it is not needed any more.
+        columns: What is asked; none where only the start of a run asks the aligned model.
+        chunk_size: Positions projected on the vocabulary at a time.
+        tokenizer: The model's, for messages.
+        tokenizer_fingerprint: Of the same, for the table's header.
+
+    Raises:
+        StoreError: The table's folder holds something else.
+    """
+
+    def __init__(
+        self,
+        choice: Choice,
+        source: Source,
+        columns: Sequence[Columns],
+        *,
+        chunk_size: int,
+        tokenizer: Any,
+        tokenizer_fingerprint: str,
+    ) -> None:
+        self.choice, self._tokenizer, self._warned = choice, tokenizer, False
+        self._columns, self._begun = tuple(columns), False
+        self._passes = Passes(source, columns, chunk_size) if columns else None
+        self.table: Table | None = None
+        self._fingerprint: Fingerprint | None = None
+        if choice.table is not None:
+            self._fingerprint = of_first_rank(
+                model_fingerprint(source.model, base_only=choice.source == "adapter_off")
+            )
+            header = Header.of(self._fingerprint.values, tokenizer_fingerprint, columns)
+            self.table = Table(choice.table, header, columns)
+
+    def begin(self) -> None:
+        """The first step is about to be taken, or was taken by the run that goes on."""
+        self._begun = True
+
+    @property
+    def can_fill(self) -> bool:
+        """Whether `fill` can compute what the table lacks."""
+        return self.table is not None and self._at_hand
+
+    @property
+    def _at_hand(self) -> bool:
+        """Whether the aligned model can be run: always with an adapter to switch off, else until the first step."""
+        return self._passes is not None and (self.choice.lasting or not self._begun)
+
+    def fill(self, batches: Iterable[Mapping[str, Any]], how: Filling) -> None:
+        """See `Constraint.fill`."""
+        if self.table is None:
+            raise ConfigError(
+                f"there is no table to fill (reference: {self.choice.name})",
+                key="advanced.store",
+                remedy="Name a folder with `advanced: {store: ...}`, or do not call `fill`.",
+            )
+        if not self._at_hand:
+            for number, new in enumerate(unseen(self.table, batches)):
+                if new:
+                    raise self._missing(new[0], f"a document of batch {number}")
+            return
+        assert self._passes is not None
+        source = self._passes.source
+        if source.kind == "itself":
+            self._require_unchanged(how.model)
+        model = source.model if source.kind == "model" else how.model
+        with source.session():
+            fill(self.table, batches, self._passes, model, how.tokens_per_pass, how.progress)
+
+    def aligned(self, view: View, *, train: bool) -> Aligned | None:
+        """The columns at a forward pass's positions; None where an evaluation batch has some that are not known.
+
+        Raises:
+            StoreError: In training a document is neither in the table nor can it be computed.
+        """
+        if self._passes is None:
+            return {}
+        if self.table is None:
+            return self._passes.of_view(view)
+        found = self.table.fetch(view.documents, view.hidden.device)
+        if not isinstance(found, list):
+            return found
+        sharded = is_sharded(self._passes.source.model)  # the other ranks would not join in
+        if (self.choice.lasting or not (train or self._begun)) and not sharded:
+            if not self._warned and train:
+                logger.warning(
+                    "PACT reference: some documents are not in the table; each step computes them."
+                )
+                self._warned = True
+            return self._passes.of_view(view)
+        if not train:
+            return None
+        raise self._missing(
+            view.documents[found[0]],
+            f"document {found[0]} of the batch",
+            "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
+        )
+
+    def _require_unchanged(self, model: nn.Module) -> None:
+        """Refuse a model whose weights are not those that the constraint was built with."""
+        if is_sharded(model):
+            return
+        now, before = model_fingerprint(model), self._fingerprint
+        if before is not None and now.structure == before.structure and now.values != before.values:
+            raise ReferenceModelError(
+                "the model's weights have changed since the constraint was built, so it is no longer the aligned model",
+                key="reference",
+                remedy="Fill the table before training, and before a checkpoint is loaded.",
+            )
+
+    def _missing(self, document: Document, which: str, why: str = _GONE) -> StoreError:
+        text = self._tokenizer.decode(document.tokens[:24].tolist())
+        folder = None if self.table is None else str(self.table.folder)
+        return StoreError(
+            f"{which} is not in the table ({text!r}), and {why}",
+            key="advanced.store",
+            value=folder,
+            remedy="Fill the table with all training data before the first step, or use data whose rows stay the same.",
+        )

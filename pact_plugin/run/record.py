@@ -1,0 +1,79 @@
+"""The record of a run: its metrics, and the receipt that they go into."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pact_plugin.run.drift import drift_warning
+from pact_plugin.run.finite import FiniteCheck
+from pact_plugin.run.meter import Meter, Reduce, Sums
+from pact_plugin.run.receipt import TOKENS_FILE, Receipt
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+Mode = Literal["train", "eval"]
+
+
+class Record:
+    """What a run has measured, and what it was constrained by.
+
+    Args:
+        receipt: Of the run.
+        tokens: Its safety tokens, which lie beside the receipt.
+        device: Of the model in training.
+        names: Of the metrics in training and in evaluations.
+        looks: Whether any term looks at the data's response positions.
+    """
+
+    def __init__(
+        self,
+        receipt: Receipt,
+        tokens: SafetyTokens,
+        device: torch.device,
+        names: tuple[Sequence[str], Sequence[str]],
+        *,
+        looks: bool,
+    ) -> None:
+        self.receipt, self._tokens, self._device = receipt, tokens, device
+        self._meters = {
+            mode: Meter(own, looks=looks) for mode, own in zip(("train", "eval"), names, strict=True)
+        }
+        self._finite, self._warned = FiniteCheck(), False
+
+    def check(self) -> None:
+        """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
+        self._finite.check()
+
+    def add(self, sums: Sums, loss: Tensor, mode: Mode) -> None:
+        """Take note of a micro-batch, and of what it adds to the loss."""
+        self._meters[mode].add(sums)
+        self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
+
+    def unknown(self) -> None:
+        """Take note of an evaluation batch whose reference is not known."""
+        self._meters["eval"].add(Sums(unknown=1))
+
+    def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:
+        """See `Constraint.metrics`."""
+        self.flush(mode, reduce)
+        return self._meters[mode].metrics("labels" if mode == "train" else "eval labels")
+
+    def flush(self, mode: Mode = "train", reduce: Reduce | None = None) -> None:
+        """Bring what was measured to the host, over all ranks when `reduce` sums over them, and into the receipt."""
+        flushed = self._meters[mode].flush(self._device, reduce)
+        if mode == "train":
+            self.receipt.add(flushed)
+
+    def write(self, directory: str | Path) -> None:
+        """Write the receipt and the safety tokens into a directory; warn, once, if the model has drifted."""
+        self.receipt.write(directory)
+        self._tokens.save(Path(directory) / TOKENS_FILE)
+        drifted = drift_warning(self.receipt)
+        if drifted and not self._warned:
+            warnings.warn(f"PACT: {drifted}", stacklevel=2)
+            self._warned = True

@@ -1,0 +1,67 @@
+"""The terms that a configuration asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pact_plugin.config import First, PactConfig
+from pact_plugin.reference.choose import Choice
+from pact_plugin.reference.source import Source
+from pact_plugin.terms.anchors import AnchorsTerm
+from pact_plugin.terms.base import Term
+from pact_plugin.terms.data_hold import DataHoldTerm
+from pact_plugin.terms.easing import EasingTerm
+from pact_plugin.terms.published import PublishedTerm, assistant_header
+from pact_plugin.terms.student import Student
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+
+def data_terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any, device: torch.device) -> list[Term]:
+    """The terms that look at the data's response positions.
+
+    Args:
+        config: Settings.
+        tokens: The safety tokens; those with a positive weight form S.
+        tokenizer: The model's tokenizer.
+        device: Of the model in training.
+
+    Raises:
+        ConfigError: The published objective's assistant header is not known.
+    """
+    ids, terms = tokens.positive.ids, list[Term]()
+    if config.easing is not None:
+        terms.append(EasingTerm(ids, _number(config.easing.first)))
+    if config.hold_data is not None:
+        terms.append(DataHoldTerm(ids, _number(config.hold_data.first), config.weight))
+    published = config.advanced.published
+    if published is not None:
+        header = assistant_header(tokenizer, published.assistant_header)
+        terms.append(PublishedTerm(published, tokens, header, config.weight, device))
+    return terms
+
+
+def anchor_terms(
+    config: PactConfig, tokenizer: Any, student: Student, source: Source, choice: Choice
+) -> list[Term]:
+    """The terms that bring prompts of their own; none at weight 0, which leaves training as it was (C10.3).
+
+    Args:
+        config: Settings.
+        tokenizer: The model's tokenizer.
+        student: The model in training.
+        source: The aligned model.
+        choice: What it is.
+
+    Raises:
+        ConfigError: The prompts cannot be read, or the aligned model answers none of them.
+    """
+    if not config.has_anchors:
+        return []
+    assert config.anchors is not None
+    return [AnchorsTerm(config.anchors, config.weight, tokenizer, student, source, lasting=choice.lasting)]
+
+
+def _number(first: First) -> int | None:
+    return None if first == "all" else int(first)

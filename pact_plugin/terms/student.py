@@ -1,0 +1,114 @@
+"""What the model in training says at the response positions: read once, whichever terms ask."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from pact_plugin.data.view import View
+from pact_plugin.model.head import LanguageHead, Readout
+from pact_plugin.model.ranks import is_sharded
+
+logger = logging.getLogger("pact_plugin")
+
+_TRIED = 64
+"""Positions at which the task's log-probabilities are compared with the head's, once."""
+
+
+class Student:
+    """Reads the model in training: beside the task's loss where it can, else through the language-model head.
+
+    A task loss that has log p of the labels has read the head already (spec/PACT.md, clause C6.7). Those at another
+    temperature, or of smoothed labels, are not used: they are compared with the head's own at the first positions seen.
+
+    Args:
+        model: The model in training.
+        head: Its head.
+        ids: [K] safety tokens.
+        chunk_size: Positions projected on the vocabulary at a time.
+    """
+
+    def __init__(self, model: nn.Module, head: LanguageHead, ids: Int[Tensor, " K"], chunk_size: int) -> None:
+        self.head, self.ids, self.chunk_size = head, ids, chunk_size
+        self._model, self._usable, self._compared = model, True, False
+
+    def reading(self, view: View) -> Reading:
+        """Of the positions of a forward pass."""
+        given = view.label_logprobs
+        if given is None or not (given.requires_grad or not _needs_gradient(view.hidden)):
+            return Reading(self, view, None)
+        if self._usable and not self._compared and len(view.host_positions):
+            self._compare(view, given)
+        return Reading(self, view, given if self._usable else None)
+
+    @torch.no_grad()
+    def _compare(self, view: View, given: Tensor) -> None:
+        self._compared = True
+        if is_sharded(self._model):  # the head may be gone again
+            self._usable = False
+            return
+        hidden = view.positions.predecessors(view.hidden)[:_TRIED]
+        labels = view.positions.own(view.labels)[:_TRIED]
+        with view.autocast:
+            own = self.head.readout(hidden, self.ids, labels, chunk_size=self.chunk_size).label
+            rounding = torch.finfo(self.head.projection(hidden[:1]).dtype).eps
+        error = (own - given[:_TRIED]).abs().mean().item()
+        self._usable = error <= rounding * own.abs().max().item() + 1e-4
+        if not self._usable:
+            logger.warning(
+                "PACT: the task loss's log-probabilities differ from the model's by %.3g nats (another temperature?), "
+                "so the constraint reads the language-model head itself.",
+                error,
+            )
+
+
+class Reading:
+    """The model in training at N response positions; every part is computed when it is first asked for."""
+
+    def __init__(self, student: Student, view: View, label_logprobs: Float[Tensor, " N"] | None) -> None:
+        self._student, self._view, self._given = student, view, label_logprobs
+
+    @cached_property
+    def labels(self) -> Int[Tensor, " N"]:
+        """The response tokens themselves."""
+        return self._view.positions.own(self._view.labels)
+
+    @cached_property
+    def label_in_safety(self) -> Bool[Tensor, " N"]:
+        """Whether each is a safety token."""
+        return (self.labels[:, None] == self._student.ids).any(1)
+
+    @cached_property
+    def label_logprobs(self) -> Float[Tensor, " N"]:
+        """Log p of the labels, in nats, with gradient."""
+        return self._readout.label if self._given is None else self._given
+
+    @cached_property
+    def safety(self) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"] | None]:
+        """Log p of the safety tokens, in nats, and log r where the head was read, both with gradient."""
+        student = self._student
+        if self._given is None or not student.head.reads_rows:
+            return self._readout.logprobs, self._readout.log_rest
+        with self._view.autocast:  # the task's own, so that both round alike
+            return student.head.beside(self._hidden, student.ids, self.labels, self._given), None
+
+    def logits(self, ids: Int[Tensor, " J"]) -> Float[Tensor, "N J"]:
+        """Logits of some tokens, with gradient."""
+        return self._student.head.safety_logits(self._hidden, ids, chunk_size=self._student.chunk_size)
+
+    @cached_property
+    def _hidden(self) -> Float[Tensor, "N d"]:
+        return self._view.positions.predecessors(self._view.hidden)
+
+    @cached_property
+    def _readout(self) -> Readout:
+        student = self._student
+        return student.head.readout(self._hidden, student.ids, self.labels, chunk_size=student.chunk_size)
+
+
+def _needs_gradient(hidden: Tensor) -> bool:
+    return hidden.requires_grad and torch.is_grad_enabled()
