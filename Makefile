@@ -28,10 +28,11 @@ benchmark: $(VENV)/installed  ## Time and memory of a constrained step beside a 
 test: $(VENV)/installed  ## Run every test.
 	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS)
 
-lint: $(VENV)/installed  ## Check style and types.
+lint: $(VENV)/installed  ## Check style, types and the rules of the house.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/house.py
 
 wheel-test: $(VENV)/installed  ## Build the wheel and import it where only its hard dependencies are.
 	tools/wheel.sh $(PYTHON) $(BIN)/python
@@ -43,7 +44,7 @@ $(VENV_TRL19)/installed: pyproject.toml
 	touch $@
 
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
-	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_trl_equality.py $(TEST_ARGS)
+	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_table_values.py tests/trainers/test_equality.py $(TEST_ARGS)
 
 $(VENV_AXOLOTL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_AXOLOTL)

@@ -12,15 +12,18 @@ import typer
 
 from benchmarks import commands
 from benchmarks.preservation.command import eased, preservation
-from benchmarks.settings import Settings, default_modes
+from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
-MORE = ("stored+1", "stored+8", "stored+8@16")
-"""With anchors, and with the first tokens of responses alone: the last is `pact: true` beside a stored reference."""
-FOR_ONE_EPOCH = ("adapter_off@16", "adapter_off+8@16")
-"""With a new adapter; the second is `pact: true`."""
+COUNTED = ("easing", "anchors", *MODES, "hold@64", "easing+anchors+hold", "hold/step@16", "published")
+"""Ways to constrain that are counted; `default` is `pact: true`."""
+MODE = (
+    "default, published, or some of easing, anchors and hold joined by +; then /table, read before training, the "
+    "default, /step, the reference in each step, or /model, a second model there; then @N, the first tokens. "
+    "Such as hold/step@64"
+)
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="What the constraint costs, and what it keeps."
 )
@@ -50,10 +53,7 @@ def overhead(
     ] = "chunked",
     mode: Annotated[
         list[str] | None,
-        typer.Option(
-            help="[published/]REFERENCE[+ANCHORS][@FIRST_N], such as stored, stored+4@64, published/adapter_off; "
-            "repeatable. By default every reference that there is."
-        ),
+        typer.Option(help=f"{MODE}; repeatable. By default {', '.join(MODES)}."),
     ] = None,
     response_share: Annotated[
         list[float] | None, typer.Option(help="Share of a row that is response; repeatable. By default 0.5.")
@@ -78,7 +78,7 @@ def overhead(
         shape=shape,
         train=train,
         loss=loss,
-        modes=tuple(mode or default_modes(train)),
+        modes=tuple(mode or MODES),
         batch=batch,
         length=length,
         tokens=tokens,
@@ -98,14 +98,14 @@ def overhead(
 
 @app.command()
 def growth(
-    mode: Annotated[list[str] | None, typer.Option(help="As for overhead; by default stored.")] = None,
+    mode: Annotated[list[str] | None, typer.Option(help="As for overhead; by default hold.")] = None,
     cycles: Annotated[int, typer.Option(help="Measured steps of each kind.")] = 5,
     threads: Annotated[int | None, typer.Option(help="Of the CPU; by default torch's.")] = None,
     clock: Clock = "wall",
     output: Output = OUTPUT,
 ) -> None:
     """Time and memory against K, the vocabulary, the length of the response and the ranks."""
-    modes = tuple(mode or ["stored"])
+    modes = tuple(mode or ["hold"])
     threads = threads or torch.get_num_threads()
     settings = Settings(shape="growth", modes=modes, cycles=cycles, warmup=1, threads=threads, clock=clock)
     commands.run_growth(settings, output)
@@ -119,19 +119,17 @@ def tables(
     output: Output = OUTPUT,
 ) -> None:
     """Every table and picture of benchmarks/README.md that a CPU can make."""
-    few = ("stored", "adapter_off")
+    few = ("default", "default/step")
     threads = threads or torch.get_num_threads()
     base = Settings(shape="135m", cycles=cycles, warmup=1, threads=threads, clock=clock)
-    every = (*default_modes("lora"), *MORE)
-    half = replace(base, modes=every)
+    half = replace(base, modes=MODES)
     quarter, whole = (replace(base, modes=few, response_share=share) for share in (0.25, 1.0))
     commands.run_overhead([quarter, half, whole], output)
     commands.run_overhead([replace(base, modes=few, loss="full")], output)
-    for_full = replace(base, modes=("stored", "frozen_copy"), train="full")
-    commands.run_overhead([for_full], output)
-    commands.run_overhead([replace(base, shape="tiny", modes=every, cycles=2 * cycles)], output)
+    commands.run_overhead([replace(base, modes=few, train="full")], output)
+    commands.run_overhead([replace(base, shape="tiny", modes=MODES, cycles=2 * cycles)], output)
     growth(None, cycles, threads, clock, output)
-    profile_operators("135m", "stored", threads, output)
+    profile_operators("135m", "default", threads, output)
     count_operations(None, 0.5, "bfloat16", output)
 
 
@@ -149,7 +147,7 @@ def count_operations(
                 shape=name,
                 train=train,
                 loss=loss,
-                modes=(*default_modes(train), *MORE, *(FOR_ONE_EPOCH if train == "lora" else ())),
+                modes=COUNTED,
                 response_share=response_share,
                 dtype=dtype,
             )
@@ -164,7 +162,7 @@ def count_operations(
 @app.command("profile")
 def profile_operators(
     shape: Annotated[str, typer.Option(help="Of the model.")] = "135m",
-    mode: Annotated[str, typer.Option(help="As for overhead.")] = "stored",
+    mode: Annotated[str, typer.Option(help="As for overhead.")] = "default",
     threads: Annotated[int | None, typer.Option(help="By default torch's.")] = None,
     output: Output = OUTPUT,
 ) -> None:

@@ -22,7 +22,7 @@ HEADINGS = (
     "filling",
     f"{EPOCHS} epochs",
 )
-"""`filling`: of the store, as a share of a plain epoch's time. `3 epochs`: ratio of the whole run, filling included."""
+"""`filling`: of the table, as a share of a plain epoch's time. `3 epochs`: ratio of the whole run, filling included."""
 TIME, MEMORY, FRAME = "#2a7f62", "#7b8794", "#c8553d"
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import charts, growth, machine, result
 from benchmarks.counts import count
+from benchmarks.kinds import Count
 from benchmarks.overhead import Report, measure
 from benchmarks.profiling import profile_step
 from benchmarks.settings import PLAIN, Settings
@@ -54,7 +55,22 @@ def run_growth(base: Settings, output: Path) -> None:
     _table(charts.title(base), growth.HEADINGS, growth.rows(found), output / "growth.md")
 
 
-COUNT_HEADINGS = ("shape", "training", "loss", "step", "TFLOP", "FLOP ratio", "held, MiB", "passing, MiB")
+COUNT_HEADINGS = (
+    "shape",
+    "training",
+    "loss",
+    "step",
+    "TFLOP",
+    "FLOP ratio",
+    "of it anchors",
+    "reading the data once",
+    "1 epoch",
+    "3 epochs",
+    "held, MiB",
+    "passing, MiB",
+)
+"""`FLOP ratio`: of a step to the plain one. `reading the data once`: before the first step, a share of a plain epoch.
+`1 epoch`, `3 epochs`: ratio of the whole run, reading included."""
 
 
 def run_counts(measured: list[Settings], output: Path) -> None:
@@ -63,27 +79,30 @@ def run_counts(measured: list[Settings], output: Path) -> None:
     content = []
     for settings in measured:
         for name, counted in count(settings).items():
-            lines.append(
-                (
-                    settings.shape,
-                    settings.train,
-                    settings.loss,
-                    name,
-                    f"{counted.flops / 1e12:.2f}",
-                    "1" if name == PLAIN else f"{counted.ratio:.3f}",
-                    f"{counted.held_bytes / 2**20:.0f}",
-                    f"{counted.passing_bytes / 2**20:.0f}",
-                )
-            )
-            content.append(
-                asdict(settings)
-                | asdict(settings.sizes)
-                | {"kind": name, "ratio": counted.ratio}
-                | asdict(counted)
-            )
+            lines.append((settings.shape, settings.train, settings.loss, name, *_counted(name, counted)))
+            about = asdict(settings) | asdict(settings.sizes)
+            shares = {"anchor_share": counted.anchor_share, "reading_share": counted.reading_share}
+            content.append(about | {"kind": name, "ratio": counted.ratio} | shares | asdict(counted))
     output.mkdir(parents=True, exist_ok=True)
     (output / "counts.json").write_text(json.dumps(content, indent=2) + "\n")
     _table("Counted, not measured", COUNT_HEADINGS, lines, output / "counts.md")
+
+
+def _counted(name: str, counted: Count) -> tuple[str, ...]:
+    ratios = [
+        counted.ratio,
+        counted.anchor_share,
+        counted.reading_share,
+        counted.run_ratio(1),
+        counted.run_ratio(3),
+    ]
+    shown = [f"{one:.3f}" if one else "" for one in ratios]
+    return (
+        f"{counted.flops / 1e12:.2f}",
+        *(["1", "", "", "1", "1"] if name == PLAIN else shown),
+        f"{counted.held_bytes / 2**20:.0f}",
+        f"{counted.passing_bytes / 2**20:.0f}",
+    )
 
 
 def run_profile(settings: Settings, mode: str, output: Path, top: int = 12) -> None:

@@ -1,4 +1,4 @@
-"""A constrained step beside the same plain step: time, peak memory, and what filling the store adds to a whole run.
+"""A constrained step beside the same plain step: time, peak memory, and what filling the table adds to a whole run.
 
 Time: one process, one real trainer, whose constraint is switched from step to step over the same batch; each ratio is
 that of a constrained step to the plain one of its cycle. Memory: a process for each kind, since a peak cannot be split.
@@ -57,10 +57,10 @@ class Kind:
     out_of_memory: bool
     """In the process that measured the peak."""
     fill_seconds: float | None = None
-    """Filling the store for one plain epoch's documents, which the next number is a share of."""
+    """Filling the table for one plain epoch's documents, which the next number is a share of."""
     fill_share: float | None = None
     fill_peak_bytes: int | None = None
-    store_bytes_per_token: float | None = None
+    table_bytes_per_token: float | None = None
     """On disk, for each response token."""
     run_ratio: float | None = None
     """Time of three epochs, filling included, to three plain ones."""
@@ -71,7 +71,7 @@ def measure(settings: Settings, folder: Path, report: Report, *, memory: bool = 
 
     Args:
         settings: What to measure.
-        folder: For trainers and stores; emptied before and after.
+        folder: For trainers and tables; emptied before and after.
         report: Is told what goes on.
         memory: Whether to measure it.
     """
@@ -135,7 +135,7 @@ def _kind(name: str, settings: Settings, found: dict[str, Any], peaks: dict[str,
             "fill_seconds": fill,
             "fill_share": fill / epoch,
             "fill_peak_bytes": peaks.get(name, {}).get("fill"),
-            "store_bytes_per_token": found["store_bytes"][name] / responses,
+            "table_bytes_per_token": found["table_bytes"][name] / responses,
         }
     return Kind(
         seconds=median,

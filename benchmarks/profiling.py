@@ -54,7 +54,7 @@ def profile_step(settings: Settings, mode: str, folder: Path) -> Profile:
     """The third step of a run that is constrained in one way."""
     plan = [mode] * 3
     trainer = build_trainer(settings, len(plan), folder)
-    switch = Switch(trainer, settings, folder / "stores")
+    switch = Switch(trainer, settings, folder / "tables")
     constraint = switch.constraint(mode)
     loss = constraint.loss
 
@@ -76,7 +76,7 @@ class _Fill(StepCallback):
         self._mode = mode
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fill the store."""
+        """Fill the table."""
         self.switch.fill(self._mode, **kwargs, args=args, state=state, control=control)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

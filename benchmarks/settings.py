@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.shapes import SHAPES, Shape
 from pact_plugin import PactConfig, SafetyTokens
@@ -16,22 +16,31 @@ from pact_plugin.errors import ConfigError
 PLAIN = "plain"
 """The run without a constraint."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-REFERENCES = ("stored", "adapter_off", "frozen_copy", "frozen_model")
-_NAMES = ", ".join(REFERENCES)
+TERMS = ("easing", "anchors", "hold")
+DEFAULT = ("easing", "anchors")
+"""The terms of `pact: true`."""
+_TERM = "|".join(TERMS)
 _MODE = re.compile(
-    rf"(?P<objective>published/)?(?P<reference>{'|'.join(REFERENCES)})"
-    r"(\+(?P<anchors>[1-9]\d*))?(@(?P<first_n>[1-9]\d*))?"
+    rf"(?P<terms>default|published|(?:{_TERM})(?:\+(?:{_TERM}))*)(?:/(?P<where>table|step|model))?"
+    r"(?:@(?P<first>[1-9]\d*))?"
 )
 
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to constrain, written `[published/]REFERENCE[+ANCHORS][@FIRST_N]`: `stored+4@64`, `published/stored`."""
+    """One way to constrain, written `TERMS[/WHERE][@FIRST]`: `default`, `easing+anchors+hold`, `hold/step@64`.
 
-    reference: str
-    objective: Literal["confidence", "published"] = "confidence"
-    first_n: int | None = None
-    anchors: int = 0
+    Args:
+        terms: Some of `TERMS`, or `published` alone.
+        where: `table`, read before training; `step`, a pass in each step, as for streaming data, with the adapter off
+            or by a copy of the parameters; `model`, the same by a second model.
+        first: First tokens of each response at which easing, hold or the published objective look; their own default
+            when None.
+    """
+
+    terms: tuple[str, ...]
+    where: str = "table"
+    first: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Mode:
@@ -41,34 +50,53 @@ class Mode:
             ConfigError: It is none.
         """
         found = _MODE.fullmatch(text)
-        if found is None or (found["objective"] and found["anchors"]):
+        if found is None:
             raise ConfigError(
                 "not a way to constrain",
                 key="mode",
                 value=text,
-                remedy=f"[published/]REFERENCE[@FIRST_N] or REFERENCE[+ANCHORS][@FIRST_N], with one of {_NAMES}.",
+                remedy=f"TERMS[/table|/step|/model][@FIRST], with TERMS default, published, or some of "
+                f"{', '.join(TERMS)} joined by +.",
             )
-        return cls(
-            found["reference"],
-            "published" if found["objective"] else "confidence",
-            int(found["first_n"]) if found["first_n"] else None,
-            int(found["anchors"] or 0),
-        )
+        named = DEFAULT if found["terms"] == "default" else tuple(found["terms"].split("+"))
+        mode = cls(named, found["where"] or "table", int(found["first"]) if found["first"] else None)
+        if len(set(named)) < len(named) or (not mode.looks and (found["where"] or mode.first)):
+            raise ConfigError(
+                "anchors alone ask nothing at the data's positions" if not mode.looks else "a term twice",
+                key="mode",
+                value=text,
+                remedy="Leave the rest out.",
+            )
+        return mode
+
+    @property
+    def looks(self) -> bool:
+        """Whether any term looks at the data's response positions."""
+        return self.terms != ("anchors",)
 
     def config(self, tokens: SafetyTokens, folder: Path) -> PactConfig:
-        """For the constraint; a stored reference goes below the folder."""
-        own = "auto" if self.reference == "frozen_model" else self.reference  # the model is handed over
-        published: dict[str, Any] = {}
-        if self.objective == "published":
-            published = {"published": {"assistant_header": "w2 w3 w4"}}
-        return PactConfig(
-            **published,
-            objective=self.objective,
-            reference=own,
-            first_n=self.first_n or "all",
-            anchors=self.anchors,
-            safety_tokens=tokens,
-            store=str(folder / f"{self.objective}-{self.first_n}") if own == "stored" else None,
+        """For the constraint.
+
+        Args:
+            tokens: The safety tokens.
+            folder: In which tables lie, each in a folder of its own.
+        """
+        named = ".".join(map(str, (*self.terms, self.first)))
+        advanced: dict[str, Any] = {}
+        if self.where == "table" and self.looks:
+            advanced["store"] = folder / named
+        first: Any = True if self.first is None else {"first": self.first}
+        if "published" in self.terms:
+            behind = {"assistant_header": "w2 w3 w4"} | ({} if self.first is None else first)
+            advanced["published"] = behind
+        return PactConfig.of(
+            {
+                "safety_tokens": tokens,
+                "easing": first if "easing" in self.terms else False,
+                "anchors": "anchors" in self.terms,
+                "hold_data": first if "hold" in self.terms else False,
+                "advanced": advanced,
+            }
         )
 
 
@@ -81,7 +109,7 @@ class Settings:
     """`lora` (all linear layers) or `full`."""
     loss: str = "chunked"
     """`chunked`: TRL's SFTTrainer, which builds no full logits; `full`: the plain Trainer, which does."""
-    modes: tuple[str, ...] = ("stored", "adapter_off")
+    modes: tuple[str, ...] = ("default", "default/step")
     response_share: float = 0.5
     batch: int | None = None
     length: int | None = None
@@ -96,7 +124,7 @@ class Settings:
     warmup: int = 2
     """Steps of each kind before."""
     fill_batches: int = 8
-    """Batches of different documents that the store is filled with."""
+    """Batches of different documents that tables are filled with."""
     device: str = "cpu"
     dtype: str = "float32"
     threads: int = 1
@@ -122,13 +150,8 @@ class Settings:
                 value=self.clock,
                 remedy="Use wall.",
             )
-        if self.train == "full" and any(Mode.parse(mode).reference == "adapter_off" for mode in self.modes):
-            raise ConfigError(
-                "there is no adapter to switch off in full fine-tuning",
-                key="mode",
-                value="adapter_off",
-                remedy="Use stored, frozen_copy or frozen_model.",
-            )
+        for mode in self.modes:
+            Mode.parse(mode)
 
     @property
     def sizes(self) -> Shape:
@@ -148,8 +171,5 @@ class Settings:
         return cls(**(values | {"modes": tuple(values["modes"])}))
 
 
-def default_modes(train: str) -> tuple[str, ...]:
-    """Every reference that this kind of training has."""
-    if train == "full":
-        return ("stored", "frozen_copy", "frozen_model", "published/frozen_copy")
-    return ("stored", "adapter_off", "frozen_copy", "frozen_model", "published/adapter_off")
+MODES = ("default", "default/step", "hold", "hold/step", "hold/model", "published/step")
+"""What is compared by default, with LoRA and in full fine-tuning."""

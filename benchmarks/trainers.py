@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pact_transformers.fill import FillStore
+from pact_transformers.fill import FillTable
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-import pact_plugin as pact
 from benchmarks.settings import PLAIN, Mode, Settings
 from benchmarks.shapes import build_model, build_tokenizer, lora, random_rows, safety_tokens
-from pact_plugin.constraint import PactConstraint
+from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.hooks.manager import find_adapter
+from pact_plugin.reference.choose import Data
 
 
 class _OneBatch:
-    """Trains on the data set's first batch again and again; the others are there for the store to be filled with."""
+    """Trains on the data set's first batch again and again; the others are there for tables to be filled with."""
 
     args: Any
 
@@ -91,32 +91,33 @@ class Switch:
     Args:
         trainer: A plain trainer.
         settings: The ways to constrain it.
-        folder: For stored references.
+        folder: For tables.
     """
 
     def __init__(self, trainer: Any, settings: Settings, folder: Path) -> None:
         self.trainer, self._plain, self._settings = trainer, type(trainer), settings
-        self._kinds: dict[str, tuple[type, PactConstraint, FillStore]] = {}
+        self._kinds: dict[str, tuple[type, PactConstraint, FillTable]] = {}
         tokens = safety_tokens(trainer.processing_class, settings.tokens)
         for name in settings.modes:
             mode = Mode.parse(name)
             self._attach(mode, mode.config(tokens, folder))
-            (filler,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, FillStore)]
+            (filler,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, FillTable)]
             trainer.remove_callback(filler)
             self._kinds[name] = (type(trainer), trainer.pact, filler)
             self.to(PLAIN)
 
-    def _attach(self, mode: Mode, config: pact.PactConfig) -> None:
-        if mode.reference != "frozen_model":
-            pact.attach(self.trainer, config)
-            return
+    def _attach(self, mode: Mode, config: PactConfig) -> None:
         adapter = find_adapter(self.trainer)
-        model, tokenizer = adapter.parts(self.trainer)
-        dtype = getattr(torch, self._settings.dtype)
-        other = build_model(  # the same weights, and no adapter
-            self._settings.sizes, dtype=dtype, device=self._settings.device, seed=self._settings.seed
-        )
-        adapter.attach(self.trainer, PactConstraint(model, tokenizer, config, reference_model=other))
+        parts = adapter.parts(self.trainer, config.advanced.store)
+        other = None
+        if mode.where == "model":
+            dtype = getattr(torch, self._settings.dtype)
+            other = build_model(  # the same weights, and no adapter
+                self._settings.sizes, dtype=dtype, device=self._settings.device, seed=self._settings.seed
+            )
+        data = parts.data if mode.where == "table" else Data(obstacle="each step is to run the reference")
+        constraint = PactConstraint(parts.model, parts.tokenizer, config, reference_model=other, data=data)
+        adapter.attach(self.trainer, constraint)
 
     def to(self, name: str) -> None:
         """Switch to a way to constrain, or to `plain`."""
@@ -130,8 +131,8 @@ class Switch:
         return self._kinds[name][1]
 
     def fill(self, name: str, **event: Any) -> bool:
-        """Fill the store of one, as the trainer does when training begins. False: it stores nothing."""
-        if self.constraint(name).stored is None:
+        """Fill the table of one, as the trainer does when training begins. False: it has none."""
+        if self.constraint(name).reference.table is None:
             return False
         with self._on(name):
             self._kinds[name][2].on_train_begin(**event)

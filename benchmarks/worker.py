@@ -25,7 +25,7 @@ class _Timer(StepCallback):
         self.fill: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fill the stores, the model being in its wrappers and still the aligned one."""
+        """Fill the tables, the model being in its wrappers and still the aligned one."""
         event = kwargs | {"args": args, "state": state, "control": control}
         for name in self.seconds:
             if name == PLAIN:
@@ -49,7 +49,7 @@ class _Gauge(StepCallback):
         self._peak, self.fill, self.step = peak, 0, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fill the store, and read its peak apart."""
+        """Fill the table, and read its peak apart."""
         self._peak.reset()
         event = kwargs | {"args": args, "state": state, "control": control}
         if self.plan[0] != PLAIN and self.switch.fill(self.plan[0], **event):
@@ -68,27 +68,27 @@ def plan_of(kinds: list[str], cycles: int) -> list[str]:
 
 
 def time_steps(settings: Settings, folder: Path) -> dict[str, Any]:
-    """Seconds of each measured step by kind, of filling each store, and what the stores hold."""
+    """Seconds of each measured step by kind, of filling each table, and the tables' sizes."""
     plan = plan_of([PLAIN, *settings.modes], settings.warmup + settings.cycles)
     trainer = build_trainer(settings, len(plan), folder)
-    switch = Switch(trainer, settings, folder / "stores")
+    switch = Switch(trainer, settings, folder / "tables")
     timer = _Timer(switch, plan, settings.clock)
     trainer.add_callback(timer)
     trainer.train()
-    stores = {name: switch.constraint(name).stored for name in settings.modes}
+    tables = {name: switch.constraint(name).reference.table for name in settings.modes}
     return {
         "seconds": {name: steps[settings.warmup :] for name, steps in timer.seconds.items()},
         "fill_seconds": timer.fill,
-        "store_bytes": {name: stored.store.bytes for name, stored in stores.items() if stored is not None},
+        "table_bytes": {name: table.bytes for name, table in tables.items() if table is not None},
     }
 
 
 def peak_bytes(settings: Settings, name: str, folder: Path) -> dict[str, Any]:
-    """Peak of steps of one kind alone, model, gradients and optimiser included, and that of filling its store."""
+    """Peak of steps of one kind alone, model, gradients and optimiser included, and that of filling its table."""
     peak = Peak(settings.device)
     plan = [name] * 2  # the optimiser has its state from the second step on
     trainer = build_trainer(settings, len(plan), folder)
-    switch = Switch(trainer, settings, folder / "stores")
+    switch = Switch(trainer, settings, folder / "tables")
     gauge = _Gauge(switch, plan, peak)
     trainer.add_callback(gauge)
     trainer.train()

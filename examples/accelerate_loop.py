@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
 
 import pact_plugin as pact
+from pact_plugin.terms.base import Step
 
 
 def examples(data: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
@@ -52,14 +53,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the aligned model: a folder or hub id")
     parser.add_argument("--data", type=Path, required=True, help="JSON lines")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    parser.add_argument("--safety-tokens", help="file or hub id; chosen from the model when absent")
-    parser.add_argument("--weight", type=float, default=pact.PactConfig().weight, help="of the constraint")
-    parser.add_argument(
-        "--anchors",
-        type=int,
-        default=pact.PactConfig().anchors,
-        help="of an optimiser step, over all processes",
-    )
+    parser.add_argument("--pact", type=json.loads, default={}, help="settings of the constraint, as JSON")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process")
     parser.add_argument("--accumulation", type=int, default=4, help="forward passes per optimiser step")
@@ -76,46 +70,42 @@ def main() -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
-    config = pact.PactConfig(safety_tokens=args.safety_tokens, weight=args.weight, anchors=args.anchors)
-    constraint = pact.PactConstraint(model, tokenizer, config)
+    settings = {"advanced": {"store": args.output / "_pact_store"}} | args.pact
+    constraint = pact.PactConstraint(model, tokenizer, settings)
+    if constraint.reference.can_fill:  # what the aligned model predicts, so that no step runs it
+        constraint.fill(loader)
 
     model.train()
-    ranks, step = accelerator.num_processes, 0
+    ranks, number = accelerator.num_processes, 0
     for _ in range(args.epochs):
         for batches in grouped(loader, args.accumulation):
-            step += 1
+            number += 1
             # Task and constraint have one denominator: the trained tokens of the whole step, over all processes.
-            tokens = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
-            tokens = accelerator.reduce(tokens)
+            tokens = accelerator.reduce(sum((batch["labels"][:, 1:] != -100).sum() for batch in batches))
+            step = Step(number, micro_batches=len(batches), tokens=tokens, world_size=ranks)
             total = torch.zeros((), device=accelerator.device)
             for batch in batches:
                 # Not `accelerator.accumulate`: it divides by the number of micro-batches, which `tokens` has done.
                 last = batch is batches[-1]
                 with nullcontext() if last else accelerator.no_sync(model):
-                    with constraint.watch():
+                    with constraint.watch(batch):
                         output = model(**batch, num_items_in_batch=tokens)
                     # `ranks` undoes the averaging of gradients over the processes.
-                    loss = output.loss * ranks + constraint.loss(
-                        batch,
-                        num_items_in_batch=tokens,
-                        world_size=ranks,
-                        step=step,
-                        micro_batches=len(batches),
-                    )
+                    loss = output.loss * ranks + constraint.loss(batch, step)
                     accelerator.backward(loss)
                 total += loss.detach()
             optimizer.step()
             optimizer.zero_grad()
             metrics = constraint.metrics("train", accelerator.reduce)
             mean = accelerator.reduce(total, "mean").item()
-            accelerator.print(json.dumps({"step": step, "loss": mean, **metrics}))
+            accelerator.print(json.dumps({"step": number, "loss": mean, **metrics}))
 
-    constraint.flush("train", accelerator.reduce)
+    constraint.record.flush("train", accelerator.reduce)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         accelerator.unwrap_model(model).save_pretrained(args.output)
         tokenizer.save_pretrained(args.output)
-        constraint.write_receipt(args.output)
+        constraint.record.write(args.output)
     accelerator.wait_for_everyone()
     if accelerator.device.type == "cpu":
         time.sleep(1)  # Gloo's threads free their last tensors; as Python ends it may abort (pytorch#179291)

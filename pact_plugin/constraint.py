@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.config import PactConfig
-from pact_plugin.data.positions import nothing_masked
+from pact_plugin.data.positions import warn_of_nothing_masked
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import NoResponseError
 from pact_plugin.model.ranks import refuse_zero3
@@ -21,7 +20,7 @@ from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.reference.reference import Filling, Reference
 from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.receipt import Receipt
-from pact_plugin.run.record import Record
+from pact_plugin.run.record import Mode, Record
 from pact_plugin.terms.base import Contribution, MicroBatch, Step, Term
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -69,24 +68,16 @@ class Constraint:
             parts.student.head.decoder, furthest([one for term in parts.terms for one in term.columns])
         )
         self._first, self._micro_batch = True, (0, 0)
-        table = parts.reference.table
         receipt = Receipt(
             config=self.config.summary(),
             terms=[term.name for term in parts.terms],
-            tokens={
-                "digest": self.tokens.digest,
-                "count": len(self.tokens),
-                "tokenizer": self.tokens.fingerprint,
-            },
+            tokens=self.tokens.summary(),
             reference=parts.reference.choice.name,
-            table=None if table is None else table.header.digest,
+            table=parts.reference.digest,
         )
-        names = tuple(
-            tuple(dict.fromkeys(name for term in terms for name in term.metrics))
-            for terms in (self.terms, self._looking)
-        )
+        names: dict[Mode, list[str]] = {"train": _metrics(self.terms), "eval": _metrics(self._looking)}
         device = parts.student.ids.device
-        self.record = Record(receipt, self.tokens, device, (names[0], names[1]), looks=bool(self._looking))
+        self.record = Record(receipt, self.tokens, device, names, looks=bool(self._looking))
         """Metrics and receipt."""
 
     def fill(
@@ -162,7 +153,6 @@ class Constraint:
         """
         self.record.check()
         self._check_first(batch)
-        self._note_begun()
         alone = step is None
         step = step or Step(self.record.receipt.total_steps + 1)
         view = self._watch.view(batch, train=True, label_logprobs=label_logprobs)
@@ -230,7 +220,8 @@ class Constraint:
             tokens=trained,
             positions=len(given.view.host_positions),
             means={**means, "loss": (penalty.detach(), trained)},
-            invalid=invalid(given.aligned),
+            # What is in a table was looked at when it was filled.
+            invalid=invalid(given.aligned) if self.reference.table is None else 0,
         )
         self.record.add(sums, total, mode)
         return total
@@ -243,13 +234,13 @@ class Constraint:
         if not self._first:
             return
         refuse_zero3(self.model)  # an engine may have partitioned the model since
-        if nothing_masked(batch):
-            warnings.warn(
-                "PACT: no token is masked in the first batch, so prompts are constrained as if they were answers. "
-                "Mask them: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`.",
-                stacklevel=3,
-            )
+        warn_of_nothing_masked(batch)
+        self.reference.begin()
         self._first = False
+
+
+def _metrics(terms: Sequence[Term]) -> list[str]:
+    return list(dict.fromkeys(name for term in terms for name in term.metrics))
 
 
 def _at_least_1(count: Tensor | int, device: torch.device) -> Tensor | int:

@@ -12,10 +12,10 @@ from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pact_plugin.config import PactConfig
+from pact_plugin.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "integrations" / "pact_axolotl" / "README.md"]
@@ -25,19 +25,28 @@ _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 _BOUNDS = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "≤")}
 
 
-def settings_table(model: type[BaseModel] = PactConfig) -> str:
-    """Key, type, default and meaning of every setting, those of nested settings with their full names."""
+def settings_table(model: type[Settings] = PactConfig) -> str:
+    """Key, type, default and meaning of every setting, those of blocks with their full names."""
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     return "\n".join([*lines, *_rows(model)]) + "\n"
 
 
-def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def _rows(model: type[Settings], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _rows(field.annotation, f"{prefix}{name}.")
-            continue
-        meaning = " ".join((field.description or "").split()).replace("|", "\\|")
-        yield f"| `{prefix}{name}` | {_kind(field)} | {_shown(field.default)} | {meaning} |"
+        key, choices = f"{prefix}{name}", get_args(field.annotation) or (field.annotation,)
+        blocks = [one for one in choices if isinstance(one, type) and issubclass(one, Settings)]
+        if not blocks:
+            yield _row(key, _kind(field), _shown(field.default), field)
+        elif NoneType in choices:  # a block that can be switched off
+            default = "`false`" if field.default is None else "`true`"
+            yield _row(key, "true, false or a block", default, field)
+        for block in blocks:
+            yield from _rows(block, f"{key}.")
+
+
+def _row(key: str, kind: str, default: str, field: FieldInfo) -> str:
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    return f"| `{key}` | {kind} | {default} | {meaning} |"
 
 
 def _kind(field: FieldInfo) -> str:

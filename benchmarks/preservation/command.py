@@ -65,12 +65,6 @@ def preservation(
     anew: Annotated[
         bool, typer.Option("--anew", help="With --align: train that adapter too, for half an hour on a CPU.")
     ] = False,
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            help="Path or hub id of the model before alignment, for anchors-only-base; known of smollm2, or if --align."
-        ),
-    ] = None,
     guard: Annotated[
         str | None,
         typer.Option(help="Path or hub id of a guard model that answers safe or unsafe: a third judge."),
@@ -117,7 +111,7 @@ def preservation(
         if guard is not None:  # before anything is run, so that one that does not exist is known
             judges.append(GuardJudge(guard, device, bars=bars))
         if not report_only:
-            _run(wanted, sizes, model, align, anew, base_model, device, dtype, split, output, bars)
+            _run(wanted, sizes, model, align, anew, device, dtype, split, output, bars)
         path = report.write(output, judges, split)
     console.print(path.read_text(encoding="utf-8"))
     console.print(f"{output}/: preservation.json, preservation.md and a plot for each setting")
@@ -129,7 +123,6 @@ def _run(
     model: str,
     align: bool,
     anew: bool,
-    base: str | None,
     device: str | None,
     dtype: str | None,
     split: Split,
@@ -153,7 +146,6 @@ def _run(
         output / "start",
         align=align,
         anew=anew,
-        base=base,
         device=device,
         dtype=dtype,
         bars=bars,

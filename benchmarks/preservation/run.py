@@ -15,7 +15,6 @@ import torch
 
 from benchmarks import machine
 from benchmarks.preservation.measure import Questions, everyday_answers, measure, task_items
-from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
@@ -57,8 +56,6 @@ def run(
     }
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     todo = [cell for cell in cells if not _path(output, cell.name).is_file()]
-    for name in dict.fromkeys(METHODS[cell.method].tokens for cell in todo):
-        start.tokens_of(name, bars)  # so that one that cannot be made is known before anything is run
     for task in tasks:
         if not _path(output, f"{task}-{ALIGNED}").is_file():
             questions = Questions(prompts.harmful, prompts.benign, task_items(task, sizes.test_items), asked)

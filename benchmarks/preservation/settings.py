@@ -28,6 +28,7 @@ class Sizes:
         everyday: Everyday questions for the KL divergence.
         answer_tokens: Length of answers to prompts.
         batch: Prompts that are answered at a time.
+        anchor_prompts: Bundled prompts of each kind that anchors are taken from; None: all of them.
     """
 
     items: int = 4000
@@ -42,6 +43,7 @@ class Sizes:
     everyday: int = 60
     answer_tokens: int = 32
     batch: int = 100
+    anchor_prompts: int | None = None
 
     @property
     def steps(self) -> int:
@@ -51,7 +53,7 @@ class Sizes:
     @property
     def asking(self) -> dict[str, Any]:
         """What the aligned model's own answers depend on: nothing of the training."""
-        training = {"items", "batch_size", "lora_rate", "full_rate", "rank", "lora_layers"}
+        training = {"items", "batch_size", "lora_rate", "full_rate", "rank", "lora_layers", "anchor_prompts"}
         return {name: value for name, value in asdict(self).items() if name not in training}
 
 
@@ -65,6 +67,7 @@ PRESETS = {
         test_items=8,
         everyday=4,
         answer_tokens=8,
+        anchor_prompts=8,
     ),
     "short": Sizes(
         items=640,

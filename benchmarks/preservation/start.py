@@ -28,7 +28,6 @@ def load_start(
     *,
     align: bool,
     anew: bool = False,
-    base: str | None = None,
     device: str | None,
     dtype: str | None,
     bars: Progress,
@@ -41,7 +40,6 @@ def load_start(
         folder: Where it is kept.
         align: Teach the model to refuse first, SmolLM2 by the adapter that is kept here; for one that is not aligned.
         anew: Train that adapter, too.
-        base: Path or hub id of the model before alignment; by default the model itself where it is aligned here.
         device: By default the first accelerator, or else the CPU.
         dtype: By default `native_dtype`.
         bars: Called with (done, total, description).
@@ -77,9 +75,6 @@ def load_start(
         tokenizer,
         pact.SafetyTokens.load(folder / "tokens.safetensors"),
         found["refusals"],
-        folder,
-        sizes.selection_prompts,
-        model if base is None and (align or model == SMOLLM2) else base,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from benchmarks.preservation.judges import KeywordJudge
 from benchmarks.preservation.judging import Judged
@@ -112,6 +115,29 @@ def summarise(found: Sequence[Judged]) -> list[Row]:
                 for weight in sorted(weights, key=lambda w: -1.0 if w is None else w)
             ]
     return rows
+
+
+def kept_rows(path: Path) -> list[Row]:
+    """The rows of a `preservation.json`, such as those of the results that are kept here."""
+
+    def means(found: dict[str, Any]) -> dict[str, Mean]:
+        return {name: Mean(**value) for name, value in found.items()}
+
+    def by_judge(found: dict[str, Any]) -> dict[str, dict[str, Mean]]:
+        return {judge: means(values) for judge, values in found.items()}
+
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [
+        Row(
+            tuple(row["setting"]),
+            row["method"],
+            row["weight"],
+            means(row["measures"]),
+            by_judge(row["judges"]),
+            by_judge(row["agreement"]),
+        )
+        for row in rows
+    ]
 
 
 def settings_of(found: Sequence[Judged]) -> list[Setting]:

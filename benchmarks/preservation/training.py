@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,14 @@ from transformers import PrinterCallback, set_seed
 from trl import SFTConfig
 
 import pact_plugin as pact
-from benchmarks.preservation.constraints import AdaptiveWeight, constrain
 from benchmarks.preservation.methods import METHODS
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.tasks import TASKS
-from benchmarks.preservation.token_sets import kept_tokens
 from examples.demo.evaluate import Report
 from examples.demo.prompts import Example, contamination
 from examples.demo.training import LINEAR_LAYERS, StepCallback
-from pact_plugin.data.generation import Progress, answer_logits, inspecting, user_prompt
+from pact_plugin.data.generation import answer_logits, inspecting, user_prompt
+from pact_plugin.data.prompts import for_anchors
 
 REFUSES = 0.5
 """Probability of the safety tokens at the first position from which on the aligned model would refuse."""
@@ -39,26 +39,12 @@ class Start:
         tokenizer: Its tokenizer.
         tokens: Its safety tokens.
         refusals: Bundled harmful requests with its own refusals.
-        folder: Where it is kept.
-        selection_prompts: Prompts of each kind that safety tokens are chosen from.
-        base: Path or hub id of the model before alignment, where it is known.
     """
 
     model: Any
     tokenizer: Any
     tokens: pact.SafetyTokens
     refusals: Sequence[Example]
-    folder: Path
-    selection_prompts: int
-    base: str | None
-
-    def tokens_of(self, name: str | None, bars: Progress | None = None) -> pact.SafetyTokens:
-        """The usual safety tokens, or with a name those of another choice (`kept_tokens`)."""
-        if name is None:
-            return self.tokens
-        return kept_tokens(
-            name, self.model, self.tokenizer, self.folder, self.selection_prompts, self.base, bars
-        )
 
 
 def training_data(cell: Cell, sizes: Sizes, start: Start) -> list[Example]:
@@ -117,8 +103,7 @@ def fine_tune(
         report: Called with the number of steps done.
 
     Returns:
-        The model, and what to note of its training: the number of items, what the constraint has logged, in time, and
-        the last weight if that adapts.
+        The model, and what to note of its training: the number of items, and what the constraint has logged, in time.
     """
     method = METHODS[cell.method]
     examples = training_data(cell, sizes, start)
@@ -127,9 +112,33 @@ def fine_tune(
     model = copy.deepcopy(start.model)
     if not lora:
         model = model.float()  # AdamW's small steps vanish in bfloat16 weights
-    on_cpu = model.device.type == "cpu"
-    arguments = SFTConfig(
-        output_dir=str(folder / cell.method),  # a stored reference is not every method's
+    trainer = method.trainer(
+        model=model,
+        args=_arguments(cell, sizes, start, folder),
+        train_dataset=Dataset.from_list(examples),
+        processing_class=start.tokenizer,
+        peft_config=_adapter(model, sizes) if lora else None,
+        callbacks=[StepCallback(report)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    config = method.constrained(cell.weight, start.tokens, anchor_file(sizes, folder))
+    if config is not None:
+        trainer = pact.attach(trainer, config)
+    elif cell.weight is not None and not method.interleaved:
+        trainer.aligned, trainer.strength = start.model, cell.weight
+    trainer.train()
+    tuned = trainer.model.merge_and_unload() if lora else trainer.model
+    noted: dict[str, Any] = {"trained_items": len(examples)}
+    if config is not None:
+        noted["logged"] = _logged(trainer.state.log_history)
+    return tuned.to(start.model.dtype).eval(), noted
+
+
+def _arguments(cell: Cell, sizes: Sizes, start: Start, folder: Path) -> SFTConfig:
+    """Of the trainer."""
+    lora = cell.train == "lora"
+    return SFTConfig(
+        output_dir=str(folder / f"{cell.train}-{cell.method}"),  # a table is not every method's
         num_train_epochs=1,
         per_device_train_batch_size=sizes.batch_size,
         learning_rate=sizes.lora_rate if lora else sizes.full_rate,
@@ -139,38 +148,24 @@ def fine_tune(
         loss_type="nll",
         gradient_checkpointing=False,
         bf16=not lora and start.model.dtype == torch.bfloat16,
-        use_cpu=on_cpu,
+        use_cpu=start.model.device.type == "cpu",
         logging_steps=max(1, sizes.steps // 4),
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         seed=cell.seed,
     )
-    trainer = method.trainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(examples),
-        processing_class=start.tokenizer,
-        peft_config=_adapter(model, sizes) if lora else None,
-        callbacks=[StepCallback(report)],
-    )
-    trainer.remove_callback(PrinterCallback)
-    config = method.constrained(cell.weight, start.tokens_of(method.tokens), Path(arguments.output_dir))
-    if config is not None:
-        trainer = constrain(trainer, config, method.constraint)
-        if method.adapts and cell.weight is not None:
-            trainer.add_callback(AdaptiveWeight(trainer.pact, cell.weight))
-    elif cell.weight is not None and not method.interleaved:
-        trainer.aligned, trainer.strength = start.model, cell.weight
-        trainer.safety_ids = torch.tensor(start.tokens.positive.ids, device=start.model.device)
-    trainer.train()
-    tuned = trainer.model.merge_and_unload() if lora else trainer.model
-    noted: dict[str, Any] = {"trained_items": len(examples)}
-    if method.adapts:
-        noted["last_weight"] = trainer.pact.config.weight
-    if config is not None:
-        noted["logged"] = _logged(trainer.state.log_history)
-    return tuned.to(start.model.dtype).eval(), noted
+
+
+def anchor_file(sizes: Sizes, folder: Path) -> str | None:
+    """The bundled prompts for anchors, so many of each kind, as a file in a folder; None for all of them."""
+    if sizes.anchor_prompts is None:
+        return None
+    rows = [asdict(one) for one in for_anchors().limited(sizes.anchor_prompts).prompts]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "anchors.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return str(path)
 
 
 def _logged(history: Sequence[dict[str, float]]) -> dict[str, list[float]]:

@@ -68,10 +68,10 @@ class PactPlugin(BasePlugin):
             return
         from axolotl.utils.train import determine_last_checkpoint
 
-        from pact_axolotl.adapter import with_checkpoint_tokens
+        from pact_axolotl.settings import resumed
         from pact_plugin.assemble import attach
 
-        config = with_checkpoint_tokens(config, determine_last_checkpoint(cfg))
+        config = resumed(config, determine_last_checkpoint(cfg))
         if config.safety_tokens is None:
             LOG.info(
                 "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError
+from pact_plugin.run.receipt import TOKENS_FILE
+from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
@@ -30,6 +33,14 @@ def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
             remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
         )
     return PactConfig.of(plain(cfg["pact"]))
+
+
+def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
+    """The settings of a run that goes on from a checkpoint: tokens that it chose when it began are not chosen again."""
+    path = Path(checkpoint or "") / TOKENS_FILE
+    if config.safety_tokens is not None or not checkpoint or not path.is_file():
+        return config
+    return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
 
 
 def plain(value: Any) -> Any:

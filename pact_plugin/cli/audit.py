@@ -175,7 +175,9 @@ def _loaders(
         loader.check_adapter(adapter)
     if shared_tokenizer is None:
         second = (
-            loader.tokenizer(candidate) if adapter is None else loader.adapter_tokenizer(adapter) or first
+            loader.tokenizer(str(candidate))
+            if adapter is None
+            else loader.adapter_tokenizer(adapter) or first
         )
     require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
     kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them

@@ -142,5 +142,7 @@ def model_loader() -> ModelLoader:
     Raises:
         PluginError: No integration is installed that could, as where transformers is missing.
     """
-    loader: ModelLoader = one_offered("pact_model_loaders", "pip install 'pact-plugin[cli]'")
+    loader: ModelLoader = one_offered(
+        "pact_model_loaders", "Models are read with transformers: pip install 'pact-plugin[cli]'"
+    )
     return loader

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.positions import IGNORED, ResponsePositions, starts_of
+from pact_plugin.data.positions import IGNORED, ResponsePositions
 from pact_plugin.errors import StoreError
 
 _COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
@@ -71,6 +71,10 @@ class Document:
     index: Int[np.ndarray, " m"]
     """t of each."""
 
+    def count(self, first: int | None) -> int:
+        """How many of its positions are among the first tokens of their response, so many; None for all."""
+        return len(self.index) if first is None else int((self.index < first).sum())
+
 
 def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> list[Document]:
     """The documents that have response positions, in the order of the batch.
@@ -78,11 +82,11 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
     Their positions, one after another, are `positions`.
 
     Args:
-        host: `input_ids` and `labels` [B, T] on the host, with the boundaries that the batch has.
+        host: `input_ids` and `labels` [B, T] on the host.
         positions: Its response positions, on the host.
     """
     ids, labels = host["input_ids"].numpy().ravel(), host["labels"].numpy().ravel()
-    starts = starts_of(host).numpy().ravel()
+    starts = positions.starts.numpy().ravel()
     begins, document = np.flatnonzero(starts), np.cumsum(starts) - 1
     flat = positions.row.numpy() * host["labels"].shape[1] + positions.column.numpy()
     index, owner = positions.index.numpy(), document[flat]

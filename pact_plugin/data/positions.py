@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,19 +31,21 @@ class ResponsePositions:
     """Which response of the batch, from 0."""
     trained: Int[Tensor, ""]
     """Labels that a next-token loss counts: all but column 0 and the ignored."""
+    starts: Bool[Tensor, "B T"]
+    """Where a document starts."""
 
     def __len__(self) -> int:
         return self.row.shape[0]
 
     def to(self, device: torch.device) -> ResponsePositions:
-        """With the positions on a device, in one copy; `trained` stays where it is."""
+        """With the positions on a device, in one copy; `trained` and `starts` stay where they are."""
         if self.row.device == device:
             return self
         packed = torch.stack([self.row, self.column, self.index, self.response])
         if device.type == "cuda":
             packed = packed.pin_memory()
         row, column, index, response = packed.to(device, non_blocking=True)
-        return ResponsePositions(row, column, index, response, self.trained)
+        return ResponsePositions(row, column, index, response, self.trained, self.starts)
 
     def predecessors(self, values: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...] at the positions that predict the response tokens."""
@@ -104,6 +107,7 @@ def response_positions(
         index=index[row, column],
         response=response[row, column],
         trained=trained[:, 1:].sum(),
+        starts=begins,
     )
 
 
@@ -159,11 +163,6 @@ def positions_of(batch: Mapping[str, Any], first: int | None = None) -> Response
     return response_positions(batch["labels"], **_boundaries(batch), first=first)
 
 
-def starts_of(batch: Mapping[str, Any]) -> Bool[Tensor, "B T"]:
-    """`document_starts` of a trainer's batch, from the keys it has."""
-    return document_starts(batch["labels"], **_boundaries(batch))
-
-
 def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:
     position_ids = batch.get("position_ids")
     cu_seq_lens = batch.get("cu_seq_lens_q", batch.get("cu_seq_lens"))
@@ -184,3 +183,17 @@ def nothing_masked(batch: Mapping[str, Any]) -> bool:
     mask = batch.get("attention_mask")
     real = mask.bool() if mask is not None and mask.ndim == 2 else labels == labels
     return not bool(((labels == IGNORED) & real & ~starts).any())
+
+
+def warn_of_nothing_masked(batch: Mapping[str, Any]) -> None:
+    """Warn of `nothing_masked`.
+
+    Warns:
+        UserWarning: Names the settings that mask prompts.
+    """
+    if nothing_masked(batch):
+        warnings.warn(
+            "PACT: no token is masked in the first batch, so prompts are constrained as if they were answers. "
+            "Mask them: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`.",
+            stacklevel=4,
+        )

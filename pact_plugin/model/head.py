@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
-from pact_plugin.model.readout import read_chunks, read_frozen
+from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import unwrap
 
 
@@ -118,7 +118,8 @@ class LanguageHead:
             and torch.is_grad_enabled()
             and _is_frozen_linear(projection)
         ):
-            read = read_frozen(logits, self._slope, projection, hidden, ids, labels, chunk_size)
+            frozen = FrozenHead(logits, self._slope, projection)
+            read = read_frozen(frozen, hidden, ids, labels, chunk_size)
         else:
             read = read_chunks(logits, hidden, ids, labels, chunk_size)
         safety, label, outside = read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,30 +43,35 @@ def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chu
     return _joined(parts)
 
 
-def read_frozen(
-    logits: Logits,
-    slope: Slope,
-    projection: nn.Linear,
-    hidden: Tensor,
-    ids: Tensor,
-    labels: Tensor,
-    chunk_size: int,
-) -> Read:
+@dataclass(frozen=True)
+class FrozenHead:
+    """A linear head that is not trained.
+
+    Args:
+        logits: [n, d] -> [n, V], with what the model does to its logits.
+        slope: Derivative of those by what the projection returned, from the logits.
+        projection: The linear layer.
+    """
+
+    logits: Logits
+    slope: Slope
+    projection: nn.Linear
+
+
+def read_frozen(head: FrozenHead, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int) -> Read:
     """The same from a linear head that is not trained: its logits are computed once.
 
     The gradient of the log-sum-exp, one vector [d] for each position, is taken while the logits are there; those of
     single logits are rows of the head.
 
     Args:
-        logits: The head.
-        slope: Of the head's logits, which may be scaled or bounded.
-        projection: Inside of the head.
+        head: The head.
         hidden: [N, d] final hidden states.
         ids: [K] safety tokens.
         labels: [N] tokens predicted.
         chunk_size: Positions per chunk.
     """
-    return _Frozen.apply(hidden, logits, slope, projection.weight, ids, labels, chunk_size)
+    return _Frozen.apply(hidden, head, ids, labels, chunk_size)
 
 
 def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
@@ -81,26 +87,21 @@ def _joined(parts: list[Read]) -> Read:
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        logits: Logits,
-        slope: Slope,
-        weight: Tensor,
-        ids: Tensor,
-        labels: Tensor,
-        chunk_size: int,
+        ctx: Any, hidden: Tensor, head: FrozenHead, ids: Tensor, labels: Tensor, chunk_size: int
     ) -> Read:
         parts: list[Read] = []
         gradients: list[Tensor] = []
         for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True):
             with torch.enable_grad():
                 leaf = states.detach().requires_grad_()
-                part = _read(logits(leaf.view_as(leaf)), ids, targets)  # some module hooks cannot bear a leaf
+                part = _read(
+                    head.logits(leaf.view_as(leaf)), ids, targets
+                )  # some module hooks cannot bear a leaf
                 (gradient,) = torch.autograd.grad(part[2].sum(), leaf)
             parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
-        ctx.slope = slope
+        ctx.slope, weight = head.slope, head.projection.weight
         # The rows are kept, not the head: where it is sharded, it may be gone by the time of the backward pass.
         ctx.save_for_backward(torch.cat(gradients), weight[ids], weight[labels], safety, label)
         return safety, label, outside
@@ -112,4 +113,4 @@ class _Frozen(torch.autograd.Function):
         gradient = by_outside[:, None] * outside
         gradient += (by_safety * ctx.slope(safety)) @ safety_rows.to(by_safety.dtype)
         gradient += (by_label * ctx.slope(label))[:, None] * label_rows
-        return gradient.to(outside.dtype), None, None, None, None, None, None
+        return gradient.to(outside.dtype), None, None, None, None

@@ -80,7 +80,7 @@ class Passes:
                 remedy="Check the aligned model's weights and precision.",
             )
         parts = {
-            one: values.split([places(document, one.first) for document in documents])
+            one: values.split([document.count(one.first) for document in documents])
             for one, values in found.items()
         }
         return [{one: split[i] for one, split in parts.items()} for i in range(len(documents))]
@@ -138,11 +138,6 @@ class Passes:
                     values = values[torch.from_numpy(within).to(values.device)]
                 found[one] = values
         return found
-
-
-def places(document: Document, first: int | None) -> int:
-    """How many positions of a document are among the first tokens of their response."""
-    return len(document.index) if first is None else int((document.index < first).sum())
 
 
 def states_of(rows: Sequence[Row], device: torch.device, call: Caller, *, flat: bool) -> Tensor:

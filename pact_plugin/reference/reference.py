@@ -80,8 +80,15 @@ class Reference:
             self.table = Table(choice.table, header, columns)
 
     def begin(self) -> None:
-        """The first step is about to be taken, or was taken by the run that goes on."""
+        """The first step is about to be taken, or was taken already: a model that is needed no more is let go of."""
         self._begun = True
+        if not self.choice.lasting:
+            self._passes = None  # and with them a second model
+
+    @property
+    def digest(self) -> str | None:
+        """Of the table's header, which names it; None where there is no table."""
+        return None if self.table is None else self.table.header.digest
 
     @property
     def can_fill(self) -> bool:
@@ -120,21 +127,24 @@ class Reference:
         Raises:
             StoreError: In training a document is neither in the table nor can it be computed.
         """
-        if self._passes is None:
+        if not self._columns:
             return {}
         if self.table is None:
+            assert self._passes is not None
             return self._passes.of_view(view)
         found = self.table.fetch(view.documents, view.hidden.device)
         if not isinstance(found, list):
             return found
-        sharded = is_sharded(self._passes.source.model)  # the other ranks would not join in
-        if (self.choice.lasting or not (train or self._begun)) and not sharded:
+        passes, sharded = self._passes, False
+        if passes is not None:
+            sharded = is_sharded(passes.source.model)  # the other ranks would not join in
+        if passes is not None and not sharded and (self.choice.lasting or not train):
             if not self._warned and train:
                 logger.warning(
                     "PACT reference: some documents are not in the table; each step computes them."
                 )
                 self._warned = True
-            return self._passes.of_view(view)
+            return passes.of_view(view)
         if not train:
             return None
         raise self._missing(

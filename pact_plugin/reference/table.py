@@ -12,8 +12,8 @@ from pact_plugin.data.documents import Document, to_device
 from pact_plugin.errors import StoreError
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header
-from pact_plugin.reference.passes import places
-from pact_plugin.reference.shards import Shards, Writer, take_over
+from pact_plugin.reference.shard_writer import Writer, take_over
+from pact_plugin.reference.shards import Shards
 
 HALF = np.dtype("<f2")
 
@@ -32,7 +32,7 @@ class Table:
 
     def __init__(self, folder: str | Path, header: Header, columns: Sequence[Columns]) -> None:
         self.folder, self.header, self.columns = Path(folder), header, tuple(columns)
-        self._shards = Shards(self.folder)
+        self._widths, self._shards = [one.width for one in columns], Shards(self.folder)
         self.refresh()
 
     def refresh(self) -> None:
@@ -97,8 +97,8 @@ class Table:
 
     def _split(self, document: Document, value: memoryview) -> list[np.ndarray]:
         """The columns of a document, each [positions, width]."""
-        counts = [places(document, one.first) for one in self.columns]
-        sizes = [count * one.width for count, one in zip(counts, self.columns, strict=True)]
+        counts = [document.count(one.first) for one in self.columns]
+        sizes = [count * width for count, width in zip(counts, self._widths, strict=True)]
         numbers = np.frombuffer(value, HALF)
         if len(numbers) != sum(sizes):
             raise StoreError(
@@ -109,8 +109,8 @@ class Table:
             )
         ends = np.cumsum(sizes)
         return [
-            part.reshape(count, one.width)
-            for part, count, one in zip(np.split(numbers, ends[:-1]), counts, self.columns, strict=True)
+            part.reshape(count, width)
+            for part, count, width in zip(np.split(numbers, ends[:-1]), counts, self._widths, strict=True)
         ]
 
     @property

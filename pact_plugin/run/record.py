@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -35,14 +35,12 @@ class Record:
         receipt: Receipt,
         tokens: SafetyTokens,
         device: torch.device,
-        names: tuple[Sequence[str], Sequence[str]],
+        names: Mapping[Mode, Sequence[str]],
         *,
         looks: bool,
     ) -> None:
         self.receipt, self._tokens, self._device = receipt, tokens, device
-        self._meters = {
-            mode: Meter(own, looks=looks) for mode, own in zip(("train", "eval"), names, strict=True)
-        }
+        self._meters = {mode: Meter(own, looks=looks) for mode, own in names.items()}
         self._finite, self._warned = FiniteCheck(), False
 
     def check(self) -> None:

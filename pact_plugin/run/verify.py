@@ -48,7 +48,8 @@ def verify_run(directory: str | Path) -> str:
             value=receipt.trained_tokens,
             remedy=f"Train at least one step, and save the model through the trainer, which writes {FILE_NAME}.",
         )
-    measured = "".join(f", {name} {receipt.mean(name):.4g}" for name in sorted(receipt.sums) if name != "loss")
+    means = {name: receipt.mean(name) for name in sorted(receipt.sums) if name != "loss"}
+    measured = "".join(f", {name} {mean:.4g}" for name, mean in means.items() if mean is not None)
     return f"constrained: {receipt.constrained_steps} steps, {receipt.trained_tokens} tokens{measured}; {receipt}"
 
 

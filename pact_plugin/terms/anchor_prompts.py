@@ -176,7 +176,7 @@ def _rightly(kind: Kind, pairs: list[Pair], mass: Sequence[float]) -> list[Pair]
         f"PACT: the aligned model {said} only {len(kept)} of {len(pairs)} {kind} anchors, by its probability of the "
         "safety tokens at the first word, and is held to that. Is it the aligned model, with its chat template and its "
         "own safety tokens? Else name prompts of your own with `anchors: {prompts: ...}`.",
-        stacklevel=5,
+        stacklevel=6,
     )
     return pairs
 

@@ -135,6 +135,10 @@ class SafetyTokens:
         )
         return hashlib.sha256(content).hexdigest()[:16]
 
+    def summary(self) -> dict[str, Any]:
+        """What a receipt says of them."""
+        return {"digest": self.digest, "count": len(self), "tokenizer": self.fingerprint}
+
     def check(self, tokenizer: Tokenizer, vocab_size: int | None = None) -> None:
         """Make sure that these are tokens of `tokenizer`, and that a model's vocabulary holds them.
 

@@ -52,7 +52,7 @@ def test_a_run_that_is_found_good_is_constrained(workshop):
     assert any(note.startswith("Axolotl 0.") and str(HERE) in note for note in report.notes)
     run = workshop.train("good", **LORA, max_steps=1, save_steps=1).ok()
     assert run.receipt["steps"] == [[1, 1]]
-    assert run.receipt["reference"] == report.reference.kind == "adapter_off"
+    assert run.receipt["reference"] == report.reference.kind == "table"
     assert run.receipt["tokens"]["digest"] == report.tokens["digest"]
 
 
@@ -146,12 +146,13 @@ def test_a_reference_that_does_not_fit(workshop):
     )
     large.save_pretrained(workshop.folder / "large")
     workshop.tokenizer.save_pretrained(workshop.folder / "large")
-    settings = {"base_model": str(workshop.folder / "large"), "pact": {"reference": "frozen_copy"}}
+    settings = {"base_model": str(workshop.folder / "large"), "streaming": True, "pact": True}
     done = axolotl("pact-check", str(written(workshop, **settings)))
     assert done.returncode == 1
-    assert "✗ pact.reference: frozen_copy" in done.stdout
-    assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", " ".join(done.stdout.split()))
-    assert "Set `reference: stored`" in " ".join(done.stdout.split())
+    assert "✗ pact.reference: auto" in done.stdout
+    text = " ".join(done.stdout.split())
+    assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", text)
+    assert "Use data that can be read before training" in text
 
 
 def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):
@@ -161,5 +162,5 @@ def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):
     answer = json.loads(done.stdout)
     assert answer["constrained"] is True
     assert answer["unchecked"] == []
-    assert answer["reference"]["kind"] == "stored"
+    assert (answer["reference"]["kind"], answer["reference"]["source"]) == ("table", "itself")
     assert answer["tokens"]["digest"] == pact.SafetyTokens.load(workshop.folder / "tokens.safetensors").digest

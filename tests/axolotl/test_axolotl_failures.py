@@ -23,6 +23,7 @@ from transformers import (
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
 from pact_plugin.hooks.manager import find_adapter
+from pact_plugin.run.receipt import Receipt
 
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
@@ -67,8 +68,8 @@ def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
     [
         (
             "conflict",
-            {"pact": {"objective": "published", "easing": True}},
-            ("easing", "objective: confidence"),
+            {"pact": {"advanced": {"published": True}, "easing": True}},
+            ("easing", "Set `easing: false`"),
         ),
         ("rl", {"rl": "dpo"}, ("rl='dpo'", "no next-token loss", "Remove `rl`")),
         ("reward", {"reward_model": True}, ("reward_model=True", "Remove `reward_model`")),
@@ -88,6 +89,25 @@ def test_a_misspelt_plugin_class_stops(workshop):
     assert run.status != 0
     assert "has no attribute 'PactPlugn'" in run.log
     assert not run.checkpoints
+
+
+def test_reentrant_checkpointing_on_several_ranks_stops_before_the_first_step(workshop):
+    """Axolotl's own default where `gradient_checkpointing` is on."""
+    ranks = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
+    checkpointing = {"gradient_checkpointing": True, "logging_steps": 1, "save_steps": 1}
+    named = workshop.named_tokens
+    run = workshop.train("reentrant", *ranks, dump=True, pact=named, **checkpointing, **LORA)
+    assert run.status != 0
+    assert "gradient_checkpointing_kwargs" in run.log
+    assert "does not average the gradients of anchors" in run.log
+    assert "Set `gradient_checkpointing_kwargs: {use_reentrant: false}`" in run.log
+    for rank in (0, 1):
+        assert len(run.dumped(rank)) == 1  # of the first step, which was not taken
+    assert not run.checkpoints
+    assert Receipt.read(run.output).total_steps == 0
+    line = run.verify()
+    assert line.returncode == 1
+    assert "no token was trained on" in line.stderr
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
@@ -123,17 +143,22 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"pact": None}, ConfigError, "it is empty"),
         ({"pact": "yes"}, ConfigError, "not a configuration"),
         ({"pact": {"weight": -1}}, ConfigError, "weight"),
-        ({"pact": {"objective": "published", "easing": True}}, ConfigError, "easing"),
-        ({"pact": {"published": {"topp": 1}, "objective": "published"}}, ConfigError, "Did you mean `top_p`"),
+        ({"pact": {"advanced": {"published": True}}}, ConfigError, "Set `easing: false`"),
+        ({"pact": {"advanced": {"published": {"topp": 1}}}}, ConfigError, "Did you mean `top_p`"),
         ({"pact": {"safety_tokens": "/nowhere.safetensors"}}, TokenFileError, "nowhere"),
         ({"rl": "dpo"}, AdapterError, "`rl`"),
         ({"reward_model": True}, AdapterError, "`reward_model`"),
         ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
         ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),
         ({"context_parallel": {"size": 2}}, AdapterError, "`context_parallel`"),
+        ({"tensor_parallel_size": 2, "pact": True}, AdapterError, "anchors: false"),
         ({"diffusion_lm": {}}, AdapterError, "`diffusion_lm`"),
         ({"relora": True, **LORA}, AdapterError, "`relora`"),
-        ({"lisa_n_layers": 1, "lisa_step_interval": 2}, AdapterError, "`lisa_n_layers`"),
+        (
+            {"lisa_n_layers": 1, "lisa_step_interval": 2, "streaming": True},
+            AdapterError,
+            "Remove `lisa_n_layers` or `streaming`",
+        ),
         ({"use_eaft": True}, AdapterError, "easing: false"),
         (
             {"plugins": [DIFFUSION, PLUGIN]},
@@ -198,7 +223,7 @@ def test_axolotls_trainer_has_the_adapter_and_others_than_sft_are_refused(tmp_pa
     assert find_adapter(trainer).name == "axolotl"
     assert pact.attach(trainer, EASED) is trainer
     trainer.train()
-    assert trainer.pact.receipt.steps == [[1, 3]]
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
     for other in preference_trainers(tmp_path):
         kind = type(other)
         assert find_adapter(other).name == "axolotl"
@@ -228,7 +253,7 @@ def test_a_trainer_with_a_loss_of_its_own_needs_easing_off(tmp_path):
         pact.attach(trainer, EASED)
     assert type(trainer) is Own
     pact.attach(trainer, UNEASED).train()
-    assert trainer.pact.receipt.steps == [[1, 3]]
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
 
 
 def test_a_compute_loss_replaced_on_the_trainer_is_refused(tmp_path):

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from axolotl_runs import LORA, METRICS, Run, Workshop
-from peft import LoraConfig, PeftModel, get_peft_model
-from plain import anchor_divergence, documents, micro_batch_loss
+from axolotl_plain import Place, assert_equal_to_plain, assert_metrics, expected
+from axolotl_runs import LORA, Workshop
+from peft import PeftModel
+from plain import documents
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -24,66 +21,46 @@ def workshop(tmp_path_factory) -> Workshop:
     return Workshop(tmp_path_factory.mktemp("axolotl"))
 
 
-def expected(
-    workshop: Workshop,
-    run: Run,
-    accumulation: int,
-    *,
-    tokens: pact.SafetyTokens | None = None,
-    rank: int = 0,
-    load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained,
-    anchors: bool = False,
-) -> tuple[list[float], list[dict[str, float]]]:
-    """The loss of every step, and the parts of every micro-batch, of what the model was given in a run.
-
-    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step. `load` gives
-    the aligned model from its folder.
-    """
-    aligned = load(workshop.folder / "model").eval()
-    model = load(workshop.folder / "model").eval()
-    if (run.output / "adapter_config.json").exists():
-        model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
-    safety = torch.tensor((tokens or workshop.tokens).positive.ids)
-    pool = None
-    if anchors:
-        settings = pact.PactConfig(safety_tokens=tokens or workshop.tokens, reference="frozen_copy")
-        pool = pact.PactConstraint(load(workshop.folder / "model"), workshop.tokenizer, settings).anchors
-        assert pool is not None
-    held = run.receipt["config"]["weight"]
-    losses, parts = [], []
-    for number, micro_batch in enumerate(run.dumped(rank)):
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, weight in micro_batch["weights"].items():
-                parameters[name].copy_(weight)
-            weight = held if pool is None else 0.0  # with anchors they alone are held
-            loss, part = micro_batch_loss(model, aligned, micro_batch["inputs"], safety, weight=weight)
-            if pool is not None:
-                chosen = pool.chosen(number // accumulation + 1, number % accumulation, rank, accumulation)
-                beside = [pool.documents[index] for index in chosen]
-                loss = loss + held * anchor_divergence(model, aligned, beside, safety)
-        losses.append(loss.item())
-        parts.append(part)
-    assert len(losses) % accumulation == 0
-    return [
-        sum(losses[i : i + accumulation]) / accumulation for i in range(0, len(losses), accumulation)
-    ], parts
+@pytest.mark.parametrize("changes", [LORA, {"learning_rate": 1e-3}], ids=["lora", "full"])
+def test_the_default_in_one_epoch(workshop, request, changes):
+    """Easing and anchors, and a table that is filled before the first step: no step runs a reference."""
+    epoch = {"num_epochs": 1, "max_steps": None, "micro_batch_size": 8, "save_steps": 6}
+    name = f"default-{request.node.callspec.id}"
+    run = workshop.train(name, dump=True, pact=workshop.named_tokens, **epoch, **changes).ok()
+    assert run.receipt["terms"] == ["easing", "anchors"]
+    assert run.receipt["reference"] == "table"
+    assert list((run.output / "_pact_store").rglob("*.shard"))
+    assert len(run.steps) == 6
+    assert_equal_to_plain(workshop, run)
+    assert (
+        max(run.reference_passes, default=0) <= 1
+    )  # an adapter off, for the anchors, when the first step begins
+    line = run.verify().stdout
+    assert "constrained: 6 steps" in line
+    assert "easing and anchors" in line
 
 
-def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int, **settings: Any) -> None:
-    losses, parts = expected(workshop, run, accumulation, **settings)
-    logged = run.steps
-    assert [entry["loss"] for entry in logged] == pytest.approx(losses, abs=1e-4)
-    assert logged[0]["pact/divergence"] == pytest.approx(0, abs=1e-6)
-    assert logged[-1]["pact/divergence"] > 1e-5
-    for step, entry in enumerate(logged):
-        assert set(entry) >= METRICS
-        these = parts[step * accumulation : (step + 1) * accumulation]
-        assert entry["pact/positions"] == sum(part["positions"] for part in these)
-        mean = sum(part["divergence"] for part in these) / entry["pact/positions"]
-        assert entry["pact/divergence"] == pytest.approx(mean, rel=1e-3, abs=1e-6)
-    assert run.receipt["positions"] == sum(part["positions"] for part in parts)
-    assert run.receipt["steps"] == [[1, len(logged)]]
+@pytest.mark.parametrize(
+    ("changes", "kind"), [(LORA, "adapter_off"), ({"learning_rate": 1e-3}, "copy")], ids=["lora", "full"]
+)
+def test_lisa(workshop):
+    """Which layers are trained changes; what was read before the first step does not."""
+    settings = {"lisa_n_layers": 1, "lisa_step_interval": 1, "learning_rate": 1e-3}
+    run = workshop.train("lisa", dump=True, pact=workshop.named_tokens, **settings).ok()
+    assert "Activating layers at indices" in run.log
+    assert run.receipt["reference"] == "table"
+    assert_equal_to_plain(workshop, run)
+
+
+def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, changes, kind):
+    name = f"streaming-{request.node.callspec.id}"
+    settings = changes | {"streaming": True, "dataset_prepared_path": None}
+    run = workshop.train(name, dump=True, pact=workshop.named_tokens, **settings).ok()
+    assert run.receipt["reference"] == kind
+    assert run.receipt["table"] is None
+    assert "PACT reference: run in each step, as the training data has no length" in run.log
+    assert set(run.reference_passes) == {1, 2, 3}
+    assert_equal_to_plain(workshop, run)
 
 
 def test_lora_interrupted_resumed_and_merged(workshop):
@@ -111,22 +88,24 @@ def test_lora_interrupted_resumed_and_merged(workshop):
             "val_set_size": 8,
             "load_best_model_at_end": False,
             "pact": {
+                **workshop.named_tokens,
                 "weight": 2.0,
-                "safety_tokens": str(workshop.folder / "tokens.safetensors"),
                 "reference": "auto",
-                "anchors": 0,
+                "anchors": False,
+                "hold_data": True,
             },
         }
     )
     run = workshop.train("lora", "--launcher", "accelerate", dump=True, max_steps=2, **settings).ok()
-    assert_equal_to_plain(workshop, run, 1)
+    assert_equal_to_plain(workshop, run)
     labels = run.dumped()[0]["inputs"]["labels"]
     runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)
     assert runs.tolist() == [2] * 4  # every row has two answers, each a response of its own
     evaluations = [entry for entry in run.history if "eval_loss" in entry]
     assert evaluations[0]["eval_pact/divergence"] == pytest.approx(0, abs=1e-7)
     assert evaluations[-1]["eval_pact/divergence"] > 0
-    assert run.receipt["reference"] == "adapter_off"
+    assert evaluations[0]["eval_pact/eased"] == pytest.approx(evaluations[-1]["eval_pact/eased"])
+    assert run.receipt["reference"] == "table"
 
     first = run.checkpoints[-1]
     resumed = workshop.train("lora", max_steps=4, resume_from_checkpoint=str(first), **settings).ok()
@@ -176,11 +155,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
     assert tokens.provenance["contrast"] == "benign"
     assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens
-    assert_equal_to_plain(workshop, run, 2, tokens=tokens, anchors=True)
-    assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
-    assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
-    assert "8 anchors alone" in run.verify().stdout
-    assert "nats, at the anchors " in run.verify().stdout
+    assert_equal_to_plain(workshop, run, 2, tokens=tokens)
 
     rows = [
         (batch["inputs"]["position_ids"][r], batch["inputs"]["labels"][r])
@@ -192,15 +167,15 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     labelled_starts = sum(int(labels[s] != -100) for labels, found in spans for s, _ in found if s)
     assert labelled_starts > 0  # Axolotl does not mask them: they count in the denominator, not in the sum
     tokens_counted = sum(int((labels[1:] != -100).sum()) for labels, _ in spans)
-    assert run.receipt["positions"] == tokens_counted - labelled_starts
-    assert run.receipt["reference"] == "stored"
+    assert run.receipt["trained_tokens"] == tokens_counted
+    assert run.receipt["reference"] == "table"
     assert "constrained: 3 steps" in run.verify().stdout
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     files = list(run.output.rglob("events.out.tfevents*"))
     tags = {tag for file in files for tag in EventAccumulator(str(file)).Reload().Tags()["scalars"]}
-    assert {f"train/{name}" for name in METRICS} <= tags
+    assert {f"train/pact/{name}" for name in ("eased", "loss", "anchor_divergence")} <= tags
 
 
 def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):
@@ -210,44 +185,52 @@ def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):
         micro_batch_size=1,
         gradient_accumulation_steps=4,
         learning_rate=1e-3,
-        pact={"safety_tokens": str(workshop.folder / "tokens.safetensors"), "chunk_size": 3, "anchors": 0},
+        pact={
+            **workshop.named_tokens,
+            "anchors": False,
+            "hold_data": True,
+            "advanced": {"chunk_size": 3},
+        },
     ).ok()
     assert (run.output / "micro_batches").read_text() == "x" * 12
     assert_equal_to_plain(workshop, run, 4)
-    _, parts = expected(workshop, run, 4)
+    _, parts = expected(workshop, run, Place(4))
     assert len({part["tokens"] for part in parts[:4]}) > 1  # so that the denominator matters
 
 
 def test_compiled_with_a_named_reference(workshop):
-    """`torch_compile`, without generating code, and the aligned model loaded a second time."""
-    aligned = workshop.folder / "model"
-    settings = {"safety_tokens": str(workshop.folder / "tokens.safetensors"), "reference": str(aligned)}
+    """`torch_compile`, without generating code; the aligned model loaded a second time; every term there is."""
+    aligned = str(workshop.folder / "model")
+    settings = {**workshop.named_tokens, "reference": aligned, "hold_data": {"first": 2}}
     run = workshop.train(
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
-    assert run.receipt["reference"] == "frozen_model"
-    assert "PACT: constrained; objective confidence, weight 1, 8 anchors alone, " in run.log
-    assert_equal_to_plain(workshop, run, 1, anchors=True)
+    assert run.receipt["config"]["reference"] == aligned
+    assert "PACT: constrained; weight 1, easing and hold_data and anchors, 5 safety tokens" in run.log
+    assert_equal_to_plain(workshop, run)
+    assert run.reference_passes == []  # it is another model
 
 
 def test_the_published_objective_on_data_of_which_nothing_is_masked(workshop):
     """A block with every kind of key, and the warning that completion data deserves."""
     block = {
-        "objective": "published",
+        **workshop.named_tokens,
         "weight": 0.5,
-        "safety_tokens": str(workshop.folder / "tokens.safetensors"),
-        "published": {"top_p": 0.8, "assistant_header": "Answer: "},
+        "easing": False,
+        "anchors": False,
+        "advanced": {"published": {"top_p": 0.8, "assistant_header": "Answer: "}},
     }
     data = [{"path": str(workshop.folder / "text.jsonl"), "type": "completion"}]
     run = workshop.train("published", pact=block, datasets=data).ok()
     assert "no token is masked in the first batch" in run.log
-    assert all(set(step) >= METRICS and step["pact/eased"] == 0 for step in run.steps)
     for step in run.steps:  # each of these labels is a position
+        assert {name for name in step if "pact" in name} == {"pact/loss", "pact/divergence"}
         assert step["pact/loss"] == pytest.approx(0.5 * step["pact/divergence"], rel=1e-3)
-    settings = run.receipt["config"]
-    assert (settings["published"]["top_p"], settings["published"]["assistant_header"]) == (0.8, "Answer: ")
-    assert "3 steps" in run.verify().stdout
-    assert "objective published, weight 0.5" in run.verify().stdout
+    assert run.steps[-1]["pact/divergence"] > 1e-5
+    settings = run.receipt["config"]["advanced"]["published"]
+    assert (settings["top_p"], settings["assistant_header"]) == (0.8, "Answer: ")
+    assert "constrained: 3 steps" in run.verify().stdout
+    assert "weight 0.5, published" in run.verify().stdout
 
 
 def test_the_plugin_claims_neither_trainer_nor_collator_nor_data():
@@ -259,25 +242,19 @@ def test_the_plugin_claims_neither_trainer_nor_collator_nor_data():
     assert PactPlugin().load_datasets({"pact": True}) is None
 
 
+TWO_RANKS = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
+
+
 def test_two_ranks(workshop):
-    run = workshop.train(
-        "ranks",
-        "--launcher",
-        "torchrun",
-        "--",
-        "--nproc_per_node=2",
-        "--standalone",
-        dump=True,
-        micro_batch_size=2,
-        **LORA,
-    ).ok()
-    both = [expected(workshop, run, 1, rank=rank) for rank in (0, 1)]
+    """The default: anchors are spread over the ranks."""
+    pact = workshop.named_tokens
+    run = workshop.train("ranks", *TWO_RANKS, dump=True, pact=pact, micro_batch_size=2, **LORA).ok()
+    both = [expected(workshop, run, Place(rank=rank, ranks=2)) for rank in (0, 1)]
     losses = [sum(pair) / 2 for pair in zip(both[0][0], both[1][0], strict=True)]
     assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)
     for step, entry in enumerate(run.steps):
-        assert entry["pact/positions"] == sum(parts[step]["positions"] for _, parts in both)
-        total = sum(parts[step]["divergence"] for _, parts in both)
-        assert entry["pact/divergence"] * entry["pact/positions"] == pytest.approx(total, rel=1e-3, abs=1e-6)
+        assert_metrics(entry, [parts[step] for _, parts in both], run)
+    assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
     assert run.receipt["steps"] == [[1, 3]]
     assert run.verify().returncode == 0
 
@@ -286,7 +263,7 @@ def test_pact_false_and_weight_0_are_axolotl_bit_for_bit(workshop):
     dropout = {"overrides_of_model_config": {"attention_dropout": 0.3}}
     without = workshop.train("without", plugins=None, pact=None, **dropout).ok()
     off = workshop.train("off", pact=False, **dropout).ok()
-    measured = {"safety_tokens": str(workshop.folder / "tokens.safetensors"), "weight": 0}
+    measured = {**workshop.named_tokens, "weight": 0, "hold_data": True}
     only = workshop.train("measured", pact=measured, **dropout).ok()
     theirs = load_file(without.output / "model.safetensors")
     for run in (off, only):
@@ -299,7 +276,7 @@ def test_pact_false_and_weight_0_are_axolotl_bit_for_bit(workshop):
         for name, weight in workshop.model.named_parameters()
         if name in theirs
     )
-    assert "PACT: measured with weight 0, NOT constrained; objective confidence, weight 0," in only.log
+    assert "PACT: measured with weight 0, NOT constrained; weight 0, easing and hold_data, " in only.log
     assert only.steps[-1]["pact/divergence"] > 1e-5
     verified = only.verify()
     assert verified.returncode == 1

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,12 @@ import torch
 from matplotlib.image import imread
 from rich.console import Console
 from tiny import tiny_aligned_model, tiny_tokenizer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import examples.demo.command
 import pact_plugin as pact
 from examples.demo import report
 from examples.demo.align import first_sentence
-from examples.demo.command import run
 from examples.demo.evaluate import Questions, Score, answer
 from examples.demo.models import load_aligned
 from examples.demo.prepare import training_data
@@ -33,11 +36,15 @@ from pact_plugin.run.verify import verify_run
 SCORES = {"aligned": Score(1.0, 0.02, 0.4), "plain": Score(0.03, 0.0, 0.98), "pact": Score(0.97, 0.01, 0.975)}
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
-    """The demo on a tiny model, with fewer steps than even ``--quick``."""
-    tokenizer = tiny_tokenizer()
-    tokens = pact.SafetyTokens.for_tokenizer(tokenizer, [40, 41, 42], [1.0, 0.5, -0.2])
+@pytest.fixture(scope="module")
+def tokens() -> pact.SafetyTokens:
+    return pact.SafetyTokens.for_tokenizer(tiny_tokenizer(), [40, 41, 42], [1.0, 0.5, -0.2])
+
+
+@pytest.fixture(scope="module")
+def ran(tokens: pact.SafetyTokens, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The command on a tiny model, with fewer steps than even ``--quick``: its folder and what it said."""
+    output, tokenizer = tmp_path_factory.mktemp("demo"), tiny_tokenizer()
     small = dataclasses.replace(
         QUICK,
         task_items=14,
@@ -48,22 +55,45 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> pact.SafetyTokens:
         prompts=3,
         test_items=5,
     )
-    monkeypatch.setattr(
-        examples.demo.command, "load_aligned", lambda device, dtype: (tiny_aligned_model(), tokenizer, "tiny")
-    )
-    monkeypatch.setattr(examples.demo.command, "choose_tokens", lambda *args: tokens)
-    monkeypatch.setattr(examples.demo.command, "QUICK", small)
-    return tokens
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            examples.demo.command, "load_aligned", lambda *args: (tiny_aligned_model(), tokenizer, "tiny")
+        )
+        patch.setattr(examples.demo.command, "choose_tokens", lambda *args: tokens)
+        patch.setattr(examples.demo.command, "QUICK", small)
+        command = ["demo", "--quick", "--seed", "3", "--device", "cpu", "--output", str(output)]
+        return output, CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
 
 
-@pytest.mark.usefixtures("tiny")
-def test_the_command_writes_results_picture_answers_and_audits(tmp_path: Path) -> None:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(
-        app, ["demo", "--quick", "--seed", "3", "--device", "cpu", "--output", str(tmp_path)]
+def test_outside_of_a_checkout_the_command_says_where_the_demo_is(tmp_path: Path) -> None:
+    """An installed package is the folder `pact_plugin` without the repository around it."""
+    shutil.copytree(
+        Path(pact.__file__).parent, tmp_path / "pact_plugin", ignore=shutil.ignore_patterns("__pycache__")
     )
+    command = [
+        sys.executable,
+        "-m",
+        "pact_plugin.cli.main",
+        "demo",
+        "--quick",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert done.returncode == 1
+    assert "the demo is part of the repository" in done.stderr
+    assert "Clone the repository" in done.stderr
+    assert "make demo" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_writes_results_picture_answers_and_audits(ran: tuple[Path, Result]) -> None:
+    output, result = ran
     assert result.exit_code == 0, result.output
-    results = json.loads((tmp_path / "results.json").read_text())
-    answers = json.loads((tmp_path / "answers.json").read_text())
+    results = json.loads((output / "results.json").read_text())
+    answers = json.loads((output / "answers.json").read_text())
     for name in ("aligned", "plain", "pact"):
         said = answers[name]["harmful"]
         assert results[name]["refusal_rate"] == sum(map(is_refusal, said)) / len(said)
@@ -72,11 +102,11 @@ def test_the_command_writes_results_picture_answers_and_audits(tmp_path: Path) -
     assert (results["seed"], results["quick"], results["settings"]["task_items"]) == (3, True, 14)
     assert results["versions"]["torch"] == torch.__version__
     assert results["seconds"]["train pact"] > 0
-    assert (tmp_path / "demo.png").is_file()
+    assert (output / "demo.png").is_file()
     assert "fine-tuning with PACT" in result.output
     for name in ("plain", "pact"):
-        assert_audited(tmp_path / "audit" / name, results, answers, name)
-        assert f"{tmp_path}/audit/{name}/report.html" in result.output
+        assert_audited(output / "audit" / name, results, answers, name)
+        assert f"{output}/audit/{name}/report.html" in result.output
     assert result.output.count("Loss of refusals on harmful prompts") == 2
 
 
@@ -94,12 +124,12 @@ def assert_audited(folder: Path, results: dict[str, Any], answers: dict[str, Any
     assert (folder / "report.html").is_file()
 
 
-def test_only_the_pact_run_is_constrained(tiny: pact.SafetyTokens, tmp_path: Path) -> None:
-    run(tmp_path, seed=0, device="cpu", quick=True)
-    assert "constrained: 4 steps" in verify_run(tmp_path / "pact")
+def test_only_the_pact_run_is_constrained(tokens: pact.SafetyTokens, ran: tuple[Path, Result]) -> None:
+    output, _ = ran
+    assert "constrained: 4 steps" in verify_run(output / "pact")
     with pytest.raises(ReceiptError):
-        verify_run(tmp_path / "plain")
-    assert pact.SafetyTokens.load(tmp_path).ids == tiny.ids
+        verify_run(output / "plain")
+    assert pact.SafetyTokens.load(output).ids == tokens.ids
 
 
 def test_a_tenth_of_the_data_is_harmful() -> None:
@@ -168,6 +198,7 @@ def test_first_sentence(text: str, first: str) -> None:
     assert first_sentence(text) == first
 
 
+@pytest.mark.real_model
 def test_the_shipped_adapter_makes_the_real_model_refuse_harm_and_help_otherwise() -> None:
     model, tokenizer, _ = load_aligned("cpu")
     questions = Questions.load("development", 8, 1)

@@ -1,4 +1,7 @@
-"""The preservation benchmark: its own mathematics, its bookkeeping, and a run of it in small on the real model."""
+"""The preservation benchmark: its own mathematics, its bookkeeping, and runs of it in small.
+
+On a tiny model, but for one run of every method from the real one, which .ci/run makes.
+"""
 
 import json
 import math
@@ -8,14 +11,17 @@ from dataclasses import replace
 import pytest
 import torch
 from pact_transformers.loading import SMOLLM2
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.preservation import start
 from benchmarks.preservation.methods import COMPARED, METHODS
 from benchmarks.preservation.rivals import full_kl, tokenwise_loss
 from benchmarks.preservation.run import check_sizes
 from benchmarks.preservation.settings import PRESETS, cells
 from benchmarks.preservation.start import load_start
+from examples.demo import prepare
 from pact_plugin.errors import ConfigError
 
 
@@ -71,27 +77,51 @@ def test_every_strength_of_a_method_is_on_its_curve():
         assert method.usual is None or method.usual in method.weights
 
 
-RUN = (*COMPARED, "confidence-gated", "anchors-only-base", "anchors-adaptive")
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with a tiny model that refuses `REQUESTS`, of which its tokens are chosen."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_aligned_model(max_position_embeddings=1024).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (prepare, start):
+            patch.setattr(module, "harmful_prompts", lambda: REQUESTS)
+        patch.setattr(prepare, "benign_prompts", lambda: QUESTIONS)
+        yield folder
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    """Every method that is compared, and three variants, once, in small."""
+def first(tiny, tmp_path_factory):
+    """Every method that is compared, once, in small."""
     output = tmp_path_factory.mktemp("preservation")
-    return output, run(output, *[word for name in RUN for word in ("--method", name)])
+    return output, run(output, tiny, *named(COMPARED))
 
 
-def run(output, *arguments):
+def named(methods):
+    return [word for name in methods for word in ("--method", name)]
+
+
+def run(output, model, *arguments):
     common = ["--preset", "ci", "--task", "tickets", "--contamination", "0.25", "--train", "lora"]
-    common += ["--seed", "0", "--no-curves", "--output", str(output), "--device", "cpu"]
+    common += [
+        "--seed",
+        "0",
+        "--no-curves",
+        "--output",
+        str(output),
+        "--device",
+        "cpu",
+        "--model",
+        str(model),
+    ]
     result = CliRunner().invoke(app, ["preservation", *common, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return {path.stem: json.loads(path.read_text()) for path in (output / "cells").glob("*.json")}
 
 
-def test_every_method_runs_and_is_measured(first):
-    output, found = first
-    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *RUN}
+def assert_measured(output, found):
+    """Every method has run, and everything is measured and reported."""
+    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *COMPARED}
     for item in found.values():
         assert {kind: len(answers) for kind, answers in item["answers"].items()} == {
             "harmful": 12,
@@ -107,9 +137,8 @@ def test_every_method_runs_and_is_measured(first):
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
     table = (output / "preservation.md").read_text()
-    assert all(METHODS[name].title in table for name in RUN)
+    assert all(METHODS[name].title in table for name in COMPARED)
     assert "goal met on" in table
-    assert (output / "start" / "tokens-base.safetensors").is_file()
     for plot in ("preservation-tickets-0.25-lora.png", "preservation-tickets-0.25-lora-methods.png"):
         assert (output / plot).stat().st_size > 10_000
     logged = {
@@ -118,16 +147,40 @@ def test_every_method_runs_and_is_measured(first):
         if "logged" in item["cell"]
     }
     assert not {"plain", "kl"} & set(logged)
-    assert "pact/divergence" in logged["published"]
-    assert {"pact/anchor_divergence", "pact/eased"} <= logged["anchors-only"]
+    assert logged["published"] == logged["confidence"] == {"pact/loss", "pact/divergence"}
+    assert logged["anchors-only"] == {"pact/loss", "pact/anchor_divergence", "pact/eased"}
+    assert logged["anchors"] == logged["anchors-only"] | {"pact/divergence"}
     items = {item["cell"]["method"]: item["cell"].get("trained_items") for item in found.values()}
-    assert items["drop"] < items["plain"] == 32 < items["interleaved"]
+    assert items["drop"] < items["plain"] < items["interleaved"]
 
 
-def test_a_second_call_makes_only_what_is_missing_and_the_same_run_gives_the_same_numbers(first, tmp_path):
+@pytest.mark.real_model
+def test_every_method_runs_from_the_real_model_that_the_kept_adapter_aligns(tmp_path):
+    found = run(tmp_path, SMOLLM2, *named(COMPARED), "--align", "--items", "16")
+    assert_measured(tmp_path, found)
+    kept = json.loads((tmp_path / "start" / "start.json").read_text())
+    assert len(kept["refusals"]) >= PRESETS["ci"].selection_prompts - 2
+    assert not (tmp_path / "start" / "aligning").exists()  # nothing was trained
+
+
+def test_every_method_runs_and_is_measured(first):
+    assert_measured(*first)
+
+
+def test_a_start_is_not_taken_for_another(first, tmp_path):
+    arguments = {"device": "cpu", "dtype": None, "bars": lambda *_: None}
+    with pytest.raises(ConfigError, match="another start"):
+        load_start(SMOLLM2, PRESETS["ci"], first[0] / "start", align=True, **arguments)
+    with pytest.raises(ConfigError, match="Add --align"):
+        load_start(SMOLLM2, PRESETS["ci"], tmp_path, align=False, anew=True, **arguments)
+
+
+def test_a_second_call_makes_only_what_is_missing_and_the_same_run_gives_the_same_numbers(
+    first, tiny, tmp_path
+):
     output, found = first
     shutil.copytree(output / "start", tmp_path / "start")
-    again = run(tmp_path, "--method", "plain", "--method", "easing")
+    again = run(tmp_path, tiny, "--method", "plain", "--method", "easing")
     names = [name for name, item in found.items() if item["cell"]["method"] in ("aligned", "plain", "easing")]
     assert sorted(again) == sorted(names)
     for name in names:
@@ -135,25 +188,25 @@ def test_a_second_call_makes_only_what_is_missing_and_the_same_run_gives_the_sam
             item.pop("machine"), item.pop("seconds", None)
         assert again[name] == found[name]
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()}
-    run(tmp_path, "--method", "plain", "--method", "easing")
+    run(tmp_path, tiny, "--method", "plain", "--method", "easing")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").iterdir()} == stamps
 
 
-def test_runs_of_another_size_are_not_mixed(first):
+def test_runs_of_another_size_are_not_mixed(first, tiny):
     output, found = first
     with pytest.raises(ConfigError, match=r"another size.*--items"):
-        run(output, "--method", "plain", "--items", "16")
+        run(output, tiny, "--method", "plain", "--items", "16")
     assert {path.stem for path in (output / "cells").glob("*.json")} == set(found)
 
 
-def test_what_the_aligned_model_answered_serves_runs_of_every_size_and_rate(first, tmp_path):
+def test_what_the_aligned_model_answered_serves_runs_of_every_size_and_rate(first, tiny, tmp_path):
     output, _ = first
     shutil.copytree(output / "start", tmp_path / "start")
     (tmp_path / "cells").mkdir()
     kept = tmp_path / "cells" / "tickets-aligned.json"
     shutil.copy(output / "cells" / kept.name, kept)
     stamp = kept.stat().st_mtime_ns
-    again = run(tmp_path, "--method", "plain", "--items", "16", "--learning-rate", "1e-4")
+    again = run(tmp_path, tiny, "--method", "plain", "--items", "16", "--learning-rate", "1e-4")
     assert kept.stat().st_mtime_ns == stamp
     assert [item["sizes"]["items"] for item in again.values()].count(16) == len(again) - 1
     table = json.loads((tmp_path / "preservation.json").read_text())
@@ -165,24 +218,12 @@ def test_what_the_aligned_model_answered_serves_runs_of_every_size_and_rate(firs
         check_sizes(tmp_path, replace(PRESETS["ci"], test_items=9))
 
 
-def test_full_fine_tuning(first, tmp_path):
+def test_full_fine_tuning(first, tiny, tmp_path):
     shutil.copytree(first[0] / "start", tmp_path / "start")
-    found = run(tmp_path, "--train", "full", "--method", "easing")
+    found = run(tmp_path, tiny, "--train", "full", "--method", "easing")
     (item,) = [
         item
         for item in found.values()
         if item["cell"]["method"] == "easing" and item["cell"]["train"] == "full"
     ]
     assert item["kl_everyday"] > 0
-
-
-def test_the_kept_adapter_aligns_smollm2(first, tmp_path):
-    arguments = {"device": "cpu", "dtype": None, "bars": lambda *_: None}
-    start = load_start(SMOLLM2, PRESETS["ci"], tmp_path, align=True, **arguments)
-    assert len(start.refusals) >= PRESETS["ci"].selection_prompts - 2
-    assert start.base == SMOLLM2
-    assert not (tmp_path / "aligning").exists()  # nothing was trained
-    with pytest.raises(ConfigError, match="another start"):
-        load_start(SMOLLM2, PRESETS["ci"], first[0] / "start", align=True, **arguments)
-    with pytest.raises(ConfigError, match="Add --align"):
-        load_start(SMOLLM2, PRESETS["ci"], tmp_path, align=False, anew=True, **arguments)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
@@ -12,7 +14,7 @@ from benchmarks.preservation import plots, report
 from benchmarks.preservation.judges import KeywordJudge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.masses import moved, separation
-from benchmarks.preservation.summary import Mean, measures, summarise
+from benchmarks.preservation.summary import Mean, kept_rows, measures, summarise
 from pact_plugin.errors import ConfigError
 
 
@@ -170,3 +172,42 @@ def test_strengths_whose_points_lie_together_have_one_label():
         ((83.0, 2.0), "2"),
         ((92.0, 4.0), "4"),
     ]
+
+
+# --- the results that are kept ---
+
+FOLDER = Path(plots.__file__).parent
+KEPT = sorted((FOLDER / "results").iterdir())
+
+
+@pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
+def test_kept_results_say_where_they_come_from_and_can_be_shown(folder, tmp_path):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"model", "start", "settings", "runs", "commit", "machine"} <= set(manifest)
+    content = json.loads((folder / "preservation.json").read_text())
+    assert content["sizes"].items() <= manifest["settings"].items()
+    assert content["machine"] == manifest["machine"]
+    rows = [row for row in kept_rows(folder / "preservation.json") if row.method != "aligned"]
+    assert [(*row.setting, row.method, row.weight, row.measures["task_score"].seeds) for row in rows] == [
+        tuple(run[key] for key in ("task", "contamination", "train", "method", "strength", "number_of_seeds"))
+        for run in manifest["runs"]
+    ]
+    shown = [row for row in rows if row.setting == rows[0].setting]
+    assert report.table(shown).count("\n") == len(shown) + 1
+    plots.bars(shown, tmp_path / "bars.png", report.title(rows[0].setting))
+    plots.frontier(shown, tmp_path / "frontier.png", report.title(rows[0].setting))
+    for name in ("bars", "frontier"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+def test_the_page_shows_the_kept_results():
+    page = (FOLDER / "README.md").read_text()
+    linked = {FOLDER / link for link in re.findall(r"\]\((results/[^)#]+)\)", page)}
+    kept = {path for folder in KEPT for path in folder.iterdir() if path.name != "manifest.json"}
+    assert linked == kept
+    rows = kept_rows(FOLDER / "results" / "lora-40-steps" / "preservation.json")
+    shown = [
+        row for row in rows if row.setting == ("tickets", 0.1, "lora") and row.method != "anchors-only-all"
+    ]
+    lines = [line for line in report.table(shown).splitlines() if line in page]
+    assert len(lines) > 9

@@ -1,8 +1,8 @@
-"""The preservation benchmark's variants: changes of the constraint and of its tokens that only it has."""
+"""The preservation benchmark's variants, its start, and what easing takes."""
 
 from __future__ import annotations
 
-import math
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,17 +10,15 @@ import torch
 from safetensors.torch import load_file
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from benchmarks.preservation import aligning, command, token_sets
+from benchmarks.preservation import aligning, command
 from benchmarks.preservation import eased as easing
-from benchmarks.preservation.constraints import HIGHEST, LOWEST, RATE, adapted, gates
 from benchmarks.preservation.methods import DEFAULT, METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
 from benchmarks.preservation.tasks import TASKS
-from benchmarks.preservation.token_sets import TOKEN_SETS, kept_tokens
-from benchmarks.preservation.training import Start, fine_tune
+from benchmarks.preservation.training import Start, anchor_file, fine_tune
 from examples.demo.prompts import example
 from examples.demo.training import LINEAR_LAYERS
-from pact_plugin import PactConfig, SafetyTokens
+from pact_plugin import PactConfig
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms.anchor_prompts import anchor_prompts
@@ -36,17 +34,13 @@ def quiet(*args):
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """A tiny model that refuses `REQUESTS`, and its tokens; those of the sets are chosen from the same prompts."""
-    folder, tokenizer = tmp_path_factory.mktemp("start"), tiny_tokenizer()
+def start():
+    """A tiny model that refuses `REQUESTS`, and its tokens."""
+    tokenizer = tiny_tokenizer()
     tokenizer.padding_side = "left"
     model = tiny_aligned_model(max_position_embeddings=1024)
-    tiny_model(max_position_embeddings=1024).save_pretrained(folder / "base")
     tokens = select_safety_tokens(model, tokenizer, harmful=REQUESTS, benign=QUESTIONS, top_k=16)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_sets, "harmful_prompts", lambda: REQUESTS)
-        patch.setattr(token_sets, "benign_prompts", lambda: QUESTIONS)
-        yield Start(model, tokenizer, tokens, [], folder, 10, str(folder / "base"))
+    return Start(model, tokenizer, tokens, [])
 
 
 def run(start, method, tmp_path, train="lora", sizes=STEP):
@@ -107,10 +101,14 @@ def test_what_is_eased_is_asked_of_a_kept_start(tmp_path):
 
 
 def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):
-    config = METHODS["anchors-only-pool128"].constrained(2.0, start.tokens, tmp_path)
-    assert [len(prompts) for prompts in anchor_prompts(config.anchor_prompts).values()] == [64, 64]
-    usual = METHODS["anchors-only"].constrained(2.0, start.tokens, tmp_path)
-    assert config.summary() | {"anchor_prompts": "both"} == usual.summary()
+    few = anchor_file(replace(STEP, anchor_prompts=8), tmp_path)
+    method = METHODS["anchors-only"]
+    config = method.constrained(2.0, start.tokens, few)
+    assert [len(prompts) for prompts in anchor_prompts(config.anchors.prompts).values()] == [8, 8]
+    usual = method.constrained(2.0, start.tokens, anchor_file(PRESETS["short"], tmp_path))
+    assert usual == PactConfig(safety_tokens=start.tokens, weight=2.0)
+    assert config.model_copy(update={"anchors": usual.anchors}) == usual
+    assert METHODS["confidence"].constrained(2.0, start.tokens, few).anchors is None
 
 
 @pytest.mark.parametrize("method", VARIANTS)
@@ -123,61 +121,16 @@ def test_every_variant_trains(start, tmp_path, method):
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
-def test_full_fine_tuning_keeps_what_each_method_stores_of_the_aligned_model_apart(start, tmp_path):
-    for method in ("anchors", "published", "anchors-first8", "anchors-only-k8", "anchors-only"):
+def test_each_method_has_a_table_of_its_own_in_full_fine_tuning(start, tmp_path):
+    methods = ("anchors", "published", "anchors-only-first8", "anchors-only")
+    for method in methods:
         run(start, method, tmp_path, "full")
-
-
-def test_the_weight_adapts_to_the_divergence():
-    assert adapted(2.0, 0.01, 0.01) == pytest.approx(2)
-    assert adapted(2.0, 0.02, 0.01) == pytest.approx(2 * math.exp(RATE))
-    assert adapted(2.0, 0.0, 0.01) == pytest.approx(2 * math.exp(-RATE))
-    assert adapted(2.0, 5.0, 0.01) == pytest.approx(HIGHEST)
-    assert adapted(LOWEST, 0.0, 0.01) == pytest.approx(LOWEST)
-
-
-def test_the_weight_is_adapted_after_every_step_by_the_divergence_in_it(start, tmp_path, monkeypatch):
-    seen = []
-
-    def watched(weight, divergence, target):
-        seen.append((weight, divergence, target))
-        return adapted(weight, divergence, target)
-
-    monkeypatch.setattr("benchmarks.preservation.constraints.adapted", watched)
-    _, noted = run(start, "anchors-adaptive", tmp_path, sizes=replace(STEP, items=12, lora_rate=0.05))
-    (first, second, third) = seen
-    assert first == (2.0, pytest.approx(0, abs=1e-6), 0.01)  # nothing has been learnt
-    assert second == (
-        pytest.approx(2 * math.exp(-RATE), rel=1e-3),
-        pytest.approx(0, abs=1e-6),
-        0.01,
-    )  # warm-up
-    assert third[0] == pytest.approx(2 * math.exp(-2 * RATE), rel=1e-3)
-    assert third[1] > 1e-4
-    assert noted["last_weight"] == pytest.approx(adapted(*third))
-    assert "last_weight" not in run(start, "anchors", tmp_path)[1]
-
-
-@pytest.mark.parametrize("name", TOKEN_SETS)
-def test_a_token_set_is_made_once_and_kept(start, monkeypatch, name):
-    made = start.tokens_of(name)
-    assert len(made) == TOKEN_SETS[name].top_k
-    assert made.provenance["contrast"] == TOKEN_SETS[name].contrast
-    assert SafetyTokens.load(start.folder / f"tokens-{name}.safetensors").digest == made.digest
-    monkeypatch.setattr(token_sets, "select_safety_tokens", None)
-    assert start.tokens_of(name).digest == made.digest
-    assert start.tokens_of(None) is start.tokens
-
-
-def test_the_base_contrast_needs_the_model_before_alignment(start, tmp_path):
-    with pytest.raises(ConfigError, match=r"base_model: .*--base-model"):
-        kept_tokens("base", start.model, start.tokenizer, tmp_path, 10, None)
-
-
-def test_later_tokens_are_held_as_far_as_the_aligned_model_refuses_at_the_first():
-    mass = torch.tensor([0.9, 0.4, 0.3, 0.1, 0.8])
-    index, response = torch.tensor([0, 1, 2, 0, 1]), torch.tensor([0, 0, 0, 1, 1])
-    torch.testing.assert_close(gates(mass, index, response), torch.tensor([1.0, 0.9, 0.9, 1.0, 0.1]))
-    # A response whose first token is no position (its document starts there) is not held after it.
-    assert gates(mass[1:3], index[1:3], response[1:3]).tolist() == [0.0, 0.0]
-    assert gates(mass[:0], index[:0], response[:0]).shape == (0,)
+    stored = [
+        json.loads((tmp_path / f"full-{name}" / "_pact_store" / "header.json").read_text())
+        for name in methods
+    ]
+    columns = [[(one["kind"], one["first"]) for one in header["columns"]] for header in stored]
+    assert columns[0] == [("log_mass", 16), ("logprobs", 16), ("log_rest", 16)]
+    assert {kind for kind, _ in columns[1]} == {"logits"}
+    assert columns[2:] == [[("log_mass", 8)], [("log_mass", 16)]]
+    assert len({header["model"] for header in stored}) == 1

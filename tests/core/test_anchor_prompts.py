@@ -6,8 +6,7 @@ import json
 
 import pytest
 import torch
-from test_anchors import config
-from test_constraint import TOKENIZER
+from loop import TOKENIZER, anchors_of, settings
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 
 from pact_plugin import PactConstraint
@@ -15,6 +14,7 @@ from pact_plugin.data.generation import answers, user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms import anchor_prompts as anchor_prompts_module
 from pact_plugin.terms.anchor_prompts import anchor_prompts
+from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.tokens.select import select_safety_tokens
 
 
@@ -31,6 +31,11 @@ def written(path, harmful, benign):
     return path
 
 
+def pool_of(model, prompts, *, ratio=None, **changes) -> AnchorsTerm:
+    block = {"prompts": prompts} | ({} if ratio is None else {"ratio": ratio})
+    return anchors_of(PactConstraint(model, TOKENIZER, settings(anchors=block, **changes)))
+
+
 def asked(pool):
     """The prompts in their turns."""
     documents = [pool.documents[number] for number in pool.turns]
@@ -44,7 +49,7 @@ def prompts(texts):
 def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(aligned, tmp_path, recwarn):
     model, tokens = aligned
     path = written(tmp_path / "own.jsonl", [*REQUESTS[:8], *QUESTIONS[8:]], [*QUESTIONS[:8], *REQUESTS[8:]])
-    pool = PactConstraint(model, TOKENIZER, config(anchor_prompts=path, safety_tokens=tokens)).anchors
+    pool = pool_of(model, path, safety_tokens=tokens)
     assert set(asked(pool)[::2]) == prompts(REQUESTS[:8])
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
     assert len(pool.documents) == len(pool.turns) == 16
@@ -87,7 +92,7 @@ def test_where_most_are_so_none_is_left_out_and_a_warning_says_so(aligned, tmp_p
     model, tokens = aligned
     path = written(tmp_path / "own.jsonl", harmful, benign)
     with pytest.warns(UserWarning, match=f"{words} anchors.*chat template"):
-        pool = PactConstraint(model, TOKENIZER, config(anchor_prompts=path, safety_tokens=tokens)).anchors
+        pool = pool_of(model, path, safety_tokens=tokens)
     assert set(asked(pool)) == prompts([*harmful, *benign])
 
 
@@ -96,16 +101,16 @@ def test_prompts_of_ones_own(tmp_path):
     rows = [{"prompt": f"How {i}?", "kind": "benign"} for i in range(3)]
     rows.append({"prompt": "What?", "kind": "harmful"})
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
+    pool = pool_of(tiny_model(), path)
     texts = [TOKENIZER.decode(ids) for ids in asked(pool)]
     assert ["What?" in text for text in texts] == [True, False] * 3
     assert len({text for text in texts if "How" in text}) == 3
     assert len(pool.documents) == 4
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
-    pool = PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path)).anchors
+    pool = pool_of(tiny_model(), path)
     assert len(pool.documents) == len(pool.turns) == 3
-    with pytest.raises(ConfigError, match=r"one kind.*Remove `anchor_ratio`"):
-        PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=path, anchor_ratio=2))
+    with pytest.raises(ConfigError, match=r"anchors\.ratio=2: .*of one kind.*Remove `ratio`"):
+        pool_of(tiny_model(), path, ratio=2)
     assert anchor_prompts("benign") == {"benign": anchor_prompts("both")["benign"]}
 
 
@@ -117,8 +122,8 @@ def test_prompts_that_cannot_be_read(tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(ConfigError, match=words) as caught:
-        PactConstraint(tiny_model(), TOKENIZER, config(anchor_prompts=tmp_path / name))
-    assert caught.value.key == "anchor_prompts"
+        pool_of(tiny_model(), tmp_path / name)
+    assert caught.value.key == "anchors.prompts"
     assert "`both`" in caught.value.remedy
 
 
@@ -128,5 +133,5 @@ def test_a_model_that_answers_nothing(monkeypatch):
         return [[]] * len(asked)
 
     monkeypatch.setattr(anchor_prompts_module, "answers", nothing)
-    with pytest.raises(ConfigError, match=r"anchor_prompts='both'.*answers none.*anchors: 0"):
-        PactConstraint(tiny_model(), TOKENIZER, config())
+    with pytest.raises(ConfigError, match=r"anchors\.prompts='both'.*answers none.*anchors: false"):
+        pool_of(tiny_model(), "both")

@@ -1,68 +1,122 @@
-"""Settings: defaults, refusals that name the key, the value and the remedy."""
+"""Settings: defaults, switches, refusals that name the key, the value and the remedy."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
+from loop import TOKENS
 from pydantic import ValidationError
 
 from pact_plugin import PactConfig
+from pact_plugin.config import Advanced, Anchors, Easing, HoldData, Published
 from pact_plugin.errors import ConfigError
+
+PUBLISHED = {"easing": False, "anchors": False}
+
+
+def published(**settings):
+    return PUBLISHED | {"advanced": {"published": settings}}
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "key", "words"),
     [
-        ({"wieght": 1.0}, ["wieght", "1.0", "Did you mean `weight`"]),
-        ({"colour": 1}, ["colour", "Valid keys", "safety_tokens"]),
-        ({"weight": -1}, ["weight", "-1", "greater than or equal to 0"]),
-        ({"weight": math.nan}, ["weight", "nan", "finite"]),
-        ({"weight": math.inf}, ["weight", "inf", "finite"]),
-        ({"objective": "kl"}, ["objective", "kl", "confidence"]),
-        ({"objective": "published", "published": {"top_p": 2}}, ["published.top_p", "2"]),
+        ({"wieght": 1.0}, "wieght", ["1.0", "Did you mean `weight`"]),
+        ({"colour": 1}, "colour", ["Valid keys", "safety_tokens"]),
+        ({"weight": -1}, "weight", ["-1", "greater than or equal to 0"]),
+        ({"weight": math.nan}, "weight", ["nan", "finite"]),
+        ({"weight": math.inf}, "weight", ["inf", "finite"]),
+        ({"weight": False}, "weight", ["False", "neither true nor false"]),
+        ({"safety_tokens": 3}, "safety_tokens", ["3"]),
+        ({"reference": ""}, "reference", []),
+        ({"reference": True}, "reference", ["neither true nor false"]),
+        # inside of blocks
+        ({"easing": {"frist": 3}}, "easing.frist", ["3", "Did you mean `first`"]),
+        ({"easing": {"first": 0}}, "easing.first", ["0", "greater than or equal to 1", "'all'"]),
+        ({"easing": {"first": "every"}}, "easing.first", ["every", "valid integer", "'all'"]),
+        ({"easing": {"first": True}}, "easing.first", ["True", "neither true nor false"]),
+        ({"hold_data": {"first": 0}}, "hold_data.first", ["0"]),
+        ({"anchors": {"per_step": 0}}, "anchors.per_step", ["0", "greater than or equal to 1"]),
+        ({"anchors": {"per_step": True}}, "anchors.per_step", ["neither true nor false"]),
+        ({"anchors": {"tokens": 0}}, "anchors.tokens", ["0"]),
+        ({"anchors": {"ratio": 0}}, "anchors.ratio", ["0"]),
+        ({"anchors": {"prompts": ""}}, "anchors.prompts", []),
+        ({"anchors": {"colour": 1}}, "anchors.colour", ["Valid keys: per_step, prompts, ratio, tokens"]),
+        ({"advanced": {"chunk_size": 0}}, "advanced.chunk_size", ["0"]),
+        ({"advanced": {"top_k": 1}}, "advanced.top_k", ["1", "greater than or equal to 2"]),
+        ({"advanced": {"chunksize": 9}}, "advanced.chunksize", ["Did you mean `chunk_size`"]),
+        (published(top_p=2), "advanced.published.top_p", ["2"]),
+        (published(toppp=0.5), "advanced.published.toppp", ["Did you mean `top_p`"]),
+        (published(alpha=True), "advanced.published.alpha", ["neither true nor false"]),
+        # switches
+        ({"easing": 16}, "easing", ["16", "neither true, false nor a block", "`{first: 16}`"]),
+        ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 8}`"]),
+        ({"anchors": 0}, "anchors", ["neither true, false nor a block"]),
+        ({"hold_data": "all"}, "hold_data", ["all", "`{first: all}`"]),
+        ({"advanced": {"published": "yes"}}, "advanced.published", ["yes", "`{first: all}`"]),
+        # keys at the wrong level
+        ({"per_step": 8}, "per_step", ["Write it below `anchors:`"]),
+        ({"prompts": "both"}, "prompts", ["Write it below `anchors:`"]),
+        ({"first": 8}, "first", ["Write it below `easing:`"]),
+        ({"store": "folder"}, "store", ["Write it below `advanced:`"]),
+        ({"chunk_size": 8}, "chunk_size", ["Write it below `advanced:`"]),
+        ({"top_k": 8}, "top_k", ["Write it below `advanced:`"]),
+        ({"published": {}}, "published", ["Write it below `advanced:`"]),
+        ({"advanced": {"temperature": 2}}, "advanced.temperature", ["Write it below `published:`"]),
+        # what does not go together
+        ({"easing": False, "anchors": False}, "pact", ["nothing would be constrained", "`pact: false`"]),
+        ({"advanced": {"published": True}}, "easing", ["published", "Set `easing: false`"]),
+        ({"easing": False, "advanced": {"published": True}}, "anchors", ["Set `anchors: false`"]),
+        (published() | {"hold_data": True}, "hold_data", ["Set `hold_data: false`"]),
+        ({"safety_tokens": "x", "advanced": {"top_k": 9}}, "advanced.top_k", ["9", "Remove `top_k`"]),
+        ({"weight": 0, "anchors": True}, "anchors", ["only measures", "weight above 0"]),
+        ({"weight": 0, "anchors": {"tokens": 2}}, "anchors", ["only measures"]),
         (
-            {"objective": "published", "published": {"toppp": 0.5}},
-            ["published.toppp", "Did you mean `top_p`"],
+            {"easing": False, "advanced": {"store": "x"}},
+            "advanced.store",
+            ["'x'", "nothing would be stored", "`easing: true`"],
         ),
-        ({"objective": "published", "easing": True}, ["easing", "confidence"]),
-        ({"published": {"top_p": 0.5}}, ["published", "objective: published"]),
-        ({"anchors": -1}, ["anchors", "-1"]),
-        ({"anchors": 2, "objective": "published"}, ["anchors", "2", "objective: confidence"]),
-        ({"anchor_prompts": "harmful", "anchors": 0}, ["anchor_prompts", "harmful", "Set `anchors` to 1"]),
-        ({"anchor_tokens": 4, "anchors": 0}, ["anchor_tokens", "4", "Set `anchors` to 1"]),
-        ({"anchor_tokens": 0}, ["anchor_tokens", "0"]),
-        ({"anchor_ratio": 0}, ["anchor_ratio", "0"]),
-        ({"anchor_ratio": 2, "anchors": 0}, ["anchor_ratio", "2", "Set `anchors` to 1"]),
-        ({"anchor_ratio": 2, "anchor_prompts": "benign"}, ["anchor_ratio", "`anchor_prompts: both`"]),
-        (
-            {"anchor_prompts": "harmful", "objective": "published"},
-            ["anchor_prompts", "objective: confidence"],
-        ),
-        ({"reference": ""}, ["reference"]),
-        ({"chunk_size": 0}, ["chunk_size", "0"]),
-        ({"first_n": 0}, ["first_n", "0", "greater than or equal to 1", "'all'"]),
-        ({"first_n": "every"}, ["first_n", "every", "valid integer", "'all'"]),
-        ({"first_n": True}, ["first_n", "True", "neither true nor false"]),
-        ({"anchors": True}, ["anchors", "True", "neither true nor false"]),
-        ({"weight": False}, ["weight", "False", "neither true nor false"]),
-        (
-            {"objective": "published", "published": {"alpha": True}},
-            ["published.alpha", "neither true nor false"],
-        ),
-        ({"safety_tokens": 3}, ["safety_tokens", "3"]),
+        ({"anchors": {"ratio": 2, "prompts": "benign"}}, "anchors.ratio", ["2", "`prompts: both`"]),
+        ({"anchors": {"ratio": 1, "prompts": "harmful"}}, "anchors.ratio", ["of one kind"]),
     ],
 )
-def test_bad_settings_name_key_value_and_remedy(settings, words):
+def test_bad_settings_name_key_value_and_remedy(settings, key, words):
     with pytest.raises(ConfigError) as caught:
         PactConfig(**settings)
+    assert caught.value.key == key
     for word in words:
         assert word in str(caught.value)
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "block", "default"),
+    [("easing", Easing, True), ("anchors", Anchors, True), ("hold_data", HoldData, False)],
+)
+def test_switches(name, block, default):
+    free = {"easing": True} if name != "easing" else {}
+
+    def read(**settings):
+        return getattr(PactConfig(**free | settings), name)
+
+    assert read() == (block() if default else None)
+    assert read(**{name: True}) == read(**{name: {}}) == read(**{name: block()}) == block()
+    assert read(**{name: False}) is read(**{name: None}) is None
+
+
+def test_the_advanced_block_may_be_switched_on_but_not_off():
+    assert PactConfig(advanced=True) == PactConfig(advanced={}) == PactConfig(advanced=Advanced())
+    assert PactConfig(**PUBLISHED, advanced={"published": True}).advanced.published == Published()
+    for off in (False, None):
+        with pytest.raises(ConfigError, match="advanced"):
+            PactConfig(advanced=off)
+
+
 def test_what_a_pipeline_may_hand_over():
-    assert PactConfig.of(True) == PactConfig()
+    assert PactConfig.of(True) == PactConfig() == PactConfig.of({})
     assert PactConfig.of({"weight": 3}).weight == 3
     config = PactConfig(weight=3)
     assert PactConfig.of(config) is config
@@ -71,61 +125,46 @@ def test_what_a_pipeline_may_hand_over():
             PactConfig.of(wrong)
 
 
+def test_paths_become_text():
+    config = PactConfig(
+        safety_tokens=Path("t"), reference=Path("r"), anchors={"prompts": Path("p")}, advanced={"store": "s"}
+    )
+    assert (config.safety_tokens, config.reference, config.anchors.prompts) == ("t", "r", "p")
+    assert PactConfig(advanced={"store": Path("s")}).advanced.store == config.advanced.store == "s"
+
+
 def test_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         PactConfig().weight = 3
+    with pytest.raises(ValidationError, match="frozen"):
+        PactConfig().easing.first = 3
 
 
-def test_easing_yields_only_under_a_confidence_constraint():
-    assert PactConfig().eases
-    assert not PactConfig(easing=False).eases
-    assert not PactConfig(weight=0).eases
-    assert not PactConfig(objective="published").eases
+@pytest.mark.parametrize(
+    ("settings", "eases", "has_anchors", "asks"),
+    [
+        ({}, True, True, True),
+        ({"easing": False}, False, True, False),
+        ({"anchors": False}, True, False, True),
+        ({"easing": False, "hold_data": True}, False, True, True),
+        ({"easing": False, "anchors": False, "hold_data": True}, False, False, True),
+        ({"weight": 0}, False, False, True),
+        (published(), False, False, True),
+    ],
+)
+def test_what_a_run_does(settings, eases, has_anchors, asks):
+    config = PactConfig(**settings)
+    assert (config.eases, config.has_anchors, config.asks_at_responses) == (eases, has_anchors, asks)
 
 
-def test_anchors_only_under_a_confidence_constraint():
-    assert PactConfig(anchors=3).anchor_count == 3
-    assert PactConfig(anchors=3, anchor_prompts="own.jsonl").summary()["anchor_prompts"] == "own.jsonl"
-    assert (
-        PactConfig(anchors=3, weight=0).anchor_count
-        == PactConfig(anchors=3, weight=0).summary()["anchors"]
-        == 0
+def test_the_summary_is_plain():
+    config = PactConfig(
+        safety_tokens="t", weight=2, easing={"first": 4}, hold_data=True, advanced={"store": "s"}
     )
-    assert PactConfig().anchor_count == 8
-    assert PactConfig(anchors=0).anchor_count == PactConfig(objective="published").anchor_count == 0
-
-
-@pytest.mark.parametrize(
-    ("settings", "hold"),
-    [
-        ({}, "anchors"),
-        ({"anchors": 2}, "anchors"),
-        ({"anchors": 0}, "all"),
-        ({"objective": "published"}, "all"),
-        ({"hold": "all"}, "all"),
-        ({"hold": "anchors"}, "anchors"),
-    ],
-)
-def test_anchors_are_held_alone_where_there_are_any(settings, hold):
-    config = PactConfig(**settings)
-    assert config.summary()["hold"] == hold
-    assert config.holds_data(config.anchor_count > 0) == (hold == "all")
-    assert config.holds_data(False) == (settings.get("hold") != "anchors")
-
-
-@pytest.mark.parametrize(
-    ("settings", "first"),
-    [
-        ({}, 16),
-        ({"hold": "all"}, 16),
-        ({"anchors": 0}, 16),
-        ({"objective": "published"}, None),
-        ({"objective": "published", "first_n": 4}, 4),
-        ({"first_n": 64}, 64),
-        ({"first_n": "all"}, None),
-    ],
-)
-def test_the_first_tokens_of_each_response_unless_all_are_asked_for(settings, first):
-    config = PactConfig(**settings)
-    assert config.first_tokens == first
-    assert config.summary()["first_n"] == (first or "all")
+    summary = json.loads(json.dumps(config.summary()))
+    assert summary["easing"] == {"first": 4}
+    assert summary["hold_data"] == {"first": "all"}
+    assert summary["anchors"] == {"per_step": 8, "prompts": "both", "ratio": 1, "tokens": 4}
+    off = PactConfig(easing=False).summary()
+    assert (off["easing"], off["hold_data"], off["advanced"]["published"]) == (False, False, None)
+    assert PactConfig(safety_tokens=TOKENS).summary()["safety_tokens"] == TOKENS.digest

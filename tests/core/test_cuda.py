@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from loop import TERMS, TOKENIZER, a_batch, adapted, moved, settings
 from pact_spec import reference as spec
-from peft import LoraConfig, get_peft_model
-from test_constraint import TOKENIZER, TOKENS, a_batch, moved
 from tiny import tiny_model
 from torch import nn
 
-from pact_plugin import PactConfig, PactConstraint, confidence_divergence, published_divergence
+from pact_plugin import PactConstraint, confidence_divergence, published_divergence
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead
+from pact_plugin.terms.base import Step
 
 RNG = np.random.default_rng(0)
 
@@ -35,19 +35,15 @@ def test_losses(dtype, rtol):
     np.testing.assert_allclose(ours.double().cpu().numpy(), expected, rtol=rtol, atol=1e-6)
 
 
-@pytest.mark.parametrize(("objective", "anchors"), [("confidence", 0), ("confidence", 2), ("published", 0)])
-@pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
-def test_the_constraint_equals_that_on_the_cpu(objective, anchors, with_lora):
+@pytest.mark.parametrize("terms", [*TERMS, "anchors"])
+@pytest.mark.parametrize("build", [tiny_model, adapted], ids=["full", "lora"])
+def test_the_constraint_equals_that_on_the_cpu(terms, build):
+    changes = TERMS.get(terms, {"anchors": {"per_step": 2}})
+
     def run(device: str):
-        model = tiny_model()
-        if with_lora:
-            torch.manual_seed(0)
-            config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-            model = get_peft_model(model, config)
-        model.to(device)
+        model = build().to(device)
         batch = {key: value.to(device) for key, value in a_batch().items()}
-        settings = {"objective": objective, "anchors": anchors}
-        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **settings))
+        constraint = PactConstraint(model, TOKENIZER, settings(**changes))
         moved(model.cpu())
         model.to(device)
         with constraint.watch():
@@ -68,20 +64,22 @@ def test_the_constraint_equals_that_on_the_cpu(objective, anchors, with_lora):
 def test_under_bfloat16_autocast():
     model = tiny_model().cuda()
     batch = {key: value.cuda() for key, value in a_batch().items()}
-    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS))
+    constraint = PactConstraint(model, TOKENIZER, settings(hold_data=True, anchors=True))
     with torch.autocast("cuda", torch.bfloat16):
         with constraint.watch():
             model(**batch)
         at_reference = constraint.loss(batch)
         at_reference.backward()
-    assert constraint.metrics()["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    metrics = constraint.metrics()
+    assert metrics["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert metrics["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
 def test_nan_stops_one_step_later():
     model = tiny_model().cuda()
     batch = {key: value.cuda() for key, value in a_batch().items()}
-    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS))
+    constraint = PactConstraint(model, TOKENIZER, settings(hold_data=True, anchors=True))
     with torch.no_grad():
         model.model.norm.weight.fill_(torch.nan)
     with constraint.watch():
@@ -112,24 +110,22 @@ def test_peak_memory_is_that_of_a_chunk():
     assert peak < full_logits / 3
 
 
-@pytest.mark.parametrize("objective", ["confidence", "published"])
-def test_a_step_with_a_stored_reference_never_makes_the_host_wait(tmp_path, objective):
+@pytest.mark.parametrize("terms", [*TERMS, "default"])
+def test_a_step_with_a_table_never_makes_the_host_wait(tmp_path, terms):
     model = tiny_model().cuda()
     batch = {key: value.cuda() for key, value in a_batch().items()}
-    config = PactConfig(
-        safety_tokens=TOKENS, reference="stored", store=tmp_path, objective=objective, anchors=0
-    )
-    constraint = PactConstraint(model, TOKENIZER, config)
+    changes = TERMS.get(terms, {"anchors": True})
+    constraint = PactConstraint(model, TOKENIZER, settings(store=tmp_path, **changes))
     constraint.fill([a_batch()], progress=False)  # from the host
     moved(model.cpu())
     model.cuda()
     count = (batch["labels"][:, 1:] != -100).sum()
-    for mode in ("default", "error"):  # the first step looks at the batch
+    for step, mode in enumerate(("default", "error"), 1):  # the first step looks at the batch
         with constraint.watch(batch):
             model(**batch)
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            loss = constraint.loss(batch, num_items_in_batch=count)
+            loss = constraint.loss(batch, Step(step, tokens=count))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert torch.isfinite(loss)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 import pytest
-import torch
 from tiny import tiny_model, tiny_tokenizer
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
-from pact_plugin.hooks.spec import Adapter, ReferenceSource, TokenSource, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TokenSource, TrainerParts, hookimpl
+from pact_plugin.reference.choose import Data
 
 
 @contextmanager
@@ -26,11 +26,16 @@ def plugged(plugin: object, name: str = "test-plugin"):
 class Loop:
     """A trainer of a framework that only a plugin knows."""
 
+    folder = "beside the trainer"
+
     def __init__(self) -> None:
         self.model, self.tokenizer = tiny_model(), tiny_tokenizer()
 
 
 def adapter(name: str) -> object:
+    def parts(trainer, folder):
+        return TrainerParts(trainer.model, trainer.tokenizer, Data(folder=folder or trainer.folder))
+
     def put(trainer, constraint):
         trainer.constraint = constraint
         return trainer
@@ -38,7 +43,7 @@ def adapter(name: str) -> object:
     class Plugin:
         @hookimpl
         def pact_adapters(self):
-            return [Adapter(name, lambda t: isinstance(t, Loop), lambda t: (t.model, t.tokenizer), put)]
+            return [Adapter(name, lambda trainer: isinstance(trainer, Loop), parts, put)]
 
     return Plugin()
 
@@ -47,22 +52,29 @@ def tokens() -> pact.SafetyTokens:
     return pact.SafetyTokens.for_tokenizer(tiny_tokenizer(), [40, 41], [1.0, 0.5])
 
 
+def config(**changes) -> pact.PactConfig:
+    return pact.PactConfig(safety_tokens=tokens(), anchors=False, **changes)
+
+
 def test_a_third_partys_adapter_is_found_and_used():
     with plugged(adapter("loop")):
         trainer = Loop()
-        assert pact.attach(trainer, pact.PactConfig(safety_tokens=tokens())) is trainer
+        assert pact.attach(trainer, config()) is trainer
         assert trainer.constraint.tokens == tokens()
+        assert str(trainer.constraint.reference.table.folder) == Loop.folder
+        named = pact.attach(Loop(), config(advanced={"store": "elsewhere"}))
+        assert str(named.constraint.reference.table.folder) == "elsewhere"
 
 
 def test_a_trainer_that_none_or_two_know():
     with pytest.raises(AdapterError, match=r"Loop.*no adapter knows this trainer \(adapters: .*trl"):
-        pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+        pact.attach(Loop(), config())
     with (
         plugged(adapter("one"), "one"),
         plugged(adapter("two"), "two"),
         pytest.raises(AdapterError, match="several adapters know this trainer"),
     ):
-        pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+        pact.attach(Loop(), config())
 
 
 def test_one_name_twice():
@@ -94,12 +106,32 @@ def test_named_token_sources_and_references():
             return [ReferenceSource("registry", lambda name, model, tokenizer: aligned)]
 
     with plugged(Sources()):
-        config = pact.PactConfig(safety_tokens="house", reference="registry")
-        constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), config)
+        named = pact.PactConfig(safety_tokens="house", reference="registry", anchors=False)
+        constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), named)
     assert constraint.tokens == tokens()
-    assert constraint.reference.model is aligned
+    assert constraint.reference.choice.name == "model"
     assert not any(p.requires_grad for p in aligned.parameters())
-    assert torch.equal(constraint._ids, torch.tensor([40, 41]))
+    (term,) = constraint.terms
+    assert term.columns[0].ids == (40, 41)
+
+
+def test_one_that_is_offered():
+    """By hooks of which the command line needs exactly one."""
+
+    def check(name: str) -> object:
+        class Plugin:
+            @hookimpl
+            def pact_config_checks(self):
+                return [ConfigCheck(name, lambda file, as_json: True)]
+
+        return Plugin()
+
+    offered = manager.one_offered("pact_config_checks", remedy="Install one.")
+    with plugged(check("another")), pytest.raises(PluginError, match="more than one plugin offers") as caught:
+        manager.one_offered("pact_config_checks", remedy="Install one.")
+    assert set(caught.value.value.split(", ")) == {offered.name, "another"}
+    with pytest.raises(PluginError, match=r"no plugin offers pact_token_sources.*Install one"):
+        manager.one_offered("pact_token_sources", remedy="Install one.")
 
 
 def test_a_plugin_that_fails_to_import(tmp_path, monkeypatch):
@@ -112,7 +144,7 @@ def test_a_plugin_that_fails_to_import(tmp_path, monkeypatch):
     manager.plugin_manager.cache_clear()
     try:
         with pytest.raises(PluginError, match="half installed"):
-            pact.attach(Loop(), pact.PactConfig(safety_tokens=tokens()))
+            pact.attach(Loop(), config())
     finally:
         monkeypatch.undo()
         manager.plugin_manager.cache_clear()

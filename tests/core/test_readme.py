@@ -5,15 +5,16 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from hf import tokenized
+from loop import a_batch
 from pact_axolotl.check.problems import problems
 from settings_table import READMES, settings_table, with_settings
 from sft import TOKENIZER, TOKENS, completions, lora
-from test_constraint import a_batch
 from tiny import tiny_model
 
 import pact_plugin as pact
@@ -47,7 +48,7 @@ def test_trl(tmp_path):
     assert code.count("max_steps") == 1
     names = {"dataset": completions(), "lora": lora()}
     exec(code, names)
-    assert names["trainer"].pact.receipt.steps == [[1, 2]]
+    assert names["trainer"].pact.record.receipt.steps == [[1, 2]]
 
 
 @pytest.mark.usefixtures("_a_model")
@@ -60,7 +61,7 @@ def test_transformers(tmp_path):
     assert code.count("max_steps") == 1
     names = {"dataset": tokenized()}
     exec(code, names)
-    assert names["trainer"].pact.receipt.steps == [[1, 2]]
+    assert names["trainer"].pact.record.receipt.steps == [[1, 2]]
     assert (tmp_path / "out" / "pact_receipt.json").is_file()
     exec(audit, names)
     names["trainer"].train()
@@ -77,7 +78,7 @@ def test_own_loop():
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
     }
     exec(LOOP, names)
-    assert names["constraint"].receipt.steps == [[1, 3]]
+    assert names["constraint"].record.receipt.steps == [[1, 3]]
 
 
 def test_bare_loss():
@@ -89,17 +90,19 @@ def test_bare_loss():
     torch.testing.assert_close(names["divergence"], torch.zeros(5), atol=1e-6, rtol=0)
 
 
-def test_the_settings_table_names_real_keys_and_defaults():
-    rows = re.findall(r"^\| `(\w+)` \| (\S+) ", README, re.MULTILINE)
-    assert {"weight", "easing", "safety_tokens", "reference"} <= {key for key, _ in rows}
-    settled = {"easing": "on" if PactConfig().eases else "off", "anchors": PactConfig().anchor_count}
-    defaults = PactConfig().model_dump() | settled
-    for key, default in rows:
-        assert key in PactConfig.model_fields
-        if default == "unset":
-            assert defaults[key] is None
-        elif default != "chosen":
-            assert default.strip("`") == str(defaults[key])
+def yaml_of(text: str) -> list[dict[str, Any]]:
+    return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+
+def test_the_settings_are_the_defaults():
+    """Those written out, and the blocks that the remarks behind them name."""
+    (block,) = (found["pact"] for found in yaml_of(README) if isinstance(found["pact"], dict))
+    assert PactConfig.of(block) == PactConfig()
+    assert {"weight", "easing", "anchors", "hold_data", "reference"} <= set(block)
+    remarks = re.findall(r"^  (\w+): true +# or (\{.*?\})", README, re.MULTILINE)
+    assert [key for key, _ in remarks] == ["easing", "anchors"]
+    for key, written in remarks:
+        assert yaml.safe_load(written) == getattr(PactConfig(), key).model_dump()
 
 
 # --- the adapters' ---
@@ -110,11 +113,18 @@ def test_the_table_of_settings_is_that_of_the_class(readme):
     text = readme.read_text(encoding="utf-8")
     assert settings_table() in text
     assert text == with_settings(text), "python tools/settings_table.py writes it"
-    assert "| `published.top_p` | number > 0 and ≤ 1 | `0.9` |" in text
+    for row in (
+        "| `advanced.published.top_p` | number > 0 and ≤ 1 | `0.9` |",
+        "| `easing.first` | integer ≥ 1 or `all` | `16` |",
+        "| `anchors` | true, false or a block | `true` |",
+        "| `hold_data` | true, false or a block | `false` |",
+        "| `advanced.published` | true, false or a block | `false` |",
+    ):
+        assert row in text
 
 
 def test_the_configurations_of_the_axolotl_readme_would_be_constrained():
-    found = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", AXOLOTL, re.DOTALL)]
+    found = yaml_of(AXOLOTL)
     assert [config.get("pact") for config in found].count(True) == 2
     for config in found:
         assert list(problems({"plugins": ["pact_axolotl.PactPlugin"], **config})) == []

@@ -7,20 +7,29 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loop import TOKENS
 from typer.testing import CliRunner
 
 from pact_plugin.cli.main import app
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ReceiptError
-from pact_plugin.run.drift import LOOSE, loose_hold
-from pact_plugin.run.receipt import FILE_NAME, Receipt, comparable
+from pact_plugin.run.drift import FAR, drift_warning
+from pact_plugin.run.meter import Sums
+from pact_plugin.run.receipt import FILE_NAME, Receipt
 from pact_plugin.run.verify import verify_run
 
+ONE_TO_FOUR = {"steps": [[1, 4]], "total_steps": 4, "trained_tokens": 100, "positions": 10}
 
-def a_receipt(**values) -> Receipt:
-    config = {"objective": "confidence", "weight": 2.0}
-    tokens = {"digest": "0123456789abcdef", "count": 7, "tokenizer": "f" * 64}
-    return Receipt(config=config, tokens=tokens, reference="adapter_off", **values)
+
+def a_receipt(config: PactConfig | None = None, **values) -> Receipt:
+    given = {
+        "config": (config or PactConfig(safety_tokens="t", weight=2)).summary(),
+        "terms": ["easing", "anchors"],
+        "tokens": {"digest": "0123456789abcdef", "count": 7, "tokenizer": "f" * 64},
+        "reference": "table",
+        "table": "abc",
+    }
+    return Receipt(**(given | values))
 
 
 @settings(deadline=None, derandomize=True)
@@ -39,84 +48,79 @@ def test_steps_and_missing_steps_partition_the_run(steps, last):
 
 
 def test_what_is_written_is_what_is_read(tmp_path):
-    receipt = a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5)
+    receipt = a_receipt(**ONE_TO_FOUR, sums={"eased": [0.5, 10]})
     path = receipt.write(tmp_path / "new" / "folder")
     assert Receipt.read(path.parent) == receipt == Receipt.read(path)
-    assert json.loads(path.read_text())["mean_divergence"] == 0.05
     assert [p.name for p in path.parent.iterdir()] == [FILE_NAME]
 
 
-def test_verify_says_what_was_constrained(tmp_path):
-    a_receipt(steps=[[1, 4]], total_steps=4, positions=10, divergence=0.5).write(tmp_path)
-    line = verify_run(tmp_path)
-    for words in (
-        "4 steps",
-        "10 response positions",
-        "0.05 nats",
-        "7 safety tokens (0123456789abcdef)",
-        "weight 2",
-    ):
-        assert words in line
-    assert "\n" not in line
-
-
-def held(moved: float, **values) -> Receipt:
-    """Of a run of 4 steps on 100 tokens, its anchors moved by so many nats a token."""
-    counts = {"steps": [[1, 4]], "total_steps": 4, "positions": 10, "trained_tokens": 100}
-    return a_receipt(**counts, anchor_divergence=100 * moved, **values)
+def test_sums_add_up_over_a_run():
+    receipt = a_receipt()
+    assert receipt.mean("eased") is None
+    for eased in (0.25, 0.5):
+        receipt.add(Sums(tokens=20.0, positions=4.0, means={"eased": (eased, 3.0), "loss": (0.0, 0.0)}))
+    assert (receipt.trained_tokens, receipt.positions) == (40, 8)
+    assert receipt.sums == {"eased": [0.75, 6.0], "loss": [0.0, 0.0]}
+    assert receipt.mean("eased") == 0.125
+    assert receipt.mean("loss") is None
 
 
 def verified(folder):
     return CliRunner().invoke(app, ["verify", str(folder)])
 
 
-def test_verify_says_how_far_the_anchors_moved_and_warns_of_a_loose_hold(tmp_path):
-    for moved, warns in ((LOOSE / 2, False), (LOOSE, False), (2 * LOOSE, True)):
-        held(moved, anchor_prompts=512).write(tmp_path)
-        assert Receipt.read(tmp_path).mean_anchor_divergence == pytest.approx(moved)
+def test_verify_says_what_was_constrained(tmp_path):
+    sums = {"eased": [0.5, 10], "anchor_divergence": [0.25, 100], "loss": [0.5, 100], "divergence": [0, 0]}
+    a_receipt(**ONE_TO_FOUR, sums=sums).write(tmp_path)
+    result = verified(tmp_path)
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    for words in (
+        "4 steps",
+        "100 tokens",
+        "eased 0.05",
+        "anchor_divergence 0.0025",
+        "easing and anchors",
+        "7 safety tokens (0123456789abcdef)",
+        "weight 2",
+        "reference table",
+    ):
+        assert words in result.stdout
+    assert "loss" not in result.stdout
+    assert ", divergence" not in result.stdout  # of which nothing was measured
+
+
+def at_the_anchors(nats: float) -> Receipt:
+    """Of a run whose model has moved there by so many nats a token."""
+    return a_receipt(**ONE_TO_FOUR, sums={"anchor_divergence": [100 * nats, 100]})
+
+
+def test_verify_warns_of_a_model_that_has_moved_far(tmp_path):
+    for moved, warns in ((FAR / 2, False), (FAR, False), (2 * FAR, True)):
+        at_the_anchors(moved).write(tmp_path)
         result = verified(tmp_path)
         assert result.exit_code == 0
-        assert f"at the anchors {moved:.4g}" in result.stdout
+        assert f"anchor_divergence {moved:.4g}" in result.stdout
         assert ("warning" in result.stderr) is warns
         assert "warning" not in result.stdout
-    for words in ("0.02 nats", "Lower the learning rate", "pact-plugin audit"):
+    for words in ("0.02 nats", "Lower the learning rate", "`anchors: {per_step: 32", "pact-plugin audit"):
         assert words in result.stderr
 
 
-@pytest.mark.parametrize("receipt", [held(1.0), a_receipt(anchor_prompts=512), held(0.0, anchor_prompts=512)])
-def test_no_warning_without_anchors_or_before_anything_was_noted(receipt):
-    assert loose_hold(receipt) is None
-    assert receipt.mean_anchor_divergence in (None, 0.0)
-
-
-def test_no_warning_of_a_run_that_only_measures():
-    receipt = held(1.0, anchor_prompts=512)
-    assert loose_hold(receipt)
-    receipt.config["weight"] = 0.0
-    assert loose_hold(receipt) is None
-
-
-@pytest.mark.parametrize("field", ["anchor_divergence", "trained_tokens"])
-def test_a_receipt_of_before_that_was_noted_is_read(tmp_path, field):
-    path = held(1.0, anchor_prompts=512).write(tmp_path)
-    content = json.loads(path.read_text())
-    assert content["mean_anchor_divergence"] == 1.0
-    kept = {k: v for k, v in content.items() if k not in ("anchor_divergence", "trained_tokens")}
-    path.write_text(json.dumps({k: v for k, v in kept.items() if not k.startswith("mean")}))
-    assert Receipt.read(path).mean_anchor_divergence is None
-    assert "at the anchors" not in verify_run(tmp_path)
-    path.write_text(json.dumps(content | {field: "much"}))
-    with pytest.raises(ReceiptError, match="cannot be read"):
-        Receipt.read(path)
+def test_no_warning_without_anchors_or_before_anything_was_noted():
+    unseen = {"anchor_divergence": [0.0, 0.0]}
+    for receipt in (a_receipt(**ONE_TO_FOUR), a_receipt(sums=unseen), at_the_anchors(0.0)):
+        assert drift_warning(receipt) is None
+    assert drift_warning(at_the_anchors(1.0))
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"steps": [[1, 2], [5, 6]], "total_steps": 8, "positions": 3}, "steps 3-4, 7-8 of 8"),
-        ({"steps": [[2, 4]], "total_steps": 4, "positions": 3}, "steps 1 of 4"),
-        ({"steps": [], "total_steps": 0, "positions": 0}, "no response position"),
-        ({"steps": [[1, 2]], "total_steps": 2, "positions": 0}, "no response position"),
+        ({"steps": [[1, 2], [5, 6]], "total_steps": 8, "trained_tokens": 3}, "steps 3-4, 7-8 of 8"),
+        ({"steps": [[2, 4]], "total_steps": 4, "trained_tokens": 3}, "steps 1 of 4"),
+        ({"steps": [], "total_steps": 0, "trained_tokens": 0}, "no token was trained on"),
+        ({"steps": [[1, 2]], "total_steps": 2, "trained_tokens": 0}, "no token was trained on"),
     ],
 )
 def test_verify_refuses_a_run_constrained_in_part(tmp_path, values, words):
@@ -126,7 +130,7 @@ def test_verify_refuses_a_run_constrained_in_part(tmp_path, values, words):
 
 
 def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
-    a_receipt(steps=[[1, 2]], total_steps=2, positions=3).write(tmp_path)
+    a_receipt(steps=[[1, 2]], total_steps=2, trained_tokens=3).write(tmp_path)
     (tmp_path / "trainer_state.json").write_text('{"global_step": 5}')
     with pytest.raises(ReceiptError, match="steps 3-5 of 5"):
         verify_run(tmp_path)
@@ -136,11 +140,39 @@ def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
 
 
 def test_verify_refuses_a_run_that_was_only_measured(tmp_path):
-    receipt = a_receipt(steps=[[1, 2]], total_steps=2, positions=3)
-    receipt.config["weight"] = 0.0
-    receipt.write(tmp_path)
+    a_receipt(PactConfig(weight=0), **ONE_TO_FOUR).write(tmp_path)
     with pytest.raises(ReceiptError, match="measured, not constrained"):
         verify_run(tmp_path)
+
+
+def test_a_run_constrained_by_its_penalties_alone_says_so(tmp_path):
+    """Anchors look at no position of the data."""
+    receipt = a_receipt(PactConfig(easing=False), **ONE_TO_FOUR | {"positions": 0}, terms=["anchors"])
+    receipt.write(tmp_path)
+    assert ", anchors, 7 safety tokens" in verify_run(tmp_path)
+
+
+DAMAGED = [
+    {"version": 0},
+    {"steps": [[4, 1]]},
+    {"steps": [[1, 2.5]]},
+    {"total_steps": -1},
+    {"trained_tokens": "many"},
+    {"positions": True},
+    {"sums": {"eased": 0.5}},
+    {"sums": {"eased": [0.5, "ten"]}},
+    {"terms": "anchors"},
+    {"config": []},
+    {"colour": 1},
+]
+
+
+@pytest.mark.parametrize("change", DAMAGED, ids=str)
+def test_damaged_fields(tmp_path, change):
+    path = a_receipt(**ONE_TO_FOUR).write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ReceiptError, match="cannot be read"):
+        Receipt.read(path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 1}', "\x00\xff"])
@@ -155,42 +187,74 @@ def test_no_receipt(tmp_path):
         verify_run(tmp_path)
 
 
-def test_resuming_continues_the_counts_and_refuses_other_settings():
-    earlier = held(0.5, divergence=0.5, anchor_prompts=512)
-    receipt = a_receipt(anchor_prompts=512)
+# --- going on where another run stopped ---
+
+
+def test_resuming_continues_the_counts():
+    earlier = a_receipt(**ONE_TO_FOUR, sums={"eased": [0.5, 10]})
+    receipt = a_receipt()
     receipt.resume(earlier)
-    assert (receipt.positions, receipt.divergence) == (10, 0.5)
-    assert (receipt.trained_tokens, receipt.mean_anchor_divergence) == (100, 0.5)
+    assert receipt == earlier
     receipt.add_step(5)
-    assert receipt.steps == [[1, 5]]
-    assert earlier.steps == [[1, 4]]
-    other = a_receipt()
-    other.config["weight"] = 3.0
-    with pytest.raises(ReceiptError, match=r"constrained differently: weight was 2\.0"):
-        other.resume(earlier)
+    receipt.add(Sums(tokens=1, positions=1, means={"eased": (0.5, 10)}))
+    assert (receipt.steps, earlier.steps) == ([[1, 5]], [[1, 4]])
+    assert (receipt.sums, earlier.sums) == ({"eased": [1.0, 20.0]}, {"eased": [0.5, 10]})
 
 
-def test_a_receipt_of_before_anchor_tokens_means_sixteen():
-    now = PactConfig(anchors=4, anchor_tokens=16).summary()
-    before = {key: value for key, value in now.items() if key != "anchor_tokens"}
-    assert comparable(now) == comparable(before)
-    assert comparable(now | {"anchor_tokens": 4}) != comparable(before)
-    without = PactConfig(anchors=0).summary()
-    assert "anchor_tokens" not in comparable(without)
-    assert "anchor_ratio" not in comparable(without)
+@pytest.mark.parametrize(
+    ("before", "now", "key", "was"),
+    [
+        ({"weight": 3}, {}, "weight", "3.0"),
+        ({"anchors": {"per_step": 4}}, {}, "anchors.per_step", "4"),
+        ({"anchors": {"prompts": "own.jsonl"}}, {}, "anchors.prompts", "'own.jsonl'"),
+        ({}, {"easing": {"first": "all"}}, "easing.first", "16"),
+        ({"hold_data": True}, {"hold_data": {"first": 4}}, "hold_data.first", "'all'"),
+        ({"advanced": {"top_k": 9}}, {}, "advanced.top_k", "9"),
+        (
+            {"easing": False, "anchors": False, "advanced": {"published": {"temperature": 3}}},
+            {"easing": False, "anchors": False, "advanced": {"published": True}},
+            "advanced.published.temperature",
+            "3.0",
+        ),
+    ],
+)
+def test_other_settings_are_refused_by_their_full_names(before, now, key, was):
+    ours, theirs = a_receipt(PactConfig(**now)), a_receipt(PactConfig(**before))
+    with pytest.raises(ReceiptError, match=f"constrained differently: {key} was {was}") as caught:
+        ours.resume(theirs)
+    assert caught.value.key == key
 
 
-def test_a_receipt_of_before_anchor_ratio_means_one_to_one():
-    now = PactConfig(anchor_ratio=1).summary()
-    before = {key: value for key, value in now.items() if key != "anchor_ratio"}
-    assert comparable(now) == comparable(before)
-    assert comparable(PactConfig(anchor_ratio=3).summary()) != comparable(before)
+@pytest.mark.parametrize(
+    ("before", "now", "key"),
+    [
+        ({"anchors": False}, {}, "anchors"),
+        ({}, {"anchors": False}, "anchors"),
+        ({"hold_data": True}, {}, "hold_data"),
+    ],
+)
+def test_a_term_switched_on_or_off_is_refused(before, now, key):
+    with pytest.raises(ReceiptError, match=f"constrained differently: {key}"):
+        a_receipt(PactConfig(**now)).resume(a_receipt(PactConfig(**before)))
 
 
-def test_a_receipt_of_before_first_n_was_set_means_all():
-    now = PactConfig(first_n="all").summary()
-    before = now | {"first_n": None}
-    assert comparable(now) == comparable(before)
-    assert comparable(PactConfig().summary()) != comparable(before)
-    published = PactConfig(objective="published").summary()
-    assert comparable(published) == comparable(published | {"first_n": None})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("terms", ["anchors"]),
+        ("tokens", {"digest": "0", "count": 7, "tokenizer": "f" * 64}),
+        ("reference", "copy"),
+        ("table", None),
+    ],
+)
+def test_other_tokens_another_reference_or_table_are_refused(name, value):
+    with pytest.raises(ReceiptError, match=f"constrained differently: {name} was") as caught:
+        a_receipt().resume(a_receipt(**{name: value}))
+    assert caught.value.key == name
+
+
+def test_where_things_lie_and_how_they_were_asked_for_may_differ():
+    before = PactConfig(safety_tokens="a", reference="b", advanced={"store": "c", "chunk_size": 8})
+    receipt = a_receipt(PactConfig(safety_tokens=TOKENS))
+    receipt.resume(a_receipt(before, **ONE_TO_FOUR))
+    assert receipt.total_steps == 4

@@ -1,4 +1,4 @@
-"""References: switched-off adapters, frozen copies, frozen models (spec/PACT.md, "Reference")."""
+"""What the aligned model is computed with: switched-off adapters, copies, other models (spec/PACT.md, clause C7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny import tiny_model
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.source import build_reference
+from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.reference.source import Source, adapter_state, build_source
 
 PROBE = torch.arange(3, 11)
 TOKENS = torch.randint(0, 300, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -28,10 +29,10 @@ def nudge(model, seed: int = 0) -> None:
                 parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def aligned_logits(reference) -> torch.Tensor:
-    with reference.session():
-        hidden = reference.hidden((), {"input_ids": TOKENS})
-        return reference.project(hidden.flatten(0, 1))
+def aligned_logits(source: Source) -> torch.Tensor:
+    with source.session():
+        hidden = source.hidden((), {"input_ids": TOKENS})
+        return source.project(hidden.flatten(0, 1))
 
 
 def own_logits(model) -> torch.Tensor:
@@ -46,12 +47,12 @@ def own_logits(model) -> torch.Tensor:
 def test_adapter_off_where_the_adapter_starts_at_zero():
     model = lora(tiny_model())
     before = own_logits(model)
-    reference = build_reference(model, "auto", PROBE)
-    assert reference.kind == "adapter_off"
-    assert reference.extra_bytes == 0
+    assert adapter_state(model, PROBE) == "new"
+    source = build_source("adapter_off", model)
+    assert source.extra_bytes == 0
     nudge(model)
     assert not torch.equal(own_logits(model), before)
-    torch.testing.assert_close(aligned_logits(reference), before)
+    torch.testing.assert_close(aligned_logits(source), before)
 
 
 def test_adapter_off_with_a_head_and_embeddings_of_its_own():
@@ -59,71 +60,70 @@ def test_adapter_off_with_a_head_and_embeddings_of_its_own():
         tiny_model(tie_word_embeddings=False), modules_to_save=["lm_head"], target_modules=["q_proj"]
     )
     before = own_logits(model)
-    reference = build_reference(model, "auto", PROBE)
-    assert reference.kind == "adapter_off"
+    assert adapter_state(model, PROBE) == "new"
+    source = build_source("adapter_off", model)
     nudge(model)
-    torch.testing.assert_close(aligned_logits(reference), before)
+    torch.testing.assert_close(aligned_logits(source), before)
 
 
-def test_frozen_copy_where_the_adapter_already_holds_training():
+def test_a_copy_where_the_adapter_already_holds_training():
     model = lora(tiny_model())
     nudge(model)
     before = own_logits(model)
-    reference = build_reference(model, "auto", PROBE)
-    assert reference.kind == "frozen_copy"
+    assert adapter_state(model, PROBE) == "trained"
+    source = build_source("copy", model)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    assert reference.extra_bytes == trained
+    assert source.extra_bytes == trained
     nudge(model, seed=1)
-    torch.testing.assert_close(aligned_logits(reference), before)
+    torch.testing.assert_close(aligned_logits(source), before)
     assert set(model.peft_config) == {"default"}, "the copy must not become an adapter that checkpoints save"
 
 
-def test_adapter_off_asked_for_in_spite_of_training_is_the_base_model(caplog):
-    base = tiny_model()
-    before = own_logits(base)
-    model = lora(base)
-    nudge(model)
-    with caplog.at_level("WARNING", logger="pact_plugin"):
-        reference = build_reference(model, "adapter_off", PROBE)
-    assert "safety included" in caplog.text
-    torch.testing.assert_close(aligned_logits(reference), before)
-
-
 @pytest.mark.parametrize("tied", [True, False])
-def test_frozen_copy_of_a_fully_trained_model(tied):
+def test_a_copy_of_a_fully_trained_model(tied):
     model = tiny_model(tie_word_embeddings=tied)
     before = own_logits(model)
-    reference = build_reference(model, "auto", PROBE)
-    assert reference.kind == "frozen_copy"
-    assert reference.extra_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert adapter_state(model, PROBE) == "none"
+    source = build_source("copy", model)
+    assert source.extra_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
     nudge(model)
-    torch.testing.assert_close(aligned_logits(reference), before)
-    torch.testing.assert_close(reference.safety_logits(*hidden_and_ids(reference)), before[:, [5, 9]])
+    torch.testing.assert_close(aligned_logits(source), before)
+    with source.session():
+        hidden = source.hidden((), {"input_ids": TOKENS}).flatten(0, 1)
+        some = source.safety_logits(hidden, torch.tensor([5, 9]), 4)
+    torch.testing.assert_close(some, before[:, [5, 9]])
 
 
-def hidden_and_ids(reference):
-    with reference.session():
-        return reference.hidden((), {"input_ids": TOKENS}).flatten(0, 1), torch.tensor([5, 9]), 4
-
-
-def test_frozen_model():
+def test_another_model():
     aligned = tiny_model(seed=3)
     before = own_logits(aligned)
-    reference = build_reference(tiny_model(), aligned, PROBE)
-    assert reference.kind == "frozen_model"
+    source = build_source("model", tiny_model(), aligned)
+    assert source.extra_bytes == sum(p.numel() * p.element_size() for p in aligned.parameters())
     assert not any(p.requires_grad for p in aligned.parameters())
-    torch.testing.assert_close(aligned_logits(reference), before)
+    torch.testing.assert_close(aligned_logits(source), before)
 
 
-def test_dropout_off_no_gradient_and_training_flags_restored():
+def test_the_model_itself_is_aligned_until_it_moves():
+    model = tiny_model()
+    before = own_logits(model)
+    source = build_source("itself", model)
+    assert source.extra_bytes == 0
+    torch.testing.assert_close(aligned_logits(source), before)
+    nudge(model)
+    assert not torch.equal(aligned_logits(source), before)
+
+
+@pytest.mark.parametrize("kind", ["adapter_off", "copy", "itself"])
+def test_dropout_off_no_gradient_and_training_flags_restored(kind):
     model = lora(tiny_model(attention_dropout=0.5))
     model.train()
     model.base_model.model.model.layers[0].eval()
     flags = {name: module.training for name, module in model.named_modules()}
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     random_state = torch.get_rng_state()
-    reference = build_reference(model, "auto", PROBE)
-    first, second = aligned_logits(reference), aligned_logits(reference)
+    adapter_state(model, PROBE)
+    source = build_source(kind, model)
+    first, second = aligned_logits(source), aligned_logits(source)
     assert torch.equal(first, second)
     assert not first.requires_grad
     assert torch.equal(torch.get_rng_state(), random_state), "the reference must not consume random numbers"
@@ -134,24 +134,42 @@ def test_dropout_off_no_gradient_and_training_flags_restored():
 def test_flags_are_restored_after_an_error():
     model = lora(tiny_model())
     model.train()
-    reference = build_reference(model, "auto", PROBE)
-    with pytest.raises(RuntimeError, match="stop"), reference.session():
+    source = build_source("adapter_off", model)
+    with pytest.raises(RuntimeError, match="stop"), source.session():
         raise RuntimeError("stop")
     assert model.training
     assert not model.base_model.model.model.layers[0].self_attn.q_proj.disable_adapters
 
 
+def test_bitsandbytes_repacks_nothing_in_evaluation_mode_and_finds_its_flags_as_they_were():
+    """It would repack 4-bit weights, and the gradients of training were wrong from then on."""
+    name = "support_avx512bf16_for_cpu"
+    model = tiny_model().train()
+    repacking, other = model.model.layers[0].self_attn.q_proj, model.model.layers[1].self_attn.q_proj
+    setattr(repacking, name, True)
+    setattr(other, name, False)
+
+    def evaluated() -> None:
+        with evaluation_mode(model):
+            assert not repacking.training
+            assert getattr(repacking, name) is getattr(other, name) is False
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        evaluated()
+    assert getattr(repacking, name) is True
+    assert getattr(other, name) is False
+    assert not any(hasattr(module, name) for module in model.modules() if module not in (repacking, other))
+
+
 def test_references_that_cannot_exist():
     model = tiny_model()
-    with pytest.raises(ReferenceModelError, match="no PEFT adapter"):
-        build_reference(model, "adapter_off", PROBE)
-    with pytest.raises(ReferenceModelError, match="model in training itself"):
-        build_reference(model, model, PROBE)
-    with pytest.raises(ReferenceModelError, match="not a kind of reference"):
-        build_reference(model, "stored_somewhere", PROBE)
+    for same in (model, torch.compile(model, backend="eager")):
+        with pytest.raises(ReferenceModelError, match="model in training itself"):
+            build_source("model", model, same)
     prompt = get_peft_model(tiny_model(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
     with pytest.raises(ReferenceModelError, match="virtual tokens"):
-        build_reference(prompt, "auto", PROBE)
+        adapter_state(prompt, PROBE)
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ReferenceModelError, match="no parameter in training"):
-        build_reference(frozen, "auto", PROBE)
+        build_source("copy", frozen)

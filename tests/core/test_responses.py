@@ -64,15 +64,15 @@ def test_equals_the_definition(rows):
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(packed_rows(), st.one_of(st.none(), st.integers(1, 5)))
-def test_the_first_n_of_each_response_p21_c5_6(rows, first_n):
+def test_the_first_of_each_response_p21_c5_6(rows, first):
     labels, documents, position_ids = rows
     starts = [[c == 0 or row[c] != row[c - 1] for c in range(len(row))] for row in documents]
-    found = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids), first_n=first_n)
-    wanted, count = spec.response_positions(labels, starts, first_n)
+    found = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids), first=first)
+    wanted, count = spec.response_positions(labels, starts, first)
     assert [position[:3] for position in as_tuples(found)] == wanted
     assert int(found.trained) == count == int((torch.tensor(labels)[:, 1:] != -100).sum())
     everything = response_positions(torch.tensor(labels), position_ids=torch.tensor(position_ids))
-    kept = [p for p in as_tuples(everything) if first_n is None or p[2] < first_n]
+    kept = [p for p in as_tuples(everything) if first is None or p[2] < first]
     assert as_tuples(found) == kept
 
 

@@ -21,9 +21,6 @@ os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Ax
 
 HERE = Path(__file__).parent
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
-METRICS = {
-    f"pact/{n}" for n in ("loss", "divergence", "safety_mass", "safety_mass_reference", "eased", "positions")
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,12 @@ class Run:
     def dumped(self, rank: int = 0) -> list[dict[str, Any]]:
         return [torch.load(path) for path in sorted((self.output / "dump").glob(f"{rank}-*.pt"))]
 
+    @property
+    def reference_passes(self) -> list[int]:
+        """The micro-batches, from 1, in which the model was run without training: as the aligned one."""
+        path = self.output / "dump" / "0-reference"
+        return [int(line) for line in path.read_text().split()] if path.is_file() else []
+
 
 class Workshop:
     """A folder with a tiny aligned model, data and safety tokens, in which configurations are run."""
@@ -81,12 +84,17 @@ class Workshop:
             [{"text": f"{WORDS[i % 6]} {i} and {WORDS[(i + 2) % 6]}"} for i in range(24)],
         )
 
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The setting that names the safety tokens."""
+        return {"safety_tokens": str(self.folder / "tokens.safetensors")}
+
     def config(self, **changes: Any) -> dict[str, Any]:
-        """A configuration that trains on the CPU; a key set to None is left out."""
+        """A configuration that trains on the CPU, eased and held at the data; a key set to None is left out."""
         base: dict[str, Any] = {
             "base_model": str(self.folder / "model"),
             "plugins": ["pact_axolotl.PactPlugin"],
-            "pact": {"safety_tokens": str(self.folder / "tokens.safetensors"), "anchors": 0},
+            "pact": {**self.named_tokens, "anchors": False, "hold_data": True},
             "datasets": [{"path": str(self.folder / "chat.jsonl"), "type": "chat_template"}],
             "dataset_prepared_path": str(self.folder / "prepared"),
             "sequence_len": 128,

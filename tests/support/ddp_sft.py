@@ -6,8 +6,9 @@ import json
 import sys
 from pathlib import Path
 
+from both import HELD
 from leaving import leave
-from sft import TOKENS, completions, sft_trainer, train_logs, weights
+from sft import completions, sft_trainer, train_logs, weights
 
 import pact_plugin as pact
 
@@ -20,7 +21,7 @@ def main(output: Path, batch_size: int) -> None:
         per_device_eval_batch_size=4,  # no row is repeated to fill the last batch of a rank
         save_strategy="steps",
     )
-    pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=0))
+    pact.attach(trainer, HELD)
     trainer.train()
     evaluation = trainer.evaluate()
     if trainer.is_world_process_zero():

@@ -1,6 +1,7 @@
 """An Axolotl plugin that writes what the model is given in each forward pass of training, for the tests.
 
-Into DUMP_BATCHES/<rank>-<number>.pt go the inputs and the parameters in training at that moment.
+Into DUMP_BATCHES/<rank>-<number>.pt go the inputs and the weights at that moment; into <rank>-reference
+the numbers of the micro-batches in which the decoder also ran without training.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ class DumpPlugin(BasePlugin):
             if not model.training or "labels" not in kwargs:
                 return
             tensors = {key: value.cpu() for key, value in kwargs.items() if torch.is_tensor(value)}
-            weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+            weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.is_floating_point()}
             torch.save({"inputs": tensors, "weights": weights}, folder / f"{rank}-{count:03d}.pt")
             count += 1
 
+        def note(decoder: Any, args: Any) -> None:
+            if count and not decoder.training:
+                with (folder / f"{rank}-reference").open("a") as file:
+                    file.write(f"{count}\n")
+
         trainer.model.register_forward_pre_hook(write, with_kwargs=True)
+        decoder = next(module for module in trainer.model.modules() if hasattr(module, "embed_tokens"))
+        decoder.register_forward_pre_hook(note)
 
 
 class OtherTrainerPlugin(BasePlugin):

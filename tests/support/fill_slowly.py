@@ -1,30 +1,30 @@
-"""Fills a store, one document at a time, and says so: fill_slowly.py FOLDER. For test_store.py, which kills it."""
+"""Fills a table, one document at a time, and says so: fill_slowly.py FOLDER. For test_table.py, which kills it."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
-from test_constraint import TOKENIZER, TOKENS, a_batch
+from loop import TOKENIZER, a_batch, settings
 from tiny import tiny_model
+from torch import Tensor
 
-from pact_plugin import PactConfig, PactConstraint
+from pact_plugin import PactConstraint
 
 
-def batches(number: int = 40):
+def batches(number: int = 40) -> list[dict[str, Tensor]]:
     return [a_batch(seed, rows=1, width=10 + seed % 3) for seed in range(number)]
 
 
-def constraint(folder):
-    model = tiny_model()
-    config = PactConfig(safety_tokens=TOKENS, reference="stored", store=folder)
-    return PactConstraint(model, TOKENIZER, config)
+def constraint(folder: str | Path) -> PactConstraint:
+    return PactConstraint(tiny_model(), TOKENIZER, settings(hold_data=True, advanced={"store": folder}))
 
 
 if __name__ == "__main__":
     built = constraint(sys.argv[1])
 
-    def slowly(*_):
+    def slowly(*_: object) -> None:
         print("pass", flush=True)
         time.sleep(0.05)
 

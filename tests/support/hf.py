@@ -12,15 +12,16 @@ from tiny import tiny_model
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
 
-def tokenized(rows: int = 16) -> Dataset:
-    """`input_ids` and `labels` of conversations; the prompts are masked."""
+def tokenized(rows: int | Dataset = 16) -> Dataset:
+    """`input_ids` and `labels` of conversations, so many of `completions` or those given; the prompts are masked."""
 
     def encode(row: dict[str, Any]) -> dict[str, list[int]]:
         prompt = TOKENIZER.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
         whole = TOKENIZER.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)
         return {"input_ids": whole, "labels": [-100] * len(prompt) + whole[len(prompt) :]}
 
-    return completions(rows).map(encode, remove_columns=["prompt", "completion"])
+    data = completions(rows) if isinstance(rows, int) else rows
+    return data.map(encode, remove_columns=["prompt", "completion"])
 
 
 def adapted(model: Any = None, **settings: Any) -> Any:

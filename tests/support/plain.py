@@ -39,7 +39,12 @@ def micro_batch_loss(
     *,
     weight: float = 2.0,
     easing: bool = True,
+    hold_data: bool = True,
+    easing_first: int | None = None,
+    hold_first: int | None = None,
     count: int | None = None,
+    dft: bool = False,
+    stored: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
     """(task loss + weight * divergence) / count, with its parts.
 
@@ -50,31 +55,59 @@ def micro_batch_loss(
         safety: Ids of the safety tokens.
         weight: Of the divergence.
         easing: Whether the task yields where the reference says a safety token and the label does not.
+        hold_data: Whether the divergence is added.
+        easing_first: First tokens of each response that are eased; all when absent.
+        hold_first: First tokens of each response that are held; all when absent.
         count: Denominator; the labels that a next-token loss counts in this batch when absent.
+        dft: Whether the task weighs a token by its own probability.
+        stored: Whether the reference's log-probabilities are those of a table, which keeps them as float16.
     """
-    task, divergences = torch.zeros(()), [torch.zeros(0)]
+
+    def kept(logprobs: Tensor) -> Tensor:
+        return logprobs.half().float() if stored else logprobs
+
+    task, divergences, shares = torch.zeros(()), [torch.zeros(0)], [0.0]
     counted = 0
     for row in range(batch["input_ids"].shape[0]):
         student = row_logits(model, batch, row).log_softmax(-1)
         with torch.no_grad():
             reference = row_logits(aligned, batch, row).log_softmax(-1)
         packed = batch.get("position_ids")
-        first = {s for s, _ in documents(None if packed is None else packed[row], student.shape[0])}
-        for column, label in enumerate(batch["labels"][row].tolist()):
+        begins = {s for s, _ in documents(None if packed is None else packed[row], student.shape[0])}
+        labels, index = batch["labels"][row].tolist(), -1
+        for column, label in enumerate(labels):
+            goes_on = column not in begins and labels[column - 1] != -100
+            index = index + 1 if goes_on else 0
             if column == 0 or label == -100:
                 continue
             counted += 1
             nll = -student[column - 1, label]
-            if column not in first:
-                p_ref, p = reference[column - 1, safety].exp(), student[column - 1, safety].exp()
-                r_ref, r = 1 - p_ref.sum(), 1 - p.sum()
-                divergences.append(((p_ref * (p_ref / p).log()).sum() + r_ref * (r_ref / r).log())[None])
-                if easing and label not in safety.tolist():
-                    nll = nll * r_ref
+            if dft:
+                nll = nll * student[column - 1, label].detach().exp()
+            if column not in begins:
+                exact = reference[column - 1, safety]
+                p_ref, p = kept(exact).exp(), student[column - 1, safety].exp()
+                mass = exact.exp().sum()
+                r_ref, r = kept((1 - mass).log()).exp(), 1 - p.sum()
+                if hold_data and (hold_first is None or index < hold_first):
+                    divergence = (p_ref * (p_ref / p).log()).sum() + r_ref * (r_ref / r).log()
+                    # Clause C2.3: float16 probabilities need not add up to one.
+                    divergences.append((divergence + 1 - p_ref.sum() - r_ref)[None])
+                if easing and (easing_first is None or index < easing_first):
+                    shares.append(
+                        0.0 if label in safety.tolist() else min(1.0, kept(mass.log()).exp().item())
+                    )
+                    nll = nll * (1 - shares[-1])
             task = task + nll
     divergence = torch.cat(divergences)
     total = (task + weight * divergence.sum()) / (counted if count is None else count)
-    parts = {"positions": len(divergence), "tokens": counted, "divergence": divergence.sum().item()}
+    parts = {
+        "positions": len(divergence),
+        "tokens": counted,
+        "divergence": divergence.sum().item(),
+        "eased": sum(shares),
+        "eased_positions": len(shares) - 1,
+    }
     return total, parts
 
 

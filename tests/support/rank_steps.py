@@ -10,13 +10,14 @@ import itertools
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from leaving import leave
+from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model
 from plain import anchor_divergence
 from sft import TOKENIZER, TOKENS, lora
@@ -29,45 +30,55 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError, StoreError
+from pact_plugin.terms.base import Step
 
 STEPS, ACCUMULATION = 2, 2
+RATES = {"lora": 2.0, "full": 0.1}
+"""Learning rates by which the second step is seen to have moved."""
 Batch = dict[str, Tensor]
+DEFAULT: dict[str, Any] = {}
+TERMS: dict[str, dict[str, Any]] = {
+    "easing": {"anchors": False},
+    "hold": {"easing": False, "anchors": False, "hold_data": True},
+    "both, of the first": {"easing": {"first": 2}, "anchors": False, "hold_data": {"first": 3}},
+    "published": {"easing": False, "anchors": False, "advanced": {"published": True}},
+    "published, of the first": {
+        "easing": False,
+        "anchors": False,
+        "advanced": {"published": {"first": 3}},
+    },
+    "default": DEFAULT,
+    "anchors": {"easing": False, "anchors": FEW_ANCHORS},
+    "all": {"hold_data": True, "anchors": FEW_ANCHORS},
+}
 
 
 @dataclass(frozen=True)
 class Case:
     train: str
-    reference: str
-    objective: str = "confidence"
-    first_n: int | str = "all"
-    anchors: int = 0
-    hold: str = "all"
+    terms: str
+    table: bool = True
 
-    def config(self, store: Path) -> PactConfig:
-        return PactConfig(
-            safety_tokens=TOKENS,
-            reference=self.reference,
-            objective=self.objective,
-            first_n=self.first_n,
-            anchors=self.anchors,
-            hold=self.hold,
-            store=store if self.reference == "stored" else None,
-        )
+    def config(self, folder: Path, *, anchors: bool = True) -> PactConfig:
+        """Its settings; without anchors for the process that computes these by itself."""
+        settings = {"safety_tokens": TOKENS} | TERMS[self.terms]
+        if self.table:
+            settings["advanced"] = settings.get("advanced", {}) | {"store": folder}
+        config = PactConfig(**settings)
+        return config if anchors else config.model_copy(update={"anchors": None})
+
+    @property
+    def has_anchors(self) -> bool:
+        return TERMS[self.terms].get("anchors", True) is not False
 
 
 def cases(wrapper: str) -> Iterator[Case]:
-    for train, objective in itertools.product(("lora", "full"), ("confidence", "published")):
-        for first_n in ("all", 3):
-            yield Case(train, "stored", objective, first_n)
-            if train == "lora":
-                yield Case(train, "adapter_off", objective, first_n)
-            elif wrapper == "ddp":
-                yield Case(train, "frozen_copy", objective, first_n)
-    for case in (Case("lora", "stored"), Case("lora", "adapter_off"), Case("full", "stored")):
-        yield replace(case, anchors=8)
-        yield replace(case, anchors=8, hold="anchors")
-    if wrapper == "ddp":
-        yield Case("full", "frozen_copy", anchors=8)
+    """A copy of the parameters cannot be had where these are sharded."""
+    for train, terms in itertools.product(("lora", "full"), TERMS):
+        if terms != "anchors":  # which ask for no table
+            yield Case(train, terms)
+        if train == "lora" or wrapper == "ddp" or terms == "anchors":
+            yield Case(train, terms, table=False)
 
 
 def build(train: str) -> Any:
@@ -103,35 +114,25 @@ def together(batches: list[Batch]) -> Batch:
 
 
 def loss_of(
-    model: Any, constraint: PactConstraint, batch: Batch, count: int, ranks: int, step: int
+    model: Any, constraint: PactConstraint, batch: Batch, step: Step, *, task_alone: bool = False
 ) -> Tensor:
-    """Task and constraint, as their sum over tokens / `count` · `ranks`."""
+    """Task and constraint, as their sum over tokens / `step.tokens` · `step.world_size`."""
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     with constraint.watch(batch):
         logits = model(**inputs).logits
     task = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum")
-    added = constraint.loss(
-        batch,
-        num_items_in_batch=count,
-        world_size=ranks,
-        step=step,
-        micro_batches=ACCUMULATION,
-        empty_ok=True,
-    )
-    return task / count * ranks + added
+    task = task / step.tokens * step.world_size
+    return task if task_alone else task + constraint.loss(batch, step)
 
 
-def anchors_of(
+def anchors_term(
     alone: Any, aligned: Any, constraint: PactConstraint, count: int, ranks: int, step: int
 ) -> Tensor:
-    """The anchors of every rank's micro-batches, each by its part of the tokens; 0 where there are none."""
-    total = torch.zeros(())
-    if constraint.anchors is None:
-        return total
+    """The anchors of every rank's micro-batches, each by its part of the tokens."""
+    total, pool = torch.zeros(()), anchors_of(constraint)
     for rank, number in itertools.product(range(ranks), range(ACCUMULATION)):
         tokens = (micro_batch(rank, number, step)["labels"][:, 1:] != -100).sum()
-        chosen = constraint.anchors.chosen(step + 1, number, rank, ACCUMULATION)
-        documents = [constraint.anchors.documents[i] for i in chosen]
+        documents = [pool.documents[i] for i in pool.chosen(step + 1, number, rank, ACCUMULATION)]
         mean = anchor_divergence(alone, aligned, documents, torch.tensor(TOKENS.positive.ids))
         total = total + mean * tokens / count
     return total
@@ -158,20 +159,19 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> None:
+def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> None:
     model = build(case.train)
-    constraint = PactConstraint(model, TOKENIZER, case.config(store))
+    constraint = PactConstraint(model, TOKENIZER, case.config(folder))
     wrapped = wrap(model, wrapper, ranks)
     mine = [[micro_batch(rank, number, step) for number in range(ACCUMULATION)] for step in range(STEPS)]
-    if case.reference == "stored":
+    if case.table:
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)
 
-    alone, aligned, anchored = build(case.train), build(case.train), 0.0
-    # Reads what the ranks have stored. Its anchors are those of `anchors_of`.
-    expected = PactConstraint(alone, TOKENIZER, case.config(store))
-    expected.anchors = None
+    alone, aligned, anchored, tokens = build(case.train), build(case.train), 0.0, 0
+    expected = PactConstraint(alone, TOKENIZER, case.config(folder, anchors=False))  # reads the ranks' table
     optimizers = [
-        torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=0.1) for m in (model, alone)
+        torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=RATES[case.train])
+        for m in (model, alone)
     ]
     for step in range(STEPS):
         everyone = together([micro_batch(r, n, step) for r in range(ranks) for n in range(ACCUMULATION)])
@@ -179,15 +179,18 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
         loss = torch.zeros(())
         for number, batch in enumerate(mine[step]):
             with no_sync(wrapped, number == ACCUMULATION - 1):
-                part = loss_of(wrapped, constraint, batch, count, ranks, step + 1)
+                part = loss_of(wrapped, constraint, batch, Step(step + 1, ACCUMULATION, count, ranks))
                 part.backward()
             loss += part.detach() / ranks
         distributed.all_reduce(loss)
-        extra = anchors_of(alone, aligned, constraint, count, ranks, step)
-        expected_loss = (
-            loss_of(alone, expected, everyone, count, 1, step + 1) + constraint.config.weight * extra
-        )
-        anchored += extra.item() * count
+        whole_step = Step(step + 1, tokens=count)
+        # Anchors alone leave nothing to the other constraint.
+        expected_loss = loss_of(alone, expected, everyone, whole_step, task_alone=not expected.terms)
+        if case.has_anchors:
+            extra = anchors_term(alone, aligned, constraint, count, ranks, step)
+            anchored += extra.item() * count
+            expected_loss = expected_loss + constraint.config.weight * extra
+        tokens += count
         expected_loss.backward()
         torch.testing.assert_close(loss, expected_loss.detach(), atol=1e-5, rtol=1e-5)
         for (name, ours), theirs in zip(model.named_parameters(), alone.parameters(), strict=True):
@@ -198,46 +201,49 @@ def compare(case: Case, wrapper: str, store: Path, rank: int, ranks: int) -> Non
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    metrics = constraint.metrics("train", summed)
-    theirs = expected.metrics()
-    assert metrics["pact/positions"] == theirs["pact/positions"]
-    if case.anchors:
-        chosen = [i for r in range(ranks) for i in constraint.anchors.chosen(1, 0, r, ACCUMULATION)]
+    compare_metrics(case, constraint, expected, (anchored, tokens), ranks)
+
+
+def compare_metrics(
+    case: Case, constraint: PactConstraint, expected: PactConstraint, anchored: tuple[float, int], ranks: int
+) -> None:
+    """Of all ranks with those of one process, anchors apart, whose sum and number of tokens are given."""
+    found = constraint.metrics("train", summed)
+    theirs = expected.metrics() if expected.terms else {}
+    penalty = theirs.pop("pact/loss", 0.0)
+    if case.has_anchors:
+        pool = anchors_of(constraint)
+        chosen = [i for r in range(ranks) for i in pool.chosen(1, 0, r, ACCUMULATION)]
         assert len(set(chosen)) == len(chosen) == 8 // ACCUMULATION
-        assert anchored > 1e-5
-        found = metrics["pact/anchor_divergence"] / metrics["pact/loss"]
-        held = theirs["pact/divergence"] * theirs["pact/positions"] if case.hold == "all" else 0.0
-        both = anchored / (anchored + held)
-        assert constraint.config.weight * found == pytest.approx(both, rel=1e-2)
+        mean = anchored[0] / anchored[1]
+        assert mean > 1e-5
+        assert found.pop("pact/anchor_divergence") == pytest.approx(mean, rel=1e-2)
+        penalty += constraint.config.weight * mean
+    assert found.pop("pact/loss", 0.0) == pytest.approx(penalty, rel=1e-2)
+    assert found == pytest.approx(theirs, rel=1e-3)
+    if expected.terms:
+        ours, whole_run = constraint.record.receipt, expected.record.receipt
+        assert (ours.trained_tokens, ours.positions) == (whole_run.trained_tokens, whole_run.positions)
 
 
 def miss(folder: Path, ranks: int) -> None:
-    """A document that is not stored stops sharded training: a pass of one rank alone would wait for the others."""
+    """A document that is not in the table stops sharded training: one rank's pass would wait for the others."""
     model = build("lora")
-    constraint = PactConstraint(model, TOKENIZER, Case("lora", "stored").config(folder))
+    constraint = PactConstraint(model, TOKENIZER, Case("lora", "hold").config(folder))
     wrapped = wrap(model, "fsdp2", ranks)
     constraint.fill([micro_batch(0, 0, 0)], model=wrapped, progress=False)
-    with pytest.raises(StoreError, match=r"is not stored .* sharded over the ranks"):
-        loss_of(wrapped, constraint, micro_batch(0, 0, 9), 1, ranks, 1)
+    with pytest.raises(StoreError, match=r"is not in the table .* sharded over the ranks"):
+        loss_of(wrapped, constraint, micro_batch(0, 0, 9), Step(1, 1, 1, ranks))
 
 
 def reentrant() -> None:
     """Checkpointing whose backward passes are each by themselves would leave the ranks with different gradients."""
-    model = build("full")
-    model.gradient_checkpointing_enable({"use_reentrant": True})
-    constraint = PactConstraint(model, TOKENIZER, Case("full", "frozen_copy", anchors=8).config(Path()))
-    with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
-        loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1)
-    model = build("full")
-    model.gradient_checkpointing_enable({"use_reentrant": True})
-    unset = PactConfig(safety_tokens=TOKENS, reference="frozen_copy")
-    constraint = PactConstraint(model, TOKENIZER, unset)
-    assert constraint.anchors is not None
-    with pytest.warns(UserWarning, match=r"no anchors in this run.*use_reentrant: false"):
-        loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), 1, 2, 1).backward()
-    assert constraint.anchors is None
-    assert "pact/anchor_divergence" not in constraint.metrics("train", summed)
-    assert constraint.receipt.anchor_prompts == 0
+    for settings in ({}, {"anchors": FEW_ANCHORS, "easing": False}):
+        model = build("full")
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **settings))
+        with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
+            loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), Step(1, 1, 1, 2))
 
 
 def summed(sums: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ UNCOMPILED = [(library, dtype) for library in ("numpy", "torch") for dtype in TY
 COMPILED = [("jax", dtype) for dtype in TYPES]
 # JAX in float64 has its own compilations: it runs the vectors, the gradients and the agreement with the reference.
 KINDS = [*UNCOMPILED, ("jax", "float32"), ("jax", "bfloat16")]
+EXACT = [("numpy", "float64")]
+"""Where libraries and types cannot differ, as their agreement with the reference is tested."""
 DIFFERENTIABLE = [kind for kind in UNCOMPILED + COMPILED if kind[0] != "numpy"]
 
 SETTINGS = settings(max_examples=10, deadline=None, derandomize=True, database=None)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from pact_plugin import PactConfig
 from pact_plugin.run.receipt import Receipt
+from pact_plugin.run.verify import verify_run
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "accelerate_loop.py"
 ROWS, EPOCHS, RATE = 12, 3, 1e-2
@@ -34,13 +36,13 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, launcher: list[str], batch_size: int, accumulation: int) -> list[dict]:
+def run(folder: Path, name: str, launcher: list[str], sizes: tuple[int, int], **settings: Any) -> list[dict]:
     """What each step of the example logs."""
     command = [sys.executable, *launcher, str(EXAMPLE), "--output", str(folder / name)]
     command += ["--model", str(folder / "model"), "--data", str(folder / "chat.jsonl")]
-    command += ["--safety-tokens", str(folder / "tokens.safetensors")]
-    command += ["--batch-size", str(batch_size), "--accumulation", str(accumulation)]
-    command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE), "--anchors", "0"]
+    command += ["--pact", json.dumps({"safety_tokens": str(folder / "tokens.safetensors"), **settings})]
+    command += ["--batch-size", str(sizes[0]), "--accumulation", str(sizes[1])]
+    command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -83,7 +85,9 @@ def plain() -> list[tuple[float, dict[str, float]]]:
     ids, weight = torch.tensor(TOKENS.positive.ids), PactConfig().weight
     steps = []
     for _ in range(EPOCHS):
-        loss, parts = micro_batch_loss(model, aligned, whole_data(), ids, weight=weight)
+        loss, parts = micro_batch_loss(
+            model, aligned, whole_data(), ids, weight=weight, easing_first=16, stored=True
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -94,24 +98,36 @@ def plain() -> list[tuple[float, dict[str, float]]]:
 # `accelerate launch --cpu --num_processes 2` starts a single process (several need MPI), but torchrun starts two.
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 LAUNCHERS = {
-    "one process": ([], 12, 1),
     "accumulated": (["-m", "accelerate.commands.launch", "--cpu"], 5, 3),  # the last micro-batch is smaller
     "two processes": (TORCHRUN, 3, 2),
 }
 
 
+HELD = {"anchors": False, "hold_data": True}  # a micro-batch has other anchors than a whole step
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_the_accelerate_loop_equals_a_plain_loop(folder, plain, name):
-    launcher, batch_size, accumulation = LAUNCHERS[name]
-    logged = run(folder, name, launcher, batch_size, accumulation)
+    launcher, *sizes = LAUNCHERS[name]
+    logged = run(folder, name, launcher, sizes, **HELD)
     assert [entry["step"] for entry in logged] == [1, 2, 3]
     for entry, (loss, parts) in zip(logged, plain, strict=True):
         assert entry["loss"] == pytest.approx(loss, abs=1e-5)
-        assert entry["pact/positions"] == parts["positions"]
-        total = entry["pact/divergence"] * entry["pact/positions"]
+        total = entry["pact/divergence"] * parts["positions"]
         assert total == pytest.approx(parts["divergence"], rel=1e-3, abs=1e-6)
+        assert entry["pact/eased"] * parts["eased_positions"] == pytest.approx(parts["eased"], rel=1e-3)
     assert logged[-1]["pact/divergence"] > 1e-3
-    assert "constrained: 3 steps" in verify(folder / name)
-    assert Receipt.read(folder / name).positions == EPOCHS * plain[0][1]["positions"]
+    assert "constrained: 3 steps" in verify_run(folder / name)
+    receipt = Receipt.read(folder / name)
+    assert receipt.positions == EPOCHS * plain[0][1]["positions"]
+    assert receipt.reference == "table"
     saved = AutoModelForCausalLM.from_pretrained(folder / name)
     assert not torch.equal(saved.lm_head.weight, tiny_model().lm_head.weight)
+
+
+def test_the_accelerate_loop_as_it_is_called_in_its_description(folder):
+    logged = run(folder, "default", [], (4, 2))
+    assert [entry["step"] for entry in logged] == [1, 2, 3, 4, 5, 6]
+    assert logged[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+    assert logged[-1]["pact/anchor_divergence"] > 1e-5
+    assert "easing and anchors" in verify(folder / "default")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
-from hf import adapted, hf_trainer
+from both import CONFIG, each_kind, each_trainer
+from loop import TOKENIZER, a_batch
 from sft import TOKENS
-from test_constraint import TOKENIZER, a_batch
 from tiny import tiny_model
-from transformers import Trainer
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ModelStructureError
@@ -37,7 +36,7 @@ def test_a_partitioned_model_is_refused():
 
 def test_a_model_that_is_partitioned_later_is_refused(tmp_path):
     model, batch = tiny_model(), a_batch()
-    config = pact.PactConfig(safety_tokens=TOKENS, reference="stored", store=str(tmp_path))
+    config = pact.PactConfig(safety_tokens=TOKENS, anchors=False, advanced={"store": str(tmp_path)})
     constraint = pact.PactConstraint(model, TOKENIZER, config)
     with constraint.watch(batch):
         model(**batch)
@@ -48,21 +47,22 @@ def test_a_model_that_is_partitioned_later_is_refused(tmp_path):
         constraint.fill([batch])
 
 
-@pytest.mark.parametrize("reference", ["auto", "stored", "frozen_copy"])
-@pytest.mark.parametrize("with_lora", [False, True])
-def test_a_trainer_is_refused_whatever_the_reference(tmp_path, reference, with_lora):
-    trainer = hf_trainer(tmp_path, model=adapted() if with_lora else tiny_model())
-    config = pact.PactConfig(safety_tokens=TOKENS, reference=reference)
+@each_trainer
+@each_kind
+def test_a_trainer_is_refused(tmp_path, build, with_lora):
+    trainer = build(tmp_path, with_lora=with_lora)
+    kind = type(trainer)
     trainer.args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
     with pytest.raises(AdapterError, match=REFUSED):
-        pact.attach(trainer, config)
-    assert type(trainer) is Trainer
+        pact.attach(trainer, CONFIG)
+    assert type(trainer) is kind
 
 
-def test_the_other_stages_are_not(tmp_path):
-    trainer = hf_trainer(tmp_path)
+@each_trainer
+def test_the_other_stages_are_not(tmp_path, build):
+    trainer = build(tmp_path)
     trainer.args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 2}})
-    pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS))
+    pact.attach(trainer, CONFIG)
     trainer.args.hf_deepspeed_config = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
     with pytest.raises(AdapterError, match=REFUSED):
         trainer.train()

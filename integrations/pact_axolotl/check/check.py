@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
-from pact_axolotl.check.problems import configured_anchors, configured_tokens, problems, valid_settings
+from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Finding, Report
-from pact_axolotl.check.resumption import checkpoint_of, resumption_problems
+from pact_axolotl.check.resumption import resumption_problems
+from pact_axolotl.check.tokens import check_tokens, other_tokenizer
 from pact_axolotl.check.zero3 import is_zero3
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
-from pact_plugin.run.receipt import TOKENS_FILE
-from pact_plugin.terms.published import assistant_header
-from pact_plugin.tokens.beginnings import what_is_missed
-from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+from pact_plugin.errors import AdapterError, ConfigError, PactError
 
 _ENVIRONMENT = (
     "whether Axolotl's environment has pact-plugin, and how Axolotl reads the rest of the configuration"
@@ -57,7 +54,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     settings, _ = valid_settings(cfg)
     device = _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:
-        _check_tokens(cfg, settings, report)
+        check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
         _note_anchors(cfg, settings, report)
         report.find(resumption_problems(cfg, settings))
@@ -118,28 +115,36 @@ def _dropped() -> PactError:
     )
 
 
-def _check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
-    named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
-    try:
-        tokens = configured_tokens(settings)
-    except PactError:  # reported already
+def _check_reference(
+    cfg: Mapping[str, Any], settings: PactConfig, device: memory.Device | None, report: Report
+) -> None:
+    impossible = list(reference_plan.impossible(settings))
+    report.find(impossible, block=True)
+    if impossible:
         return
-    source = "file" if tokens is not None else "model" if named is None else "plugin"
-    if named is None and checkpoint is not None and (checkpoint / TOKENS_FILE).is_file():
-        source, named = "checkpoint", str(checkpoint / TOKENS_FILE)
-    report.tokens = {"source": source}
-    if named is not None:
-        report.tokens["name"] = str(named)
-    if tokens is not None:
-        report.tokens |= {"count": len(tokens), "digest": tokens.digest}
-        try:
-            missed = what_is_missed(tokens)
-        except PactError as error:
-            report.find([error])
-        else:
-            report.notes += [missed] if missed is not None else []
-    if tokens is not None or settings.advanced.published is not None:
-        _check_tokenizer(cfg, settings, tokens, report)
+    try:
+        report.reference = plan = reference_plan.planned(cfg, settings)
+    except PactError as error:  # of the sharding, whose key is Axolotl's
+        report.find([error])
+        return
+    if settings.reference != "auto":
+        report.find(other_tokenizer(cfg, settings, report), block=True)
+    sharding = reference_plan.sharding(cfg)
+    try:
+        if is_zero3(cfg):  # reported already
+            return
+        report.reference = plan = reference_plan.measured(plan, cfg, device)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"how much memory the reference needs, as {error}")
+    if sharding is None:
+        report.find(reference_plan.too_large(plan, settings), block=True)
+    elif settings.reference != "auto":
+        report.unchecked.append(
+            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
+        )
 
 
 def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
@@ -159,76 +164,4 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         report.notes.append(
             "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the run "
             "would stop"
-        )
-
-
-def _check_tokenizer(
-    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
-) -> None:
-    try:
-        tokenizer = loading.tokenizer(cfg)
-    except ConfigError as error:
-        report.find([error])
-        return
-    except loading.NotAvailableError as error:
-        report.unchecked.append(f"whether the safety tokens fit the tokenizer, as {error}")
-        return
-    try:
-        if tokens is not None:
-            tokens.check(tokenizer)
-        # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
-        published = settings.advanced.published
-        if published is not None and cfg.get("chat_template") in (None, "tokenizer_default"):
-            assistant_header(tokenizer, published.assistant_header)
-    except PactError as error:
-        report.find([error], block=True)
-
-
-def _check_reference(
-    cfg: Mapping[str, Any], settings: PactConfig, device: memory.Device | None, report: Report
-) -> None:
-    impossible = list(reference_plan.impossible(cfg, settings))
-    report.find(impossible, block=True)
-    if impossible:
-        return
-    try:
-        report.reference = plan = reference_plan.planned(cfg, settings)
-    except PactError as error:  # of the sharding, whose key is Axolotl's
-        report.find([error])
-        return
-    if settings.reference != "auto":
-        report.find(_other_tokenizer(cfg, settings, report), block=True)
-    sharding = reference_plan.sharding(cfg)
-    try:
-        if is_zero3(cfg):  # reported already
-            return
-        report.reference = plan = reference_plan.measured(plan, cfg, device)
-    except ConfigError as error:
-        report.find([error])
-        return
-    except loading.NotAvailableError as error:
-        report.unchecked.append(f"how much memory the reference needs, as {error}")
-    if sharding is None:
-        report.find(reference_plan.too_large(plan), block=True)
-    elif settings.reference != "auto":
-        report.unchecked.append(
-            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
-        )
-
-
-def _other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterable[PactError]:
-    try:
-        own, other = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
-    except ConfigError as error:
-        report.find([error])
-        return
-    except loading.NotAvailableError as error:
-        report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
-        return
-    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
-        yield ReferenceModelError(
-            "the aligned model has another tokenizer than the model in training",
-            key="reference",
-            value=settings.reference,
-            remedy="Use the aligned model that training starts from.",
         )

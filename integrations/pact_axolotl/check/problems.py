@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_axolotl.check.data import unreadable
 from pact_axolotl.check.zero3 import partitioned
 from pact_axolotl.settings import plain, settings
 from pact_plugin.config import PactConfig
@@ -28,6 +29,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     yield from partitioned(cfg)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
+    yield from _shared_inputs(cfg, config)
     for read in (configured_tokens, configured_anchors):
         try:
             read(config)
@@ -105,25 +107,18 @@ _OTHER_LOSSES = (
     _OtherLoss("reward_model", "a reward model has no next-token loss"),
     _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
     _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
-    _OtherLoss("diffusion_lm", "a diffusion model is not trained on the next token"),  # Axolotl 0.21
+    _OtherLoss("diffusion_lm", "a diffusion model is not trained on the next token"),  # in Axolotl 0.21
     _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
     _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
     _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
-    _ManyRanks(
-        "context_parallel", "context parallelism splits a sequence over ranks"
-    ),  # a block, Axolotl 0.21
+    # A block, in Axolotl 0.21.
+    _ManyRanks("context_parallel", "context parallelism splits a sequence over ranks"),
     _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
 )
 
-_CHANGING = (
-    ("relora", "ReLoRA merges what was trained into the base model, which is then no reference any more"),
-    ("lisa_n_layers", "LISA changes during training which layers are trained, so no copy of them was kept"),
-)
+_SWITCHES = ("easing", "anchors", "hold_data")
 
-_REWEIGHTED = (
-    ("use_eaft", "weights the tokens of the cross-entropy"),
-    ("use_dft", "weights the tokens of the cross-entropy"),
-)
+_REWEIGHTED = ("use_eaft", "use_dft")
 
 
 def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -150,34 +145,58 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
 def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
     if config.reference != "auto":
         return
-    for key, what in _CHANGING:
-        if cfg.get(key):
-            yield AdapterError(
-                what,
-                key=key,
-                value=cfg[key],
-                remedy=f"Remove `{key}`, or name the aligned model: `pact: {{reference: {cfg.get('base_model')}}}`.",
-            )
+    named = f"name the aligned model: `pact: {{reference: {cfg.get('base_model')}}}`"
+    if cfg.get("relora"):
+        yield AdapterError(
+            "ReLoRA merges what was trained into the base model, which is then no reference any more",
+            key="relora",
+            value=cfg["relora"],
+            remedy=f"Remove `relora`, or {named}.",
+        )
+    data = unreadable(cfg)
+    if cfg.get("lisa_n_layers") and data is not None and config.asks_at_responses:
+        yield AdapterError(
+            "LISA changes during training which layers are trained, so no copy of them would be kept",
+            key="lisa_n_layers",
+            value=cfg["lisa_n_layers"],
+            remedy=f"Remove `lisa_n_layers` or `{data}`, or {named}.",
+        )
 
 
 def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
     if not config.eases:
         return
-    for key, what in _REWEIGHTED:
+    for key in _REWEIGHTED:
         if cfg.get(key):
             yield AdapterError(
-                f"it {what}, but easing needs a plain one",
+                "it weights the tokens of the cross-entropy, but easing needs a plain one",
                 key=key,
                 value=cfg[key],
                 remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
             )
 
 
+def _shared_inputs(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+    size = cfg.get("tensor_parallel_size")
+    if config.has_anchors and isinstance(size, int) and size > 1:
+        yield AdapterError(
+            "ranks that share a layer would read different anchors",
+            key="tensor_parallel_size",
+            value=size,
+            remedy="Remove `tensor_parallel_size`, or set `pact: {anchors: false}`.",
+        )
+
+
 def _without(block: Any, key: str) -> dict[str, Any] | None:
-    """A block without the setting that an error names, or None where it has no such setting."""
+    """A block without the setting that an error names; None where that is not to be had.
+
+    A term that is on by itself is switched off, so that the next conflict is found.
+    """
     name, _, inner = key.partition(".")
-    if not isinstance(block, dict) or name not in block:
+    if not isinstance(block, dict) or block.get(name) is False:
         return None
+    if name not in block:
+        return {**block, name: False} if name in _SWITCHES else None
     rest = {other: value for other, value in block.items() if other != name}
     kept = _without(block[name], inner)
     return {**rest, name: kept} if kept else rest

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pact_axolotl.check import loading, memory
+from pact_axolotl.check.data import unreadable
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
 from pact_plugin.reference.choose import Choice, Data, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
-_UNREADABLE = ("streaming", "pretraining_dataset", "processor_type")
-"""Keys of data that has no length, or holds more than token ids."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class ReferencePlan:
         kind: `table`, `adapter_off`, `copy`, `model` or `start` (see `Choice.name`).
         source: What computes them: `itself`, `adapter_off`, `copy` or `model`.
         why: One clause, for the eye.
+        table: Folder of the table that they would be written to, or None.
         bytes: Estimate of its memory; None where it is not known.
         model_bytes: Estimate of the weights of the model in training, or None.
         device: Where it would lie, with the memory that is free there, or None.
@@ -35,6 +35,7 @@ class ReferencePlan:
     kind: str
     source: str
     why: str
+    table: str | None = None
     bytes: int | None = None
     model_bytes: int | None = None
     device: memory.Device | None = None
@@ -53,46 +54,57 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     Raises:
         ReferenceModelError: It would be a copy of parameters that are sharded.
     """
-    choice = choose(
-        named=config.reference != "auto",
-        adapter=_adapter(cfg),
-        data=_data(cfg, config),
-        asked=config.asks_at_responses,
-    )
-    nothing = choice.source in ("itself", "adapter_off")
-    return ReferencePlan(choice.name, choice.source, _why(choice, config, cfg), bytes=0 if nothing else None)
-
-
-def _adapter(cfg: Mapping[str, Any]) -> Literal["none", "new", "trained"]:
-    if not cfg.get("adapter"):
-        return "none"
-    start = cfg.get("peft_init_lora_weights")
-    trained = cfg.get("lora_model_dir") or start is False or str(start).startswith(_NOT_AT_ZERO)
-    return "trained" if trained else "new"
-
-
-def _data(cfg: Mapping[str, Any], config: PactConfig) -> Data:
-    unreadable = next((key for key in _UNREADABLE if cfg.get(key)), None)
-    return Data(
-        folder=config.advanced.store
-        or str(Path(str(cfg.get("output_dir") or "./model-out")) / "_pact_store"),
-        obstacle=None if unreadable is None else f"`{unreadable}` data cannot be read before training",
+    state, start = _adapter(cfg)
+    key = unreadable(cfg)
+    output = str(cfg.get("output_dir") or "./model-out")
+    data = Data(
+        folder=config.advanced.store or str(Path(output) / "_pact_store"),
+        obstacle=None if key is None else f"`{key}` data cannot be read before training",
         sharded=sharding(cfg),
     )
-
-
-def _why(choice: Choice, config: PactConfig, cfg: Mapping[str, Any]) -> str:
+    try:
+        choice = choose(
+            named=config.reference != "auto", adapter=state, data=data, asked=config.asks_at_responses
+        )
+    except ReferenceModelError as error:
+        raise ReferenceModelError(
+            error.problem,
+            key=error.key,
+            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or remove `{key}`.",
+        ) from error
+    copied = (
+        f"a copy of the adapter {start}" if cfg.get("adapter") else "a copy of the parameters in training"
+    )
     of = {
-        "itself": "the model",
+        "itself": "the model as it starts",
         "adapter_off": "the model with its adapter switched off",
-        "copy": "a copy of the adapter" if cfg.get("adapter") else "a copy of the parameters in training",
-        "model": f"{config.reference}, loaded beside the model in training",
+        "copy": copied,
+        "model": f"{config.reference} (loaded beside the model in training)",
     }[choice.source]
+    free = choice.source in ("itself", "adapter_off")
+    return ReferencePlan(
+        choice.name, choice.source, _why(choice, of, data.obstacle), choice.table, bytes=0 if free else None
+    )
+
+
+def _adapter(cfg: Mapping[str, Any]) -> tuple[Literal["none", "new", "trained"], str | None]:
+    """The state that an adapter starts in; of one that is trained already, how that is known."""
+    if not cfg.get("adapter"):
+        return "none", None
+    if cfg.get("lora_model_dir"):
+        return "trained", "in `lora_model_dir` (which is trained further)"
+    start = cfg.get("peft_init_lora_weights")
+    if start is False or str(start).startswith(_NOT_AT_ZERO):
+        return "trained", f"of `peft_init_lora_weights: {start or 'false'}` (which does not start at zero)"
+    return "new", None
+
+
+def _why(choice: Choice, of: str, obstacle: str | None) -> str:
     if not choice.asked:
-        return f"{of}, asked once, for the anchors"
+        return f"{of}, asked for the anchors alone"
     if choice.table is not None:
         return f"the predictions of {of}, written to {choice.table} before the first step"
-    return f"{of}, run in each step"
+    return f"{of}, run in each step" + ("" if obstacle is None else f", as {obstacle}")
 
 
 def measured(
@@ -109,25 +121,20 @@ def measured(
         ConfigError: A model is not there.
         NotAvailableError: A model's configuration cannot be loaded here, or has no causal language model.
     """
-    if plan.source in ("itself", "adapter_off") or (plan.source == "copy" and cfg.get("adapter")):
+    if plan.bytes == 0 or (plan.source == "copy" and cfg.get("adapter")):
         return plan
     unit = memory.bytes_per_parameter(cfg)
     key = "base_model_config" if cfg.get("base_model_config") else "base_model"
     model = _size(key, cfg.get(key), cfg)
     count = model.trained
     if plan.source == "model":
-        count = _size("pact.reference", _named(cfg), {}).parameters
+        count = _size("pact.reference", cfg["pact"]["reference"], {}).parameters
     return replace(
         plan,
         bytes=int(count * unit),
         model_bytes=int(model.parameters * memory.base_bytes_per_parameter(cfg)),
         device=device or memory.device(),
     )
-
-
-def _named(cfg: Mapping[str, Any]) -> Any:
-    block = cfg.get("pact")
-    return block.get("reference") if isinstance(block, Mapping) else None
 
 
 def _size(key: str, name: Any, cfg: Mapping[str, Any]) -> memory.Size:
@@ -140,7 +147,7 @@ def _size(key: str, name: Any, cfg: Mapping[str, Any]) -> memory.Size:
         raise loading.NotAvailableError(f"`{key}: {name}` could not be sized ({reason})") from error
 
 
-def impossible(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
+def impossible(config: PactConfig) -> Iterator[PactError]:
     """References that cannot exist."""
     name = config.reference
     if name == "auto" or name in offered("pact_references") or Path(name).is_dir():
@@ -151,17 +158,20 @@ def impossible(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError
         )
 
 
-def too_large(plan: ReferencePlan) -> Iterator[PactError]:
+def too_large(plan: ReferencePlan, config: PactConfig) -> Iterator[PactError]:
     """An error where the reference does not fit beside the model."""
     if plan.fits or plan.bytes is None or plan.model_bytes is None or plan.device is None:
         return
+    remedy = "Use data that can be read before training, or a device with more."
+    if plan.source == "model":
+        remedy = "Write `reference: auto` if training starts from that model, or use a device with more."
     yield ReferenceModelError(
-        f"it needs about {memory.readable(plan.bytes)} beside the {memory.readable(plan.model_bytes)} of the model's "
-        f"weights, and {plan.device.name} has {memory.readable(plan.device.free)} free (gradients, optimiser and "
-        "activations not counted)",
+        f"{plan.why}: it needs about {memory.readable(plan.bytes)} beside the {memory.readable(plan.model_bytes)} of "
+        f"the model's weights, and {plan.device.name} has {memory.readable(plan.device.free)} free (gradients, "
+        "optimiser and activations not counted)",
         key="reference",
-        value=plan.source,
-        remedy="Use `reference: auto` with text data of known length, which needs no memory, or a device with more.",
+        value=config.reference,
+        remedy=remedy,
     )
 
 

@@ -1,0 +1,257 @@
+"""A way to constrain without data: what a step, and reading the data, cost by the terms' own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.allocations import Allocations
+from benchmarks.meta import build, decoder_pass, head_flops, inputs
+from benchmarks.settings import Mode, Settings
+from benchmarks.shapes import build_tokenizer, response_length, safety_tokens
+from pact_plugin import PactConfig, SafetyTokens
+from pact_plugin.data.documents import Document, behind, documents_of, full_context
+from pact_plugin.data.positions import IGNORED, ResponsePositions, positions_of
+from pact_plugin.data.view import View
+from pact_plugin.math.confidence import confidence_divergence
+from pact_plugin.model.head import language_head
+from pact_plugin.reference.columns import Columns, furthest, read
+from pact_plugin.reference.source import Source, build_source
+from pact_plugin.terms.base import Contribution, MicroBatch, Term
+from pact_plugin.terms.build import data_terms
+from pact_plugin.terms.published import PublishedTerm
+from pact_plugin.terms.student import Reading, Student
+
+
+@dataclass(frozen=True)
+class AnchorRows:
+    """The anchors of a step, as one batch.
+
+    Args:
+        rows: So many.
+        length: Tokens read of each: by default the bundled prompts' mean in SmolLM2's chat format without a system
+            message, and the answer.
+        held: Positions held, of all together.
+    """
+
+    rows: int = 8
+    length: int = 25
+    held: int = 32
+
+
+@dataclass(frozen=True)
+class Count:
+    """One kind of step. FLOPs are 2 for each multiplication and addition, attention counted without its causal half."""
+
+    flops: int
+    extra_flops: int = 0
+    """Of the constraint, beside the plain step."""
+    anchor_flops: int = 0
+    """Of these, those of anchors."""
+    reading_flops: int = 0
+    """Of reading the documents of a step once, before the first step."""
+    held_bytes: int = 0
+    """What the reference holds all the time: copied parameters or a second model."""
+    passing_bytes: int = 0
+    """Peak of what the constraint allocates while it runs, reference and backward pass included."""
+
+    @property
+    def plain(self) -> int:
+        """FLOPs of the plain step."""
+        return self.flops - self.extra_flops
+
+    @property
+    def ratio(self) -> float:
+        """FLOPs to those of the plain step."""
+        return self.flops / self.plain
+
+    @property
+    def anchor_share(self) -> float:
+        """FLOPs of anchors, as a share of the plain step's."""
+        return self.anchor_flops / self.plain
+
+    @property
+    def reading_share(self) -> float:
+        """FLOPs of reading the data once, as a share of a plain epoch's."""
+        return self.reading_flops / self.plain
+
+    def run_ratio(self, epochs: int) -> float:
+        """FLOPs of a run of so many epochs, reading included, to those of a plain one."""
+        return self.ratio + self.reading_share / epochs
+
+
+class Kind:
+    """A way to constrain, on a model without data.
+
+    Args:
+        mode: The way.
+        settings: What is counted.
+        model: In training.
+    """
+
+    def __init__(self, mode: Mode, settings: Settings, model: Any) -> None:
+        self._mode, self._settings, self._model = mode, settings, model
+        tokenizer, tokens = _tokens(settings.sizes.vocab_size, settings.tokens)
+        config = mode.config(tokens, Path())
+        self._ids = torch.tensor(tokens.positive.ids, device="meta")
+        self._head, self._chunk = language_head(model), config.advanced.chunk_size
+        self._student = Student(model, self._head, self._ids, self._chunk)
+        self._terms: Sequence[Term] = _terms(config, tokens, tokenizer)
+        self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
+
+    def count(self, plain: int, anchors: AnchorRows) -> Count:
+        """The whole.
+
+        Args:
+            plain: FLOPs of the plain step.
+            anchors: Of a step.
+        """
+        in_step = bool(self._columns) and self._mode.where != "table"
+        runs, held, passing = 0, 0, 0
+        if in_step:
+            source = self._source()
+            held = source.extra_bytes
+            with Allocations() as allocations:
+                runs = self._reference(source, whole=furthest(self._columns) is None)
+            passing = allocations.peak
+        of_anchors = self._anchors(anchors) if "anchors" in self._mode.terms else 0
+        self._model.zero_grad()
+        with Allocations() as allocations:
+            of_terms = self._data_terms()
+        extra = runs + of_anchors + of_terms
+        return Count(
+            flops=plain + extra,
+            extra_flops=extra,
+            anchor_flops=of_anchors,
+            reading_flops=self._reading() if self._columns and not in_step else 0,
+            held_bytes=held,
+            passing_bytes=max(passing, allocations.peak),
+        )
+
+    def _source(self) -> Source:
+        where, settings = self._mode.where, self._settings
+        if where == "model":
+            return build_source("model", self._model, build(settings))
+        if settings.train == "lora":
+            return build_source("adapter_off", self._model)
+        return build_source("copy" if where == "step" else "itself", self._model)
+
+    def _reference(self, source: Source, *, whole: bool) -> int:
+        """FLOPs of the aligned model over the step's batch; `whole` where it repeats the rows of the batch."""
+        shape = self._settings.sizes
+        (document, *_), _, _ = self._batch()
+        contexts = {one.behind: [c for c in self._columns if c.behind == one.behind] for one in self._columns}
+        with FlopCounterMode(display=False) as counter, source.session():
+            for header, columns in contexts.items():
+                row = full_context(document)
+                if header is not None:
+                    (row,) = behind(document, header, furthest(columns))
+                length = shape.length if header is None and whole else len(row.tokens)
+                source.hidden((), inputs(shape.batch, length, source.head))
+                read(source, self._states(shape.batch * len(row.columns)), columns, self._chunk)
+        return counter.get_total_flops()
+
+    def _reading(self) -> int:
+        """FLOPs of filling the table with the step's documents, the logits of one position of each included."""
+        shape = self._settings.sizes
+        contexts = len({one.behind for one in self._columns})
+        last = head_flops(shape.batch * contexts, shape.hidden_size, shape.vocab_size, trained=False) // 2
+        return self._reference(self._source(), whole=False) + last
+
+    def _data_terms(self) -> int:
+        """FLOPs of the terms at the data's positions, beside a task loss that has the labels' log-probabilities."""
+        if not self._columns:
+            return 0
+        shape = self._settings.sizes
+        _, host, positions = self._batch()
+        count = len(positions)
+        given = torch.zeros(count, device="meta", requires_grad=True)
+        hidden = self._states(shape.batch, shape.length).requires_grad_()
+        view = View(
+            hidden=hidden,
+            args=(),
+            kwargs={},
+            positions=positions.to(hidden.device),
+            labels=host["labels"].to("meta"),
+            host=host,
+            host_positions=positions,
+            label_logprobs=given,
+        )
+        aligned = {
+            one: torch.zeros(_within(positions, one), one.width, device="meta") for one in self._columns
+        }
+        batch = MicroBatch(view, Reading(self._student, view, given), aligned)
+        with FlopCounterMode(display=False) as counter:
+            parts = [term(batch) for term in self._terms]
+            total = sum(
+                (one for part in parts for one in (part.penalty, part.relief) if one is not None), given.sum()
+            )
+            total.backward()
+        return counter.get_total_flops()
+
+    def _anchors(self, anchors: AnchorRows) -> int:
+        """FLOPs of a step's anchors: through the decoder and the head, forward and backward."""
+        count, ids = anchors.held, self._ids
+        states = self._states(count).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            read = self._head.readout(
+                states, ids, torch.zeros(count, dtype=torch.long, device="meta"), chunk_size=self._chunk
+            )
+            aligned = torch.zeros(count, len(ids), device="meta"), torch.zeros(count, device="meta")
+            confidence_divergence(read.logprobs, aligned[0], read.log_rest, aligned[1]).mean().backward()
+        return counter.get_total_flops() + sum(decoder_pass(self._head, anchors.rows, anchors.length))
+
+    def _batch(self) -> tuple[list[Document], dict[str, Tensor], ResponsePositions]:
+        """The documents of a step, the batch on the host, and the positions that any term looks at."""
+        shape = self._settings.sizes
+        labels = torch.full((shape.batch, shape.length), IGNORED)
+        labels[:, shape.length - response_length(shape.length, self._settings.response_share) :] = 1
+        host = {"labels": labels, "input_ids": torch.ones_like(labels)}
+        positions = positions_of(host, furthest(self._columns))
+        return documents_of(host, positions), host, positions
+
+    def _states(self, *sizes: int) -> Tensor:
+        width, dtype = self._settings.sizes.hidden_size, getattr(torch, self._settings.dtype)
+        return torch.zeros(*sizes, width, dtype=dtype, device="meta")
+
+
+class _Published:
+    """The published objective without the divergence, which multiplies no matrices and looks at numbers.
+
+    Args:
+        term: The objective.
+        ids: All of the safety tokens.
+    """
+
+    name = "published"
+    metrics: tuple[str, ...] = ()
+
+    def __init__(self, term: PublishedTerm, ids: Sequence[int]) -> None:
+        self.columns, self._ids = term.columns, torch.tensor(ids, device="meta")
+
+    def __call__(self, batch: MicroBatch) -> Contribution:
+        """The logits of the model in training."""
+        return Contribution(penalty=batch.student.logits(self._ids).sum())
+
+
+@lru_cache
+def _tokens(vocab_size: int, number: int) -> tuple[Any, SafetyTokens]:
+    tokenizer = build_tokenizer(vocab_size)
+    return tokenizer, safety_tokens(tokenizer, number)
+
+
+def _terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any) -> list[Any]:
+    found = data_terms(config, tokens, tokenizer, torch.device("meta"))
+    return [_Published(term, tokens.ids) if isinstance(term, PublishedTerm) else term for term in found]
+
+
+def _within(positions: ResponsePositions, columns: Columns) -> int:
+    first = columns.first
+    return len(positions) if first is None else int((positions.index < first).sum())

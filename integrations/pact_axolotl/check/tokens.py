@@ -1,0 +1,83 @@
+"""The safety tokens that a run would have, and the tokenizers that they, or a reference, must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pact_axolotl.check import loading
+from pact_axolotl.check.problems import configured_tokens
+from pact_axolotl.check.report import Report
+from pact_axolotl.check.resumption import checkpoint_of
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
+from pact_plugin.run.receipt import TOKENS_FILE
+from pact_plugin.terms.published import assistant_header
+from pact_plugin.tokens.beginnings import what_is_missed
+from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+
+
+def check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+    """Put what is known of the run's safety tokens into a report, and what is wrong with them."""
+    named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
+    try:
+        tokens = configured_tokens(settings)
+    except PactError:  # reported already
+        return
+    source = "file" if tokens is not None else "model" if named is None else "plugin"
+    if named is None and checkpoint is not None and (checkpoint / TOKENS_FILE).is_file():
+        source, named = "checkpoint", str(checkpoint / TOKENS_FILE)
+    report.tokens = {"source": source}
+    if named is not None:
+        report.tokens["name"] = str(named)
+    if tokens is not None:
+        report.tokens |= {"count": len(tokens), "digest": tokens.digest}
+        try:
+            missed = what_is_missed(tokens)
+        except PactError as error:
+            report.find([error])
+        else:
+            report.notes += [missed] if missed is not None else []
+    if tokens is not None or settings.advanced.published is not None:
+        _check_tokenizer(cfg, settings, tokens, report)
+
+
+def _check_tokenizer(
+    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
+) -> None:
+    try:
+        tokenizer = loading.tokenizer(cfg)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"whether the safety tokens fit the tokenizer, as {error}")
+        return
+    try:
+        if tokens is not None:
+            tokens.check(tokenizer)
+        # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
+        published = settings.advanced.published
+        if published is not None and cfg.get("chat_template") in (None, "tokenizer_default"):
+            assistant_header(tokenizer, published.assistant_header)
+    except PactError as error:
+        report.find([error], block=True)
+
+
+def other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterator[PactError]:
+    """An error where the reference that is named has another tokenizer than the model in training."""
+    try:
+        own, other = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+    except ConfigError as error:
+        report.find([error])
+        return
+    except loading.NotAvailableError as error:
+        report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
+        return
+    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
+        yield ReferenceModelError(
+            "the aligned model has another tokenizer than the model in training",
+            key="reference",
+            value=settings.reference,
+            remedy="Use the aligned model that training starts from.",
+        )

@@ -1,0 +1,107 @@
+"""One choice of the reference over plain facts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from loop import a_batch, adapted, settings, trained
+from tiny import tiny_model, tiny_tokenizer
+
+from pact_plugin import PactConstraint
+from pact_plugin.errors import ReferenceModelError
+from pact_plugin.reference.choose import Choice, Data, choose
+
+STREAM = "the training data has no length"
+READABLE, STREAMED, NOWHERE = Data("store"), Data("store", STREAM), Data(None)
+
+TABLE = {
+    # (named, adapter, data, asked): source, table, name, lasting
+    # Text of known length is read once, whatever computes it.
+    (True, "none", READABLE, True): ("model", "store", "table", False),
+    (False, "none", READABLE, True): ("itself", "store", "table", False),
+    (False, "new", READABLE, True): ("adapter_off", "store", "table", True),
+    (False, "trained", READABLE, True): ("itself", "store", "table", False),
+    # Else each step runs it.
+    (True, "none", STREAMED, True): ("model", None, "model", True),
+    (False, "none", STREAMED, True): ("copy", None, "copy", True),
+    (False, "new", STREAMED, True): ("adapter_off", None, "adapter_off", True),
+    (False, "trained", STREAMED, True): ("copy", None, "copy", True),
+    # So it does in a loop that names no folder.
+    (True, "none", NOWHERE, True): ("model", None, "model", True),
+    (False, "none", NOWHERE, True): ("copy", None, "copy", True),
+    (False, "new", NOWHERE, True): ("adapter_off", None, "adapter_off", True),
+    (False, "trained", NOWHERE, True): ("copy", None, "copy", True),
+    # Where nothing is asked at the data, only the start of the run needs the aligned model.
+    **{
+        (named, adapter, data, False): (source, None, "start", source == "adapter_off")
+        for data in (READABLE, STREAMED, NOWHERE)
+        for named, adapter, source in (
+            (True, "none", "model"),
+            (False, "none", "itself"),
+            (False, "new", "adapter_off"),
+            (False, "trained", "itself"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("facts", TABLE, ids=str)
+def test_the_choice(facts):
+    named, adapter, data, asked = facts
+    choice = choose(named=named, adapter=adapter, data=data, asked=asked)
+    assert choice == Choice(*TABLE[facts][:2], asked)
+    assert (choice.source, choice.table, choice.name, choice.lasting) == TABLE[facts]
+
+
+def test_the_table_holds_every_combination():
+    adapters = [(True, "none"), *((False, one) for one in ("none", "new", "trained"))]
+    everything = itertools.product(adapters, (READABLE, STREAMED, NOWHERE), (True, False))
+    assert set(TABLE) == {(*adapter, data, asked) for adapter, data, asked in everything}
+
+
+@pytest.mark.parametrize("facts", TABLE, ids=str)
+def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts):
+    named, adapter, data, asked = facts
+    sharded = Data(data.folder, data.obstacle, sharded="fsdp")
+    if TABLE[facts][0] != "copy":
+        choice = choose(named=named, adapter=adapter, data=sharded, asked=asked)
+        assert choice == choose(named=named, adapter=adapter, data=data, asked=asked)
+        return
+    why = data.obstacle or "no folder is named"
+    with pytest.raises(ReferenceModelError, match=rf"fsdp: {why}.*name the aligned model as `reference`"):
+        choose(named=named, adapter=adapter, data=sharded, asked=asked)
+
+
+@pytest.mark.parametrize(
+    ("build", "store", "name", "source"),
+    [
+        (tiny_model, True, "table", "itself"),
+        (adapted, True, "table", "adapter_off"),
+        (trained, True, "table", "itself"),
+        (tiny_model, False, "copy", "copy"),
+        (adapted, False, "adapter_off", "adapter_off"),
+        (trained, False, "copy", "copy"),
+    ],
+)
+def test_a_loop_of_ones_own(tmp_path, build, store, name, source):
+    config = settings(advanced={"store": tmp_path} if store else {})
+    constraint = PactConstraint(build(), tiny_tokenizer(), config)
+    choice = constraint.reference.choice
+    assert (choice.name, choice.source) == (name, source)
+    assert constraint.record.receipt.reference == name
+    assert (constraint.reference.table is not None) == constraint.reference.can_fill == store
+    other = PactConstraint(build(), tiny_tokenizer(), config, reference_model=tiny_model(seed=4))
+    assert other.reference.choice == Choice("model", str(tmp_path) if store else None)
+
+
+def test_a_table_of_another_model_is_filled_by_it(tmp_path):
+    """And not by the one in training, before or after its first step."""
+    config = settings(hold_data=True, advanced={"store": tmp_path})
+    aligned, batch = tiny_model(seed=4), a_batch()
+    calls = []
+    aligned.register_forward_hook(lambda *_: calls.append(1))
+    constraint = PactConstraint(tiny_model(), tiny_tokenizer(), config, reference_model=aligned)
+    read = len(calls)
+    constraint.fill([batch], progress=False)
+    assert len(calls) == read + 1

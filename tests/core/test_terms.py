@@ -1,0 +1,178 @@
+"""Nothing that no term asks for is computed, stored or logged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loop import (
+    FEW_ANCHORS,
+    POSITIVE,
+    PUBLISHED,
+    TOKENIZER,
+    TOKENS,
+    a_batch,
+    adapted,
+    calls_of_sources,
+    loss_of,
+    measured,
+    moved,
+    settings,
+)
+from tiny import tiny_model
+
+from pact_plugin import PactConfig, PactConstraint
+from pact_plugin.data.documents import documents_of
+from pact_plugin.data.positions import positions_of
+from pact_plugin.model.head import LanguageHead
+from pact_plugin.reference.choose import Data
+from pact_plugin.reference.columns import Columns, furthest
+from pact_plugin.terms.base import Step
+
+IDS = tuple(POSITIVE)
+BOTH = {"logprobs", "log_rest"}
+ANCHORS_ALONE = {"easing": False, "anchors": FEW_ANCHORS}
+
+
+def built(model, **changes) -> PactConstraint:
+    return PactConstraint(model, TOKENIZER, settings(**changes))
+
+
+def asked(constraint) -> dict[str, list[Columns]]:
+    return {term.name: list(term.columns) for term in constraint.terms}
+
+
+def test_by_default_the_table_holds_one_number_for_each_of_the_first_16_tokens(tmp_path):
+    config = PactConfig(safety_tokens=TOKENS, advanced={"store": tmp_path})
+    constraint = PactConstraint(tiny_model(), TOKENIZER, config)
+    (column,) = constraint.reference.table.columns
+    assert column == Columns("log_mass", IDS, 16)
+    assert column.width == 1
+    assert asked(constraint) == {"easing": [column], "anchors": []}
+    assert constraint.record.receipt.terms == ["easing", "anchors"]
+    batch = a_batch(rows=2, width=40)
+    batch["labels"][:] = -100
+    for row, response in ((0, slice(4, 8)), (1, slice(4, 30)), (1, slice(38, 40))):
+        batch["labels"][row, response] = 50
+    constraint.fill([batch], progress=False)
+    table = constraint.reference.table
+    found = table.fetch(documents_of(batch, positions_of(batch, 16)), torch.device("cpu"))
+    assert {one: tuple(values.shape) for one, values in found.items()} == {column: (4 + 16 + 2, 1)}
+    assert table.bytes_per_position() == 2
+    assert (tmp_path / "header.json").read_text().count('"kind"') == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds", "positions"),
+    [
+        ({}, {"log_mass"}, 16),
+        ({"easing": {"first": "all"}}, {"log_mass"}, None),
+        ({"easing": False, "hold_data": True}, BOTH, None),
+        ({"easing": {"first": 2}, "hold_data": {"first": 7}}, {"log_mass"} | BOTH, 7),
+        ({"hold_data": True}, {"log_mass"} | BOTH, None),
+        (ANCHORS_ALONE, set(), 0),
+        (PUBLISHED, {"logits"}, None),
+        ({"easing": False, "advanced": {"published": {"first": 5}}}, {"logits"}, 5),
+    ],
+)
+def test_which_columns_the_terms_ask(changes, kinds, positions):
+    columns = [one for own in asked(built(tiny_model(), **changes)).values() for one in own]
+    assert {one.kind for one in columns} == kinds
+    assert furthest(columns) == positions
+
+
+def test_the_published_objective_asks_for_all_tokens_and_behind_its_header_until_the_gate_ends():
+    header = tuple(TOKENIZER.encode("<|im_start|>assistant\n", add_special_tokens=False))
+    whole, behind = asked(built(tiny_model(), **PUBLISHED))["published"]
+    assert whole == Columns("logits", TOKENS.ids)
+    assert behind == Columns("logits", TOKENS.ids, 82, behind=header)
+    closed = {"easing": False, "advanced": {"published": {"boost": 0}}}
+    assert asked(built(tiny_model(), **closed))["published"] == [whole]
+
+
+LOGGED = {
+    "default": ({}, {"eased", "loss", "anchor_divergence"}, {"eased"}),
+    "easing": ({"anchors": False}, {"eased"}, {"eased"}),
+    "anchors": ({"easing": False}, {"loss", "anchor_divergence"}, set()),
+    "hold": ({"easing": False, "anchors": False, "hold_data": True}, *[{"loss", "divergence"}] * 2),
+    "published": (PUBLISHED, *[{"loss", "divergence"}] * 2),
+    "all": (
+        {"hold_data": True},
+        {"eased", "loss", "divergence", "anchor_divergence"},
+        {"eased", "loss", "divergence"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOGGED)
+def test_what_is_logged(name):
+    changes, training, evaluation = LOGGED[name]
+    model = tiny_model()
+    constraint = built(model, **({"anchors": FEW_ANCHORS} | changes))
+    loss_of(constraint, moved(model), a_batch())
+    assert set(constraint.metrics()) == {f"pact/{one}" for one in training}
+    assert set(measured(constraint, model, a_batch())) == {f"pact/{one}" for one in evaluation}
+    assert set(constraint.record.receipt.sums) == training
+    assert (constraint.record.receipt.positions == 0) == (name == "anchors")
+
+
+def test_beside_the_task_by_default_the_head_reads_the_anchors_alone(tmp_path, monkeypatch):
+    model, batch, projected, beside = tiny_model(), a_batch(), [], []
+    config = {"anchors": FEW_ANCHORS | {"per_step": 2}, "advanced": {"store": tmp_path}}
+    constraint = built(model, **config)
+    constraint.fill([batch], progress=False)
+    anchors = next(term for term in constraint.terms if term.name == "anchors")
+    monkeypatch.setattr(LanguageHead, "beside", lambda *given: beside.append(given))
+    for step in range(1, 4):
+        with constraint.watch(batch):
+            logits = model(**batch).logits
+        labels = batch["labels"][:, 1:].clamp(min=0)[..., None]
+        given = logits[:, :-1].log_softmax(-1).gather(2, labels)[..., 0]
+        hook = model.lm_head.register_forward_hook(lambda m, a, out: projected.append(out.shape[0]))
+        constraint.loss(batch, Step(step), label_logprobs=given)
+        hook.remove()
+        held = sum(len(anchors.documents[one].columns) for one in anchors.chosen(step, 0, 0, 1))
+        compared = int((batch["labels"] != -100).sum()) + 1 if step == 1 else 0
+        assert sum(projected) == held + compared
+        projected.clear()
+    assert not beside
+
+
+@pytest.mark.parametrize("build", [tiny_model, adapted])
+def test_anchors_alone_make_no_table_and_no_step_runs_a_reference(tmp_path, monkeypatch, build):
+    model = build()
+    data = Data(folder=str(tmp_path / "store"))
+    constraint = PactConstraint(model, TOKENIZER, settings(**ANCHORS_ALONE), data=data)
+    assert constraint.reference.choice.name == "start"
+    assert constraint.reference.table is None
+    assert not constraint.reference.can_fill
+    calls = calls_of_sources(monkeypatch)
+    loss_of(constraint, model, a_batch())
+    read = len(calls)
+    assert (read == 0) == (
+        build is tiny_model
+    )  # an adapter is switched off in the first step, once for all anchors
+    for _ in range(2):
+        loss_of(constraint, moved(model), a_batch())
+        measured(constraint, model, a_batch())
+    assert len(calls) == read
+    assert not (tmp_path / "store").exists()
+
+
+def test_with_easing_alone_no_gradient_is_needed_of_the_safety_tokens(monkeypatch):
+    """The part of the task that yields is that of the labels."""
+    model, seen = moved(tiny_model()), []
+    readout = LanguageHead.readout
+
+    def recorded(self, hidden, *given, **named):
+        seen.append(hidden.requires_grad)
+        return readout(self, hidden, *given, **named)
+
+    constraint = built(model, advanced={"chunk_size": 3})
+    with constraint.watch():
+        logits = model(**a_batch()).logits
+    labels = a_batch()["labels"][:, 1:].clamp(min=0)[..., None]
+    given = logits[:, :-1].log_softmax(-1).gather(2, labels)[..., 0]
+    monkeypatch.setattr(LanguageHead, "readout", recorded)
+    loss = constraint.loss(a_batch(), label_logprobs=given)
+    assert seen == [False, False]  # the reference, and the comparison
+    assert torch.autograd.grad(loss, given, allow_unused=False)[0].any()

@@ -1,0 +1,143 @@
+"""What `axolotl train` should have logged: the formulas of `plain` on the batches and weights of its own run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from axolotl_runs import Run, Workshop
+from peft import LoraConfig, get_peft_model
+from plain import anchor_divergence, micro_batch_loss
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import pact_plugin as pact
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose batches they are.
+
+    Args:
+        accumulation: Micro-batches of a step on each rank.
+        rank: Process.
+        ranks: How many there are.
+    """
+
+    accumulation: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    def anchors(self, pool: Any, number: int) -> list[Any]:
+        """Those of a micro-batch of this rank: as if all ranks' micro-batches were one process's."""
+        step, micro_batch = divmod(number, self.accumulation)
+        place, count = self.rank * self.accumulation + micro_batch, self.ranks * self.accumulation
+        return [pool.documents[index] for index in pool.chosen(step + 1, place, 0, count)]
+
+
+def expected(
+    workshop: Workshop,
+    run: Run,
+    place: Place,
+    *,
+    tokens: pact.SafetyTokens | None = None,
+    load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained,
+) -> tuple[list[float], list[dict[str, float]]]:
+    """The loss of every step, and the sums of every micro-batch, of what the model was given in a run.
+
+    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step.
+
+    Args:
+        workshop: Where the run was.
+        run: With dumped batches, under the settings that its receipt names.
+        place: Whose batches.
+        tokens: The safety tokens; the workshop's when absent.
+        load: Gives the aligned model from its folder.
+    """
+    folder = workshop.folder / "model"
+    aligned, model = load(folder).eval(), load(folder).eval()
+    if (run.output / "adapter_config.json").exists():
+        model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
+    settings, tokens = run.receipt["config"], tokens or workshop.tokens
+    safety = torch.tensor(tokens.positive.ids)
+    pool = None
+    if settings["anchors"]:
+        config = pact.PactConfig(safety_tokens=tokens, anchors=settings["anchors"])
+        constraint = pact.PactConstraint(load(folder), workshop.tokenizer, config)
+        (pool,) = [term for term in constraint.terms if term.name == "anchors"]
+    losses, parts = [], []
+    for number, dumped in enumerate(run.dumped(place.rank)):
+        parameters = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, weight in dumped["weights"].items():
+                parameters[name].copy_(weight)
+            loss, part = _of_data(model, aligned, dumped["inputs"], safety, run)
+            if pool is not None:
+                divergence = anchor_divergence(model, aligned, place.anchors(pool, number), safety)
+                loss = loss + settings["weight"] * divergence
+                part["anchor_divergence"] = divergence.item() * part["tokens"]
+        losses.append(loss.item())
+        parts.append(part)
+    size = place.accumulation
+    assert losses
+    assert len(losses) % size == 0
+    return [sum(losses[i : i + size]) / size for i in range(0, len(losses), size)], parts
+
+
+def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, **how: Any) -> None:
+    """Losses, metrics and receipt of a run of one process are the plain ones, and nothing else is logged."""
+    losses, parts = expected(workshop, run, Place(accumulation), **how)
+    assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)
+    for step, entry in enumerate(run.steps):
+        assert_metrics(entry, parts[step * accumulation : (step + 1) * accumulation], run)
+    moved = "pact/anchor_divergence" if run.receipt["config"]["anchors"] else "pact/divergence"
+    assert run.steps[0][moved] == pytest.approx(0, abs=1e-6)
+    assert run.steps[-1][moved] > 1e-5
+    assert run.receipt["trained_tokens"] == sum(part["tokens"] for part in parts)
+    looked = sum(max(part["positions"], part["eased_positions"]) for part in parts)
+    assert run.receipt["positions"] == looked
+    assert run.receipt["steps"] == [[1, len(run.steps)]]
+
+
+def assert_metrics(entry: dict[str, float], parts: list[dict[str, float]], run: Run) -> None:
+    """The `pact/*` metrics of a step are those of its micro-batches, on whatever ranks."""
+    settings = run.receipt["config"]
+    total = {name: sum(part.get(name, 0.0) for part in parts) for name in set().union(*parts)}
+    metrics: dict[str, float] = {}
+    if settings["easing"]:
+        metrics["pact/eased"] = total["eased"] / total["eased_positions"]
+    if settings["hold_data"]:
+        metrics["pact/divergence"] = total["divergence"] / total["positions"]
+    if settings["anchors"]:
+        metrics["pact/anchor_divergence"] = total["anchor_divergence"] / total["tokens"]
+    if settings["anchors"] or settings["hold_data"]:
+        penalty = total["divergence"] + total.get("anchor_divergence", 0.0)
+        metrics["pact/loss"] = settings["weight"] * penalty / total["tokens"]
+    logged = {name: value for name, value in entry.items() if name.startswith("pact/")}
+    assert logged == pytest.approx(metrics, rel=1e-3, abs=1e-6)
+
+
+def _of_data(
+    model: Any, aligned: Any, batch: dict[str, Tensor], safety: Tensor, run: Run
+) -> tuple[Tensor, dict[str, float]]:
+    settings = run.receipt["config"]
+
+    def first(block: Any) -> int | None:
+        return None if not block or block["first"] == "all" else block["first"]
+
+    return micro_batch_loss(
+        model,
+        aligned,
+        batch,
+        safety,
+        weight=settings["weight"],
+        easing=bool(settings["easing"]),
+        easing_first=first(settings["easing"]),
+        hold_data=bool(settings["hold_data"]),
+        hold_first=first(settings["hold_data"]),
+        stored=run.receipt["table"] is not None,
+    )

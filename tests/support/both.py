@@ -1,0 +1,124 @@
+"""Either trainer on the same rows, full or with LoRA: `transformers.Trainer` and TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from hf import adapted, hf_trainer, tokenized
+from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer
+from tiny import tiny_model
+from transformers import TrainerCallback
+
+import pact_plugin as pact
+from pact_plugin.hooks.manager import find_adapter
+
+FEW_ANCHORS = {"prompts": str(Path(__file__).parent / "few_anchors.jsonl")}
+"""The bundled ones, some 500, take a third of a second to be answered."""
+CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, hold_data=True, anchors=FEW_ANCHORS)
+"""Every term: easing, anchors and the data."""
+HELD = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, hold_data=True, anchors=False)
+SAVING = {"save_strategy": "steps", "save_steps": 2}
+
+
+def of_transformers(
+    output: Any,
+    *,
+    with_lora: bool = False,
+    dropout: float = 0.0,
+    model: Any = None,
+    data: Dataset | None = None,
+    streaming: bool = False,
+    **settings: Any,
+) -> Any:
+    """A `transformers.Trainer`; see `of_trl`."""
+    model = tiny_model() if model is None else model
+    rows = tokenized() if data is None else tokenized(data)
+    return hf_trainer(
+        output,
+        model=adapted(model, lora_dropout=dropout) if with_lora else model,
+        data=rows.to_iterable_dataset() if streaming else rows,
+        **settings,
+    )
+
+
+def of_trl(
+    output: Any,
+    *,
+    with_lora: bool = False,
+    dropout: float = 0.0,
+    data: Dataset | None = None,
+    streaming: bool = False,
+    **settings: Any,
+) -> Any:
+    """An SFTTrainer.
+
+    Args:
+        output: Its output folder.
+        with_lora: Whether the model gets a new adapter.
+        dropout: Of that adapter.
+        data: Rows as of `completions`.
+        streaming: Whether the data has no length.
+        **settings: As for `sft_trainer`, such as `model`, `trainer_class` or `max_steps`.
+    """
+    rows = completions() if data is None else data
+    return sft_trainer(
+        output,
+        peft=lora(lora_dropout=dropout) if with_lora else None,
+        data=rows.to_iterable_dataset() if streaming else rows,
+        **settings,
+    )
+
+
+each_trainer = pytest.mark.parametrize("build", [of_transformers, of_trl], ids=["transformers", "trl"])
+each_kind = pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
+
+
+def with_training() -> torch.nn.Module:
+    """A model whose adapter already holds training, so that it cannot be switched off."""
+    model = adapted()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
+    return model
+
+
+def changed(config: pact.PactConfig, **changes: Any) -> pact.PactConfig:
+    """The same settings but for some."""
+    given = {name: getattr(config, name) for name in config.model_fields_set}
+    return pact.PactConfig(**(given | changes))
+
+
+def with_reference_in_steps(trainer: Any, config: pact.PactConfig) -> Any:
+    """Constrain a trainer without a table, so that each step runs the reference."""
+    return find_adapter(trainer).attach(trainer, pact.PactConstraint(trainer.model, TOKENIZER, config))
+
+
+def anchors_of(trainer: Any) -> Any:
+    (term,) = [term for term in trainer.pact.terms if term.name == "anchors"]
+    return term
+
+
+class Recording(TrainerCallback):
+    """The batches that a trainer's steps are given. To be built once the constraint is attached.
+
+    The collator also makes those from which the table is filled, before this callback hears that training begins.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.batches: list[dict[str, torch.Tensor]] = []
+        self._collate = trainer.data_collator
+        trainer.data_collator = self
+        trainer.add_callback(self)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.batches.clear()
+
+    def __call__(self, rows: Any) -> Any:
+        batch = self._collate(rows)
+        self.batches.append({key: value.clone() for key, value in batch.items() if torch.is_tensor(value)})
+        return batch

@@ -1,0 +1,149 @@
+"""What `transformers.Trainer` and TRL's `SFTTrainer` have in common under PACT: logs and evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from both import CONFIG, HELD, changed, each_trainer
+from sft import train_logs
+from transformers import TrainerCallback
+
+import pact_plugin as pact
+from pact_plugin.hooks import manager
+from pact_plugin.hooks.spec import hookimpl
+from pact_plugin.run.receipt import Receipt
+from pact_plugin.run.verify import verify_run
+
+METRICS = {"loss", "eased", "divergence", "anchor_divergence"}
+
+
+def of_pact(entry: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """The names of the metrics in a log."""
+    start = f"{prefix}pact/"
+    return {name.removeprefix(start) for name in entry if name.startswith(start)}
+
+
+class Tracker(TrainerCallback):
+    """What trackers such as TensorBoard are given, with the receipt's sums at the time."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.logs: list[tuple[dict[str, float], dict[str, list[float]]]] = []
+        self._trainer = trainer
+        trainer.add_callback(self)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        if "loss" in logs:
+            sums = self._trainer.pact.record.receipt.sums
+            self.logs.append((dict(logs), {name: list(pair) for name, pair in sums.items()}))
+
+
+# --- logs ---
+
+
+@each_trainer
+@pytest.mark.parametrize(
+    ("config", "terms", "names"),
+    [
+        (changed(CONFIG, hold_data=False), ["easing", "anchors"], {"loss", "eased", "anchor_divergence"}),
+        (CONFIG, ["easing", "hold_data", "anchors"], METRICS),
+        (changed(HELD, easing=False), ["hold_data"], {"loss", "divergence"}),
+        (changed(CONFIG, hold_data=False, easing=False), ["anchors"], {"loss", "anchor_divergence"}),
+        (changed(CONFIG, hold_data=False, anchors=False), ["easing"], {"eased"}),
+    ],
+    ids=["default", "all", "hold", "anchors", "easing"],
+)
+def test_logs_hold_what_the_terms_measure_and_no_more(tmp_path, build, config, terms, names):
+    trainer = build(tmp_path)
+    assert pact.attach(trainer, config) is trainer
+    trainer.train()
+    assert [of_pact(log) for log in train_logs(trainer)] == [names] * 3
+    receipt = Receipt.read(tmp_path)
+    assert receipt.terms == terms
+    assert set(receipt.sums) == names
+    assert receipt.steps == [[1, 3]]
+    assert " and ".join(terms) in verify_run(tmp_path)
+
+
+@each_trainer
+def test_metrics_are_means_since_the_last_log(tmp_path, build):
+    def run(**settings: Any) -> list[tuple[dict[str, float], dict[str, list[float]]]]:
+        trainer = pact.attach(build(tmp_path, max_steps=4, gradient_accumulation_steps=2, **settings), CONFIG)
+        tracker = Tracker(trainer)
+        trainer.train()
+        return tracker.logs
+
+    steps, pairs = run(), run(logging_steps=2)
+    assert (len(steps), len(pairs)) == (4, 2)
+    for name in METRICS:
+        sums = [[0.0, 0.0], *(sums[name] for _, sums in steps)]
+        for number, (log, _) in enumerate(pairs):
+            total, count = (sums[2 * number + 2][i] - sums[2 * number][i] for i in (0, 1))
+            assert log[f"pact/{name}"] == pytest.approx(total / count, rel=1e-4, abs=1e-9), name
+        for number, (log, _) in enumerate(steps):
+            total, count = (sums[number + 1][i] - sums[number][i] for i in (0, 1))
+            assert log[f"pact/{name}"] == pytest.approx(total / count, rel=1e-9, abs=1e-12), name
+
+
+@each_trainer
+def test_metrics_are_means_over_accumulated_batches(tmp_path, build):
+    def run(batch_size: int, accumulation: int) -> list[dict[str, float]]:
+        sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
+        trainer = pact.attach(build(tmp_path, **sizes), HELD)  # each micro-batch has other anchors
+        trainer.train()
+        return train_logs(trainer)
+
+    for whole, split in zip(run(4, 1), run(1, 4), strict=True):
+        for name in METRICS - {"anchor_divergence"}:
+            assert whole[f"pact/{name}"] == pytest.approx(split[f"pact/{name}"], rel=1e-3, abs=1e-7)
+
+
+@each_trainer
+def test_plugins_are_told_the_metrics_of_each_log(tmp_path, build):
+    told = []
+
+    class Listener:
+        @hookimpl
+        def pact_step(self, step, metrics):
+            told.append((step, metrics))
+
+    manager.register(Listener(), "listener")
+    try:
+        trainer = pact.attach(build(tmp_path), CONFIG)
+        trainer.train()
+    finally:
+        manager.plugin_manager().unregister(name="listener")
+    logs = train_logs(trainer)
+    assert told == [
+        (step, {f"pact/{name}": log[f"pact/{name}"] for name in METRICS}) for step, log in enumerate(logs, 1)
+    ]
+
+
+# --- evaluations ---
+
+
+@each_trainer
+def test_the_evaluation_loss_stays_the_tasks(tmp_path, build):
+    trainer = build(tmp_path)
+    plain = trainer.evaluate()["eval_loss"]
+    pact.attach(trainer, CONFIG)
+    before = trainer.evaluate()
+    assert before["eval_loss"] == plain
+    assert of_pact(before, "eval_") == {"loss", "eased", "divergence"}, "an evaluation reads no anchors"
+    assert before["eval_pact/divergence"] == pytest.approx(0, abs=1e-9)
+    trainer.train()
+    after = trainer.evaluate()
+    assert after["eval_pact/divergence"] > 1e-5
+    assert after["eval_pact/eased"] == pytest.approx(before["eval_pact/eased"], rel=1e-2)
+    assert after["eval_loss"] == build(tmp_path, model=trainer.model).evaluate()["eval_loss"]
+    assert trainer.evaluate(metric_key_prefix="held")["held_pact/divergence"] > 1e-5
+    assert trainer.predict(trainer.eval_dataset).metrics["test_pact/divergence"] > 1e-5
+
+
+@each_trainer
+def test_an_evaluation_measures_only_what_looks_at_the_data(tmp_path, build):
+    default = pact.attach(build(tmp_path), changed(CONFIG, hold_data=False))
+    assert of_pact(default.evaluate(), "eval_") == {"eased"}
+    anchors = pact.attach(build(tmp_path), changed(CONFIG, hold_data=False, easing=False))
+    assert of_pact(anchors.evaluate(), "eval_") == set()

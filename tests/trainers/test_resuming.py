@@ -1,0 +1,134 @@
+"""Receipts, and runs that go on where another stopped, in `transformers.Trainer` and in TRL's `SFTTrainer`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from both import CONFIG, FEW_ANCHORS, HELD, SAVING, changed, each_kind, each_trainer, with_training
+from sft import TOKENIZER, TOKENS, weights
+from tiny import tiny_model
+
+import pact_plugin as pact
+from pact_plugin.errors import ReceiptError, StoreError
+from pact_plugin.run.receipt import Receipt
+from pact_plugin.run.verify import verify_run
+
+METRICS = {"loss", "eased", "divergence", "anchor_divergence"}
+
+
+@each_kind
+@each_trainer
+def test_an_interrupted_run_resumes_as_one(tmp_path, build, with_lora):
+    def trainer(folder: Path, steps: int) -> Any:
+        settings = {"learning_rate": 5e-3, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+        return pact.attach(build(folder, with_lora=with_lora, max_steps=steps, **settings, **SAVING), CONFIG)
+
+    whole = trainer(tmp_path / "whole", 4)
+    whole.train()
+    trainer(tmp_path / "cut", 2).train()
+    resumed = trainer(tmp_path / "cut", 4)
+    resumed.train(resume_from_checkpoint=True)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
+    ours, theirs = (Receipt.read(tmp_path / name) for name in ("cut", "whole"))
+    assert ours.steps == [[1, 4]]
+    assert (ours.trained_tokens, ours.positions) == (theirs.trained_tokens, theirs.positions)
+    assert ours.positions > 0
+    for name in METRICS:
+        assert ours.mean(name) == pytest.approx(theirs.mean(name), rel=1e-4), name
+    for folder in ("checkpoint-2", "checkpoint-4", "."):
+        assert verify_run(tmp_path / "cut" / folder).startswith("constrained:")
+    assert "4 steps" in verify_run(tmp_path / "cut")
+    assert pact.SafetyTokens.load(tmp_path / "cut" / "pact_safety_tokens.safetensors") == TOKENS
+    assert not list((tmp_path / "cut").glob("checkpoint-*/pact_reference*"))
+
+
+@each_trainer
+def test_a_run_is_not_resumed_with_other_settings(tmp_path, build):
+    pact.attach(build(tmp_path, max_steps=2, **SAVING), CONFIG).train()
+    for changes, words in (
+        ({"anchors": FEW_ANCHORS | {"per_step": 2}}, "constrained differently: anchors.per_step was 8"),
+        ({"weight": 1.0}, r"constrained differently: weight was 2\.0"),
+        ({"hold_data": False}, "constrained differently: hold_data"),
+    ):
+        other = pact.attach(
+            build(tmp_path, max_steps=4),
+            changed(CONFIG, advanced={"store": str(tmp_path / "other")}, **changes),
+        )
+        with pytest.raises(ReceiptError, match=words):
+            other.train(resume_from_checkpoint=True)
+
+
+@each_trainer
+def test_a_checkpoint_without_a_receipt_is_not_resumed(tmp_path, build):
+    build(tmp_path, max_steps=2, **SAVING).train()
+    constrained = pact.attach(build(tmp_path, max_steps=4), CONFIG)
+    with pytest.raises(ReceiptError, match="no receipt"):
+        constrained.train(resume_from_checkpoint=True)
+    with pytest.raises(ReceiptError, match="no receipt"):
+        verify_run(tmp_path / "checkpoint-2")
+
+
+@each_trainer
+def test_a_run_that_goes_on_without_the_constraint_does_not_verify(tmp_path, build):
+    pact.attach(build(tmp_path, max_steps=2, **SAVING), CONFIG).train()
+    assert verify_run(tmp_path).startswith("constrained:")
+    build(tmp_path, max_steps=4, **SAVING).train(resume_from_checkpoint=True)
+    with pytest.raises(ReceiptError, match="steps 3-4 of 4 were not constrained"):
+        verify_run(tmp_path)
+
+
+# --- with a table ---
+
+
+@each_trainer
+def test_an_adapter_that_held_training_finds_its_table_again(tmp_path, build):
+    def trainer(folder: str, steps: int) -> Any:
+        built = build(tmp_path / folder, model=with_training(), max_steps=steps, **SAVING)
+        return pact.attach(built, HELD)
+
+    whole = trainer("whole", 4)
+    whole.train()
+    trainer("cut", 2).train()
+    resumed = trainer("cut", 4)
+    resumed.train(resume_from_checkpoint=True)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
+    assert resumed.pact.record.receipt.steps == [[1, 4]]
+    assert "reference table" in verify_run(tmp_path / "cut")
+
+
+@each_trainer
+def test_without_the_table_a_resumed_run_stops(tmp_path, build):
+    def trainer() -> Any:
+        return pact.attach(build(tmp_path, max_steps=4, **SAVING), HELD)
+
+    trainer().train()
+    shutil.rmtree(tmp_path / "_pact_store")
+    with pytest.raises(StoreError, match=r"store=.*is not in the table.*no longer the aligned"):
+        trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@each_trainer
+def test_a_table_of_something_else_is_refused(tmp_path, build):
+    pact.attach(build(tmp_path), HELD).train()
+    other = pact.SafetyTokens.for_tokenizer(TOKENIZER, [50, 51], [1.0, 1.0])
+    with pytest.raises(
+        StoreError, match=r"store=.*other predictions .other safety tokens.*Delete the folder"
+    ):
+        pact.attach(build(tmp_path), changed(HELD, safety_tokens=other))
+    with pytest.raises(StoreError, match="predictions of another model"):
+        pact.attach(build(tmp_path, model=tiny_model(seed=1)), HELD)
+
+
+@each_trainer
+def test_resuming_with_another_model_is_refused_by_the_receipt(tmp_path, build):
+    pact.attach(build(tmp_path, max_steps=2, **SAVING), HELD).train()
+    elsewhere = changed(HELD, advanced={"store": str(tmp_path / "elsewhere")})
+    other = pact.attach(build(tmp_path, model=tiny_model(seed=1), max_steps=4), elsewhere)
+    with pytest.raises(ReceiptError, match="constrained differently: table was"):
+        other.train(resume_from_checkpoint=True)

@@ -1,0 +1,99 @@
+"""A table says what a reference in each step says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from both import HELD, changed, each_kind, each_trainer, with_reference_in_steps, with_training
+from sft import completions, conversations, lora, sft_trainer, train_logs
+from tiny import tiny_model
+
+import pact_plugin as pact
+
+PACKED = {"packing": True, "packing_strategy": "bfd", "max_length": 96}
+ROWS = {
+    "padded": ({}, completions),
+    "packed": (PACKED, completions),
+    "wrapped": ({"packing": True, "packing_strategy": "wrapped", "max_length": 48}, completions),
+    "padding-free": ({"padding_free": True, "max_length": None}, completions),
+    "multi-turn": ({"assistant_only_loss": True, "gradient_accumulation_steps": 2}, conversations),
+    "truncated": ({"max_length": 24}, completions),
+}
+MODELS = {
+    "full": lambda: {"model": tiny_model()},
+    "lora": lambda: {"model": tiny_model(), "peft": lora()},
+    "trained lora": lambda: {"model": with_training()},
+}
+
+
+# An adapter that held training is a full model to its reference, whatever the rows.
+CASES = [(model, rows) for model in ("full", "lora") for rows in ROWS] + [
+    ("trained lora", "padded"),
+    ("trained lora", "packed"),
+]
+
+
+@pytest.mark.parametrize(("model", "rows"), CASES)
+@pytest.mark.filterwarnings("ignore")
+def test_three_epochs_equal_a_reference_that_runs_in_every_step(tmp_path, model, rows):
+    settings, data = ROWS[rows]
+
+    def run(name: str, attach: Any) -> Any:
+        epochs = {"num_train_epochs": 3, "max_steps": -1}
+        trainer = sft_trainer(tmp_path / name, data=data(), **MODELS[model](), **epochs, **settings)
+        attach(trainer, HELD).train()
+        return trainer
+
+    online, stored = run("online", with_reference_in_steps), run("stored", pact.attach)
+    assert stored.pact.record.receipt.reference == "table"
+    assert online.pact.record.receipt.reference == ("adapter_off" if model == "lora" else "copy")
+    losses, expected = ([log["loss"] for log in train_logs(t)] for t in (stored, online))
+    assert losses == pytest.approx(expected, abs=1e-3)
+    for name in ("divergence", "eased"):
+        ours, theirs = ([log[f"pact/{name}"] for log in train_logs(t)] for t in (stored, online))
+        assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-5), name
+    assert train_logs(stored)[-1]["pact/divergence"] > 2e-5
+    assert stored.pact.record.receipt.positions == online.pact.record.receipt.positions
+
+
+def test_the_published_objective_and_first(tmp_path):
+    published = {"easing": False, "hold_data": False, "advanced": {"published": {"first": 3}}}
+
+    def losses(attach: Any) -> list[float]:
+        trainer = sft_trainer(tmp_path, model=tiny_model(), data=conversations(), assistant_only_loss=True)
+        attach(trainer, changed(HELD, **published)).train()
+        return [log["loss"] for log in train_logs(trainer)]
+
+    assert losses(pact.attach) == pytest.approx(losses(with_reference_in_steps), abs=1e-3)
+
+
+@each_kind
+def test_the_published_objective(tmp_path, with_lora):
+    published = {"easing": False, "hold_data": False, "advanced": {"published": True}}
+    trainer = sft_trainer(tmp_path, peft=lora() if with_lora else None)
+    pact.attach(trainer, changed(HELD, **published)).train()
+    assert all(log["pact/divergence"] > 0 for log in train_logs(trainer))
+
+
+@each_trainer
+@pytest.mark.parametrize("table", [True, False], ids=["table", "in each step"])
+@each_kind
+def test_the_reference_runs_in_the_precision_of_training(tmp_path, build, with_lora, table):
+    """Under bfloat16 autocast the first step's divergence is that of equal models, and no more."""
+    trainer = build(tmp_path, with_lora=with_lora, bf16=True, max_steps=1)
+    (pact.attach if table else with_reference_in_steps)(trainer, HELD)
+    trainer.train()
+    (log,) = train_logs(trainer)
+    assert log["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert trainer.pact.record.receipt.positions > 0
+
+
+@each_trainer
+def test_an_adapter_that_holds_training_keeps_its_safety_as_the_reference(tmp_path, build):
+    trainer = pact.attach(build(tmp_path, model=with_training(), streaming=True, eval_strategy="no"), HELD)
+    trainer.train()
+    assert trainer.pact.record.receipt.reference == "copy"
+    first, *_, last = train_logs(trainer)
+    assert first["pact/divergence"] == pytest.approx(0, abs=1e-7)  # the task's own log-probabilities
+    assert last["pact/divergence"] > 2e-7
