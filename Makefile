@@ -8,7 +8,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo benchmark test lint wheel-test test-trl19 test-axolotl clean
+.PHONY: help demo benchmark test test-real lint wheel-test test-trl19 test-axolotl clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -25,8 +25,11 @@ demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and co
 benchmark: $(VENV)/installed  ## Time and memory of a constrained step beside a plain one, on a tiny model.
 	$(BIN)/python -m benchmarks overhead $(BENCHMARK_ARGS)
 
-test: $(VENV)/installed  ## Run every test.
-	$(TEST_ENV) $(BIN)/python -m pytest $(TEST_ARGS)
+test: $(VENV)/installed  ## Run every test but those that train a real model.
+	$(TEST_ENV) $(BIN)/python -m pytest -m "not real_model" $(TEST_ARGS)
+
+test-real: $(VENV)/installed  ## Run the tests that train a real model of 135M parameters, some minutes.
+	$(TEST_ENV) $(BIN)/python -m pytest -m real_model $(TEST_ARGS)
 
 lint: $(VENV)/installed  ## Check style, types and the rules of the house.
 	$(BIN)/ruff check .

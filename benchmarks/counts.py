@@ -1,7 +1,7 @@
 """Operations and bytes of a step, counted without a GPU and without the weights: tensors that have a shape and no data.
 
 The decoder's passes and the constraint's terms are run by their own code on torch's `meta` device under torch's FLOP
-counter; the task's head is a formula (`head_flops`). tests/benchmarks/test_benchmarks.py compares both with the counter
+counter; the task's head is a formula (`head_flops`). tests/benchmarks/test_counts.py compares both with the counter
 over real steps of the real trainers.
 """
 

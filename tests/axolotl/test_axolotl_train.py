@@ -32,17 +32,13 @@ def test_the_default_in_one_epoch(workshop, request, changes):
     assert list((run.output / "_pact_store").rglob("*.shard"))
     assert len(run.steps) == 6
     assert_equal_to_plain(workshop, run)
-    assert (
-        max(run.reference_passes, default=0) <= 1
-    )  # an adapter off, for the anchors, when the first step begins
+    # With the adapter off, the anchors are read when the first step begins.
+    assert max(run.reference_passes, default=0) <= 1
     line = run.verify().stdout
     assert "constrained: 6 steps" in line
     assert "easing and anchors" in line
 
 
-@pytest.mark.parametrize(
-    ("changes", "kind"), [(LORA, "adapter_off"), ({"learning_rate": 1e-3}, "copy")], ids=["lora", "full"]
-)
 def test_lisa(workshop):
     """Which layers are trained changes; what was read before the first step does not."""
     settings = {"lisa_n_layers": 1, "lisa_step_interval": 1, "learning_rate": 1e-3}
@@ -52,6 +48,9 @@ def test_lisa(workshop):
     assert_equal_to_plain(workshop, run)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kind"), [(LORA, "adapter_off"), ({"learning_rate": 1e-3}, "copy")], ids=["lora", "full"]
+)
 def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, changes, kind):
     name = f"streaming-{request.node.callspec.id}"
     settings = changes | {"streaming": True, "dataset_prepared_path": None}

@@ -1,7 +1,7 @@
 """An Axolotl plugin that writes what the model is given in each forward pass of training, for the tests.
 
-Into DUMP_BATCHES/<rank>-<number>.pt go the inputs and the weights at that moment; into <rank>-reference
-the numbers of the micro-batches in which the decoder also ran without training.
+Into DUMP_BATCHES/<rank>-<number>.pt go the inputs and the weights at that moment, quantized ones apart. Into
+<rank>-reference go the numbers of the micro-batches in which the decoder also ran without training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class DumpPlugin(BasePlugin):
             if not model.training or "labels" not in kwargs:
                 return
             tensors = {key: value.cpu() for key, value in kwargs.items() if torch.is_tensor(value)}
-            weights = {n: p.detach().clone() for n, p in model.named_parameters() if p.is_floating_point()}
+            parameters = model.named_parameters()
+            weights = {n: p.detach().clone() for n, p in parameters if type(p) is torch.nn.Parameter}
             torch.save({"inputs": tensors, "weights": weights}, folder / f"{rank}-{count:03d}.pt")
             count += 1
 
