@@ -22,7 +22,7 @@ from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.beginnings import warn_of
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 logger = logging.getLogger("pact_plugin")
 
@@ -116,7 +116,7 @@ def load_safety_tokens(config: PactConfig, model: nn.Module, tokenizer: Any) -> 
         logger.info(
             "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
         )
-        chosen = select_safety_tokens(model, tokenizer, contrast="benign", top_k=config.advanced.top_k)
+        chosen = select_safety_tokens(model, tokenizer, Selection(top_k=config.advanced.top_k))
         tokens = of_first_rank(chosen)  # answers that differ by rounding would choose different tokens
     elif isinstance(wanted, SafetyTokens):
         tokens = wanted

@@ -220,8 +220,7 @@ class Constraint:
             tokens=trained,
             positions=len(given.view.host_positions),
             means={**means, "loss": (penalty.detach(), trained)},
-            # What is in a table was looked at when it was filled.
-            invalid=invalid(given.aligned) if self.reference.table is None else 0,
+            invalid=invalid(given.aligned),
         )
         self.record.add(sums, total, mode)
         return total

@@ -11,20 +11,18 @@ from examples.demo.settings import Settings
 from examples.demo.task import task_examples
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 
 def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pact.SafetyTokens:
     """Safety tokens from ``count`` of the bundled prompts of each kind, spread over their categories."""
-    return select_safety_tokens(
-        model,
-        tokenizer,
+    how = Selection(
         harmful=spread(harmful_prompts(), count),
         benign=spread(benign_prompts(), count),
         max_new_tokens=16,
         batch_size=32,
-        progress=bars,
     )
+    return select_safety_tokens(model, tokenizer, how, progress=bars)
 
 
 def spread(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:

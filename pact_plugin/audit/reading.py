@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pact_plugin.data.generation import Pair, answers, device_of, user_prompt
+from pact_plugin.data.generation import Asking, Pair, answers, device_of, user_prompt
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.judge import is_refusal
@@ -76,9 +76,7 @@ def ask(
         model,
         tokenizer,
         questions,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        report=report,
+        Asking(max_new_tokens, batch_size, report),
     )
     texts = [tokenizer.decode(answer) for answer in tokens]
     return Answers(questions, tokens, texts, [is_refusal(text) for text in texts])

@@ -15,7 +15,7 @@ from pact_plugin.data.prompts import Kind, PromptSet, of_kind
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.checks import MINIMUM_ANSWERS
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
-from pact_plugin.tokens.select import choose_from_answers
+from pact_plugin.tokens.select import Selection, choose_from_answers
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,12 @@ class Survey:
             )
             return None
         return choose_from_answers(
-            model, tokenizer, refusals, helpful, batch_size=self.batch_size, progress=_lowered(progress)
+            model,
+            tokenizer,
+            refusals,
+            helpful,
+            Selection(batch_size=self.batch_size),
+            progress=_lowered(progress),
         )
 
     def _reporter(self, progress: Progress | None, description: str) -> Callable[[int], None]:

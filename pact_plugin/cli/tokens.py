@@ -52,7 +52,7 @@ def select(
     from pact_plugin.cli.tokens_view import progress_bars, table
     from pact_plugin.data import selection_prompts as prompts
     from pact_plugin.tokens.checks import check_settings
-    from pact_plugin.tokens.select import select_safety_tokens
+    from pact_plugin.tokens.select import Selection, select_safety_tokens
 
     # Everything that can be refused without the model is refused before it is loaded.
     check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
@@ -69,18 +69,15 @@ def select(
         aligned = loading.model(model, dtype=dtype, device=device)
         base = base_model and loading.model(base_model, dtype=dtype, device=device)
     with warnings.catch_warnings(record=True) as caught, progress_bars(console) as progress:
-        chosen = select_safety_tokens(
-            aligned,
-            tokenizer,
+        how = Selection(
             contrast=cast(Any, contrast),
-            base_model=base,
             harmful=requests,
             benign=questions,
             top_k=top_k,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            progress=progress,
         )
+        chosen = select_safety_tokens(aligned, tokenizer, how, base_model=base, progress=progress)
     for warning in caught:
         console.print(str(warning.message), style="yellow", markup=False)
     saved = chosen.save(output)

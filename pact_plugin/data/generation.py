@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,14 +65,31 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids)
 
 
+def _silent(done: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a model is asked.
+
+    Args:
+        max_new_tokens: Where answers are cut off, in tokens.
+        batch_size: Prompts at a time, padded on the left.
+        report: Called with the number of prompts done.
+    """
+
+    max_new_tokens: int
+    batch_size: int
+    report: Callable[[int], None] = _silent
+
+
 def answers(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[int]],
+    how: Asking,
     *,
-    max_new_tokens: int,
-    batch_size: int,
-    report: Callable[[int], None],
     first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, up to (not including) their first special token. The longest prompts go first: what does not fit
@@ -81,9 +99,7 @@ def answers(
         model: Has `generate`.
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt.
-        max_new_tokens: Where answers are cut off, in tokens.
-        batch_size: Prompts at a time, padded on the left.
-        report: Called with the number of prompts done.
+        how: Length of answers and number of prompts at a time.
         first: Called with the places in `prompts` of a batch, and the logits of its answers' first tokens.
 
     Returns:
@@ -94,8 +110,8 @@ def answers(
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found: list[list[int]] = [[] for _ in prompts]
     longest_first = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    for start in range(0, len(prompts), batch_size):
-        places = longest_first[start : start + batch_size]
+    for start in range(0, len(prompts), how.batch_size):
+        places = longest_first[start : start + how.batch_size]
         batch = [prompts[place] for place in places]
         width = len(batch[0])
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
@@ -104,7 +120,7 @@ def answers(
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=how.max_new_tokens,
                 pad_token_id=pad,
                 return_dict_in_generate=True,
                 output_logits=first is not None,
@@ -116,7 +132,7 @@ def answers(
         for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
             found[place] = row[:end]
-        report(start + len(batch))
+        how.report(start + len(batch))
     return found
 
 

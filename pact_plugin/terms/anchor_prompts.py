@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import Pair, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Asking, Pair, answers, inspecting, user_prompt
 from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors, load_file
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.ranks import of_first_rank
@@ -150,9 +150,7 @@ def _answered(
             model,
             tokenizer,
             asked,
-            max_new_tokens=settings.tokens,
-            batch_size=BATCH,
-            report=lambda done: None,
+            Asking(settings.tokens, BATCH),
             first=first,
         )
     found = [((prompt, answer), p) for prompt, answer, p in zip(asked, said, mass, strict=True) if answer]

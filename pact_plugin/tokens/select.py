@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 
 import pact_plugin
 from pact_plugin.data.generation import (
+    Asking,
     Pair,
     Progress,
     answer_logits,
@@ -34,84 +36,78 @@ from pact_plugin.tokens.checks import check_helpful, check_refusals, check_setti
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
-def select_safety_tokens(
-    model: Any,
-    tokenizer: Any,
-    *,
-    contrast: Literal["benign", "base"] = "benign",
-    base_model: Any = None,
-    harmful: Sequence[str] | None = None,
-    benign: Sequence[str] | None = None,
-    top_k: int = 50,
-    max_new_tokens: int = 32,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-) -> SafetyTokens:
-    """Choose the safety tokens of an aligned model by its safety direction (`spec/PACT.md`).
-
-    The model answers the harmful prompts greedily, and its refusals are kept. Next-token probabilities over
-    each refusal are averaged over positions, then over prompts; so are those of the contrast. The `top_k`
-    tokens that the model says most when it refuses are kept, weighted by the difference (centred, unit
-    norm).
-
-    A warning says where these tokens are not what the refusals begin with (clause C8.5).
-
-    The models are read in eval mode without gradients; their modes and torch's random state are left as
-    they were.
+@dataclass(frozen=True)
+class Selection:
+    """How safety tokens are chosen.
 
     Args:
-        model: The aligned causal language model: `generate` and a forward pass with `logits`, as in
-            transformers.
-        tokenizer: Its tokenizer. Without a chat template, prompts are given as plain text, with a warning.
-        contrast: `benign`: the same model on benign prompts, over the answers in which it helps. `base`:
-            the model before alignment, prompted as a dialogue in plain text, over the same refusals.
-        base_model: The model before alignment, with the same vocabulary; for `base` only.
+        contrast: `benign`: the same model on benign prompts, over the answers in which it helps. `base`: the model
+            before alignment, prompted as a dialogue in plain text, over the same refusals.
         harmful: Requests that the model should refuse; by default the bundled ones.
         benign: Requests that it should help with; by default the bundled ones; for `benign` only.
         top_k: Number of tokens K.
         max_new_tokens: Where answers are cut off, in tokens.
         batch_size: Answers at a time; logits of one batch are held at a time.
+    """
+
+    contrast: Literal["benign", "base"] = "benign"
+    harmful: Sequence[str] | None = None
+    benign: Sequence[str] | None = None
+    top_k: int = 50
+    max_new_tokens: int = 32
+    batch_size: int = 16
+
+
+DEFAULTS = Selection()
+
+
+def select_safety_tokens(
+    model: Any,
+    tokenizer: Any,
+    how: Selection = DEFAULTS,
+    *,
+    base_model: Any = None,
+    progress: Progress | None = None,
+) -> SafetyTokens:
+    """Choose the safety tokens of an aligned model by its safety direction (spec/PACT.md, clause C8).
+
+    The model answers the harmful prompts greedily, and its refusals are kept. Next-token probabilities over each
+    refusal are averaged over positions, then over prompts; so are those of the contrast. The `top_k` tokens that the
+    model says most when it refuses are kept, weighted by the difference (centred, unit norm).
+
+    A warning says where these tokens are not what the refusals begin with (clause C8.5).
+
+    The models are read in eval mode without gradients; their modes and torch's random state are left as they were.
+
+    Args:
+        model: The aligned causal language model: `generate` and a forward pass with `logits`, as in transformers.
+        tokenizer: Its tokenizer. Without a chat template, prompts are given as plain text, with a warning.
+        how: Prompts, contrast and sizes.
+        base_model: The model before alignment, with the same vocabulary; for the contrast `base` only.
         progress: Called with (done, total, description) as prompts are done.
 
     Raises:
-        ConfigError: A setting cannot be used, fewer than 8 harmful prompts are refused, or fewer than 8
-            benign ones answered.
+        ConfigError: A setting cannot be used, fewer than 8 harmful prompts are refused, or fewer than 8 benign ones
+            answered.
     """
-    check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
+    check_settings(how.contrast, base_model, how.benign, how.max_new_tokens, how.batch_size)
     if not has_chat_template(tokenizer):
         warnings.warn("The tokenizer has no chat template; prompts are given as plain text.", stacklevel=2)
-    run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
-    beginnings = Beginnings()
+    run = _Run(tokenizer, how, progress or _silent)
     with inspecting(*[model] if base_model is None else [model, base_model]):
-        allowed = ordinary_tokens(model, base_model, tokenizer, top_k)
-        requests = harmful_prompts() if harmful is None else _distinct(harmful)
+        allowed = ordinary_tokens(model, base_model, tokenizer, how.top_k)
+        requests = harmful_prompts() if how.harmful is None else _distinct(how.harmful)
         refusals = run.answer(model, requests, refused=True)
         check_refusals(len(refusals), len(requests))
         counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
         if base_model is None:
-            questions = benign_prompts() if benign is None else _distinct(benign)
+            questions = benign_prompts() if how.benign is None else _distinct(how.benign)
             others = run.answer(model, questions, refused=False)
             check_helpful(len(others), len(questions))
             counts |= {"benign_prompts": len(questions), "helped": len(others)}
-            contrast_model = model
         else:
             others = {text: (dialogue_prompt(tokenizer, text), said) for text, (_, said) in refusals.items()}
-            contrast_model = base_model
-        ids, weights = safety_direction(
-            only(allowed, beginnings.of(run.logits(model, refusals, "Reading the refusals"))),
-            only(allowed, run.logits(contrast_model, others, "Reading the contrast")),
-            top_k=top_k,
-        )
-    provenance = {
-        "contrast": contrast,
-        "model": model_name(model),
-        **({} if base_model is None else {"base_model": model_name(base_model)}),
-        **{key: str(count) for key, count in counts.items()},
-        "top_k": str(top_k),
-        KEY: f"{beginnings.mass(ids, weights):.3f}",
-        **run.provenance(),
-    }
-    return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
+        return run.chosen((model, base_model), refusals, others, allowed, counts)
 
 
 def choose_from_answers(
@@ -119,10 +115,8 @@ def choose_from_answers(
     tokenizer: Any,
     refusals: Mapping[str, Pair],
     helpful: Mapping[str, Pair],
+    how: Selection = DEFAULTS,
     *,
-    top_k: int = 50,
-    max_new_tokens: int = 32,
-    batch_size: int = 16,
     progress: Progress | None = None,
 ) -> SafetyTokens:
     """Choose as `select_safety_tokens` does by the contrast `benign`, from answers that are there already.
@@ -132,46 +126,29 @@ def choose_from_answers(
         tokenizer: Its tokenizer.
         refusals: Harmful prompts that it refuses, with their token ids and answers.
         helpful: Benign prompts that it helps with, likewise.
-        top_k: Number of tokens K.
-        max_new_tokens: Answers are read so far, in tokens.
-        batch_size: Answers at a time; logits of one batch are held at a time.
+        how: Sizes; answers are read up to `max_new_tokens`.
         progress: Called with (done, total, description) as prompts are done.
 
     Raises:
         ConfigError: There are fewer than 8 refusals or helpful answers, or `top_k` is out of range.
     """
-    run = _Run(tokenizer, max_new_tokens, batch_size, progress or _silent)
-    beginnings = Beginnings()
+    run = _Run(tokenizer, how, progress or _silent)
     with inspecting(model):
-        allowed = ordinary_tokens(model, None, tokenizer, top_k)
+        allowed = ordinary_tokens(model, None, tokenizer, how.top_k)
         check_refusals(len(refusals), len(refusals))
         check_helpful(len(helpful), len(helpful))
         refused, helped = (
-            {prompt: (question, answer[:max_new_tokens]) for prompt, (question, answer) in side.items()}
+            {prompt: (question, answer[: how.max_new_tokens]) for prompt, (question, answer) in side.items()}
             for side in (refusals, helpful)
         )
-        ids, weights = safety_direction(
-            only(allowed, beginnings.of(run.logits(model, refused, "Reading the refusals"))),
-            only(allowed, run.logits(model, helped, "Reading the contrast")),
-            top_k=top_k,
-        )
-    provenance = {
-        "contrast": "benign",
-        "model": model_name(model),
-        "refused": str(len(refusals)),
-        "helped": str(len(helpful)),
-        "top_k": str(top_k),
-        KEY: f"{beginnings.mass(ids, weights):.3f}",
-        **run.provenance(),
-    }
-    return SafetyTokens.for_tokenizer(tokenizer, ids.tolist(), weights.tolist(), provenance)
+        counts = {"refused": len(refusals), "helped": len(helpful)}
+        return run.chosen((model, None), refused, helped, allowed, counts)
 
 
 @dataclass(frozen=True)
 class _Run:
     tokenizer: Any
-    max_new_tokens: int
-    batch_size: int
+    how: Selection
     progress: Progress
 
     def answer(self, model: Any, prompts: Sequence[str], *, refused: bool) -> dict[str, Pair]:
@@ -181,9 +158,11 @@ class _Run:
             model,
             self.tokenizer,
             asked,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-            report=self._reporter(len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"),
+            Asking(
+                self.how.max_new_tokens,
+                self.how.batch_size,
+                self._reporter(len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"),
+            ),
         )
         return {
             prompt: (question, answer)
@@ -194,12 +173,39 @@ class _Run:
     def logits(self, model: Any, pairs: dict[str, Pair], description: str) -> Iterator[torch.Tensor]:
         """Teacher-forced logits of every answer, one after another."""
         report = self._reporter(len(pairs), description)
-        return answer_logits(model, list(pairs.values()), batch_size=self.batch_size, report=report)
+        return answer_logits(model, list(pairs.values()), batch_size=self.how.batch_size, report=report)
+
+    def chosen(
+        self,
+        models: tuple[Any, Any],
+        refusals: dict[str, Pair],
+        others: dict[str, Pair],
+        allowed: Bool[torch.Tensor, " V"],
+        counts: dict[str, int],
+    ) -> SafetyTokens:
+        """The tokens, from the refusals of the first model and what the contrast says."""
+        model, base_model = models
+        beginnings = Beginnings()
+        ids, weights = safety_direction(
+            only(allowed, beginnings.of(self.logits(model, refusals, "Reading the refusals"))),
+            only(allowed, self.logits(base_model or model, others, "Reading the contrast")),
+            top_k=self.how.top_k,
+        )
+        provenance = {
+            "contrast": self.how.contrast,
+            "model": model_name(model),
+            **({} if base_model is None else {"base_model": model_name(base_model)}),
+            **{key: str(count) for key, count in counts.items()},
+            "top_k": str(self.how.top_k),
+            KEY: f"{beginnings.mass(ids, weights):.3f}",
+            **self.provenance(),
+        }
+        return SafetyTokens.for_tokenizer(self.tokenizer, ids.tolist(), weights.tolist(), provenance)
 
     def provenance(self) -> dict[str, str]:
         """How the models were asked."""
         return {
-            "max_new_tokens": str(self.max_new_tokens),
+            "max_new_tokens": str(self.how.max_new_tokens),
             "prompt_format": "chat" if has_chat_template(self.tokenizer) else "plain",
             "pact_plugin": pact_plugin.__version__,
         }

@@ -22,7 +22,7 @@ from pact_plugin import PactConfig
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms.anchor_prompts import anchor_prompts
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 VARIANTS = [name for name, method in METHODS.items() if method.variant]
 STEP = replace(PRESETS["ci"], items=8, batch_size=4)
@@ -39,7 +39,7 @@ def start():
     tokenizer = tiny_tokenizer()
     tokenizer.padding_side = "left"
     model = tiny_aligned_model(max_position_embeddings=1024)
-    tokens = select_safety_tokens(model, tokenizer, harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    tokens = select_safety_tokens(model, tokenizer, Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=16))
     return Start(model, tokenizer, tokens, [])
 
 

@@ -10,18 +10,20 @@ from loop import TOKENIZER, anchors_of, settings
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 
 from pact_plugin import PactConstraint
-from pact_plugin.data.generation import answers, user_prompt
+from pact_plugin.data.generation import Asking, answers, user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms import anchor_prompts as anchor_prompts_module
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.anchors import AnchorsTerm
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 
 @pytest.fixture(scope="module")
 def aligned():
     model = tiny_aligned_model()
-    return model, select_safety_tokens(model, TOKENIZER, harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    return model, select_safety_tokens(
+        model, TOKENIZER, Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    )
 
 
 def written(path, harmful, benign):
@@ -66,13 +68,12 @@ def test_the_order_is_neither_that_of_the_file_nor_of_the_categories(tmp_path):
 def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned):
     model, found = aligned[0].eval(), {}
     asked = [user_prompt(TOKENIZER, text) for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
-    settings = {"max_new_tokens": 3, "batch_size": 4, "report": lambda done: None}
 
     def first(places, rows):
         found.update(zip(places, rows, strict=True))
 
-    said = answers(model, TOKENIZER, asked, first=first, **settings)
-    assert said == answers(model, TOKENIZER, asked, **settings)
+    said = answers(model, TOKENIZER, asked, Asking(3, 4), first=first)
+    assert said == answers(model, TOKENIZER, asked, Asking(3, 4))
     with torch.no_grad():
         plain = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in asked])
     assert len({len(ids) for ids in asked}) > 1  # they are answered by length
@@ -128,7 +129,7 @@ def test_prompts_that_cannot_be_read(tmp_path, name, content, words):
 
 
 def test_a_model_that_answers_nothing(monkeypatch):
-    def nothing(model, tokenizer, asked, *, first, **_):
+    def nothing(model, tokenizer, asked, how, *, first):
         first(range(len(asked)), torch.zeros(len(asked), model.config.vocab_size))
         return [[]] * len(asked)
 

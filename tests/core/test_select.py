@@ -23,7 +23,7 @@ import pact_plugin
 from pact_plugin import SafetyTokens
 from pact_plugin.data import generation as generate
 from pact_plugin.errors import ConfigError
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 TOP_K = 20
 
@@ -47,7 +47,8 @@ def choose(model, tokenizer, **settings) -> SafetyTokens:
     defaults = {"harmful": REQUESTS, "top_k": TOP_K, "max_new_tokens": 12}
     if settings.get("contrast") != "base":
         defaults["benign"] = QUESTIONS
-    return select_safety_tokens(model, tokenizer, **(defaults | settings))
+    beside = {key: settings.pop(key) for key in ("base_model", "progress") if key in settings}
+    return select_safety_tokens(model, tokenizer, Selection(**(defaults | settings)), **beside)
 
 
 def mean_probability(model, tokenizer, prompts: list[list[int]], answer: str) -> torch.Tensor:
@@ -295,7 +296,7 @@ def test_padding_changes_neither_answers_nor_logits(architecture, tokenizer):
     def answer(batch_size: int):
         settings = {"batch_size": batch_size, "report": lambda done: None}
         with generate.inspecting(model):
-            found = generate.answers(model, tokenizer, prompts, max_new_tokens=6, **settings)
+            found = generate.answers(model, tokenizer, prompts, generate.Asking(6, batch_size))
             pairs = list(zip(prompts, [[300, 290, 270, 5], [300], [17, 18, 19]], strict=True))
             return found, list(generate.answer_logits(model, pairs, **settings))
 
@@ -320,8 +321,7 @@ def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
     with generate.inspecting(model):
         model(input_ids=ids, logits_to_keep=1)
         assert seen == [False], "what transformers gives it"
-        settings = {"max_new_tokens": 3, "batch_size": 2, "report": lambda done: None}
-        generate.answers(model, tokenizer, prompts, **settings)
+        generate.answers(model, tokenizer, prompts, generate.Asking(3, 2))
     assert len(seen) > 1
     assert all(seen[1:])
     watched.remove()
