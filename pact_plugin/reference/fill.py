@@ -39,7 +39,7 @@ def unseen(table: Table, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[
         require_text(batch)
         host = HostBatch(batch).tensors()
         documents = documents_of(host, positions_of(host, furthest(table.columns)))
-        new = {d.key: d for d in documents if d.key not in met and d.key not in table}
+        new = {d.key: d for d in table.lacks(documents) if d.key not in met}
         met.update(new)
         yield list(new.values())
 

@@ -104,12 +104,14 @@ class _Shard:
             if self.bytes < len(MAGIC) + FOOT.size or file.read(len(MAGIC)) != MAGIC:
                 raise self._damaged("not of this format")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):
-            self._map.madvise(mmap.MADV_RANDOM)
         self._end, number, magic = FOOT.unpack_from(self._map, self.bytes - FOOT.size)
         index = self._end + -self._end % 8
         if magic != MAGIC or not number or index + 16 * number + FOOT.size != self.bytes:
             raise self._damaged("it is not complete")
+        if hasattr(
+            mmap, "MADV_RANDOM"
+        ):  # a page of the log at a time; the index is small, and soon read whole
+            self._map.madvise(mmap.MADV_RANDOM, 0, self._end)
         self._first, self._places = np.frombuffer(self._map, U8, 2 * number, index).reshape(2, number)
 
     def __len__(self) -> int:

@@ -68,8 +68,10 @@ class Table:
             for document, aligned in documents
         ]
 
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._shards
+    def lacks(self, documents: Sequence[Document]) -> list[Document]:
+        """The documents that are not there."""
+        found = self._shards.get_many([document.key for document in documents])
+        return [document for document, value in zip(documents, found, strict=True) if value is None]
 
     def fetch(self, documents: Sequence[Document], device: torch.device) -> Aligned | list[int]:
         """The columns at the positions of documents, or which of the documents are missing.

@@ -198,8 +198,8 @@ def test_documents_come_back_in_any_order_and_number(tmp_path_factory, lengths, 
     absent = filled.fetch([document(3, 99), document(lengths[0], 0), document(2, 98)], CPU)
     assert absent == [0, 2]
     assert filled.documents == len(lengths)
-    assert document(1, 0).key in filled
-    assert document(1, 99).key not in filled
+    there, absent = document(lengths[0], 0), document(1, 99)
+    assert filled.lacks([there, absent]) == [absent]
 
 
 # --- the key (C7.4) ---

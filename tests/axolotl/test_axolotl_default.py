@@ -1,0 +1,70 @@
+"""`axolotl train` under the default, easing and anchors: every loss and every metric equals a plain computation."""
+
+from __future__ import annotations
+
+import pytest
+from axolotl_plain import Place, assert_equal_to_plain, assert_metrics, expected
+from axolotl_runs import LORA, Workshop
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("axolotl"))
+
+
+@pytest.mark.parametrize("changes", [LORA, {"learning_rate": 1e-3}], ids=["lora", "full"])
+def test_the_default_in_one_epoch(workshop, request, changes):
+    """Easing and anchors, and a table that is filled before the first step: no step runs a reference."""
+    epoch = {"num_epochs": 1, "max_steps": None, "micro_batch_size": 8, "save_steps": 6}
+    name = f"default-{request.node.callspec.id}"
+    run = workshop.train(name, dump=True, pact=workshop.named_tokens, **epoch, **changes).ok()
+    assert run.receipt["terms"] == ["easing", "anchors"]
+    assert run.receipt["reference"] == "table"
+    assert list((run.output / "_pact_store").rglob("*.shard"))
+    assert len(run.steps) == 6
+    assert_equal_to_plain(workshop, run)
+    # With the adapter off, the anchors are read when the first step begins.
+    assert max(run.reference_passes, default=0) <= 1
+    line = run.verify().stdout
+    assert "constrained: 6 steps" in line
+    assert "easing and anchors" in line
+
+
+def test_lisa(workshop):
+    """Which layers are trained changes; what was read before the first step does not."""
+    settings = {"lisa_n_layers": 1, "lisa_step_interval": 1, "learning_rate": 1e-3}
+    run = workshop.train("lisa", dump=True, pact=workshop.named_tokens, **settings).ok()
+    assert "Activating layers at indices" in run.log
+    assert run.receipt["reference"] == "table"
+    assert_equal_to_plain(workshop, run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"), [(LORA, "adapter_off"), ({"learning_rate": 1e-3}, "copy")], ids=["lora", "full"]
+)
+def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, changes, kind):
+    name = f"streaming-{request.node.callspec.id}"
+    settings = changes | {"streaming": True, "dataset_prepared_path": None}
+    run = workshop.train(name, dump=True, pact=workshop.named_tokens, **settings).ok()
+    assert run.receipt["reference"] == kind
+    assert run.receipt["table"] is None
+    assert "PACT reference: run in each step, as the training data has no length" in run.log
+    assert set(run.reference_passes) == {1, 2, 3}
+    assert_equal_to_plain(workshop, run)
+
+
+TWO_RANKS = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
+
+
+def test_two_ranks(workshop):
+    """The default: anchors are spread over the ranks."""
+    pact = workshop.named_tokens
+    run = workshop.train("ranks", *TWO_RANKS, dump=True, pact=pact, micro_batch_size=2, **LORA).ok()
+    both = [expected(workshop, run, Place(rank=rank, ranks=2)) for rank in (0, 1)]
+    losses = [sum(pair) / 2 for pair in zip(both[0][0], both[1][0], strict=True)]
+    assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)
+    for step, entry in enumerate(run.steps):
+        assert_metrics(entry, [parts[step] for _, parts in both], run)
+    assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
+    assert run.receipt["steps"] == [[1, 3]]
+    assert run.verify().returncode == 0
