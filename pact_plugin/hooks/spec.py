@@ -126,10 +126,13 @@ class JudgeSource:
     Args:
         name: What the command line calls it.
         load: (value of `--judge`) -> the judge; raises `JudgeError` when it cannot be loaded.
+        check: (value of `--judge`) -> None; raises `JudgeError` when it cannot be loaded, without loading it. Audits
+            load such a judge when their models are done, and any other judge at once.
     """
 
     name: str
     load: Callable[[str], Judge]
+    check: Callable[[str], None] | None = None
 
 
 class PactSpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pact_plugin.errors import JudgeError, PluginError
 from pact_plugin.hooks.manager import offered
 from pact_plugin.hooks.spec import JudgeSource
@@ -47,6 +49,26 @@ def find_judge(name: str = DEFAULT) -> Judge:
         JudgeError: There is no such judge, or it cannot be loaded.
         PluginError: Two judges have one name.
     """
+    return _source(name).load(name)
+
+
+def prepared_judge(name: str = DEFAULT) -> Callable[[], Judge]:
+    """What loads a judge later; whether it can be loaded is looked at now.
+
+    A guard model takes memory that other models may need first. A judge whose source cannot be looked at is loaded now.
+
+    Raises:
+        JudgeError, PluginError: As for `find_judge`.
+    """
+    source = _source(name)
+    if source.check is None:
+        judge = source.load(name)
+        return lambda: judge
+    source.check(name)
+    return lambda: source.load(name)
+
+
+def _source(name: str) -> JudgeSource:
     sources = _sources()
     source = sources.get(name, sources.get(GUARD)) if name != GUARD else None
     if source is None:
@@ -56,4 +78,4 @@ def find_judge(name: str = DEFAULT) -> Judge:
             value=name,
             remedy="Name one of them; guard models by path or hub id need `pip install pact-plugin[transformers]`.",
         )
-    return source.load(name)
+    return source

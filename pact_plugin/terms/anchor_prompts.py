@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pact_plugin.config import Anchors
 from pact_plugin.data.generation import Pair, answers, inspecting, user_prompt
-from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors, load_file
+from pact_plugin.data.prompt_files import load_file
+from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.ranks import of_first_rank
 from pact_plugin.model.wrappers import unwrap
