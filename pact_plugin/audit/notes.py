@@ -26,7 +26,7 @@ def notes(found: Mapping[Kind, Comparison], judges: Sequence[str]) -> Iterator[s
             )
         neither = sum(rate.neither for rate in rates)
         if neither:
-            yield f"{_count(neither, 'answer')} of the {title} said nothing (`neither`); they count as not refused."
+            yield f"{_count(neither, 'answer')} of the {title} said nothing (“neither”); they count as not refused."
         turned = sum(rate.turned for rate in rates)
         if turned:
             yield (
@@ -34,24 +34,8 @@ def notes(found: Mapping[Kind, Comparison], judges: Sequence[str]) -> Iterator[s
                 "they count as not refused."
             )
     for kind, one in found.items():
-        yield _resolution(kind, one)
-        if one.noise is not None:
-            rounds, mean = len(one.noise.flips), f"{one.noise.mean:.1f} on average"
-            yield (
-                f"Noise floor, {kind} prompts: the reference answered {_count(rounds, 'time')} more, and at most "
-                f"{one.noise.maximum} of {one.reference.n} verdicts flipped by themselves ({mean})."
-            )
         if one.coherence is not None:
             yield from _coherence(kind, one.coherence)
-
-
-def _resolution(kind: Kind, one: Comparison) -> str:
-    requests = one.change.requests
-    asked = f"{one.reference.n} {kind} prompts" + ("" if requests is None else f" of {requests} requests")
-    return (
-        f"{asked} can tell a change of {100 * one.change.resolvable:.1f} points or more from none (95%), if as many as "
-        "here change the other way."
-    )
 
 
 def _coherence(kind: Kind, one: Coherence) -> Iterator[str]:

@@ -60,6 +60,16 @@ def criteria(result: AuditResult) -> Iterator[Text]:
 def beside(result: AuditResult) -> Iterator[Text]:
     """A line for each thing that was measured beside refusals."""
     for kind, one in result.comparisons().items():
+        asked = "" if one.change.requests is None else f" of {one.change.requests} requests"
+        yield Text(
+            f"{one.reference.n} {kind} prompts{asked} tell a change of {100 * one.change.resolvable:.1f} points or more "
+            "from none (95%), if as many as here change the other way"
+        )
+        if one.noise is not None:
+            yield Text(
+                f"Noise floor, {kind}: at most {one.noise.maximum} of {one.reference.n} verdicts flip by themselves "
+                f"({one.noise.mean:.1f} on average, {len(one.noise.flips)} rounds)"
+            )
         if one.coherence is not None:
             yield Text(
                 f"Coherence, {kind}: {one.coherence.candidate:.2f} nats per token under the reference "

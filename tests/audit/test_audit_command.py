@@ -11,72 +11,19 @@ from typing import Any
 
 import jsonschema
 import pytest
-import torch
+from audits import audit, results, run, words
 from matplotlib.image import imread
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+from tiny import HELP, QUESTIONS, REFUSAL, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from pact_plugin import SafetyTokens
 from pact_plugin.audit import report
-from pact_plugin.audit.result import AuditResult, json_schema
-from pact_plugin.cli.main import app
+from pact_plugin.audit.result import json_schema
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "docs" / "audit.schema.json"
 NASTY = "Please <script>alert('x')</script> & \"buy\" https://example.org <b>"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An aligned model, one that has forgotten everything, adapters of both kinds, and prompts."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def save(name: str, model: Any, tokenizer: Any = None) -> None:
-        model.save_pretrained(folder / name)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder / name)
-
-    tokenizer = tiny_tokenizer()
-    save("aligned", tiny_aligned_model(), tokenizer)
-    save("other", tiny_model(seed=1), tokenizer)
-    save("adapter", adapted(tiny_aligned_model()))
-    save("merged", adapted(tiny_aligned_model()).merge_and_unload(), tokenizer)
-    save("deeper", adapted(tiny_model(num_hidden_layers=3)))
-    save("shallower", adapted(tiny_model(num_hidden_layers=1)))
-    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    save("virtual", get_peft_model(tiny_model(), virtual))
-    rows = [{"prompt": text, "kind": "harmful", "category": text.split()[1]} for text in REQUESTS]
-    rows += [{"prompt": text, "kind": "benign"} for text in QUESTIONS]
-    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return folder
-
-
-def adapted(model: Any) -> Any:
-    """With a LoRA adapter that changes the model strongly, in every layer that it has."""
-    torch.manual_seed(0)
-    config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-    )
-    return get_peft_model(model, config)
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner(env={"COLUMNS": "120"}).invoke(app, ["audit", *map(str, arguments)])
-
-
-def audit(folder: Path, output: Path, *more: object, candidate: str | None = "other") -> Any:
-    """Audit a candidate of `folder` with its prompts."""
-    arguments = ["--reference", folder / "aligned", "--output", output, "--device", "cpu"]
-    arguments += [] if candidate is None else ["--candidate", folder / candidate]
-    arguments += [] if "--prompts" in more else ["--prompts", folder / "prompts.jsonl"]
-    return run(*arguments, "--max-new-tokens", 12, *more)
-
-
-def results(output: Path) -> AuditResult:
-    return AuditResult.model_validate_json((output / "audit.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +60,9 @@ def test_a_model_that_lost_its_refusals_fails(lost):
 def test_the_prompts_that_changed_come_first(lost):
     found = results(lost[0]).prompts
     assert len(found) == 20
-    assert all(row.reference_refused and not row.candidate_refused for row in found[:10])
-    assert {row.reference_answer for row in found[:10]} == {REFUSAL}
-    assert {row.reference_answer for row in found[10:]} == {HELP}
+    assert all(row.reference.refused and not row.candidate.refused for row in found[:10])
+    assert {row.reference.answer for row in found[:10]} == {REFUSAL}
+    assert {row.reference.answer for row in found[10:]} == {HELP}
     for part in (found[:10], found[10:]):
         assert [row.divergence for row in part] == sorted((row.divergence for row in part), reverse=True)
 
@@ -206,14 +153,14 @@ def test_the_report_is_one_page_that_needs_no_network(lost):
 
 def test_the_report_shows_the_numbers_with_their_n(lost):
     page = Page((lost[0] / "report.html").read_text(encoding="utf-8"))
-    words = " ".join(page.text.split())
-    assert "Of 10 harmful prompts the reference refused 10 (100.0%) and the candidate 0 (0.0%)" in words
-    assert "100.0% 72.2%–100.0% 10 of 10" in words
-    assert "−100.0 points −100.0 to −44.5 n = 10 pairs" in words
-    assert "p = 0.002" in words
-    assert "Only 10 harmful prompts were asked" in words
-    assert "keyword judge" in words
-    assert REFUSAL in words
+    text = words(page.text)
+    assert "Of 10 harmful prompts the reference refused 10 (100.0%) and the candidate 0 (0.0%)" in text
+    assert "100.0% 72.2%–100.0% 10 of 10" in text
+    assert "−100.0 points −100.0 to −44.5 n = 10 pairs" in text
+    assert "p = 0.002" in text
+    assert "Only 10 harmful prompts were asked" in text
+    assert "The judge classifier reads the first 300 characters" in text
+    assert REFUSAL in text
 
 
 def test_a_model_card_and_pictures_lie_beside_it(lost):
@@ -364,7 +311,7 @@ def test_what_cannot_be_audited_ends_with_status_2(folder, tmp_path, arguments, 
     ]
     done = audit(folder, tmp_path / "out", *given, candidate=None)
     assert done.exit_code == 2, done.output
-    assert message in " ".join(done.output.replace("│", " ").split())
+    assert message in words(done.output)
     assert not list(tmp_path.glob("out/*"))
 
 
@@ -373,8 +320,8 @@ def test_groups_name_what_changed(lost):
     swapped = [
         one.model_copy(
             update={
-                "reference_refused": one.candidate_refused,
-                "candidate_refused": one.reference_refused,
+                "reference": one.candidate,
+                "candidate": one.reference,
             }
         )
         for one in rows
