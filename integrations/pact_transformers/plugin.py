@@ -1,4 +1,4 @@
-"""What transformers adds to pact-plugin: an adapter for its Trainer, and aligned models by path or hub id.
+"""What transformers adds to pact-plugin: an adapter for its Trainer, aligned models and guard models by path or hub id.
 
 Imports transformers only when it is needed.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.hooks.spec import Adapter, ReferenceSource, hookimpl
+from pact_plugin.hooks.spec import Adapter, JudgeSource, ReferenceSource, hookimpl
 from pact_plugin.tokens import tokenizer_fingerprint
 
 _OWN_ADAPTERS = ("trl", "axolotl")
@@ -82,3 +82,15 @@ def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
 def pact_references() -> Iterable[ReferenceSource]:
     """Paths and hub ids."""
     return [ReferenceSource("pretrained", load_reference_model)]
+
+
+def _load_guard(name: str) -> Any:
+    from pact_transformers.guards import load_guard
+
+    return load_guard(name)
+
+
+@hookimpl
+def pact_judges() -> Iterable[JudgeSource]:
+    """Guard models by path or hub id."""
+    return [JudgeSource("guard", _load_guard)]
