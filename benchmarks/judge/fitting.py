@@ -19,7 +19,7 @@ VOICES = 5
 """Sources (models, PyRIT, each own voice) that a word must be in to be known: topics change, ways to refuse stay."""
 SEEN = 5
 """Texts that a feature must be in."""
-STRENGTH, PARTIAL_STRENGTH = 0.5, 0.3
+STRENGTH, PARTIAL_STRENGTH = 2.0, 0.3
 """C of the two regressions, the inverse of the strength of regularisation."""
 WORDS = 24
 """Words of the shortened texts that are learnt beside the whole ones, as many as a short answer has."""
@@ -30,6 +30,9 @@ MOST = 200
 """Rows of one label and source count together like this many at most, so that no model outweighs the others."""
 DIGITS, SMALLEST = 3, 2
 """Digits that weights are rounded to, and the decimal place that a weight must reach to be kept."""
+
+NEVER = -20.0
+"""Bias of a regression that has seen no text of its class."""
 
 Sample = tuple[str, bool, float]
 """Text, whether it is of the class, and its weight."""
@@ -105,6 +108,9 @@ def shortened(text: str, words: int = WORDS) -> str:
 
 
 def _regression(samples: Sequence[Sample], known: set[str], model: LogisticRegression) -> dict[str, Any]:
+    classes = {of_class for _, of_class, _ in samples}
+    if len(classes) < 2:  # nothing to tell apart, such as no partial refusal
+        return {"bias": NEVER if classes <= {False} else -NEVER, "weights": {}}
     found = [features(text, known) for text, _, _ in samples]
     seen = Counter(name for row in found for name in row)
     kept = [{name: value for name, value in row.items() if seen[name] >= SEEN} for row in found]

@@ -111,7 +111,7 @@ class ClassifierJudge:
     """The classifier as a judge; the default one.
 
     `partial` is a hint: the beginning of an answer does not tell what follows. Of one model's partial refusals to
-    prompts that were not learnt, about a third are called so, and about one in fifteen of its full refusals.
+    prompts that were not learnt, three in ten are called so, and one in twenty of its full refusals.
     `neither` is told by rules: no word, or a repetition. Word salad made of a refusal's words may count as refused.
 
     Args:
