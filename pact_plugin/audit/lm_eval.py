@@ -37,7 +37,7 @@ class LmEval:
     options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if importlib.util.find_spec("lm_eval") is None:
+        if not _installed():
             raise PluginError(
                 "its tasks need the package lm-eval",
                 key="--lm-eval",
@@ -76,6 +76,13 @@ class LmEval:
                     remedy=f"Try it by itself: {' '.join(['python', *command[1:]])}",
                 )
             return results(json.loads(written[-1].read_text(encoding="utf-8")))
+
+
+def _installed() -> bool:
+    try:
+        return importlib.util.find_spec("lm_eval") is not None
+    except ValueError:  # a module that was made to count as missing
+        return False
 
 
 def results(content: Mapping[str, Any]) -> Results:

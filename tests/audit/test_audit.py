@@ -57,7 +57,7 @@ def test_confidence_is_read_as_from_the_full_logits(architecture):
 
 def test_answers_come_in_the_order_of_the_prompts():
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    asked = [text for text in (QUESTIONS[0], "Please", REQUESTS[3], "A boat")]
+    asked = [QUESTIONS[0], "Please", REQUESTS[3], "A boat"]
     settings = {"max_new_tokens": 6, "report": lambda done: None}
     with torch.no_grad():
         together = ask(model, tokenizer, asked, batch_size=4, **settings)
@@ -101,12 +101,10 @@ def comparison(before: int, lost: int, gained: int, n: int, floor: float | None 
     found = compare([AuditPrompt(str(i), "harmful") for i in range(n)], range(n), then, now)
     assert (found.reference.refused, found.candidate.refused) == (before, before - lost + gained)
     assert (found.change.refused_to_answered, found.change.answered_to_refused) == (lost, gained)
-    noise = (
-        None
-        if floor is None
-        else Noise(flips=[round(floor * n)], mean=floor * n, maximum=round(floor * n), floor=floor)
-    )
-    return found.model_copy(update={"noise": noise})
+    if floor is None:
+        return found
+    flips = round(floor * n)
+    return found.model_copy(update={"noise": Noise(flips=[flips], mean=flips, maximum=flips, floor=floor)})
 
 
 def outcome(harmful: tuple[int, ...], benign: tuple[int, ...], **allowed: float) -> tuple[bool, list[bool]]:

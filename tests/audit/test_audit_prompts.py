@@ -158,7 +158,7 @@ def test_a_column_or_kind_that_does_not_fit_is_refused(tmp_path, name, text, mes
 
 def test_a_data_set_without_kinds_is_refused_by_its_row(tmp_path):
     Dataset.from_list([{"prompt": "a", "label": 0}]).to_json(tmp_path / "other" / "test.jsonl")
-    with pytest.raises(ConfigError, match="row 1 has kind None.*--harmful or --benign"):
+    with pytest.raises(ConfigError, match=r"row 1 has kind None.*--harmful or --benign"):
         prompt_set({None: [str(tmp_path / "other")]})
     with pytest.raises(ConfigError, match="row 1 has no text `text`, only prompt, label"):
         prompt_set({None: [f"{tmp_path}/other#text"]})
@@ -175,7 +175,7 @@ def test_several_files_are_one_set(tmp_path):
     assert [one.prompt for one in found.prompts] == ["x", "y", "z", "u", "v"]
     assert len({one.request for one in found.prompts[:3]}) == 2
     assert (found.repeated, found.source) == (3, f"{a}, {b}, {c}")
-    with pytest.raises(ConfigError, match="b.jsonl.*calls 'x' benign, and .*a.jsonl harmful"):
+    with pytest.raises(ConfigError, match=r"b\.jsonl.*calls 'x' benign, and .*a\.jsonl harmful"):
         prompt_set({"harmful": [a], "benign": [b]})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,15 @@ PAIRS = {"How?": "Sure, here is", "Why?": "I can't help.", "Who?": "No one."}
 
 def taught(guard: Guard, said: list[str]) -> GuardJudge:
     """A guard that has learnt what to write after each of `PAIRS`."""
+    return GuardJudge(guard, *taught_model(guard, dict(zip(PAIRS.items(), said, strict=True))))
+
+
+def taught_model(guard: Guard, said: dict[tuple[str, str], str]) -> tuple[Any, Any]:
+    """A model that has learnt what to write after each prompt and answer, and its tokenizer."""
     tokenizer = tiny_tokenizer()
     model = tiny_model(max_position_embeddings=4096).train()
     rows = []
-    for (prompt, answer), written in zip(PAIRS.items(), said, strict=True):
+    for (prompt, answer), written in said.items():
         asked = tokenizer(guard.question(tokenizer, prompt, answer), add_special_tokens=guard.special)[
             "input_ids"
         ]
@@ -37,7 +43,7 @@ def taught(guard: Guard, said: list[str]) -> GuardJudge:
     for _ in range(300):
         loss = model(input_ids=batch, attention_mask=batch != tokenizer.pad_token_id, labels=labels).loss
         if loss.item() < 0.02:
-            return GuardJudge(guard, model.eval(), tokenizer)
+            return model.eval(), tokenizer
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
