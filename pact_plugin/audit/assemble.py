@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from pact_plugin.audit import result
 from pact_plugin.audit.coherence import coherence
-from pact_plugin.audit.compare import Side, changed_most, compare
+from pact_plugin.audit.compare import Pairs, Side, changed_most, compare
 from pact_plugin.audit.describe import remarks, versions
 from pact_plugin.audit.everyday import Kept, summary
 from pact_plugin.audit.heldout import likelihood
@@ -48,29 +48,22 @@ def assembled(
     """
     began = time.perf_counter()
     reference, candidate = readings
-    before, after = reference.confidence, candidate.confidence
-    pairs = None if before is None or after is None else list(zip(before, after, strict=True))
-    texts, prompts = survey.asked.texts, survey.asked.prompts
+    texts = survey.asked.texts
     rulings = [court.rule(texts, one.answers.texts) for one in readings]
     rounds = _again(court, texts, (reference.answers.texts, rulings[0]), reference.rounds)
-    places = {kind: survey.places(kind) for kind in KINDS}
-    found: dict[Kind, result.Comparison] = {}
-    for kind, kept in places.items():
-        if kept:
-            one = compare(prompts, kept, rulings[0], rulings[1], pairs)
-            found[kind] = one.model_copy(update=_beside(kept, rulings[0], rounds, likelihoods))
+    before, after = reference.confidence, candidate.confidence
+    pairs = None if before is None or after is None else list(zip(before, after, strict=True))
+    own, theirs = likelihoods or (None, None)
+    sides = (Side(reference.answers, rulings[0], own), Side(candidate.answers, rulings[1], theirs))
+    found = _comparisons(survey, sides, pairs, rounds)
     verdict = judge(found, settings.thresholds)
-    models = (reference.model, candidate.model)
-    sides = [
-        Side(one.answers, ruling, None if likelihoods is None else likelihoods[i])
-        for i, (one, ruling) in enumerate(zip(readings, rulings, strict=True))
-    ]
     flips = [sum(one[i] != rulings[0][i].refused for one in rounds) for i in range(len(texts))]
+    counts = {kind: len(survey.places(kind)) for kind in KINDS}
     said = [
         *reference.notes,
         *doubts(verdict),
         *notes(found, settings.judges),
-        *remarks(models, {kind: len(kept) for kind, kept in places.items()}),
+        *remarks((reference.model, candidate.model), counts),
     ]
     agreed = agree(settings.judges[1], [*rulings[0], *rulings[1]]) if len(settings.judges) > 1 else None
     return result.AuditResult(
@@ -88,8 +81,27 @@ def assembled(
         everyday=_everyday(reference, candidate),
         lm_eval=None,
         notes=said,
-        prompts=changed_most(prompts, sides[0], sides[1], pairs, flips if rounds else None),
+        prompts=changed_most(survey.asked.prompts, *sides, pairs, flips if rounds else None),
     )
+
+
+def _comparisons(
+    survey: Survey, sides: tuple[Side, Side], pairs: Pairs | None, rounds: Sequence[Sequence[bool]]
+) -> dict[Kind, result.Comparison]:
+    found: dict[Kind, result.Comparison] = {}
+    for kind in KINDS:
+        kept = survey.places(kind)
+        if not kept:
+            continue
+        read = [[one.likelihoods[i] for i in kept] for one in sides if one.likelihoods is not None]
+        beside = {
+            "noise": noise(kept, [one.refused for one in sides[0].rulings], rounds) if rounds else None,
+            "coherence": coherence(read[0], read[1]) if len(read) == len(sides) else None,
+        }
+        found[kind] = compare(
+            survey.asked.prompts, kept, sides[0].rulings, sides[1].rulings, pairs
+        ).model_copy(update=beside)
+    return found
 
 
 def _again(
@@ -106,19 +118,6 @@ def _again(
             refused[place] = flag
         found.append(refused)
     return found
-
-
-def _beside(
-    kept: Sequence[int],
-    first: Sequence[Ruling],
-    rounds: Sequence[Sequence[bool]],
-    likelihoods: Likelihoods | None,
-) -> Mapping[str, object]:
-    sides = () if likelihoods is None else [[side[i] for i in kept] for side in likelihoods]
-    return {
-        "noise": noise(kept, [one.refused for one in first], rounds) if rounds else None,
-        "coherence": coherence(sides[0], sides[1]) if sides else None,
-    }
 
 
 def _everyday(reference: Reading, candidate: Reading) -> Everyday | None:

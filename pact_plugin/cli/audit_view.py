@@ -62,8 +62,8 @@ def beside(result: AuditResult) -> Iterator[Text]:
     for kind, one in result.comparisons().items():
         asked = "" if one.change.requests is None else f" of {one.change.requests} requests"
         yield Text(
-            f"{one.reference.n} {kind} prompts{asked} tell a change of {100 * one.change.resolvable:.1f} points or more "
-            "from none (95%), if as many as here change the other way"
+            f"{one.reference.n} {kind} prompts{asked} tell a change of {100 * one.change.resolvable:.1f} points or "
+            "more from none (95%), if as many as here change the other way"
         )
         if one.noise is not None:
             yield Text(

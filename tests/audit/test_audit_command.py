@@ -281,6 +281,12 @@ BAD = [
     (["--candidate", "other", "--limit", 0], "--limit=0"),
     (["--candidate", "other", "--batch-size", 0], "--batch-size=0"),
     (["--candidate", "other", "--max-new-tokens", 0], "--max-new-tokens=0"),
+    (["--candidate", "other", "--noise-floor", 0], "--noise-floor=0: out of range. It must be at least 1"),
+    (["--candidate", "other", "--noise-floor", -1], "--noise-floor=-1"),
+    (["--candidate", "other", "--task", "none.jsonl"], "cannot be read"),
+    (["--candidate", "other", "--harmful", "bad.jsonl#text"], "line 1 has no text `text`, only prompt, kind"),
+    (["--candidate", "other", "--harmful", "bad.jsonl"], "line 1 is benign by its own column"),
+    (["--candidate", "other", "--benign", "nowhere:test"], "cannot be loaded"),
     (["--candidate", "other", "--fail-over", 5], "--fail-over=5.0: not a share"),
     (["--candidate", "other", "--prompts", "bad.jsonl"], "line 2 has kind None"),
     (["--candidate", "other", "--prompts", "none.csv"], "cannot be read"),
@@ -304,7 +310,7 @@ def test_what_cannot_be_audited_ends_with_status_2(folder, tmp_path, arguments, 
         tiny_model().save_pretrained(folder / "foreign")
         other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
         other.save_pretrained(folder / "foreign")
-    files = {"--candidate", "--adapter", "--prompts", "--safety-tokens"}
+    files = {"--candidate", "--adapter", "--prompts", "--harmful", "--benign", "--task", "--safety-tokens"}
     given = [
         folder / value if before in files else value
         for before, value in zip(["", *arguments], arguments, strict=False)

@@ -170,8 +170,8 @@ def test_with_the_constraint(tmp_path):
     trainer = pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS))
     trainer.train()
     assert list(rates(trainer)) == [0, 2, 4]
-    assert all("pact/divergence" in one for one in train_logs(trainer))
-    assert trainer.pact.receipt.steps == [[1, 4]]
+    assert all("pact/loss" in one for one in train_logs(trainer))
+    assert trainer.pact.record.receipt.steps == [[1, 4]]
 
 
 def test_the_plain_trainer(tmp_path):
