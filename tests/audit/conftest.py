@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from audits import adapted
+from audits import adapted, audit
 from peft import PromptTuningConfig, get_peft_model
 from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
@@ -36,3 +36,10 @@ def folder(tmp_path_factory):
     items = [{"prompt": text, "answer": HELP} for text in QUESTIONS]
     (folder / "task.jsonl").write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lost(folder, tmp_path_factory):
+    """The report on a candidate that refuses nothing any more, and what the command printed."""
+    output = tmp_path_factory.mktemp("lost")
+    return output, audit(folder, output)
