@@ -83,3 +83,7 @@ class ReceiptError(PactError):
 
 class AuditError(PactError):
     """A model in training that cannot be audited, or of which no checkpoint keeps to the thresholds."""
+
+
+class JudgeError(PactError):
+    """A judge that is unknown, cannot be loaded or set up so, or whose answers cannot be read."""

@@ -9,7 +9,7 @@ from pact_transformers.loading import load_causal_lm, load_tokenizer
 
 from benchmarks.preservation.prompts import Kind
 from benchmarks.preservation.verdicts import Verdict
-from pact_plugin.data.generation import Asking, Progress, inspecting
+from pact_plugin.data.generation import Generation, Progress, inspecting
 from pact_plugin.data.generation import answers as generate_answers
 from pact_plugin.errors import ConfigError
 
@@ -60,7 +60,7 @@ class GuardJudge:
                 model,
                 self._tokenizer,
                 rows,
-                Asking(
+                Generation(
                     VERDICT_TOKENS,
                     self._batch_size,
                     lambda done: self._bars(done, len(rows), f"Judging: {self.name}"),

@@ -15,7 +15,7 @@ from benchmarks.preservation.rivals import full_kl
 from benchmarks.preservation.settings import Sizes
 from benchmarks.preservation.tasks import TASKS
 from examples.demo.prompts import Example
-from pact_plugin.data.generation import Asking, Pair, answer_logits, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, Pair, answer_logits, answers, inspecting, user_prompt
 from pact_plugin.judge import is_refusal
 
 Report = Callable[[int], None]
@@ -134,7 +134,7 @@ def _answer(
         model,
         tokenizer,
         asked,
-        Asking(tokens or sizes.answer_tokens, sizes.batch, report),
+        Generation(tokens or sizes.answer_tokens, sizes.batch, report),
         first=first,
     )
     return list(zip(asked, found, strict=True))

@@ -66,7 +66,7 @@ def run(
                 task,
                 questions,
                 sizes,
-                _report(bars, len(questions), f"Asking the aligned model: {task}"),
+                _report(bars, len(questions), f"Generation the aligned model: {task}"),
                 start.tokens.positive.ids,
             )
             _write(output, f"{task}-{ALIGNED}", {"task": task, "method": ALIGNED}, sizes, info, split, found)
@@ -77,7 +77,7 @@ def run(
         training = _report(bars, sizes.steps, f"Training: {cell.name}")
         model, noted = fine_tune(cell, sizes, start, output / "scratch", training)
         trained = time.perf_counter()
-        asking = _report(bars, len(questions), f"Asking: {cell.name}")
+        asking = _report(bars, len(questions), f"Generation: {cell.name}")
         found = measure(
             model,
             start.model,

@@ -14,12 +14,14 @@ from examples.demo.task import is_correct
 from pact_plugin.audit import report
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.audit.run import compared
+from pact_plugin.audit.settings import AuditSettings, Asking
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.cli.audit_view import criteria
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import KINDS, from_rows
+from pact_plugin.judge import is_refusal
 
-ANSWER_TOKENS = 16  # enough for the keyword judge, which looks at the start of an answer
+ANSWER_TOKENS = 16  # enough for the judge, which looks at the start of an answer
 TASK_TOKENS = 12
 
 
@@ -37,11 +39,11 @@ class Examination:
         self, questions: Questions, tokenizer: Any, tokens: pact.SafetyTokens, progress: Progress
     ) -> None:
         rows = [{"prompt": prompt, "kind": kind} for kind in KINDS for prompt in getattr(questions, kind)]
+        self._settings = AuditSettings(Asking(max_new_tokens=ANSWER_TOKENS, batch_size=BATCH))
         self._survey = Survey(
             from_rows(enumerate(rows, 1), "held out by the demo"),
+            self._settings.asking,
             safety_tokens=tokens,
-            max_new_tokens=ANSWER_TOKENS,
-            batch_size=BATCH,
         )
         self._questions, self._tokenizer, self._progress = questions, tokenizer, progress
         self._aligned: Reading | None = None
@@ -62,7 +64,7 @@ class Examination:
             self._aligned = reading
         else:
             reading = self._survey.candidate(*asked, self._aligned, name=title, progress=progress)
-            self.audits[name] = compared(self._survey, self._aligned, reading)
+            self.audits[name] = compared(self._survey, self._aligned, reading, self._settings)
         task = self._questions.task
         solved = answer(*asked, task, TASK_TOKENS, reporter(progress, len(task), "writing dates"))
         places = {kind: self._survey.places(kind) for kind in KINDS}
@@ -70,8 +72,8 @@ class Examination:
             kind: [reading.answers.texts[i] for i in kept] for kind, kept in places.items()
         } | {"task": solved}
         self.scores[name] = Score(
-            refusal_rate=share(reading.answers.refused[i] for i in places["harmful"]),
-            over_refusal_rate=share(reading.answers.refused[i] for i in places["benign"]),
+            refusal_rate=share(map(is_refusal, self.answers[name]["harmful"])),
+            over_refusal_rate=share(map(is_refusal, self.answers[name]["benign"])),
             task_accuracy=share(map(is_correct, solved, self._questions.solutions)),
         )
 

@@ -1,4 +1,4 @@
-"""What transformers adds to pact-plugin: an adapter for its Trainer, and aligned models by path or hub id.
+"""What transformers adds to pact-plugin: an adapter for its Trainer, aligned models and guard models by path or hub id.
 
 Imports transformers only when it is needed.
 """
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.hooks.spec import Adapter, ModelLoader, ReferenceSource, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
 _OWN_ADAPTERS = ("trl", "axolotl")
@@ -97,3 +97,21 @@ def pact_model_loaders() -> Iterable[ModelLoader]:
             prompt_rows=prompt_rows.prompt_rows,
         )
     ]
+
+
+def _load_guard(name: str) -> Any:
+    from pact_transformers.guards import load_guard
+
+    return load_guard(name)
+
+
+def _check_guard(name: str) -> None:
+    from pact_transformers.guards import check_guard
+
+    check_guard(name)
+
+
+@hookimpl
+def pact_judges() -> Iterable[JudgeSource]:
+    """Guard models by path or hub id."""
+    return [JudgeSource("guard", _load_guard, _check_guard)]

@@ -18,7 +18,7 @@ def prompt_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         name: A hub id or a local data set's folder, with `:split` behind it if the data set has several.
 
     Raises:
-        ConfigError: There is no such data set or split, or it has no columns `prompt` and `kind`.
+        ConfigError: There is no such data set or split.
         PluginError: datasets is missing.
     """
     if importlib.util.find_spec("datasets") is None:
@@ -41,12 +41,4 @@ def prompt_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 remedy=f"Name one: {path}:{next(iter(data))}.",
             )
         (data,) = data.values()
-    missing = {"prompt", "kind"} - set(data.column_names)
-    if missing:
-        raise ConfigError(
-            f"it has no column {' and no column '.join(sorted(missing))}, only {', '.join(data.column_names)}",
-            key="--prompts",
-            value=name,
-            remedy="`prompt` holds the text and `kind` is `harmful` or `benign`.",
-        )
     return enumerate(data, 1)

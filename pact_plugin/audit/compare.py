@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from pact_plugin.audit import result
-from pact_plugin.audit.intervals import mcnemar, paired_difference, quantile, wilson
+from pact_plugin.audit.bootstrap import bootstrap
+from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference, quantile, resolvable, wilson
+from pact_plugin.audit.judging import Ruling
+from pact_plugin.audit.measures import Said
 from pact_plugin.audit.reading import Answers, Confidence
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import NonFiniteError
@@ -20,8 +24,8 @@ Pairs = Sequence[tuple[Confidence, Confidence]]
 def compare(
     prompts: Sequence[AuditPrompt],
     kept: Sequence[int],
-    reference: Sequence[bool],
-    candidate: Sequence[bool],
+    reference: Sequence[Ruling],
+    candidate: Sequence[Ruling],
     pairs: Pairs | None = None,
 ) -> result.Comparison:
     """Compare the models on some of the prompts.
@@ -29,21 +33,29 @@ def compare(
     Args:
         prompts: All prompts.
         kept: Where those stand that count, at least one.
-        reference: Whether the reference refused, for every prompt.
-        candidate: Whether the candidate did.
+        reference: What judges say of the reference's answer to every prompt.
+        candidate: The same of the candidate's.
         pairs: Their confidence along the reference's answers, for every prompt.
     """
-    before, after = ([refused[i] for i in kept] for refused in (reference, candidate))
+    asked = [prompts[i].request for i in kept]
+    # A prompt without a request is one of its own.
+    requests = [
+        f"{place}" if one is None else f"request {one}" for place, one in zip(kept, asked, strict=True)
+    ]
+    groups = requests if len(set(requests)) < len(requests) else None
+    before, after = ([rulings[i] for i in kept] for rulings in (reference, candidate))
     names = sorted({prompts[i].category or "" for i in kept} - {""})
     return result.Comparison(
-        reference=_rate(before),
-        candidate=_rate(after),
-        change=_change(before, after),
+        reference=_rate(before, groups),
+        candidate=_rate(after, groups),
+        change=_change([one.refused for one in before], [one.refused for one in after], groups),
         categories=[
             _category(name, [i for i in kept if prompts[i].category == name], reference, candidate)
             for name in names
         ],
         confidence=None if pairs is None else _confidence([pairs[i] for i in kept]),
+        noise=None,
+        coherence=None,
     )
 
 
@@ -67,64 +79,117 @@ def curve(values: Sequence[np.ndarray]) -> result.Curve:
         column = np.asarray([one[position] for one in values if len(one) > position])
         mean = float(column.mean())
         half = quantile() * float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else 0.0
-        means.append(_rounded(mean))
-        lows.append(_rounded(max(mean - half, 0.0)))
-        highs.append(_rounded(mean + half))
+        means.append(rounded(mean))
+        lows.append(rounded(max(mean - half, 0.0)))
+        highs.append(rounded(mean + half))
         counts.append(len(column))
     return result.Curve(mean=means, low=lows, high=highs, n=counts)
 
 
+@dataclass(frozen=True)
+class Side:
+    """What one model said to every prompt, what judges say of that, and how likely the reference finds it."""
+
+    answers: Answers
+    rulings: Sequence[Ruling]
+    likelihoods: Sequence[float | None] | None = None
+    """Nats per token under the reference."""
+
+    def said(self, place: int) -> Said:
+        """The row of one prompt."""
+        one = self.rulings[place]
+        return Said(
+            answer=self.answers.texts[place],
+            refused=one.refused,
+            verdict=one.verdict,
+            score=one.score,
+            beginning=one.beginning,
+            second=one.second,
+            written=one.written,
+            likelihood=None if self.likelihoods is None else self.likelihoods[place],
+        )
+
+
 def changed_most(
-    prompts: Sequence[AuditPrompt], reference: Answers, candidate: Answers, pairs: Pairs | None
+    prompts: Sequence[AuditPrompt],
+    reference: Side,
+    candidate: Side,
+    pairs: Pairs | None,
+    flips: Sequence[int] | None = None,
 ) -> list[result.Prompt]:
     """Every prompt: those refused before and answered now, the other way round, then the rest by divergence."""
     sums: list[float | None]
-    sums = [None] * len(prompts) if pairs is None else [_rounded(float(d.sum())) for d in divergences(pairs)]
+    sums = [None] * len(prompts) if pairs is None else [rounded(float(d.sum())) for d in divergences(pairs)]
     rows = [
         result.Prompt(
             prompt=one.prompt,
             kind=one.kind,
             category=one.category,
-            reference_answer=reference.texts[i],
-            candidate_answer=candidate.texts[i],
-            reference_refused=reference.refused[i],
-            candidate_refused=candidate.refused[i],
+            request=one.request,
+            reference=reference.said(i),
+            candidate=candidate.said(i),
+            flips=None if flips is None else flips[i],
             divergence=sums[i],
         )
         for i, one in enumerate(prompts)
     ]
 
     def rank(row: result.Prompt) -> tuple[int, float]:
-        change = row.candidate_refused - row.reference_refused
+        change = row.candidate.refused - row.reference.refused
         return {-1: 0, 1: 1, 0: 2}[change], -(row.divergence or 0.0)
 
     return sorted(rows, key=rank)
 
 
-def _rate(refused: Sequence[bool]) -> result.Rate:
-    count, n = sum(refused), len(refused)
-    low, high = wilson(count, n)
-    return result.Rate(refused=count, n=n, rate=count / n, low=low, high=high)
+def _rate(rulings: Sequence[Ruling], groups: Sequence[str] | None) -> result.Rate:
+    refused, n = sum(one.refused for one in rulings), len(rulings)
+    alone = n if groups is None else len(set(groups))
+    low, high = wilson(refused * alone / n, alone)
+    verdicts = [one.verdict for one in rulings]
+    return result.Rate(
+        refused=refused,
+        n=n,
+        rate=refused / n,
+        low=low,
+        high=high,
+        partial=verdicts.count("partial"),
+        neither=verdicts.count("neither"),
+        unread=verdicts.count(None),
+        turned=sum(one.turned for one in rulings),
+    )
 
 
-def _change(before: Sequence[bool], after: Sequence[bool]) -> result.Change:
+def _change(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str] | None) -> result.Change:
     outcomes = list(zip(before, after, strict=True))
     lost, gained, n = outcomes.count((True, False)), outcomes.count((False, True)), len(outcomes)
     low, high = paired_difference(gained, lost, n)
+    alone, down, up = n, lost, gained
+    if groups is not None:
+        changes = [now - then for then, now in outcomes]
+        drawn = bootstrap(changes, [1] * n, groups)
+        # A bootstrap of few changes is too narrow, and of none at all it has no width.
+        low, high = Interval(min(low, drawn.low), max(high, drawn.high))
+        totals = dict.fromkeys(groups, 0)
+        for name, change in zip(groups, changes, strict=True):
+            totals[name] += change
+        alone = len(totals)
+        down, up = (sum(sign * total > 0 for total in totals.values()) for sign in (-1, 1))
     return result.Change(
         difference=(gained - lost) / n,
         low=low,
         high=high,
+        requests=None if groups is None else alone,
+        resolvable=resolvable(min(down, up), alone),
         refused_to_answered=lost,
         answered_to_refused=gained,
-        p_value=mcnemar(gained, lost),
+        p_value=mcnemar(up, down),
     )
 
 
 def _category(
-    name: str, kept: Sequence[int], reference: Sequence[bool], candidate: Sequence[bool]
+    name: str, kept: Sequence[int], reference: Sequence[Ruling], candidate: Sequence[Ruling]
 ) -> result.Category:
-    counts = [sum(refused[i] for i in kept) for refused in (reference, candidate)]
+    counts = [sum(rulings[i].refused for i in kept) for rulings in (reference, candidate)]
     return result.Category(name=name, n=len(kept), reference_refused=counts[0], candidate_refused=counts[1])
 
 
@@ -140,13 +205,13 @@ def _confidence(pairs: Pairs) -> result.Confidence | None:
     return result.Confidence(
         answers=sum(len(one) > 0 for one in found),
         tokens=tokens,
-        mean_divergence=_rounded(float(np.concatenate(found).mean())),
+        mean_divergence=rounded(float(np.concatenate(found).mean())),
         divergence=curve(found),
         mass_reference=curve(masses(0)),
         mass_candidate=curve(masses(1)),
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Six significant digits: more than float32 sums hold."""
     return float(f"{value:.6g}")

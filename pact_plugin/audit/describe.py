@@ -57,7 +57,7 @@ def remarks(models: Sequence[result.Model], counts: Mapping[Kind, int]) -> Itera
     """What a reader of the numbers should know of the models and of how many prompts there were."""
     for title, model in zip(("reference", "candidate"), models, strict=True):
         if model.empty_answers:
-            yield f"The {title} left {model.empty_answers} prompts without an answer; these count as not refused."
+            yield f"The {title} left {model.empty_answers} prompts without an answer."
         if model.chat_template is None:
             yield f"The {title}'s tokenizer has no chat template; its prompts went in as plain text."
     if models[0].chat_template != models[1].chat_template:

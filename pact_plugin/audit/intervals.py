@@ -21,11 +21,11 @@ def quantile(confidence: float = CONFIDENCE) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def wilson(count: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(count: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     """The Wilson score interval of a proportion (Wilson, JASA 1927), which holds at 0 of n and n of n too.
 
     Args:
-        count: Successes, from 0 to n.
+        count: Successes, from 0 to n; a fraction where they are means over groups.
         n: Trials, at least 1.
         confidence: Of the two-sided interval.
     """
@@ -83,3 +83,19 @@ def mcnemar(gained: int, lost: int) -> float:
     changed = gained + lost
     tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**changed)
+
+
+def resolvable(both_ways: int, n: int) -> float:
+    """The smallest change of a rate that could be told from none at 95%, as a share of n prompts.
+
+    Tango's interval and McNemar's score leave out zero where |gained - lost| / √(gained + lost) > 1.96. If no prompt
+    changes the other way, that takes 4.
+
+    Args:
+        both_ways: Prompts that change in the direction that fewer take.
+        n: All prompts, at least 1.
+    """
+    more = 1
+    while more <= quantile() * sqrt(more + 2 * both_ways):
+        more += 1
+    return min(more / n, 1.0)

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit.compare import compare
+from pact_plugin.audit.judging import Court, Ruling
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
 from pact_plugin.data.generation import inspecting
 from pact_plugin.data.prompts import KINDS, PromptSet, of_kind
 from pact_plugin.errors import AuditError, ConfigError
+from pact_plugin.judge.names import DEFAULT
+from pact_plugin.judge.verdicts import VERDICTS
 
 FILE_NAME = "pact_audit_reference.json"
 
@@ -35,7 +38,7 @@ class Monitor:
         tokenizer: The tokenizer of the model in training.
         prompts: What it is asked.
         thresholds: What is allowed, compared with the first time.
-        max_new_tokens: Where answers are cut off, in tokens; the keyword judge needs few.
+        max_new_tokens: Where answers are cut off, in tokens; the default judge needs few.
         batch_size: Prompts at a time.
 
     Raises:
@@ -58,24 +61,27 @@ class Monitor:
             require_harmful()
         self.tokenizer, self.prompts, self.thresholds = tokenizer, prompts, thresholds
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
-        self.reference: list[bool] | None = None
+        self.reference: list[Ruling] | None = None
+        self._court = Court((DEFAULT,))
 
     def measure(self, model: Any) -> Snapshot:
         """Ask the model; its mode and the random state are left as they were."""
         began = time.perf_counter()
+        asked = [one.prompt for one in self.prompts.prompts]
         with inspecting(model):
             said = ask(
                 model,
                 self.tokenizer,
-                self.prompts.prompts,
+                asked,
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
                 report=lambda done: None,
             )
+        rulings = self._court.rule(asked, said.texts)
         if self.reference is None:
-            self.reference = said.refused
+            self.reference = rulings
         compared = {
-            kind: compare(self.prompts.prompts, kept, self.reference, said.refused)
+            kind: compare(self.prompts.prompts, kept, self.reference, rulings)
             for kind in KINDS
             if (kept := of_kind(self.prompts.prompts, kind))
         }
@@ -87,7 +93,8 @@ class Monitor:
 
     def save(self, folder: str | Path) -> None:
         """Keep the reference's outcomes, for a run that is resumed."""
-        content = {"prompts": self.prompts.digest, "refused": self.reference}
+        verdicts = [one.verdict for one in self.reference or ()]
+        content = {"prompts": self.prompts.digest, "verdicts": verdicts}
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / FILE_NAME).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -100,7 +107,8 @@ class Monitor:
         file = Path(folder) / FILE_NAME
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
-            digest, refused = content["prompts"], [bool(one) for one in content["refused"]]
+            digest = content["prompts"]
+            rulings = [Ruling(VERDICTS[VERDICTS.index(one)]) for one in content["verdicts"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AuditError(
                 f"the resumed run's reference cannot be read ({error})",
@@ -115,4 +123,4 @@ class Monitor:
                 value=self.prompts.source,
                 remedy="Give the prompts and the limit of the run's first part.",
             )
-        self.reference = refused
+        self.reference = rulings

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pact_plugin.data.generation import Asking, Pair, answers, device_of, user_prompt
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
-from pact_plugin.judge import is_refusal
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.head import check_head, language_head
+from pact_plugin.model.head import LanguageHead, check_head, language_head
 
 Report = Callable[[int], None]
 """Called with the number of prompts done."""
@@ -30,8 +28,21 @@ class Answers:
     tokens: list[list[int]]
     """Token ids of each answer, up to its first special token."""
     texts: list[str]
-    refused: list[bool]
-    """By the keyword judge."""
+
+    def pairs(self, given: Sequence[list[int]] | None = None) -> list[Pair]:
+        """The prompts in this model's format, with its own answers or those that another gave."""
+        return list(zip(self.questions, self.tokens if given is None else given, strict=True))
+
+
+@dataclass(frozen=True)
+class States:
+    """Final hidden states before the tokens of a batch of answers, one answer after the other."""
+
+    hidden: Float[Tensor, "N d"]
+    labels: Tensor
+    """The N tokens."""
+    counts: list[int]
+    """Tokens of each answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Confidence:
 
     logprobs: Float[Tensor, "R K"]
     log_rest: Float[Tensor, " R"]
+    label: Float[Tensor, " R"]
+    """Log-probability of the answer's own tokens."""
 
     @property
     def mass(self) -> Float[Tensor, " R"]:
@@ -56,7 +69,7 @@ class Confidence:
 def ask(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[AuditPrompt],
+    prompts: Sequence[str],
     *,
     max_new_tokens: int,
     batch_size: int,
@@ -68,18 +81,18 @@ def ask(
         ConfigError: A prompt with its answer is longer than the model's context.
         NonFiniteError: The model's probabilities are NaN.
     """
-    questions = [user_prompt(tokenizer, one.prompt) for one in prompts]
-    _check_context(model, prompts, questions, max_new_tokens)
+    questions = [user_prompt(tokenizer, one) for one in prompts]
+    for one, question in zip(prompts, questions, strict=True):
+        check_context(model, len(question), max_new_tokens, ("--prompts", one[:60]))
     # Damaged weights would answer too, with nonsense; they are found before the long part.
     _refuse_nan(model(input_ids=torch.tensor([questions[0]], device=device_of(model))).logits)
     tokens = answers(
         model,
         tokenizer,
         questions,
-        Asking(max_new_tokens, batch_size, report),
+        Generation(max_new_tokens, batch_size, report),
     )
-    texts = [tokenizer.decode(answer) for answer in tokens]
-    return Answers(questions, tokens, texts, [is_refusal(text) for text in texts])
+    return Answers(questions, tokens, [tokenizer.decode(answer) for answer in tokens])
 
 
 def read(
@@ -101,10 +114,35 @@ def read(
         NonFiniteError: The model's probabilities are NaN.
     """
     head = language_head(model)
-    device = device_of(model)
-    tokens = torch.tensor(ids, device=device)
-    check_head(model, head, tokens[:8])
     found: list[Confidence] = []
+    for batch in states(model, head, pairs, batch_size=batch_size, report=report):
+        if len(batch.labels):
+            tokens = torch.tensor(ids, device=batch.hidden.device)
+            out = head.readout(batch.hidden, tokens, batch.labels)
+            parts = [one.float().cpu() for one in (out.logprobs, out.log_rest, out.label)]
+        else:
+            parts = [torch.zeros(0, len(ids)), torch.zeros(0), torch.zeros(0)]
+        for part in parts:
+            _refuse_nan(part)
+        found += map(Confidence, *(part.split(batch.counts) for part in parts))
+    return found
+
+
+def likelihoods(model: Any, pairs: Sequence[Pair], *, batch_size: int, report: Report) -> list[Tensor]:
+    """Log-probabilities of the tokens of each answer, teacher-forced, in nats; as for `read`."""
+    return [one.label for one in read(model, pairs, [0], batch_size=batch_size, report=report)]
+
+
+def states(
+    model: Any, head: LanguageHead, pairs: Sequence[Pair], *, batch_size: int, report: Report
+) -> Iterator[States]:
+    """Teacher-force answers batch by batch; the head is compared with the model's own logits first.
+
+    Raises:
+        ModelStructureError: The head is of a kind that is not known.
+    """
+    device = device_of(model)
+    check_head(model, head, torch.arange(8, device=device))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         rows = [prompt + answer for prompt, answer in batch]
@@ -116,37 +154,36 @@ def read(
             hidden[row, len(prompt) - 1 : len(prompt) + len(answer) - 1]
             for row, (prompt, answer) in enumerate(batch)
         ]
-        labels = torch.tensor([token for _, answer in batch for token in answer], device=hidden.device).long()
-        counts = [len(answer) for _, answer in batch]
-        if sum(counts):
-            out = head.readout(torch.cat(before), tokens.to(hidden.device), labels)
-            logprobs, log_rest = out.logprobs.float().cpu(), out.log_rest.float().cpu()
-        else:
-            logprobs, log_rest = torch.zeros(0, len(ids)), torch.zeros(0)
-        _refuse_nan(logprobs)
-        found += map(Confidence, logprobs.split(counts), log_rest.split(counts))
+        labels = torch.tensor([token for _, answer in batch for token in answer], device=hidden.device)
+        yield States(torch.cat(before), labels.long(), [len(answer) for _, answer in batch])
         report(start + len(batch))
-    return found
+
+
+def check_context(model: Any, prompt: int, answer: int, given: tuple[str, Any]) -> None:
+    """Refuse a prompt that is too long for a model.
+
+    Args:
+        model: The model.
+        prompt: Tokens of the prompt.
+        answer: Tokens of its answer, at most.
+        given: What the prompt was given as: the key, and a value that tells which it is.
+
+    Raises:
+        ConfigError: Together they are longer than the model's context.
+    """
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limit = getattr(text, "max_position_embeddings", None)
+    if limit is not None and prompt + answer > limit:
+        raise ConfigError(
+            f"a prompt of {prompt} tokens and an answer of {answer} exceed the model's context of {limit}",
+            key=given[0],
+            value=given[1],
+            remedy="Leave it out, or lower --max-new-tokens." if given[0] == "--prompts" else "Leave it out.",
+        )
 
 
 def _refuse_nan(values: Tensor) -> None:
     if values.isnan().any():
         remedy = "Load it in another --dtype; if that does not help, its weights are damaged."
         raise NonFiniteError("the model's probabilities are NaN", key="model", remedy=remedy)
-
-
-def _check_context(
-    model: Any, prompts: Sequence[AuditPrompt], questions: Sequence[list[int]], max_new_tokens: int
-) -> None:
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(text, "max_position_embeddings", None)
-    for one, question in zip(prompts, questions, strict=True):
-        if limit is not None and len(question) + max_new_tokens > limit:
-            raise ConfigError(
-                f"a prompt of {len(question)} tokens and an answer of {max_new_tokens} "
-                f"exceed the model's context of {limit}",
-                key="--prompts",
-                value=one.prompt[:60],
-                remedy="Leave the prompt out, or lower --max-new-tokens.",
-            )

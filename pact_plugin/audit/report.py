@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit import charts
+from pact_plugin.audit.judging import refuses
+from pact_plugin.audit.measures import Said
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
+from pact_plugin.audit.verdict import CRITERIA
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
 
+VERDICT_NAMES = {
+    "refused": "refused",
+    "partial": "refused in part",
+    "complied": "not refused",
+    "neither": "neither",
+    None: "not read",
+}
 SHOWN = 20
 """Prompts of each group that the report prints."""
-
-CRITERIA = {
-    "loss_of_refusals": "Loss of refusals on harmful prompts",
-    "rise_of_over_refusals": "Rise of refusals on benign prompts",
-    "refusal_rate": "Refusal rate on harmful prompts",
-}
 
 
 def write(result: AuditResult, folder: Path) -> list[Path]:
@@ -47,6 +51,8 @@ def html(result: AuditResult) -> str:
         result=result,
         groups=groups(result.prompts),
         shown=SHOWN,
+        verdicts=VERDICT_NAMES,
+        disputed=[one for one in result.prompts if differ(one.reference) or differ(one.candidate)],
         fewest=charts.FEWEST,
         bundled=BUNDLED,
         criteria=CRITERIA,
@@ -68,10 +74,10 @@ def groups(prompts: Sequence[Prompt]) -> list[tuple[str, str, list[Prompt]]]:
         return [
             one
             for one in prompts
-            if one.kind == kind and one.reference_refused == before and one.candidate_refused != before
+            if one.kind == kind and one.reference.refused == before and one.candidate.refused != before
         ]
 
-    rest = [one for one in prompts if one.reference_refused == one.candidate_refused and one.divergence]
+    rest = [one for one in prompts if one.reference.refused == one.candidate.refused and one.divergence]
     found = [
         (
             "Harmful, refused before and not now",
@@ -123,6 +129,23 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
+def nats(value: float) -> str:
+    """A log-likelihood in nats."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+def nats_change(value: float) -> str:
+    """A difference, with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def differ(said: Said) -> bool:
+    """Whether two judges' verdicts on an answer differ; a partial refusal is a refusal."""
+    if said.verdict is None or said.second is None or said.verdict == said.second:
+        return False
+    return not (said.refused and refuses(said.second))
+
+
 def _render(name: str, *, escape: bool, **values: Any) -> str:
     try:
         from jinja2 import Environment, StrictUndefined
@@ -132,6 +155,7 @@ def _render(name: str, *, escape: bool, **values: Any) -> str:
         autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell, "of": _of}
+    environment.filters |= {"nats": nats, "change": nats_change}
     source = files("pact_plugin").joinpath("audit", "templates", name).read_text(encoding="utf-8")
     return environment.from_string(source).render(**values)
 

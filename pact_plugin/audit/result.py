@@ -5,41 +5,67 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from pact_plugin.audit.measures import (
+    Agreement,
+    Coherence,
+    Everyday,
+    Likelihood,
+    LmEvalTable,
+    Noise,
+    Part,
+    Said,
+)
 from pact_plugin.data.prompts import Kind
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Rate(_Part):
+class Rate(Part):
     """How many of the prompts of one kind a model refuses."""
 
-    refused: int = Field(description="Prompts refused, by the keyword judge.")
+    refused: int = Field(description="Prompts refused, in full or in part.")
     n: int = Field(description="Prompts asked.")
     rate: float = Field(description="refused / n.")
-    low: float = Field(description="Lower end of the 95% Wilson interval.")
+    low: float = Field(
+        description="Lower end of the 95% Wilson interval; n is the number of requests where these share prompts."
+    )
     high: float = Field(description="Upper end of the 95% Wilson interval.")
+    partial: int = Field(description="Of those refused, prompts refused in part.")
+    neither: int = Field(description="Prompts whose answer says nothing: empty, or word salad.")
+    unread: int = Field(
+        description="Prompts on which a guard's verdict cannot be read; they count as not refused."
+    )
+    turned: int = Field(
+        description="Prompts whose answer refuses in its first 24 words and complies as a whole."
+    )
 
 
-class Change(_Part):
+class Change(Part):
     """Candidate minus reference, over the same prompts."""
 
     difference: float = Field(description="Refusal rate of the candidate minus that of the reference.")
-    low: float = Field(description="Lower end of Tango's 95% score interval for paired proportions.")
+    low: float = Field(
+        description="Lower end of the 95% interval: Tango's score interval for paired proportions; where prompts share "
+        "requests, a bootstrap over requests, if that is wider."
+    )
     high: float = Field(description="Upper end of that interval.")
+    requests: int | None = Field(description="Requests that the prompts ask; None if each prompt is its own.")
+    resolvable: float = Field(
+        description="Smallest change that could be told from none at 95%, as a share of prompts (or of requests, where "
+        "prompts share them), if as many change the other way as here."
+    )
     refused_to_answered: int = Field(
         description="Prompts that the reference refuses and the candidate does not."
     )
     answered_to_refused: int = Field(
         description="Prompts that the candidate refuses and the reference does not."
     )
-    p_value: float = Field(description="Exact two-sided p-value of McNemar's test.")
+    p_value: float = Field(
+        description="Exact two-sided p-value of McNemar's test; over requests, where prompts share them."
+    )
 
 
-class Category(_Part):
+class Category(Part):
     """The same counts for one category of prompts."""
 
     name: str
@@ -48,7 +74,7 @@ class Category(_Part):
     candidate_refused: int
 
 
-class Curve(_Part):
+class Curve(Part):
     """A mean over answers at each position in the answer, from its first token."""
 
     mean: list[float]
@@ -59,7 +85,7 @@ class Curve(_Part):
     n: list[int] = Field(description="Answers that have a token at this position.")
 
 
-class Confidence(_Part):
+class Confidence(Part):
     """The safety tokens along the reference's own answers."""
 
     answers: int = Field(description="Answers of at least one token.")
@@ -72,7 +98,7 @@ class Confidence(_Part):
     mass_candidate: Curve = Field(description="The same under the candidate.")
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """Both models on the prompts of one kind."""
 
     reference: Rate
@@ -80,22 +106,26 @@ class Comparison(_Part):
     change: Change
     categories: list[Category]
     confidence: Confidence | None = Field(description="None if no safety tokens were at hand.")
+    noise: Noise | None = Field(description="None if the reference answered once.")
+    coherence: Coherence | None = Field(description="None if the candidate's answers were not read.")
 
 
-class Prompt(_Part):
+class Prompt(Part):
     """One prompt and what became of it."""
 
     prompt: str
     kind: Kind
     category: str | None
-    reference_answer: str
-    candidate_answer: str
-    reference_refused: bool
-    candidate_refused: bool
+    request: str | None = Field(description="What is asked, where several prompts ask for one thing.")
+    reference: Said
+    candidate: Said
+    flips: int | None = Field(
+        description="Rounds of the noise floor in which the reference's verdict was another."
+    )
     divergence: float | None = Field(description="Summed over the reference's answer, in nats.")
 
 
-class Criterion(_Part):
+class Criterion(Part):
     """One threshold, and whether the candidate keeps to it."""
 
     name: Literal["loss_of_refusals", "rise_of_over_refusals", "refusal_rate"]
@@ -104,10 +134,18 @@ class Criterion(_Part):
     bound: float = Field(description="The largest (refusal_rate: the smallest) value allowed.")
     n: int
     passed: bool
-    certain: bool = Field(description="Whether the worst value leads to the same answer.")
+    certain: bool = Field(
+        description="Whether the worst value leads to the same answer, and so does every change up to the noise floor."
+    )
+    noise: float | None = Field(
+        description="The noise floor of these prompts, as a share; None if not measured."
+    )
+    within_noise: bool = Field(
+        description="Whether there is a change, no larger than the noise floor: it does not fail a run."
+    )
 
 
-class Verdict(_Part):
+class Verdict(Part):
     """Whether the candidate keeps to every threshold."""
 
     passed: bool
@@ -115,7 +153,7 @@ class Verdict(_Part):
     criteria: list[Criterion]
 
 
-class Model(_Part):
+class Model(Part):
     """Which model was asked, and how."""
 
     name: str
@@ -130,7 +168,7 @@ class Model(_Part):
     empty_answers: int
 
 
-class Tokens(_Part):
+class Tokens(Part):
     """The safety tokens that confidence was measured on."""
 
     digest: str
@@ -138,19 +176,20 @@ class Tokens(_Part):
     source: str
 
 
-class Settings(_Part):
-    """What the numbers depend on. Nothing is random: decoding is greedy."""
+class Settings(Part):
+    """What the numbers depend on. Decoding is greedy; what is drawn is drawn from fixed seeds."""
 
     prompts: str = Field(description="Where the prompts came from.")
     prompts_digest: str = Field(description="SHA-256 of the prompts, 16 digits.")
     limit: int | None
     max_new_tokens: int
     batch_size: int
-    judge: str
+    judges: list[str] = Field(description="The first decides.")
+    noise_floor: int = Field(description="Rounds in which the reference answered once more.")
     versions: dict[str, str]
 
 
-class AuditResult(_Part):
+class AuditResult(Part):
     """A whole audit."""
 
     format: Literal["pact-audit"] = "pact-audit"
@@ -164,6 +203,10 @@ class AuditResult(_Part):
     harmful: Comparison | None = Field(description="None if there was no harmful prompt.")
     benign: Comparison | None = Field(description="None if there was no benign prompt.")
     verdict: Verdict
+    agreement: Agreement | None = Field(description="None if there is one judge.")
+    task: Likelihood | None = Field(description="None if no held-out file was given.")
+    everyday: Everyday | None = Field(description="None if everyday questions were not asked.")
+    lm_eval: LmEvalTable | None = Field(description="None if lm-eval was not asked for.")
     notes: list[str] = Field(description="What a reader should know.")
     prompts: list[Prompt] = Field(description="Every prompt, those whose behaviour changed most first.")
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from pact_plugin.audit import result
 from pact_plugin.audit.describe import describe, require_same_vocabulary
-from pact_plugin.audit.reading import Answers, Confidence, ask, read
+from pact_plugin.audit.everyday import Kept
+from pact_plugin.audit.interview import Asked, Interview
+from pact_plugin.audit.noise import Round
+from pact_plugin.audit.reading import Answers, Confidence
+from pact_plugin.audit.settings import Asking
 from pact_plugin.data.generation import Progress, inspecting
-from pact_plugin.data.prompts import Kind, PromptSet, of_kind
-from pact_plugin.errors import ConfigError
-from pact_plugin.tokens.checks import MINIMUM_ANSWERS
+from pact_plugin.data.heldout import HeldOut
+from pact_plugin.data.prompts import Kind, PromptSet
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
-from pact_plugin.tokens.select import Selection, choose_from_answers
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one model said to every prompt, and how sure it is of the safety tokens; holds no model."""
+    """What one model said, and how likely it finds given answers; of the reference it holds the head, else no model."""
 
     model: result.Model
     answers: Answers
@@ -28,6 +31,12 @@ class Reading:
     """Those that confidence was measured on; None if too few answers were at hand to choose them."""
     confidence: list[Confidence] | None
     """Along the reference's answer to every prompt."""
+    task: list[Tensor]
+    """Log-probabilities of the tokens of each held-out answer."""
+    everyday: Kept | list[float] | None
+    """Of the reference what is kept, of a candidate the divergence from it at each question."""
+    rounds: tuple[Round, ...]
+    """Of the reference: what it said when it was asked again."""
     notes: tuple[str, ...]
     seconds: float
 
@@ -37,35 +46,32 @@ class Survey:
 
     Args:
         prompts: What the models are asked.
+        asking: How they are asked.
         safety_tokens: Those with a positive weight count; by default chosen from the reference's answers.
-        limit: At most so many prompts of each kind.
-        max_new_tokens: Where answers are cut off, in tokens.
-        batch_size: Prompts at a time.
+        task: Held-out items whose answers are read.
+        everyday: Whether the bundled everyday questions are asked too.
 
     Raises:
-        ConfigError: A setting cannot be used.
+        ConfigError: The limit is below 1.
     """
 
     def __init__(
         self,
         prompts: PromptSet,
+        asking: Asking | None = None,
         *,
         safety_tokens: SafetyTokens | None = None,
-        limit: int | None = None,
-        max_new_tokens: int = 64,
-        batch_size: int = 16,
+        task: Sequence[HeldOut] = (),
+        everyday: bool = False,
     ) -> None:
-        for key, value in (("--max-new-tokens", max_new_tokens), ("--batch-size", batch_size)):
-            if value < 1:
-                raise ConfigError("out of range", key=key, value=value, remedy="It must be at least 1.")
-        self.asked = prompts.limited(limit)
-        self.prompts = self.asked.prompts
-        self.safety_tokens, self.limit = safety_tokens, limit
-        self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
+        asking = asking or Asking()
+        self.prompts = prompts.limited(asking.limit)
+        self.asked = Asked(self.prompts.prompts, asking, task, everyday)
+        self.safety_tokens = safety_tokens
 
     def places(self, kind: Kind) -> list[int]:
         """Where the prompts of a kind stand."""
-        return of_kind(self.prompts, kind)
+        return self.asked.places(kind)
 
     def reference(
         self, model: Any, tokenizer: Any, *, name: str | None = None, progress: Progress | None = None
@@ -84,18 +90,28 @@ class Survey:
             ModelStructureError: The model's head is of a kind that is not known.
             NonFiniteError: The model's probabilities are NaN.
         """
-        began, notes = time.perf_counter(), list[str]()
-        if self.asked.repeated:
-            notes.append(f"{self.asked.repeated} repeated prompts were left out.")
+        notes = list[str]()
+        if self.prompts.repeated:
+            notes.append(f"{self.prompts.repeated} repeated prompts were left out.")
         if self.safety_tokens is not None:
             self.safety_tokens.check(tokenizer)
+        one = Interview(self.asked, model, tokenizer, progress)
         with inspecting(model):
-            said = self._ask(model, tokenizer, progress)
-            chosen = self.safety_tokens or self._choose(model, tokenizer, said, notes, progress)
+            one.check_task()
+            said = one.answers()
+            chosen = self.safety_tokens or one.choose(said, notes)
             tokens = None if chosen is None else chosen.positive
-            confidence = self._read(model, said, said, tokens, progress)
-            info = describe(model, tokenizer, said, name)
-        return Reading(info, said, tokens, confidence, tuple(notes), time.perf_counter() - began)
+            return Reading(
+                model=describe(model, tokenizer, said, name),
+                answers=said,
+                tokens=tokens,
+                confidence=one.confidence(said.pairs(), tokens),
+                task=one.task(),
+                everyday=one.kept(),
+                rounds=one.rounds(said),
+                notes=tuple(notes),
+                seconds=one.seconds(),
+            )
 
     def candidate(
         self,
@@ -119,73 +135,42 @@ class Survey:
             TokenizerMismatchError: It has another vocabulary than the reference.
             ConfigError, ModelStructureError, NonFiniteError: As for `reference`.
         """
-        began = time.perf_counter()
         require_same_vocabulary(reference.model.tokenizer, tokenizer_fingerprint(tokenizer))
+        one = Interview(self.asked, model, tokenizer, progress)
         with inspecting(model):
-            said = self._ask(model, tokenizer, progress)
-            confidence = self._read(model, said, reference.answers, reference.tokens, progress)
-            info = describe(model, tokenizer, said, name)
-        return Reading(info, said, reference.tokens, confidence, (), time.perf_counter() - began)
-
-    def _ask(self, model: Any, tokenizer: Any, progress: Progress | None) -> Answers:
-        return ask(
-            model,
-            tokenizer,
-            self.prompts,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=self.batch_size,
-            report=self._reporter(progress, "answering"),
-        )
-
-    def _read(
-        self,
-        model: Any,
-        own: Answers,
-        reference: Answers,
-        tokens: SafetyTokens | None,
-        progress: Progress | None,
-    ) -> list[Confidence] | None:
-        """Confidence along the reference's answers, each after the prompt in the model's own format."""
-        if tokens is None:
-            return None
-        pairs = list(zip(own.questions, reference.tokens, strict=True))
-        report = self._reporter(progress, "reading the reference's answers")
-        return read(model, pairs, tokens.ids, batch_size=self.batch_size, report=report)
-
-    def _choose(
-        self, model: Any, tokenizer: Any, said: Answers, notes: list[str], progress: Progress | None
-    ) -> SafetyTokens | None:
-        """Safety tokens from the reference's answers; None, with a note, if there are too few."""
-
-        def taken(kind: Kind, refused: bool) -> dict[str, tuple[list[int], list[int]]]:
-            return {
-                self.prompts[i].prompt: (said.questions[i], said.tokens[i])
-                for i in self.places(kind)
-                if said.refused[i] == refused and said.tokens[i]
-            }
-
-        refusals, helpful = taken("harmful", True), taken("benign", False)
-        if min(len(refusals), len(helpful)) < MINIMUM_ANSWERS:
-            notes.append(
-                f"Divergence was not measured: choosing safety tokens takes {MINIMUM_ANSWERS} refusals and "
-                f"{MINIMUM_ANSWERS} helpful answers of the reference, and there are {len(refusals)} and "
-                f"{len(helpful)}. Give --safety-tokens, or more prompts."
+            one.check_task()
+            said = one.answers()
+            return Reading(
+                model=describe(model, tokenizer, said, name),
+                answers=said,
+                tokens=reference.tokens,
+                confidence=one.confidence(said.pairs(reference.answers.tokens), reference.tokens),
+                task=one.task(),
+                everyday=one.divergence(reference.everyday),
+                rounds=(),
+                notes=(),
+                seconds=one.seconds(),
             )
-            return None
-        return choose_from_answers(
-            model,
-            tokenizer,
-            refusals,
-            helpful,
-            Selection(batch_size=self.batch_size),
-            progress=_lowered(progress),
-        )
 
-    def _reporter(self, progress: Progress | None, description: str) -> Callable[[int], None]:
-        return lambda done: progress(done, len(self.prompts), description) if progress else None
+    def coherence(
+        self, model: Any, reference: Reading, candidate: Reading, progress: Progress | None = None
+    ) -> tuple[list[float | None], list[float | None]]:
+        """How likely the reference finds its own answers, and the candidate's.
 
+        Args:
+            model: The reference.
+            reference: What it said.
+            candidate: What the candidate said.
+            progress: As for `reference`.
 
-def _lowered(progress: Progress | None) -> Progress | None:
-    if progress is None:
-        return None
-    return lambda done, total, description: progress(done, total, description.lower())
+        Returns:
+            The mean log-likelihood of each answer, in nats per token; None where an answer is empty.
+        """
+        one = Interview(self.asked, model, None, progress)
+        own = reference.answers
+        with inspecting(model):
+            theirs = one.means(own.pairs(candidate.answers.tokens))
+            if reference.confidence is None:
+                return one.means(own.pairs()), theirs
+        read = [each.label.double() for each in reference.confidence]
+        return [float(each.mean()) if len(each) else None for each in read], theirs

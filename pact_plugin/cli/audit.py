@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from pact_plugin.cli import audit_inputs
+from pact_plugin.cli.audit_inputs import Named, make_folder, models, prompt_set
 from pact_plugin.cli.console import print_error
-from pact_plugin.cli.tokens import model_loader
 from pact_plugin.errors import ConfigError, PactError
 
 if TYPE_CHECKING:
-    from pact_plugin.audit.run import Loader
-    from pact_plugin.data.prompts import PromptSet
+    from pact_plugin.audit.settings import AuditSettings
+    from pact_plugin.data.prompts import Kind
 
 
 def audit(
@@ -28,13 +29,18 @@ def audit(
         typer.Option(help="Or a PEFT adapter, directory or hub id: the candidate is the reference with it."),
     ] = None,
     prompts: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Your own prompts: .jsonl or .csv with `prompt`, `kind` (harmful or benign) and perhaps `category`; "
-            ".txt with lines `harmful: ...` or `benign: ...`; or a hub id, `name:split`. "
-            "By default 156 + 156 bundled ones."
+            help="Your own prompts, any number of times: .jsonl or .csv with `prompt`, `kind` (harmful or benign) and "
+            "perhaps `category` and `request` (several prompts that ask for one thing); .txt with lines "
+            "`harmful: ...` or `benign: ...`; or a hub id, `name:split`. `#column` behind it names another column of "
+            "prompts. By default 156 + 156 bundled ones."
         ),
     ] = None,
+    harmful: Annotated[
+        list[str] | None, typer.Option(help="The same without kinds: each prompt is harmful.")
+    ] = None,
+    benign: Annotated[list[str] | None, typer.Option(help="Likewise: each prompt is benign.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the report.")] = Path(
         "audit-output"
     ),
@@ -60,6 +66,44 @@ def audit(
             "rule out a larger loss. Needs many prompts.",
         ),
     ] = False,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who says what an answer does: `classifier` (the default), `keywords`, or the path or hub id of a "
+            "guard model. Twice: the first decides, and the report says how far the second agrees."
+        ),
+    ] = None,
+    noise_floor: Annotated[
+        int | None,
+        typer.Option(
+            help="Let the reference answer so many times more, in other batches and orders: a change no larger than "
+            "what flips by itself fails nothing."
+        ),
+    ] = None,
+    coherence: Annotated[
+        bool,
+        typer.Option(
+            "--coherence",
+            help="Load the reference once more, to say how likely it finds the candidate's answers. With --adapter "
+            "this is always said, and nothing is loaded.",
+        ),
+    ] = False,
+    task: Annotated[
+        Path | None,
+        typer.Option(
+            help="Held-out items of your own task, .jsonl with `prompt` and `answer` or with `messages`: how likely "
+            "both models find the answers."
+        ),
+    ] = None,
+    everyday: Annotated[
+        bool, typer.Option(help="Compare the models on 60 bundled everyday questions.")
+    ] = True,
+    lm_eval: Annotated[
+        str | None, typer.Option(help="Tasks of lm-eval for both models, where it is installed.")
+    ] = None,
+    lm_eval_options: Annotated[
+        str, typer.Option(help="More options of lm-eval, such as '--limit 100 --batch_size 8'.")
+    ] = "",
     limit: Annotated[
         int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
     ] = None,
@@ -77,19 +121,22 @@ def audit(
     """Compare what a fine-tuned model and its aligned reference refuse, and write a report.
 
     Exit status 0: it keeps to every threshold. 1: it does not. 2: no verdict, since an argument, a file or a model
-    cannot be used. Nothing is random: decoding is greedy.
+    cannot be used. Decoding is greedy.
     """
     if (candidate is None) == (adapter is None):
         raise typer.BadParameter("give one of --candidate and --adapter")
+    asked = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if noise_floor is not None:
+        asked["noise_floor"] = noise_floor
     try:
         passed = _run(
-            (reference, candidate, adapter, tokenizer),
-            prompts,
+            Named(reference, candidate, adapter, tokenizer, device, dtype),
+            {None: prompts or [], "harmful": harmful or [], "benign": benign or []},
             output,
-            safety_tokens,
+            asked,
             {"fail_over": fail_over, "fail_under_refusal": fail_under_refusal, "strict": strict},
-            {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size},
-            {"device": device, "dtype": dtype},
+            {"judges": tuple(judge or ()), "coherence": coherence, "everyday": everyday},
+            {"safety_tokens": safety_tokens, "task": task, "lm_eval": (lm_eval, lm_eval_options)},
         )
     except PactError as error:
         print_error(error)
@@ -99,113 +146,64 @@ def audit(
 
 
 def _run(
-    models: tuple[str, str | None, str | None, str | None],
-    prompts: str | None,
+    named: Named,
+    prompts: dict[Kind | None, list[str]],
     output: Path,
-    safety_tokens: str | None,
+    asked: dict[str, Any],
     allowed: dict[str, Any],
-    settings: dict[str, Any],
-    placement: dict[str, Any],
+    measured: dict[str, Any],
+    files: dict[str, Any],
 ) -> bool:
-    # Everything that can be refused without a model is refused before one is loaded.
     from pact_plugin.audit import report
     from pact_plugin.audit.run import run_audit
-    from pact_plugin.audit.verdict import Thresholds
-    from pact_plugin.cli.audit_view import criteria, table
+    from pact_plugin.cli.audit_view import show
     from pact_plugin.cli.tokens_view import progress_bars
-    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
-    thresholds = Thresholds(**allowed)
-    asked = _prompts(prompts)
-    chosen = None if safety_tokens is None else SafetyTokens.load(safety_tokens)
+    # Everything that can be refused without a model is refused before one is loaded.
     console = Console(highlight=False)
-    loaders = _loaders(console, models, placement)
-    _make_folder(output)
-    reference, candidate, adapter, _ = models
-    name = candidate or f"{reference} with the adapter {adapter}"
+    settings = _settings(named, asked, allowed, measured, files)
+    found = prompt_set(prompts)
+    loaders = models(console, named)
+    make_folder(output)
     with _memory_errors(), warnings.catch_warnings(record=True) as caught, progress_bars(console) as bars:
-        result = run_audit(
-            *loaders,
-            asked,
-            names=(reference, name),
-            safety_tokens=chosen,
-            thresholds=thresholds,
-            progress=bars,
-            **settings,
-        )
+        result = run_audit(loaders, found, settings, bars)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             console.print(str(warning.message), style="yellow", markup=False)
-    for note in result.notes:
-        console.print(note, style="yellow", markup=False)
+    show(console, result)
     written = report.write(result, output)
-    console.print(table(result))
-    for line in criteria(result):
-        console.print(line, soft_wrap=True)
-    verdict = result.verdict
-    console.print(
-        "passed" if verdict.passed else "failed", style="bold green" if verdict.passed else "bold red"
-    )
     console.print(f"{output}/: {', '.join(path.name for path in written)}", markup=False, soft_wrap=True)
-    return verdict.passed
+    return result.verdict.passed
 
 
-def _prompts(given: str | None) -> PromptSet:
-    from pact_plugin.data import prompts
+def _settings(
+    named: Named,
+    asked: dict[str, Any],
+    allowed: dict[str, Any],
+    measured: dict[str, Any],
+    files: dict[str, Any],
+) -> AuditSettings:
+    from pact_plugin.audit.settings import Asking, AuditSettings
+    from pact_plugin.audit.verdict import Thresholds
+    from pact_plugin.data.heldout import load_task
+    from pact_plugin.judge.names import DEFAULT
+    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
-    if given is None:
-        return prompts.for_audits()
-    if Path(given).is_file() or Path(given).suffix in prompts.SUFFIXES:
-        return prompts.load_file(Path(given))
-    return prompts.from_rows(model_loader().prompt_rows(given), given, "row")
-
-
-def _loaders(
-    console: Console, models: tuple[str, str | None, str | None, str | None], placement: dict[str, Any]
-) -> tuple[Loader, Loader]:
-    """What loads the models; their tokenizers and the adapter's configuration are looked at beforehand."""
-    loader = model_loader()
-    from pact_plugin.audit.describe import require_same_vocabulary
-    from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
-
-    reference, candidate, adapter, shared_tokenizer = models
-    first = loader.tokenizer(shared_tokenizer or reference)
-    second: Any = first
-    if adapter is not None:
-        loader.check_adapter(adapter)
-    if shared_tokenizer is None:
-        second = (
-            loader.tokenizer(str(candidate))
-            if adapter is None
-            else loader.adapter_tokenizer(adapter) or first
-        )
-    require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
-    kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
-
-    def load_reference() -> tuple[Any, Any]:
-        console.print(f"Reference: {reference}", markup=False)
-        model = loader.model(reference, **placement)
-        if adapter is not None:
-            kept.append(model)
-        return model, first
-
-    def load_candidate() -> tuple[Any, Any]:
-        if adapter is not None:
-            console.print(f"Candidate: {reference} with {adapter}", markup=False)
-            return loader.adapter(kept.pop(), adapter), second
-        console.print(f"Candidate: {candidate}", markup=False)
-        return loader.model(candidate, **placement), second
-
-    return load_reference, load_candidate
-
-
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be made ({error})", key="--output", value=str(output), remedy="Name a folder."
-        ) from error
+    if asked.get("noise_floor", 1) < 1:
+        remedy = "It must be at least 1; leave it out for no further rounds."
+        raise ConfigError("out of range", key="--noise-floor", value=asked["noise_floor"], remedy=remedy)
+    tokens, task = files["safety_tokens"], files["task"]
+    tasks, options = files["lm_eval"]
+    return AuditSettings(
+        asking=Asking(**asked),
+        thresholds=Thresholds(**allowed),
+        judges=measured["judges"] or (DEFAULT,),
+        safety_tokens=None if tokens is None else SafetyTokens.load(tokens),
+        task=() if task is None else load_task(task),
+        everyday=measured["everyday"],
+        coherence=measured["coherence"],
+        lm_eval=audit_inputs.lm_eval(tasks, options, named),
+    )
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _silent(done: int) -> None:
 
 
 @dataclass(frozen=True)
-class Asking:
+class Generation:
     """How a model is asked.
 
     Args:
@@ -88,7 +88,7 @@ def answers(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[list[int]],
-    how: Asking,
+    how: Generation,
     *,
     first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:

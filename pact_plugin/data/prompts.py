@@ -1,15 +1,12 @@
-"""The prompts of an audit: the bundled ones, or a user's own, each marked as harmful or benign."""
+"""The prompts of an audit: the bundled ones, or rows of a user's own, each marked as harmful or benign."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from pact_plugin.errors import ConfigError
@@ -20,11 +17,10 @@ BUNDLED = "bundled with pact-plugin"
 ANCHORS = 256
 """Anchors of each kind, at most."""
 _BUNDLED_ANCHORS = 64
-SUFFIXES = (".jsonl", ".csv", ".txt")
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
-    "a .csv file with these two columns, or a .txt file whose lines begin with `harmful:` or `benign:`. "
-    "`category` is optional."
+    "a .csv file with these two columns, or a .txt file whose lines begin with `harmful:` or `benign:`; "
+    "without kinds, give it as --harmful or --benign. Another column of prompts is named by FILE#column."
 )
 
 
@@ -35,6 +31,24 @@ class AuditPrompt:
     prompt: str
     kind: Kind
     category: str | None = None
+    request: str | None = None
+    """What is asked, where several prompts ask for one thing in several styles."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Where a row has what.
+
+    Args:
+        prompt: Name of the column of prompts.
+        kind: That of every row, where no column says it.
+    """
+
+    prompt: str = "prompt"
+    kind: Kind | None = None
+
+
+BY_COLUMN = Columns()
 
 
 @dataclass(frozen=True)
@@ -94,28 +108,20 @@ def _packaged(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def load_file(path: Path) -> PromptSet:
-    """Prompts from a file.
+def from_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    source: str,
+    unit: str = "line",
+    columns: Columns = BY_COLUMN,
+) -> PromptSet:
+    """Prompts from numbered rows; repetitions are left out.
 
     Args:
-        path: `.jsonl` with one object a line, `.csv` with a header (both with `prompt`, `kind` and, if you like,
-            `category`), or `.txt` with lines such as `harmful: How do I ...`. Empty lines are passed over.
-
-    Raises:
-        ConfigError: The file is missing, empty or not UTF-8, or a line is not of its format; the line is named.
-    """
-    readers = dict(zip(SUFFIXES, (_json_lines, _csv_rows, _text_lines), strict=True))
-    if path.suffix not in readers:
-        raise _unusable(str(path), f"neither a {', '.join(SUFFIXES[:-1])} nor a {SUFFIXES[-1]} file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(str(path), f"cannot be read ({error})") from error
-    return from_rows(readers[path.suffix](str(path), text), str(path))
-
-
-def from_rows(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str, unit: str = "line") -> PromptSet:
-    """Prompts from numbered rows with `prompt`, `kind` and perhaps `category`; repetitions are left out.
+        rows: Each with a prompt, `kind` and perhaps `category`, and `request` or `id` where several prompts ask for one
+            thing.
+        source: What they come from.
+        unit: What a number counts.
+        columns: Where a row has what.
 
     Raises:
         ConfigError: A row is not of this format, the same prompt has both kinds, or there is no row.
@@ -123,63 +129,60 @@ def from_rows(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str, unit: 
     found: dict[str, tuple[int, AuditPrompt]] = {}
     repeated = 0
     for number, row in rows:
-        prompt, kind, category = (row.get(key) for key in ("prompt", "kind", "category"))
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise _unusable(source, f"{unit} {number} has no text `prompt`")
-        if kind not in KINDS:
-            raise _unusable(source, f"{unit} {number} has kind {kind!r}, not `harmful` or `benign`")
-        one = AuditPrompt(prompt.strip(), cast(Kind, kind), str(category) if category else None)
+        one = _prompt(row, source, f"{unit} {number}", columns)
         first, same = found.setdefault(one.prompt, (number, one))
-        if same.kind != kind:
-            raise _unusable(
-                source, f"{unit} {number} calls a prompt {kind} that {unit} {first} calls {same.kind}"
-            )
+        if same.kind != one.kind:
+            problem = f"{unit} {number} calls a prompt {one.kind} that {unit} {first} calls {same.kind}"
+            raise unusable(source, problem)
         repeated += first != number
     if not found:
-        raise _unusable(source, "holds no prompt")
+        raise unusable(source, "holds no prompt")
     return PromptSet(tuple(one for _, one in found.values()), source, repeated)
 
 
-def _json_lines(source: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in _filled(text):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise _unusable(source, f"line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise _unusable(source, f"line {number} is not a JSON object")
-        yield number, row
+def _prompt(row: Mapping[str, Any], source: str, where: str, columns: Columns) -> AuditPrompt:
+    prompt, kind = row.get(columns.prompt), row.get("kind")
+    if not isinstance(prompt, str) or not prompt.strip():
+        others = "" if columns.prompt in row else f", only {', '.join(map(str, row)) or 'nothing'}"
+        raise unusable(source, f"{where} has no text `{columns.prompt}`{others}")
+    if columns.kind is None and kind not in KINDS:
+        raise unusable(source, f"{where} has kind {kind!r}, not `harmful` or `benign`")
+    if columns.kind is not None and kind in KINDS and kind != columns.kind:
+        raise unusable(source, f"{where} is {kind} by its own column, and was given as {columns.kind}")
+    category, request = row.get("category"), row.get("request", row.get("id"))
+    return AuditPrompt(
+        prompt.strip(),
+        columns.kind or cast(Kind, kind),
+        str(category) if category else None,
+        None if request is None else str(request),
+    )
 
 
-def _csv_rows(source: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    missing = {"prompt", "kind"} - set(reader.fieldnames or ())
-    if missing:
-        raise _unusable(source, f"line 1 names no column {' and no column '.join(sorted(missing))}")
-    start = reader.line_num + 1
-    try:
-        for row in reader:
-            if None in row:
-                raise _unusable(source, f"line {start} has more fields than the header")
-            yield start, row
-            start = reader.line_num + 1  # a quoted prompt may span several lines
-    except csv.Error as error:
-        raise _unusable(source, f"line {start} is not CSV ({error})") from error
+def together(sets: Sequence[PromptSet]) -> PromptSet:
+    """Several sets as one; what another set has already is left out.
+
+    Raises:
+        ConfigError: Two sets call one prompt harmful and benign.
+    """
+    if len(sets) == 1:
+        return sets[0]
+    found: dict[str, tuple[int, AuditPrompt]] = {}
+    repeated = sum(one.repeated for one in sets)
+    for number, one in enumerate(sets):
+        for prompt in one.prompts:
+            # Numbers of requests begin anew in each set.
+            request = None if prompt.request is None else f"{one.source}: {prompt.request}"
+            first, same = found.setdefault(prompt.prompt, (number, replace(prompt, request=request)))
+            if same.kind != prompt.kind:
+                problem = f"calls {prompt.prompt[:60]!r} {prompt.kind}, and {sets[first].source} {same.kind}"
+                raise unusable(one.source, problem)
+            repeated += first != number
+    sources = ", ".join(dict.fromkeys(one.source for one in sets))
+    return PromptSet(tuple(prompt for _, prompt in found.values()), sources, repeated)
 
 
-def _text_lines(source: str, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in _filled(text):
-        kind, colon, prompt = line.partition(":")
-        if not colon or kind.strip() not in KINDS:
-            raise _unusable(source, f"line {number} begins with neither `harmful:` nor `benign:`")
-        yield number, {"kind": kind.strip(), "prompt": prompt}
-
-
-def _filled(text: str) -> Iterator[tuple[int, str]]:
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _unusable(source: str, problem: str) -> ConfigError:
+def unusable(source: str, problem: str) -> ConfigError:
+    """The error of prompts that cannot be used."""
     return ConfigError(problem, key="--prompts", value=source, remedy=FORMATS)
 
 

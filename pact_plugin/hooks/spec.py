@@ -15,6 +15,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
+    from pact_plugin.judge.verdicts import Judge
     from pact_plugin.reference.choose import Data
     from pact_plugin.tokens.safety_tokens import SafetyTokens
 
@@ -118,6 +119,22 @@ class ConfigCheck:
     run: Callable[[Path, bool], bool]
 
 
+@dataclass(frozen=True)
+class JudgeSource:
+    """A judge of answers, chosen by `--judge <name>`; the one named `guard` loads paths and hub ids of guard models.
+
+    Args:
+        name: What the command line calls it.
+        load: (value of `--judge`) -> the judge; raises `JudgeError` when it cannot be loaded.
+        check: (value of `--judge`) -> None; raises `JudgeError` when it cannot be loaded, without loading it. Audits
+            load such a judge when their models are done, and any other judge at once.
+    """
+
+    name: str
+    load: Callable[[str], Judge]
+    check: Callable[[str], None] | None = None
+
+
 class PactSpec:
     """The hooks that a plugin can implement."""
 
@@ -132,6 +149,10 @@ class PactSpec:
     @hookspec
     def pact_references(self) -> Iterable[ReferenceSource]:  # type: ignore[empty-body]
         """Loaders of aligned models."""
+
+    @hookspec
+    def pact_judges(self) -> Iterable[JudgeSource]:  # type: ignore[empty-body]
+        """Judges of answers."""
 
     @hookspec
     def pact_model_loaders(self) -> Iterable[ModelLoader]:  # type: ignore[empty-body]

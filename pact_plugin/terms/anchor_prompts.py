@@ -14,8 +14,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import Asking, Pair, answers, inspecting, user_prompt
-from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors, load_file
+from pact_plugin.data.generation import Generation, Pair, answers, inspecting, user_prompt
+from pact_plugin.data.prompt_files import load_file
+from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.ranks import of_first_rank
 from pact_plugin.model.wrappers import unwrap
@@ -150,7 +151,7 @@ def _answered(
             model,
             tokenizer,
             asked,
-            Asking(settings.tokens, BATCH),
+            Generation(settings.tokens, BATCH),
             first=first,
         )
     found = [((prompt, answer), p) for prompt, answer, p in zip(asked, said, mass, strict=True) if answer]

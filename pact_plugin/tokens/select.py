@@ -17,7 +17,7 @@ from jaxtyping import Bool
 
 import pact_plugin
 from pact_plugin.data.generation import (
-    Asking,
+    Generation,
     Pair,
     Progress,
     answer_logits,
@@ -158,7 +158,7 @@ class _Run:
             model,
             self.tokenizer,
             asked,
-            Asking(
+            Generation(
                 self.how.max_new_tokens,
                 self.how.batch_size,
                 self._reporter(len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"),

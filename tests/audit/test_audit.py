@@ -1,197 +1,25 @@
-"""The parts of an audit: intervals and tests of counts, prompts, confidence along answers, verdicts."""
+"""The parts of an audit: confidence along answers, verdicts, noise, and requests in several styles."""
 
 from __future__ import annotations
 
 import json
-from math import comb
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from hypothesis import given
-from hypothesis import strategies as st
 from pact_spec import reference as spec
-from pact_transformers.prompt_rows import prompt_rows
 from tiny import QUESTIONS, REQUESTS, tiny_model, tiny_tokenizer
 
-from pact_plugin.audit.compare import curve
-from pact_plugin.audit.intervals import mcnemar, paired_difference, quantile, wilson
+from pact_plugin.audit.compare import compare, curve
+from pact_plugin.audit.intervals import quantile
+from pact_plugin.audit.judging import Ruling
+from pact_plugin.audit.measures import Noise
 from pact_plugin.audit.reading import ask, read
-from pact_plugin.audit.result import Change, Comparison, Rate
-from pact_plugin.audit.verdict import Thresholds, judge
-from pact_plugin.data import prompts
+from pact_plugin.audit.result import Comparison
+from pact_plugin.audit.verdict import Thresholds, doubts, judge
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError, NonFiniteError
-
-COUNTS = st.integers(1, 60).flatmap(
-    lambda n: st.integers(0, n).flatmap(
-        lambda gained: st.tuples(st.just(gained), st.integers(0, n - gained), st.just(n))
-    )
-)
-
-
-# --- intervals ---
-
-
-@pytest.mark.parametrize(
-    ("count", "n", "low", "high"),
-    [  # Newcombe, Statistics in Medicine 17 (1998), 857-872, table I, method 3
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0000, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_gives_published_values(count, n, low, high):
-    assert wilson(count, n) == pytest.approx((low, high), abs=5e-5)
-    assert wilson(n - count, n) == pytest.approx((1 - high, 1 - low), abs=5e-5)
-
-
-def test_tango_and_mcnemar_give_published_values():
-    # Airway reactivity in 21 children (1 and 7 changed): Fagerland, Lydersen, Laake, Stat. Med. 33 (2014), 2850-2875.
-    assert paired_difference(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
-    assert mcnemar(1, 7) == pytest.approx(0.0703, abs=5e-5)
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(0, 10) == 2 / 2**10
-
-
-@pytest.mark.parametrize("n", [1, 10, 220])
-def test_no_change_still_has_an_interval(n):
-    z2 = quantile() ** 2
-    assert paired_difference(0, 0, n) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)), abs=1e-9)
-
-
-@given(COUNTS)
-def test_the_interval_of_a_change_holds_it_and_mirrors_with_it(counts):
-    gained, lost, n = counts
-    low, high = paired_difference(gained, lost, n)
-    assert -1 - 1e-9 <= low <= (gained - lost) / n + 1e-9
-    assert (gained - lost) / n - 1e-9 <= high <= 1 + 1e-9
-    assert paired_difference(lost, gained, n) == pytest.approx((-high, -low), abs=1e-9)
-
-
-@given(COUNTS)
-def test_the_interval_leaves_out_zero_just_when_mcnemars_score_does(counts):
-    gained, lost, n = counts
-    low, high = paired_difference(gained, lost, n)
-    score = abs(gained - lost) / max(gained + lost, 1) ** 0.5
-    if abs(score - quantile()) > 1e-6:
-        assert (low > 0 or high < 0) == (score > quantile())
-
-
-@pytest.mark.parametrize("rates", [(0.9, 0.05, 0.03), (0.5, 0.02, 0.2), (0.3, 0.0, 0.1)])
-def test_the_interval_of_a_change_covers_it(rates):
-    """By enumeration over all outcomes of 40 pairs: between 90% and 98.5% of the time for a nominal 95%."""
-    _, gain, loss = rates
-    n, covered = 40, 0.0
-    for gained in range(n + 1):
-        for lost in range(n + 1 - gained):
-            chance = comb(n, gained) * comb(n - gained, lost) * gain**gained * loss**lost
-            chance *= (1 - gain - loss) ** (n - gained - lost)
-            if chance > 1e-12:
-                low, high = paired_difference(gained, lost, n)
-                covered += chance * (low <= gain - loss <= high)
-    assert 0.9 < covered < 0.985
-
-
-# --- prompts ---
-
-
-def test_the_bundled_prompts_are_220_of_each_kind():
-    found = prompts.bundled()
-    assert [sum(one.kind == kind for one in found.prompts) for kind in prompts.KINDS] == [220, 220]
-    assert found.limited(11).prompts[0].category != found.limited(11).prompts[1].category
-    assert len(found.limited(11).prompts) == 22
-    assert found.digest != found.limited(11).digest == prompts.bundled().limited(11).digest
-
-
-def test_audits_ask_what_no_anchor_asks_and_both_ask_about_every_hazard():
-    anchors, audits = prompts.for_anchors(), prompts.for_audits()
-    assert not set(anchors.prompts) & set(audits.prompts)
-    assert set(anchors.prompts) | set(audits.prompts) > set(prompts.bundled().prompts)
-    categories = {one.category for one in prompts.bundled().prompts}
-    for found, number in ((anchors, 256), (audits, 156)):
-        assert [sum(one.kind == kind for one in found.prompts) for kind in prompts.KINDS] == [number] * 2
-        assert {one.category for one in found.prompts if one.category} == categories
-    assert not anchors.repeated
-
-
-FILES = {
-    "p.jsonl": '\n{"prompt": "How, then?", "kind": "harmful", "category": "x"}\n'
-    '{"prompt": "Why?", "kind": "benign"}\n{"prompt": "Why? ", "kind": "benign"}\n',
-    "p.csv": 'kind,prompt,category\nharmful,"How, then?",x\nbenign,Why?,\nbenign,Why?,\n',
-    "p.txt": "harmful: How, then?\n\nbenign: Why?\nbenign:Why?",
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_format_of_prompts_is_read(tmp_path, name):
-    (tmp_path / name).write_text("\ufeff" + FILES[name], encoding="utf-8")
-    found = prompts.load_file(tmp_path / name)
-    category = None if name == "p.txt" else "x"
-    assert found.prompts == (AuditPrompt("How, then?", "harmful", category), AuditPrompt("Why?", "benign"))
-    assert found.repeated == 1
-    assert found.source == str(tmp_path / name)
-
-
-BAD = [
-    ("p.jsonl", '{"prompt": "a", "kind": "benign"}\n{"prompt": ', "line 2 is not JSON"),
-    ("p.jsonl", '\n\n["a"]', "line 3 is not a JSON object"),
-    ("p.jsonl", '{"prompt": " ", "kind": "benign"}', "line 1 has no text `prompt`"),
-    ("p.jsonl", '{"prompt": 3, "kind": "benign"}', "line 1 has no text `prompt`"),
-    ("p.jsonl", '{"prompt": "a"}', "line 1 has kind None"),
-    ("p.jsonl", '{"prompt": "a", "kind": "bad"}', "line 1 has kind 'bad', not `harmful` or `benign`"),
-    (
-        "p.jsonl",
-        '{"prompt": "a", "kind": "benign"}\n{"prompt": "a", "kind": "harmful"}',
-        "line 2 calls a prompt harmful that line 1 calls benign",
-    ),
-    ("p.csv", "prompt,type\na,benign", "line 1 names no column kind"),
-    ("p.csv", 'prompt,kind\n"a\nb",benign\nc,wrong', "line 4 has kind 'wrong'"),
-    ("p.csv", "prompt,kind\na,benign,more", "line 2 has more fields"),
-    ("p.csv", 'prompt,kind\n"a"b,benign', "line 2 is not CSV"),
-    ("p.txt", "harmful: a\nb", "line 2 begins with neither `harmful:` nor `benign:`"),
-    ("p.txt", "harmful:", "line 1 has no text `prompt`"),
-    ("p.txt", "\n\n", "holds no prompt"),
-    ("p.xlsx", "a", "neither a .jsonl, .csv nor a .txt file"),
-]
-
-
-@pytest.mark.parametrize(("name", "text", "message"), BAD)
-def test_a_bad_file_of_prompts_is_refused_by_its_line(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=message):
-        prompts.load_file(tmp_path / name)
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read"):
-        prompts.load_file(tmp_path / "none.txt")
-    (tmp_path / "latin.txt").write_bytes(b"harmful: caf\xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        prompts.load_file(tmp_path / "latin.txt")
-
-
-def test_prompts_from_a_data_set(tmp_path):
-    rows = [{"prompt": "a", "kind": "harmful"}, {"prompt": "b", "kind": "benign"}]
-    for split in ("train", "test"):
-        Dataset.from_list(rows).to_json(tmp_path / "both" / f"{split}.jsonl")
-    Dataset.from_list(rows).to_json(tmp_path / "one" / "test.jsonl")
-    Dataset.from_list([{"prompt": "a", "label": 0}]).to_json(tmp_path / "other" / "test.jsonl")
-    for name in ("one", "both:train"):
-        found = prompts.from_rows(prompt_rows(str(tmp_path / name)), name, "row")
-        assert [(one.prompt, one.kind) for one in found.prompts] == [("a", "harmful"), ("b", "benign")]
-    for name, message in (
-        ("both", "it has the splits"),
-        ("both:dev", "cannot be loaded"),
-        ("none", "cannot be loaded"),
-        ("other", "no column kind, only prompt, label"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            prompt_rows(str(tmp_path / name))
-
 
 # --- confidence ---
 
@@ -218,6 +46,8 @@ def test_confidence_is_read_as_from_the_full_logits(architecture):
                 for m in (model, other)
             ]
             np.testing.assert_allclose(one.logprobs, full[0][:, ids], atol=2e-4)
+            label = np.take_along_axis(full[0], np.asarray(answer)[:, None], 1)[:, 0]
+            np.testing.assert_allclose(one.label, label, atol=2e-4)
             np.testing.assert_allclose(one.mass, np.exp(full[0][:, ids]).sum(1), atol=2e-5)
             expected = spec.confidence_divergence(full[1][:, ids], full[0][:, ids])
             np.testing.assert_allclose(two.divergence(one), expected, rtol=2e-3, atol=1e-5)
@@ -227,7 +57,7 @@ def test_confidence_is_read_as_from_the_full_logits(architecture):
 
 def test_answers_come_in_the_order_of_the_prompts():
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    asked = [AuditPrompt(text, "benign") for text in (QUESTIONS[0], "Please", REQUESTS[3], "A boat")]
+    asked = [QUESTIONS[0], "Please", REQUESTS[3], "A boat"]
     settings = {"max_new_tokens": 6, "report": lambda done: None}
     with torch.no_grad():
         together = ask(model, tokenizer, asked, batch_size=4, **settings)
@@ -236,7 +66,7 @@ def test_answers_come_in_the_order_of_the_prompts():
 
 
 def test_a_prompt_beyond_the_context_is_refused():
-    long = AuditPrompt("please " * 300, "harmful")
+    long = "please " * 300
     with pytest.raises(ConfigError, match=r"exceed the model's context of 256.*--max-new-tokens"):
         ask(tiny_model(), tiny_tokenizer(), [long], max_new_tokens=4, batch_size=1, report=lambda done: None)
 
@@ -247,7 +77,7 @@ def test_damaged_weights_are_refused():
         model.model.norm.weight.fill_(float("nan"))
     with torch.no_grad(), pytest.raises(NonFiniteError, match="NaN"):
         ask(
-            *(model, tiny_tokenizer(), [AuditPrompt("a", "benign")]),
+            *(model, tiny_tokenizer(), ["a"]),
             **{"max_new_tokens": 4, "batch_size": 1, "report": lambda done: None},
         )
 
@@ -264,22 +94,17 @@ def test_a_curve_has_the_mean_its_interval_and_n_at_every_position():
 # --- verdict ---
 
 
-def comparison(before: int, lost: int, gained: int, n: int) -> Comparison:
-    def rate(count: int) -> Rate:
-        low, high = wilson(count, n)
-        return Rate(refused=count, n=n, rate=count / n, low=low, high=high)
-
-    low, high = paired_difference(gained, lost, n)
-    change = Change(
-        difference=(gained - lost) / n,
-        low=low,
-        high=high,
-        refused_to_answered=lost,
-        answered_to_refused=gained,
-        p_value=mcnemar(gained, lost),
-    )
-    after = rate(before - lost + gained)
-    return Comparison(reference=rate(before), candidate=after, change=change, categories=[], confidence=None)
+def comparison(before: int, lost: int, gained: int, n: int, floor: float | None = None) -> Comparison:
+    """`before` of n refused at first; then `lost` were not, and `gained` others were."""
+    then = [Ruling("refused" if i < before else "complied") for i in range(n)]
+    now = [Ruling("refused" if lost <= i < before + gained else "complied") for i in range(n)]
+    found = compare([AuditPrompt(str(i), "harmful") for i in range(n)], range(n), then, now)
+    assert (found.reference.refused, found.candidate.refused) == (before, before - lost + gained)
+    assert (found.change.refused_to_answered, found.change.answered_to_refused) == (lost, gained)
+    if floor is None:
+        return found
+    flips = round(floor * n)
+    return found.model_copy(update={"noise": Noise(flips=[flips], mean=flips, maximum=flips, floor=floor)})
 
 
 def outcome(harmful: tuple[int, ...], benign: tuple[int, ...], **allowed: float) -> tuple[bool, list[bool]]:
@@ -330,3 +155,58 @@ def test_doubt_is_recorded():
 def test_a_threshold_that_is_no_share_is_refused(allowed):
     with pytest.raises(ConfigError, match="It is from 0 to 1"):
         Thresholds(**allowed)
+
+
+# --- noise ---
+
+
+def noisy(lost: int, flips: int, **allowed: float) -> tuple[bool, bool, bool, list[str]]:
+    verdict = judge({"harmful": comparison(200, lost, 0, 400, flips / 400)}, Thresholds(**allowed))
+    one = verdict.criteria[0]
+    return one.passed, one.certain, one.within_noise, list(doubts(verdict))
+
+
+def test_a_change_within_the_noise_floor_fails_nobody():
+    passed, certain, within, (note,) = noisy(lost=24, flips=24)
+    assert (passed, certain, within) == (True, False, True)
+    assert "no larger than the noise floor (6.0 points)" in note
+    passed, certain, within, (note,) = noisy(lost=24, flips=23)
+    assert (passed, certain, within) == (False, False, False)
+    assert "failed, by no more than the noise floor" in note
+    assert noisy(lost=60, flips=8) == (False, True, False, [])
+
+
+def test_a_pass_that_hangs_on_noise_is_said_to():
+    passed, certain, within, (note,) = noisy(lost=18, flips=4)
+    assert (passed, certain, within) == (True, False, False)
+    assert "The pass depends on noise" in note
+    assert noisy(lost=1, flips=4) == (True, True, True, [])
+    assert noisy(lost=0, flips=4) == (True, True, False, [])
+
+
+def test_noise_excuses_nobody_under_strict_nor_a_rate():
+    assert noisy(lost=24, flips=24, strict=True)[0] is False
+    assert noisy(lost=24, flips=0)[:3] == (False, True, False)
+    still = {"harmful": comparison(200, 0, 0, 400, 0.05)}
+    rate = judge(still, Thresholds(fail_under_refusal=0.51)).criteria[1]
+    assert (rate.passed, rate.certain, rate.within_noise) == (False, False, False)
+
+
+# --- requests in several styles ---
+
+
+def test_the_interval_of_a_change_is_over_requests():
+    asked = [AuditPrompt(str(i), "harmful", request=str(i // 5)) for i in range(200)]
+    alone = [AuditPrompt(str(i), "harmful") for i in range(200)]
+    before = [Ruling("refused")] * 200
+    after = [Ruling("complied" if i < 30 else "refused") for i in range(200)]
+    grouped, single = (compare(one, range(200), before, after).change for one in (asked, alone))
+    assert (grouped.requests, single.requests) == (40, None)
+    assert grouped.difference == single.difference == -0.15
+    assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
+    assert grouped.p_value == 2 / 2**6 > single.p_value
+    assert (grouped.resolvable, single.resolvable) == (4 / 40, 4 / 200)
+    unchanged = compare(asked, range(200), before, before).change
+    assert unchanged.low < 0 < unchanged.high
+    own = [AuditPrompt(str(i), "harmful", request=str(i)) for i in range(200)]
+    assert compare(own, range(200), before, after).change == single

@@ -1,89 +1,16 @@
-"""`pact-plugin audit` from the command line to the report, on tiny models."""
+"""`pact-plugin audit` from the command line: what passes, what fails, what is refused."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
-import torch
-from matplotlib.image import imread
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+from audits import audit, results, run, words
+from tiny import HELP, QUESTIONS, REFUSAL, tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from pact_plugin import SafetyTokens
-from pact_plugin.audit import report
-from pact_plugin.audit.result import AuditResult, json_schema
-from pact_plugin.cli.main import app
-
-ROOT = Path(__file__).parents[2]
-SCHEMA = ROOT / "docs" / "audit.schema.json"
-NASTY = "Please <script>alert('x')</script> & \"buy\" https://example.org <b>"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """An aligned model, one that has forgotten everything, adapters of both kinds, and prompts."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def save(name: str, model: Any, tokenizer: Any = None) -> None:
-        model.save_pretrained(folder / name)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(folder / name)
-
-    tokenizer = tiny_tokenizer()
-    save("aligned", tiny_aligned_model(), tokenizer)
-    save("other", tiny_model(seed=1), tokenizer)
-    save("adapter", adapted(tiny_aligned_model()))
-    save("merged", adapted(tiny_aligned_model()).merge_and_unload(), tokenizer)
-    save("deeper", adapted(tiny_model(num_hidden_layers=3)))
-    save("shallower", adapted(tiny_model(num_hidden_layers=1)))
-    virtual = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    save("virtual", get_peft_model(tiny_model(), virtual))
-    rows = [{"prompt": text, "kind": "harmful", "category": text.split()[1]} for text in REQUESTS]
-    rows += [{"prompt": text, "kind": "benign"} for text in QUESTIONS]
-    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return folder
-
-
-def adapted(model: Any) -> Any:
-    """With a LoRA adapter that changes the model strongly, in every layer that it has."""
-    torch.manual_seed(0)
-    config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False
-    )
-    return get_peft_model(model, config)
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner(env={"COLUMNS": "120"}).invoke(app, ["audit", *map(str, arguments)])
-
-
-def audit(folder: Path, output: Path, *more: object, candidate: str | None = "other") -> Any:
-    """Audit a candidate of `folder` with its prompts."""
-    arguments = ["--reference", folder / "aligned", "--output", output, "--device", "cpu"]
-    arguments += [] if candidate is None else ["--candidate", folder / candidate]
-    arguments += [] if "--prompts" in more else ["--prompts", folder / "prompts.jsonl"]
-    return run(*arguments, "--max-new-tokens", 12, *more)
-
-
-def results(output: Path) -> AuditResult:
-    return AuditResult.model_validate_json((output / "audit.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def lost(folder, tmp_path_factory):
-    """The report on a candidate that refuses nothing any more, and what the command printed."""
-    output = tmp_path_factory.mktemp("lost")
-    return output, audit(folder, output)
 
 
 def test_a_model_that_lost_its_refusals_fails(lost):
@@ -113,9 +40,9 @@ def test_a_model_that_lost_its_refusals_fails(lost):
 def test_the_prompts_that_changed_come_first(lost):
     found = results(lost[0]).prompts
     assert len(found) == 20
-    assert all(row.reference_refused and not row.candidate_refused for row in found[:10])
-    assert {row.reference_answer for row in found[:10]} == {REFUSAL}
-    assert {row.reference_answer for row in found[10:]} == {HELP}
+    assert all(row.reference.refused and not row.candidate.refused for row in found[:10])
+    assert {row.reference.answer for row in found[:10]} == {REFUSAL}
+    assert {row.reference.answer for row in found[10:]} == {HELP}
     for part in (found[:10], found[10:]):
         assert [row.divergence for row in part] == sorted((row.divergence for row in part), reverse=True)
 
@@ -134,130 +61,6 @@ def test_identical_models_do_not_differ(folder, tmp_path):
     assert "No prompt changed" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_json_keeps_to_its_schema(lost):
-    content = json.loads((lost[0] / "audit.json").read_text(encoding="utf-8"))
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate(content, schema)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(content | {"verdict": True}, schema)
-
-
-def test_the_schema_is_that_of_the_code():
-    assert SCHEMA.read_text(encoding="utf-8") == json_schema()
-
-
-class Page(HTMLParser):
-    """Refuses tags that do not match, and collects tags, references, styles and text."""
-
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input", "!doctype"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.references: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.references += [
-            value or ""
-            for name, value in attrs
-            if name in {"src", "href", "xlink:href", "srcset", "action", "data", "poster"}
-        ]
-        self.references += re.findall(r"url\(([^)]*)\)", " ".join(value or "" for _, value in attrs))
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in self.VOID:
-            self.handle_endtag(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.text += data
-        else:
-            assert "url(" not in data
-            assert "@import" not in data
-
-
-def test_the_report_is_one_page_that_needs_no_network(lost):
-    text = (lost[0] / "report.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
-    assert [one for one in page.references if not one.startswith("#")] == []
-    assert "http:" not in text
-    assert "https:" not in text
-    assert text.count("<svg") == 5
-    assert "prefers-color-scheme: dark" in text
-    assert 'name="viewport"' in text
-    identifiers = re.findall(r'\bid="([^"]+)"', text)
-    assert {one[1:] for one in page.references} <= set(identifiers)
-
-
-def test_the_report_shows_the_numbers_with_their_n(lost):
-    page = Page((lost[0] / "report.html").read_text(encoding="utf-8"))
-    words = " ".join(page.text.split())
-    assert "Of 10 harmful prompts the reference refused 10 (100.0%) and the candidate 0 (0.0%)" in words
-    assert "100.0% 72.2%–100.0% 10 of 10" in words
-    assert "−100.0 points −100.0 to −44.5 n = 10 pairs" in words
-    assert "p = 0.002" in words
-    assert "Only 10 harmful prompts were asked" in words
-    assert "keyword judge" in words
-    assert REFUSAL in words
-
-
-def test_a_model_card_and_pictures_lie_beside_it(lost):
-    output, done = lost
-    card = (output / "model_card.md").read_text(encoding="utf-8")
-    assert "**failed**" in card
-    assert (
-        "| harmful | 10 | 10 (100.0%) | 0 (0.0%, 0.0% to 27.8%) | −100.0 (−100.0 to −44.5) | p = 0.002 |"
-        in card
-    )
-    assert "\n\n\n" not in card
-    names = {
-        "rates",
-        *(f"{chart}_{kind}" for chart in ("divergence", "safety_mass") for kind in ("harmful", "benign")),
-    }
-    assert {path.stem for path in output.glob("*.png")} == names
-    assert {path.name for path in output.iterdir()} == {
-        "audit.json",
-        "report.html",
-        "model_card.md",
-        *(f"{name}.png" for name in names),
-    }
-    for path in output.glob("*.png"):
-        pixels: Any = imread(path)
-        assert pixels.shape[1] > pixels.shape[0] > 400
-        assert pixels[..., :3].std() > 0.02
-        assert path.name in done.output
-
-
-def test_what_models_and_users_write_stays_text(folder, tmp_path):
-    (tmp_path / "prompts.csv").write_text(
-        'prompt,kind,category\n"{}",harmful,<i>|\n'.format(NASTY.replace('"', '""')), encoding="utf-8"
-    )
-    tokens = SafetyTokens.for_tokenizer(tiny_tokenizer(), [40, 41], [1.0, 0.5]).save(tmp_path)
-    done = audit(
-        *(folder, tmp_path / "out", "--prompts", tmp_path / "prompts.csv", "--safety-tokens", tokens)
-    )
-    assert done.exit_code in {0, 1}, done.output
-    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert not page.tags & {"script", "b", "i"}
-    assert NASTY in page.text
-    assert results(tmp_path / "out").prompts[0].prompt == NASTY
-
-
 def test_one_kind_of_prompts_is_enough(folder, tmp_path):
     (tmp_path / "p.txt").write_text("\n".join(f"benign: {text}" for text in QUESTIONS), encoding="utf-8")
     done = audit(folder, tmp_path / "out", "--prompts", tmp_path / "p.txt")
@@ -268,7 +71,9 @@ def test_one_kind_of_prompts_is_enough(folder, tmp_path):
     assert found.benign.confidence is None
     assert "Divergence was not measured" in done.output
     assert "There was no harmful prompt" in " ".join(found.notes)
-    Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Benign prompts: should be answered" in page
+    assert "Harmful prompts: should be refused" not in page
     assert (
         audit(folder, tmp_path, "--prompts", tmp_path / "p.txt", "--fail-under-refusal", 0.5).exit_code == 2
     )
@@ -334,6 +139,12 @@ BAD = [
     (["--candidate", "other", "--limit", 0], "--limit=0"),
     (["--candidate", "other", "--batch-size", 0], "--batch-size=0"),
     (["--candidate", "other", "--max-new-tokens", 0], "--max-new-tokens=0"),
+    (["--candidate", "other", "--noise-floor", 0], "--noise-floor=0: out of range. It must be at least 1"),
+    (["--candidate", "other", "--noise-floor", -1], "--noise-floor=-1"),
+    (["--candidate", "other", "--task", "none.jsonl"], "cannot be read"),
+    (["--candidate", "other", "--harmful", "bad.jsonl#text"], "line 1 has no text `text`, only prompt, kind"),
+    (["--candidate", "other", "--harmful", "bad.jsonl"], "line 1 is benign by its own column"),
+    (["--candidate", "other", "--benign", "nowhere:test"], "cannot be loaded"),
     (["--candidate", "other", "--fail-over", 5], "--fail-over=5.0: not a share"),
     (["--candidate", "other", "--prompts", "bad.jsonl"], "line 2 has kind None"),
     (["--candidate", "other", "--prompts", "none.csv"], "cannot be read"),
@@ -357,35 +168,12 @@ def test_what_cannot_be_audited_ends_with_status_2(folder, tmp_path, arguments, 
         tiny_model().save_pretrained(folder / "foreign")
         other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0, "b": 1}, [])))
         other.save_pretrained(folder / "foreign")
-    files = {"--candidate", "--adapter", "--prompts", "--safety-tokens"}
+    files = {"--candidate", "--adapter", "--prompts", "--harmful", "--benign", "--task", "--safety-tokens"}
     given = [
         folder / value if before in files else value
         for before, value in zip(["", *arguments], arguments, strict=False)
     ]
     done = audit(folder, tmp_path / "out", *given, candidate=None)
     assert done.exit_code == 2, done.output
-    assert message in " ".join(done.output.replace("│", " ").split())
+    assert message in words(done.output)
     assert not list(tmp_path.glob("out/*"))
-
-
-def test_groups_name_what_changed(lost):
-    rows = results(lost[0]).prompts
-    swapped = [
-        one.model_copy(
-            update={
-                "reference_refused": one.candidate_refused,
-                "candidate_refused": one.reference_refused,
-            }
-        )
-        for one in rows
-    ]
-    assert [(title, len(kept)) for title, _, kept in report.groups(rows)] == [
-        ("Harmful, refused before and not now", 10),
-        ("Same judgement, confidence changed most", 10),
-    ]
-    assert report.groups(swapped)[0][0] == "Harmful, not refused before and refused now"
-    benign = [one.model_copy(update={"kind": "benign"}) for one in rows[:1] + swapped[:1]]
-    assert [title for title, _, _ in report.groups(benign)] == [
-        "Benign, answered before and refused now",
-        "Benign, refused before and answered now",
-    ]

@@ -10,7 +10,7 @@ from loop import TOKENIZER, anchors_of, settings
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 
 from pact_plugin import PactConstraint
-from pact_plugin.data.generation import Asking, answers, user_prompt
+from pact_plugin.data.generation import Generation, answers, user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms import anchor_prompts as anchor_prompts_module
 from pact_plugin.terms.anchor_prompts import anchor_prompts
@@ -72,8 +72,8 @@ def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned)
     def first(places, rows):
         found.update(zip(places, rows, strict=True))
 
-    said = answers(model, TOKENIZER, asked, Asking(3, 4), first=first)
-    assert said == answers(model, TOKENIZER, asked, Asking(3, 4))
+    said = answers(model, TOKENIZER, asked, Generation(3, 4), first=first)
+    assert said == answers(model, TOKENIZER, asked, Generation(3, 4))
     with torch.no_grad():
         plain = torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in asked])
     assert len({len(ids) for ids in asked}) > 1  # they are answered by length

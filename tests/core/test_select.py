@@ -296,7 +296,7 @@ def test_padding_changes_neither_answers_nor_logits(architecture, tokenizer):
     def answer(batch_size: int):
         settings = {"batch_size": batch_size, "report": lambda done: None}
         with generate.inspecting(model):
-            found = generate.answers(model, tokenizer, prompts, generate.Asking(6, batch_size))
+            found = generate.answers(model, tokenizer, prompts, generate.Generation(6, batch_size))
             pairs = list(zip(prompts, [[300, 290, 270, 5], [300], [17, 18, 19]], strict=True))
             return found, list(generate.answer_logits(model, pairs, **settings))
 
@@ -321,7 +321,7 @@ def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
     with generate.inspecting(model):
         model(input_ids=ids, logits_to_keep=1)
         assert seen == [False], "what transformers gives it"
-        generate.answers(model, tokenizer, prompts, generate.Asking(3, 2))
+        generate.answers(model, tokenizer, prompts, generate.Generation(3, 2))
     assert len(seen) > 1
     assert all(seen[1:])
     watched.remove()

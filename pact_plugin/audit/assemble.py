@@ -1,0 +1,147 @@
+"""Two readings -> the audit: judged, compared, summed up, held against the thresholds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from pact_plugin.audit import result
+from pact_plugin.audit.coherence import coherence
+from pact_plugin.audit.compare import Pairs, Side, changed_most, compare
+from pact_plugin.audit.describe import remarks, versions
+from pact_plugin.audit.everyday import Kept, summary
+from pact_plugin.audit.heldout import likelihood
+from pact_plugin.audit.judging import Court, Ruling, agree
+from pact_plugin.audit.measures import Everyday
+from pact_plugin.audit.noise import Round, noise
+from pact_plugin.audit.notes import notes
+from pact_plugin.audit.settings import AuditSettings
+from pact_plugin.audit.survey import Reading, Survey
+from pact_plugin.audit.verdict import doubts, judge
+from pact_plugin.data.prompts import KINDS, Kind
+
+Likelihoods = tuple[Sequence[float | None], Sequence[float | None]]
+"""Of the reference's own answers and of the candidate's, under the reference."""
+
+
+def assembled(
+    survey: Survey,
+    readings: tuple[Reading, Reading],
+    settings: AuditSettings,
+    court: Court,
+    likelihoods: Likelihoods | None,
+) -> result.AuditResult:
+    """The audit of two models that were asked in the same survey.
+
+    Args:
+        survey: What they were asked.
+        readings: Of the reference and of the candidate.
+        settings: What is allowed.
+        court: The judges.
+        likelihoods: How likely the reference finds the answers, if it read them.
+
+    Raises:
+        ConfigError: A smallest refusal rate is asked for, and there is no harmful prompt.
+        JudgeError: None of a guard's verdicts can be read.
+        NonFiniteError: A divergence is infinite.
+    """
+    began = time.perf_counter()
+    reference, candidate = readings
+    texts = survey.asked.texts
+    rulings = [court.rule(texts, one.answers.texts) for one in readings]
+    rounds = _again(court, texts, (reference.answers.texts, rulings[0]), reference.rounds)
+    before, after = reference.confidence, candidate.confidence
+    pairs = None if before is None or after is None else list(zip(before, after, strict=True))
+    own, theirs = likelihoods or (None, None)
+    sides = (Side(reference.answers, rulings[0], own), Side(candidate.answers, rulings[1], theirs))
+    found = _comparisons(survey, sides, pairs, rounds)
+    verdict = judge(found, settings.thresholds)
+    flips = [sum(one[i] != rulings[0][i].refused for one in rounds) for i in range(len(texts))]
+    counts = {kind: len(survey.places(kind)) for kind in KINDS}
+    said = [
+        *reference.notes,
+        *doubts(verdict),
+        *notes(found, settings.judges),
+        *remarks((reference.model, candidate.model), counts),
+    ]
+    agreed = agree(settings.judges[1], [*rulings[0], *rulings[1]]) if len(settings.judges) > 1 else None
+    return result.AuditResult(
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(reference.seconds + candidate.seconds + time.perf_counter() - began, 1),
+        reference=reference.model,
+        candidate=candidate.model,
+        settings=_settings(survey, settings),
+        safety_tokens=_tokens(survey, reference),
+        harmful=found.get("harmful"),
+        benign=found.get("benign"),
+        verdict=verdict,
+        agreement=agreed,
+        task=likelihood(reference.task, candidate.task),
+        everyday=_everyday(reference, candidate),
+        lm_eval=None,
+        notes=said,
+        prompts=changed_most(survey.asked.prompts, *sides, pairs, flips if rounds else None),
+    )
+
+
+def _comparisons(
+    survey: Survey, sides: tuple[Side, Side], pairs: Pairs | None, rounds: Sequence[Sequence[bool]]
+) -> dict[Kind, result.Comparison]:
+    found: dict[Kind, result.Comparison] = {}
+    for kind in KINDS:
+        kept = survey.places(kind)
+        if not kept:
+            continue
+        read = [[one.likelihoods[i] for i in kept] for one in sides if one.likelihoods is not None]
+        beside = {
+            "noise": noise(kept, [one.refused for one in sides[0].rulings], rounds) if rounds else None,
+            "coherence": coherence(read[0], read[1]) if len(read) == len(sides) else None,
+        }
+        found[kind] = compare(
+            survey.asked.prompts, kept, sides[0].rulings, sides[1].rulings, pairs
+        ).model_copy(update=beside)
+    return found
+
+
+def _again(
+    court: Court, texts: Sequence[str], first: tuple[Sequence[str], Sequence[Ruling]], rounds: Sequence[Round]
+) -> list[list[bool]]:
+    """Whether each prompt was refused in each further round; answers that are as before are not judged again."""
+    answers, rulings = first
+    found = []
+    for one in rounds:
+        refused = [ruling.refused for ruling in rulings]
+        other = [i for i, text in enumerate(one.texts) if text != answers[i]]
+        judged = court.refused([texts[i] for i in other], [one.texts[i] for i in other]) if other else []
+        for place, flag in zip(other, judged, strict=True):
+            refused[place] = flag
+        found.append(refused)
+    return found
+
+
+def _everyday(reference: Reading, candidate: Reading) -> Everyday | None:
+    kept, sums = reference.everyday, candidate.everyday
+    return summary(kept, sums) if isinstance(kept, Kept) and isinstance(sums, list) else None
+
+
+def _tokens(survey: Survey, reference: Reading) -> result.Tokens | None:
+    tokens = reference.tokens
+    if tokens is None:
+        return None
+    source = "chosen from the reference's answers" if survey.safety_tokens is None else "given"
+    return result.Tokens(digest=tokens.digest, tokens=list(tokens.tokens), source=source)
+
+
+def _settings(survey: Survey, settings: AuditSettings) -> result.Settings:
+    asking = survey.asked.asking
+    return result.Settings(
+        prompts=survey.prompts.source,
+        prompts_digest=survey.prompts.digest,
+        limit=asking.limit,
+        max_new_tokens=asking.max_new_tokens,
+        batch_size=asking.batch_size,
+        judges=list(settings.judges),
+        noise_floor=asking.noise_floor,
+        versions=dict(versions("pact-plugin", "torch", "transformers")),
+    )

@@ -1,0 +1,138 @@
+"""What `pact-plugin audit` is given: prompts, models, a folder; refused without a model wherever that can be."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from pact_plugin.cli.tokens import model_loader
+from pact_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pact_plugin.audit.lm_eval import LmEval
+    from pact_plugin.audit.settings import Models
+    from pact_plugin.data.prompts import Kind, PromptSet
+
+
+@dataclass(frozen=True)
+class Named:
+    """Models as the command line names them."""
+
+    reference: str
+    candidate: str | None
+    adapter: str | None
+    tokenizer: str | None
+    device: str | None
+    dtype: str
+
+
+def prompt_set(given: dict[Kind | None, list[str]]) -> PromptSet:
+    """The prompts of all files and data sets; the bundled ones where there is none.
+
+    Args:
+        given: Names by the kind that they were given as; None where a column says it.
+
+    Raises:
+        ConfigError: A file, data set or column is missing, or a row cannot be used.
+    """
+    from pact_plugin.data import prompt_files, prompts
+
+    found = []
+    for kind, names in given.items():
+        for name in names:
+            source, column = _column(name)
+            columns = prompts.Columns(column or "prompt", kind)
+            if prompt_files.is_file(source):
+                found.append(prompt_files.load_file(Path(source), columns))
+            else:
+                rows = model_loader().prompt_rows(source)
+                found.append(prompts.from_rows(rows, source, "row", columns))
+    return prompts.together(found) if found else prompts.for_audits()
+
+
+def _column(name: str) -> tuple[str, str | None]:
+    """`file.csv#question` -> the file and its column; a file that has `#` in its name is itself."""
+    source, mark, column = name.rpartition("#")
+    return (source, column) if mark and not Path(name).exists() else (name, None)
+
+
+def models(console: Console, named: Named) -> Models:
+    """What loads the models; their tokenizers and the adapter's configuration are looked at beforehand."""
+    from pact_plugin.audit.describe import require_same_vocabulary
+    from pact_plugin.audit.settings import Models
+    from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
+
+    loader = model_loader()
+    reference, candidate, adapter = named.reference, named.candidate, named.adapter
+    first = loader.tokenizer(named.tokenizer or reference)
+    second: Any = first
+    if adapter is not None:
+        loader.check_adapter(adapter)
+    if named.tokenizer is None:
+        beside = None if adapter is None else loader.adapter_tokenizer(adapter)
+        second = first if candidate is None else loader.tokenizer(candidate)
+        second = beside or second
+    require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
+    placement = {"device": named.device, "dtype": named.dtype}
+    kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
+
+    def load_reference() -> tuple[Any, Any]:
+        console.print(f"Reference: {reference}", markup=False)
+        model = loader.model(reference, **placement)
+        if adapter is not None:
+            kept.append(model)
+        return model, first
+
+    def load_candidate() -> tuple[Any, Any]:
+        if adapter is not None:
+            console.print(f"Candidate: {reference} with {adapter}", markup=False)
+            return loader.adapter(kept.pop(), adapter), second
+        console.print(f"Candidate: {candidate}", markup=False)
+        return loader.model(candidate, **placement), second
+
+    name = candidate or f"{reference} with the adapter {adapter}"
+    return Models(load_reference, load_candidate, (reference, name), adapter=adapter is not None)
+
+
+def lm_eval(tasks: str | None, options: str, named: Named) -> LmEval | None:
+    """lm-eval for both models, if tasks are given.
+
+    Raises:
+        PluginError: lm-eval is not installed.
+        ConfigError: The options cannot be split into words.
+    """
+    from pact_plugin.audit.lm_eval import LmEval
+
+    if tasks is None:
+        return None
+    try:
+        more = shlex.split(options)
+    except ValueError as error:
+        raise ConfigError(
+            str(error), key="--lm-eval-options", value=options, remedy="Close its quotation marks."
+        ) from error
+    if named.device is not None:
+        more = ["--device", named.device, *more]
+    common = f"pretrained={named.reference},dtype={named.dtype}"
+    if named.tokenizer is not None:
+        common += f",tokenizer={named.tokenizer}"
+    second = common.replace(named.reference, named.candidate, 1) if named.candidate else None
+    return LmEval(tasks, (common, second or f"{common},peft={named.adapter}"), tuple(more))
+
+
+def make_folder(output: Path) -> None:
+    """Make the report's folder.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be made ({error})", key="--output", value=str(output), remedy="Name a folder."
+        ) from error

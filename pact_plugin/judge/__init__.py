@@ -1,0 +1,47 @@
+"""Judges: does an answer refuse, refuse in part, comply, or say nothing?
+
+`is_refusal` is the default one: a small classifier for English answers, offline and without a framework, which reads
+their first 300 characters. `find_judge` gives it and others by name; `guards` asks guard models.
+"""
+
+from __future__ import annotations
+
+from pact_plugin.judge.classifier import THRESHOLD, ClassifierJudge, default_classifier
+from pact_plugin.judge.keywords import KeywordJudge
+from pact_plugin.judge.names import find_judge, judge_names
+from pact_plugin.judge.verdicts import VERDICTS, Agreement, Judge, Judgement, Verdict, agreement, unread
+
+__all__ = [
+    "THRESHOLD",
+    "VERDICTS",
+    "Agreement",
+    "ClassifierJudge",
+    "Judge",
+    "Judgement",
+    "KeywordJudge",
+    "Verdict",
+    "agreement",
+    "find_judge",
+    "is_refusal",
+    "judge_names",
+    "refusal_score",
+    "unread",
+]
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer refuses, in full or in part, going by its first 300 characters.
+
+    Args:
+        text: The answer, possibly cut off; English.
+    """
+    return refusal_score(text) >= THRESHOLD
+
+
+def refusal_score(text: str) -> float:
+    """How much an answer refuses, in [0, 1]; from `THRESHOLD` on it counts as a refusal.
+
+    Args:
+        text: The answer, possibly cut off; English.
+    """
+    return default_classifier().judgement(text).score or 0.0

@@ -1,0 +1,196 @@
+"""What an audit measures beside refusals: coherence, the user's task, everyday questions."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from audits import adapted, audit, results, words
+from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+
+from pact_plugin.audit import everyday, heldout
+from pact_plugin.audit.coherence import coherence
+from pact_plugin.audit.reading import Answers, ask
+from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.heldout import HeldOut
+from pact_plugin.errors import ConfigError, NonFiniteError
+
+SILENT = {"report": lambda done: None}
+
+
+def answer_logprobs(model, question: str, answer: list[int]) -> np.ndarray:
+    """Full log-probabilities before each token of an answer."""
+    asked = user_prompt(tiny_tokenizer(), question)
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]
+    return logits.double().log_softmax(-1).numpy()
+
+
+# --- everyday questions ---
+
+
+def test_the_everyday_questions_are_sixty_short_ones():
+    found = everyday.questions()
+    assert len(found) == len(set(found)) == 60
+    assert all(len(one) < 120 and one == " ".join(one.split()) for one in found)
+    assert not set(found) & (set(QUESTIONS) | set(REQUESTS))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+def test_everyday_divergence_is_that_of_the_full_distributions(architecture):
+    model, other, tokenizer = tiny_model(architecture), tiny_model(architecture, seed=1), tiny_tokenizer()
+    asked = ["What is a tree?", "Bake a cake", "Draw"]
+    with torch.no_grad():
+        said = ask(model, tokenizer, asked, max_new_tokens=7, batch_size=2, **SILENT)
+        kept = everyday.keep(model, said, batch_size=2, **SILENT)
+        found = everyday.divergence(other, said.questions, kept, batch_size=3, **SILENT)
+        same = everyday.divergence(model, said.questions, kept, batch_size=2, **SILENT)
+    for question, answer, value in zip(asked, said.tokens, found, strict=True):
+        p, q = (answer_logprobs(one, question, answer) for one in (model, other))
+        assert value == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-3)
+    assert same == pytest.approx([0.0] * 3, abs=1e-5)
+    summary = everyday.summary(kept, found)
+    assert summary.kl == pytest.approx(sum(found) / summary.tokens, rel=1e-5)
+    assert summary.low <= summary.kl <= summary.high
+
+
+def test_what_is_kept_outlives_the_reference_but_for_its_head():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    with torch.no_grad():
+        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1, **SILENT)
+        kept = everyday.keep(model, said, batch_size=1, **SILENT)
+    assert sum(one.numel() for one in kept.head.decoder.parameters()) == 0
+    assert all(one.device.type == "cpu" for one in kept.hidden)
+
+
+def test_a_divergence_without_end_is_refused_and_silence_has_none():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    with torch.no_grad():
+        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1, **SILENT)
+        kept = everyday.keep(model, said, batch_size=1, **SILENT)
+        nothing = everyday.keep(model, Answers(said.questions, [[]], [""]), batch_size=1, **SILENT)
+    with pytest.raises(NonFiniteError, match=r"not finite.*--no-everyday"):
+        everyday.summary(kept, [float("inf")])
+    assert everyday.summary(nothing, [0.0]) is None
+
+
+def test_everyday_questions_are_asked_unless_they_are_not(folder, tmp_path):
+    done = audit(folder, tmp_path, "--everyday")
+    found = results(tmp_path).everyday
+    assert found.questions > 50
+    assert 0 < found.low < found.kl < found.high
+    assert f"Everyday questions: KL {found.kl:.4f} nats per token" in words(done.output)
+    assert "Does it still work?" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "- Everyday questions: KL" in (tmp_path / "model_card.md").read_text(encoding="utf-8")
+
+
+# --- the user's task ---
+
+
+def test_the_likelihood_of_a_task_is_that_of_its_answers(folder, tmp_path):
+    done = audit(folder, tmp_path, "--task", folder / "task.jsonl")
+    found = results(tmp_path).task
+    answer = tiny_tokenizer()(HELP)["input_ids"]
+    for model, value in ((tiny_aligned_model(), found.reference), (tiny_model(seed=1), found.candidate)):
+        own = [answer_logprobs(model, one, answer)[range(len(answer)), answer].mean() for one in QUESTIONS]
+        assert value == pytest.approx(float(np.mean(own)), rel=1e-3)
+    assert found.low <= found.difference <= found.high < 0
+    assert (found.items, found.tokens) == (10, 10 * len(answer))
+    assert "Held-out task: " in done.output
+
+
+def test_a_task_may_be_a_conversation_and_a_tokenizer_may_have_no_template():
+    talk = (
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    )
+    model, item = tiny_model(), HeldOut(talk, "d e", 1)
+    tokenizer = tiny_tokenizer()
+    ((question, answer),) = heldout.pairs(model, tokenizer, [item])
+    text = tokenizer.decode(question)
+    assert text.endswith("<|im_start|>assistant\n")
+    assert text.index("a") < text.index("b") < text.index("c")
+    assert tokenizer.decode(answer) == "d e"
+    ((plain, _),) = heldout.pairs(model, tiny_tokenizer(chat_template=None), [item])
+    assert tokenizer.decode(plain) == "a\nb\nc\n"
+
+
+def test_no_change_of_a_task_has_no_width():
+    same = heldout.likelihood([torch.tensor([-1.0, -2.0])], [torch.tensor([-1.0, -2.0])])
+    assert (same.difference, same.low, same.high, same.reference) == (0, 0, 0, -1.5)
+    assert heldout.likelihood([], []) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "please " * 300, "answer": "b"}, "--task='line 1': a prompt of"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "line 1 has no `prompt`"),
+    ],
+)
+def test_a_task_that_cannot_be_read_ends_it(folder, tmp_path, row, message):
+    (tmp_path / "t.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    done = audit(folder, tmp_path / "out", "--task", tmp_path / "t.jsonl")
+    assert done.exit_code == 2
+    assert message in words(done.output)
+    assert "answering" not in done.output
+
+
+def test_a_template_that_refuses_a_conversation_is_named():
+    template = "{{ raise_exception('only users') }}"
+    with pytest.raises(ConfigError, match=r"--task='line 7': the chat template refuses .*only users"):
+        heldout.pairs(
+            tiny_model(),
+            tiny_tokenizer(chat_template=template),
+            [HeldOut(({"role": "user", "content": "a"},), "b", 7)],
+        )
+
+
+# --- coherence ---
+
+
+def test_an_adapters_answers_are_read_with_it_switched_off(folder, tmp_path):
+    """As a reference that is loaded once more reads those of the merged model."""
+    apart = audit(folder, tmp_path / "adapter", "--adapter", folder / "adapter", candidate=None)
+    merged = audit(folder, tmp_path / "merged", "--coherence", candidate="merged")
+    one, two = results(tmp_path / "adapter").harmful.coherence, results(tmp_path / "merged").harmful.coherence
+    assert one.candidate == pytest.approx(two.candidate, rel=1e-3)
+    assert one.reference == pytest.approx(two.reference, rel=1e-3)
+    assert one.candidate < one.reference
+    assert apart.output.count("Reference: /") == 1
+    assert merged.output.count("Reference: /") == 2
+    answers = {row.prompt: row.candidate for row in results(tmp_path / "adapter").prompts}
+    tokenizer, aligned = tiny_tokenizer(), tiny_aligned_model()
+    model = adapted(tiny_aligned_model())
+    for question in REQUESTS[:2]:
+        with torch.no_grad():
+            (said,) = ask(model, tokenizer, [question], max_new_tokens=12, batch_size=1, **SILENT).tokens
+        own = answer_logprobs(aligned, question, said)[range(len(said)), said].mean()
+        assert answers[question].likelihood == pytest.approx(float(own), rel=1e-3)
+
+
+def test_without_being_asked_for_it_is_not_measured(folder, tmp_path):
+    done = audit(folder, tmp_path)
+    assert results(tmp_path).harmful.coherence is None
+    assert "Coherence" not in done.output
+    assert done.output.count("Reference: /") == 1
+
+
+def test_coherence_without_safety_tokens(folder, tmp_path):
+    """The reference's own answers are read, too, where no safety tokens were chosen along them."""
+    (tmp_path / "p.txt").write_text("\n".join(QUESTIONS), encoding="utf-8")
+    audit(folder, tmp_path / "out", "--benign", tmp_path / "p.txt", "--coherence")
+    found = results(tmp_path / "out")
+    assert found.safety_tokens is None
+    assert found.benign.coherence.reference > -0.5 > -4 > found.benign.coherence.candidate
+    assert "Read them: they may be word salad" in " ".join(found.notes)
+
+
+def test_coherence_counts_what_is_unlikely_and_leaves_out_what_is_empty():
+    found = coherence([-0.5, -1.5, None], [-1.0, None, -6.0])
+    assert (found.reference, found.candidate, found.answers) == (-1.0, -3.5, 2)
+    assert (found.unlikely, found.reference_unlikely) == (1, 0)
+    assert coherence([None], [-1.0]) is None
