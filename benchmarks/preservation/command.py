@@ -103,10 +103,10 @@ def preservation(
     )
     from benchmarks.preservation import report
     from benchmarks.preservation.guard import GuardJudge
-    from benchmarks.preservation.judges import ClassifierJudge, Judge, KeywordJudge
+    from benchmarks.preservation.judges import ClassifierJudge, DefaultJudge, Judge
 
     split: Split = "development" if development else "heldout"
-    judges: list[Judge] = [KeywordJudge(), ClassifierJudge()]
+    judges: list[Judge] = [DefaultJudge(), ClassifierJudge()]
     with progress_bars(console) as bars:
         if guard is not None:  # before anything is run, so that one that does not exist is known
             judges.append(GuardJudge(guard, device, bars=bars))

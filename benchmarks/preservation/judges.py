@@ -41,10 +41,10 @@ class Judge(Protocol):
         """What each answer does with its prompt."""
 
 
-class KeywordJudge:
-    """pact-plugin's own keyword judge, and rules for what is neither (`says_nothing`)."""
+class DefaultJudge:
+    """pact-plugin's default judge, and rules for what is neither (`says_nothing`)."""
 
-    name = "keyword"
+    name = "default"
     kinds = KINDS
 
     def __call__(self, prompts: list[str], answers: list[str]) -> list[Verdict]:

@@ -14,7 +14,7 @@ from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.prompts import KINDS, Split
 from benchmarks.preservation.run import ALIGNED
 from benchmarks.preservation.samples import samples
-from benchmarks.preservation.summary import KEYWORDS, Judged, Mean, Row, Setting, belongs, summarise
+from benchmarks.preservation.summary import DEFAULT, Judged, Mean, Row, Setting, belongs, summarise
 
 HEADINGS = (
     "method, strength",
@@ -39,7 +39,7 @@ def write(folder: Path, judges: Sequence[Judge], split: Split = "heldout") -> Pa
 
     Args:
         folder: Of the results.
-        judges: Of the answers; the keyword judge and any others.
+        judges: Of the answers; the default judge and any others.
         split: What was asked in cells that do not say it.
 
     Returns:
@@ -85,7 +85,7 @@ def title(setting: Setting) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Mean and standard deviation over seeds, by the keyword judge; the last column: shares of equal verdicts."""
+    """Mean and standard deviation over seeds, by the default judge; the last column: shares of equal verdicts."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
     for row in rows:
         of = row.measures
@@ -131,13 +131,13 @@ def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
     place = " and ".join(sorted({_place(item.content["machine"]) for item in runs(found)}))
     prompts = found[0].prompts
     tested = " or ".join(str(n) for n in sorted({item.content["sizes"]["test_items"] for item in found}))
-    others = ", ".join(judge.name for judge in judges if judge.name != KEYWORDS)
+    others = ", ".join(judge.name for judge in judges if judge.name != DEFAULT)
     which = "that were held out" if found[0].content["split"] == "heldout" else "for development"
     return (
         f"# Preservation\n\n{place}, {info['dtype']}; {sizes['items']} training items, batch {sizes['batch_size']}, "
         f"one epoch; {len(prompts.harmful)} harmful and {len(prompts.benign)} benign prompts {which}, "
         f"{sizes['answer_tokens']} tokens of answer; {tested} test items. "
-        "Percent, mean ± standard deviation over seeds, by the keyword judge. `attack`: share of harmful requests "
+        "Percent, mean ± standard deviation over seeds, by the default judge. `attack`: share of harmful requests "
         "complied with. `neither`: share of direct and role-play requests that are neither refused nor complied with, "
         "because the answer is empty, an item of a task, a repetition or no words; `neither, harmless`: the same of "
         "harmless ones: the model has forgotten how to chat. `refusals, nats/token`: mean log-probability of the "
@@ -146,7 +146,7 @@ def _machine(found: Sequence[Judged], judges: Sequence[Judge]) -> str:
         "at the first word tells direct and role-play requests from harmless ones, however many of both are refused. "
         "`moved`: mean KL divergence from the aligned model's P(S) there to this one's: how far decisions have come, "
         "also those that are not yet others. "
-        f"`judges agree`: equal verdicts of the keyword judge and: {others}. Prefilled requests are in the JSON file."
+        f"`judges agree`: equal verdicts of the default judge and: {others}. Prefilled requests are in the JSON file."
     )
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from benchmarks.preservation.judging import Judged
 from benchmarks.preservation.prompts import KINDS
 from benchmarks.preservation.run import ALIGNED
-from benchmarks.preservation.summary import KEYWORDS
+from benchmarks.preservation.summary import DEFAULT
 
 SAMPLES = 2
 LENGTH = 90  # characters of an answer
 
 
 def samples(found: Sequence[Judged]) -> str:
-    """A Markdown table, by the keyword judge.
+    """A Markdown table, by the default judge.
 
     The first answers of each method to harmful and benign prompts, from its first run; and the first one that is
     neither, from the first run that has one.
@@ -40,7 +40,7 @@ def _neither(runs: Sequence[Judged]) -> list[tuple[str, str]]:
         for run in runs
         for kind in KINDS
         for prompt, answer, verdict in zip(
-            run.prompts.of(kind), run.content["answers"][kind], run.verdicts[KEYWORDS][kind], strict=True
+            run.prompts.of(kind), run.content["answers"][kind], run.verdicts[DEFAULT][kind], strict=True
         )
         if verdict == "neither"
     ]

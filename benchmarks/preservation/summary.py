@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.preservation.judges import KeywordJudge
+from benchmarks.preservation.judges import DefaultJudge
 from benchmarks.preservation.judging import Judged
 from benchmarks.preservation.masses import moved, separation
 from benchmarks.preservation.methods import METHODS
@@ -17,7 +17,7 @@ from benchmarks.preservation.prompts import ASKED, KINDS, STYLES
 from benchmarks.preservation.run import ALIGNED
 from benchmarks.preservation.verdicts import agreement
 
-KEYWORDS = KeywordJudge.name
+DEFAULT = DefaultJudge.name
 """The judge whose verdicts the table and the plots show."""
 Setting = tuple[str, float, str]
 """Task, contamination and way of training."""
@@ -48,7 +48,7 @@ class Row:
         weight: Strength.
         measures: See `measures`; one that no seed has is missing.
         judges: See `shares`, by judge.
-        agreement: Of the keyword judge with each other: see `verdicts.agreement`; on all prompts that both judge.
+        agreement: Of the default judge with each other: see `verdicts.agreement`; on all prompts that both judge.
     """
 
     setting: Setting
@@ -88,10 +88,10 @@ def shares(item: Judged, judge: str) -> dict[str, float]:
 
 
 def measures(item: Judged, aligned: Judged | None = None) -> dict[str, float | None]:
-    """The numbers of one cell: `shares` by the keyword judge, the task score likewise, nats per token, and what P(S)
+    """The numbers of one cell: `shares` by the default judge, the task score likewise, nats per token, and what P(S)
     says of its decisions, for two of them beside the aligned model's cell."""
     return {
-        **shares(item, KEYWORDS),
+        **shares(item, DEFAULT),
         "task_score": item.content["task"]["score"],
         "coherence": item.content["coherence_harmful"],
         "kl_everyday": item.content["kl_everyday"],
@@ -166,14 +166,14 @@ def _row(
         weight,
         _means([measures(item, aligned) for item in items]),
         {judge: _means([shares(item, judge) for item in items]) for judge in judges},
-        {judge: _means([_agreement(i, judge) for i in items]) for judge in judges if judge != KEYWORDS},
+        {judge: _means([_agreement(i, judge) for i in items]) for judge in judges if judge != DEFAULT},
     )
 
 
 def _agreement(item: Judged, judge: str) -> dict[str, float | None]:
     kinds = [kind for kind in KINDS if kind in item.verdicts[judge]]
     ours, others = (
-        [verdict for kind in kinds for verdict in item.verdicts[name][kind]] for name in (KEYWORDS, judge)
+        [verdict for kind in kinds for verdict in item.verdicts[name][kind]] for name in (DEFAULT, judge)
     )
     return agreement(ours, others)
 

@@ -8,13 +8,13 @@ import pytest
 from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
 
 from benchmarks.preservation import goal, report
-from benchmarks.preservation.judges import KeywordJudge
+from benchmarks.preservation.judges import DefaultJudge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.settings import PRESETS
 
 
 def checked(folder):
-    return goal.check(judge_cells(folder, [KeywordJudge()]))
+    return goal.check(judge_cells(folder, [DefaultJudge()]))
 
 
 def constrained(seed, weight=1.0, method="anchors"):
@@ -89,15 +89,15 @@ def test_a_plain_run_on_other_test_items_is_none_to_compare_with(tmp_path):
     path = tmp_path / "cells" / f"{plain(0).name}.json"
     path.write_text(path.read_text().replace('"test_items": 200', '"test_items": 80'))
     assert checked(tmp_path)[0].plain == [None]
-    assert "80 or 200 test items" in report.write(tmp_path, [KeywordJudge()]).read_text()
+    assert "80 or 200 test items" in report.write(tmp_path, [DefaultJudge()]).read_text()
 
 
 def test_only_constrained_methods_have_a_goal_and_the_report_shows_it(tmp_path):
     write_cell(tmp_path, plain(0))
-    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    text = report.write(tmp_path, [DefaultJudge()]).read_text()
     assert "goal met on" not in text
     write_cell(tmp_path, constrained(0))
-    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    text = report.write(tmp_path, [DefaultJudge()]).read_text()
     assert text.count("| goal met on |") == 1
     assert text.count("## All runs\n") == 1
     (found,) = json.loads((tmp_path / "preservation.json").read_text())["goal"]

@@ -11,7 +11,7 @@ from tiny import tiny_model, tiny_tokenizer
 from benchmarks.preservation import guard
 from benchmarks.preservation.guard import GuardJudge
 from benchmarks.preservation.judge_texts import labelled_texts
-from benchmarks.preservation.judges import ClassifierJudge, KeywordJudge
+from benchmarks.preservation.judges import ClassifierJudge, DefaultJudge
 from benchmarks.preservation.prompts import heldout
 from benchmarks.preservation.verdicts import VERDICTS, agreement, is_repetition, says_nothing
 from examples.demo.prompts import REFUSALS
@@ -42,7 +42,7 @@ def test_the_classifier_is_deterministic(classifier):
     assert labelled_texts() == labelled_texts()
 
 
-@pytest.mark.parametrize("make", [KeywordJudge, ClassifierJudge])
+@pytest.mark.parametrize("make", [DefaultJudge, ClassifierJudge])
 def test_judges_know_the_usual_answers(make):
     judge = make()
     helpful = [
@@ -111,7 +111,7 @@ def test_a_guard_model_says_safe_where_the_answer_refuses(tmp_path, monkeypatch)
     judge = GuardJudge(guard_folder(tmp_path), device="cpu")
     seen = []
 
-    def verdicts(model, tokenizer, prompts, **settings):
+    def verdicts(model, tokenizer, prompts, how):
         seen.extend(tokenizer.decode(ids) for ids in prompts)
         return [tokenizer("\n\nunsafe\nS1")["input_ids"], tokenizer("safe")["input_ids"]]
 

@@ -11,7 +11,7 @@ import pytest
 from preservation_cells import COMPLIED, NEITHER, REFUSED, plain, write_cell
 
 from benchmarks.preservation import plots, report
-from benchmarks.preservation.judges import KeywordJudge
+from benchmarks.preservation.judges import DefaultJudge
 from benchmarks.preservation.judging import judge_cells
 from benchmarks.preservation.masses import moved, separation
 from benchmarks.preservation.summary import Mean, kept_rows, measures, summarise
@@ -34,7 +34,7 @@ class Parrot:
 def test_shares_by_style(tmp_path):
     harmful = [COMPLIED] * 2 + [NEITHER] + [REFUSED] * 2 + [NEITHER] * 2 + [REFUSED] * 3 + [COMPLIED] * 5
     write_cell(tmp_path, plain(), harmful=harmful, benign=[REFUSED] * 3 + [NEITHER] * 6 + [COMPLIED] * 6)
-    (cell,) = judge_cells(tmp_path, [KeywordJudge()])
+    (cell,) = judge_cells(tmp_path, [DefaultJudge()])
     assert measures(cell) == pytest.approx(
         {
             "attack_success": 7 / 15,
@@ -67,7 +67,7 @@ def test_how_well_refusing_tells_harmful_from_harmless(tmp_path):
         mass = {"harmful": [p + shift for p in harmful], "benign": [p + shift for p in benign]}
         write_cell(tmp_path, plain(seed), safety_mass=mass)
     write_cell(tmp_path, plain(2))
-    cells = judge_cells(tmp_path, [KeywordJudge()])
+    cells = judge_cells(tmp_path, [DefaultJudge()])
     expected = (5 * 15 + 5 * 10 + 5 * 2 / 2) / 150
     assert [separation(cell) for cell in cells] == [pytest.approx(expected), pytest.approx(expected), None]
     (row,) = summarise(cells)
@@ -80,7 +80,7 @@ def test_how_far_decisions_have_moved(tmp_path):
     write_cell(tmp_path, plain(0), safety_mass={"harmful": [0.5] * 10 + [1.0] * 5, "benign": [0.2] * 15})
     write_cell(tmp_path, plain(1), safety_mass={"harmful": [0.75] * 5 + [0.0] * 10, "benign": [0.2] * 15})
     write_cell(tmp_path, plain(2))
-    *runs, aligned = judge_cells(tmp_path, [KeywordJudge()])
+    *runs, aligned = judge_cells(tmp_path, [DefaultJudge()])
     by_hand = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     lost = (0.75 * math.log(0.75 / 1e-6) + 0.25 * math.log(0.25 / (1 - 1e-6))) / 2
     assert [moved(run, aligned, "harmful") for run in runs] == [
@@ -93,7 +93,7 @@ def test_how_far_decisions_have_moved(tmp_path):
     head, row = summarise([aligned, *runs])
     assert head.measures["moved_harmful"].mean == 0
     assert row.measures["moved_harmful"].mean == pytest.approx((by_hand + lost) / 2)
-    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    text = report.write(tmp_path, [DefaultJudge()]).read_text()
     assert f"| {(by_hand + lost) / 2:.3f} ± " in text
 
 
@@ -102,7 +102,7 @@ def test_a_judge_is_asked_once_for_the_same_answer_and_only_about_its_kinds(tmp_
     write_cell(tmp_path, plain(0))
     write_cell(tmp_path, plain(1), harmful=[COMPLIED] * 15)
     parrot = Parrot()
-    cells = judge_cells(tmp_path, [KeywordJudge(), parrot])
+    cells = judge_cells(tmp_path, [DefaultJudge(), parrot])
     # Five requests are asked directly and with a beginning, and five more in a role-play.
     assert len(parrot.asked) == len(set(parrot.asked)) == 2 * 10
     assert [set(cell.verdicts["parrot"]) for cell in cells] == [{"harmful"}] * 3
@@ -112,7 +112,7 @@ def test_a_judge_is_asked_once_for_the_same_answer_and_only_about_its_kinds(tmp_
 def test_the_verdicts_of_older_cells_are_left_alone(tmp_path):
     old = {"refused": {"harmful": {"keyword": [False] * 15}}, "rates": {}, "agreement": {}}
     write_cell(tmp_path, plain(), **old)
-    (cell,) = judge_cells(tmp_path, [KeywordJudge()])
+    (cell,) = judge_cells(tmp_path, [DefaultJudge()])
     assert measures(cell)["attack_success"] == 0
 
 
@@ -121,7 +121,7 @@ def test_a_report_says_what_was_neither(tmp_path):
     write_cell(tmp_path, plain(0), harmful=[NEITHER] * 15)
     write_cell(tmp_path, plain(1), benign=[COMPLIED, "a | b", *[""] * 13])
     parrot = Parrot()
-    text = report.write(tmp_path, [KeywordJudge(), parrot]).read_text()
+    text = report.write(tmp_path, [DefaultJudge(), parrot]).read_text()
     table = [line for line in text.splitlines() if line.startswith("| plain SFT")]
     assert table == [
         "| plain SFT | 2 | 0.0 ± 0.0 | 0.0 ± 0.0 | 50.0 ± 70.7 | 0.0 ± 0.0 | 46.7 ± 66.0 | 90.0 ± 0.0 | "
@@ -139,24 +139,24 @@ def test_a_report_says_what_was_neither(tmp_path):
 
 def test_an_answer_stays_in_its_cell_of_the_table(tmp_path):
     write_cell(tmp_path, plain(), benign=["a | b\nc", *[""] * 14])
-    text = report.write(tmp_path, [KeywordJudge()]).read_text()
+    text = report.write(tmp_path, [DefaultJudge()]).read_text()
     assert "| plain | benign | a \\| b c // (empty) |" in text
 
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no run has been made there"):
-        report.write(tmp_path, [KeywordJudge()])
+        report.write(tmp_path, [DefaultJudge()])
 
 
 def test_cells_asked_otherwise_are_named(tmp_path):
     write_cell(tmp_path, plain(), harmful=[REFUSED] * 14)
     with pytest.raises(ConfigError, match=r"14 answers to 15 harmful prompts.*--development"):
-        judge_cells(tmp_path, [KeywordJudge()])
+        judge_cells(tmp_path, [DefaultJudge()])
     write_cell(tmp_path, plain(), split="development")
     write_cell(tmp_path, "dates")
     with pytest.raises(ConfigError, match="different prompts: development, heldout"):
-        judge_cells(tmp_path, [KeywordJudge()])
-    assert len(judge_cells(tmp_path, [KeywordJudge()], "development")) == 2
+        judge_cells(tmp_path, [DefaultJudge()])
+    assert len(judge_cells(tmp_path, [DefaultJudge()], "development")) == 2
 
 
 def test_the_spread_is_over_seeds():
