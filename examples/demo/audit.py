@@ -14,7 +14,7 @@ from examples.demo.task import is_correct
 from pact_plugin.audit import report
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.audit.run import compared
-from pact_plugin.audit.settings import AuditSettings, Asking
+from pact_plugin.audit.settings import Asking, AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.cli.audit_view import criteria
 from pact_plugin.data.generation import Progress
