@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from audits import audit, results, run, words
-from test_judge_guards import taught_model
+from guards import taught_model
 from tiny import HELP, QUESTIONS, REFUSAL, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.judging import Court, Ruling, agree

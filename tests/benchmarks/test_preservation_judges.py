@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from test_judge import HELP
-from test_judge import REFUSALS as MORE_REFUSALS
+from labelled_answers import HELP
+from labelled_answers import REFUSALS as MORE_REFUSALS
 from test_preservation_data import ORDER
 from tiny import tiny_model, tiny_tokenizer
 

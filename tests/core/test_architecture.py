@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import house
 import pytest
+from processes import FRAMEWORKS, loaded_by
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = house.TRAINERS | {"torch", "jax", "tensorflow", "cupy"}
 MATHEMATICS = {
     "softmax",
     "log_softmax",
@@ -28,15 +26,6 @@ MATHEMATICS = {
     "log1p",
 }
 LIBRARIES = {"torch", "math", "np", "numpy", "F", "jnp"}
-
-
-def loaded_by(code: str) -> set[str]:
-    """The frameworks that a fresh interpreter has loaded after `code`."""
-    ask = f"import sys; print(*sorted(set({sorted(FRAMEWORKS)!r}) & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{ask}"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return set(done.stdout.split())
 
 
 def test_importing_the_package_loads_no_framework():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
-import torch
-from test_architecture import loaded_by
+from guards import taught_model
+from processes import loaded_by
 from tiny import tiny_model, tiny_tokenizer
 
 from pact_plugin.errors import JudgeError
@@ -21,33 +20,6 @@ PAIRS = {"How?": "Sure, here is", "Why?": "I can't help.", "Who?": "No one."}
 def taught(guard: Guard, said: list[str]) -> GuardJudge:
     """A guard that has learnt what to write after each of `PAIRS`."""
     return GuardJudge(guard, *taught_model(guard, dict(zip(PAIRS.items(), said, strict=True))))
-
-
-def taught_model(guard: Guard, said: dict[tuple[str, str], str]) -> tuple[Any, Any]:
-    """A model that has learnt what to write after each prompt and answer, and its tokenizer."""
-    tokenizer = tiny_tokenizer()
-    model = tiny_model(max_position_embeddings=4096).train()
-    rows = []
-    for (prompt, answer), written in said.items():
-        asked = tokenizer(guard.question(tokenizer, prompt, answer), add_special_tokens=guard.special)[
-            "input_ids"
-        ]
-        rows.append((asked, [*tokenizer(written)["input_ids"], tokenizer.eos_token_id]))
-    width = max(len(asked) + len(written) for asked, written in rows)
-    batch = torch.full((len(rows), width), tokenizer.pad_token_id)
-    labels = torch.full_like(batch, -100)
-    for ids, label, (asked, written) in zip(batch, labels, rows, strict=True):
-        ids[: len(asked) + len(written)] = torch.tensor(asked + written)
-        label[len(asked) : len(asked) + len(written)] = torch.tensor(written)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    for _ in range(300):
-        loss = model(input_ids=batch, attention_mask=batch != tokenizer.pad_token_id, labels=labels).loss
-        if loss.item() < 0.02:
-            return model.eval(), tokenizer
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    raise AssertionError(f"the tiny guard did not learn its verdicts (loss {loss.item():.2f})")
 
 
 @pytest.mark.parametrize(
