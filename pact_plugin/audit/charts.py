@@ -162,7 +162,9 @@ def _curves(axes: Axes, curves: dict[str, Curve], unit: str) -> None:
         end = next((i for i, n in enumerate(one.n) if n < fewest), len(one.n))
         places = range(1, end + 1)
         line = "--" if side == "reference" else "-"
-        axes.plot(places, one.mean[:end], line, color=COLOURS[side], linewidth=2, label=side)
+        # The dashed line on top: where the models agree, both are seen.
+        order = 3 if side == "reference" else 2
+        axes.plot(places, one.mean[:end], line, color=COLOURS[side], linewidth=2, label=side, zorder=order)
         axes.fill_between(places, one.low[:end], one.high[:end], color=COLOURS[side], alpha=0.18, linewidth=0)
     if unit == "probability":
         axes.set_ylim(-0.02, 1.02)

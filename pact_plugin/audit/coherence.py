@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Coherence
 
-UNLIKELY = -4.0
-"""Nats per token, a probability of 2%: what a model says in words of its own is far above, word salad below."""
+UNLIKELY = -5.0
+"""Nats per token: people's answers are above, word salad below (docs/audit.md)."""
 
 
 def coherence(reference: Sequence[float | None], candidate: Sequence[float | None]) -> Coherence | None:
