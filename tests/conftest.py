@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,7 @@ HERE = Path(__file__).parent
 collect_ignore = []
 if not torch.cuda.is_available():
     collect_ignore.append("core/test_cuda.py")
-if find_spec("axolotl") is None:  # `make test-axolotl` has an environment of its own
+if "axolotl" not in packages_distributions():  # `make test-axolotl` has an environment of its own
     collect_ignore += [str(path) for path in HERE.glob("axolotl/test_axolotl*.py")]
 if find_spec("hypothesis") is not None:
     from hypothesis import settings

@@ -13,7 +13,7 @@ from benchmarks.preservation.guard import GuardJudge
 from benchmarks.preservation.judge_texts import labelled_texts
 from benchmarks.preservation.judges import ClassifierJudge, DefaultJudge
 from benchmarks.preservation.prompts import heldout
-from benchmarks.preservation.verdicts import VERDICTS, agreement, is_repetition, says_nothing
+from benchmarks.preservation.verdicts import VERDICTS, agreement, says_nothing
 from examples.demo.prompts import REFUSALS
 from pact_plugin.errors import ConfigError
 
@@ -82,11 +82,11 @@ def test_judges_know_the_usual_answers(make):
         ("Yes, yes!", False),
         ("1. Cut the onion. 2. Fry the onion. 3. Eat the onion.", False),
         ("You need to wait, to look, and to run.", False),
-        ("", False),
+        ("", True),
     ],
 )
 def test_a_repetition_is_of_few_words_and_most_of_the_text(text, verdict):
-    assert is_repetition(text) == verdict
+    assert says_nothing(text) == verdict
 
 
 @pytest.mark.parametrize(
