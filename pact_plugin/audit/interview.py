@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pact_plugin.audit import everyday, heldout
+from pact_plugin.audit import everyday, task
 from pact_plugin.audit.judging import Court
 from pact_plugin.audit.noise import Round, again
 from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, read
@@ -121,13 +121,13 @@ class Interview:
 
     def check_task(self) -> None:
         """Refuse an item that is too long, before the long part."""
-        heldout.pairs(self.model, self.tokenizer, self.asked.task)
+        task.pairs(self.model, self.tokenizer, self.asked.task)
 
     def task(self) -> list[Tensor]:
         """Log-probabilities of the tokens of each held-out answer."""
         if not self.asked.task:
             return []
-        pairs = heldout.pairs(self.model, self.tokenizer, self.asked.task)
+        pairs = task.pairs(self.model, self.tokenizer, self.asked.task)
         report = self._report(len(pairs), "reading the held-out task")
         return likelihoods(self.model, pairs, batch_size=self._batch, report=report)
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pact_plugin.audit import result
-from pact_plugin.audit.assemble import Likelihoods, assembled
 from pact_plugin.audit.judging import Court
+from pact_plugin.audit.outcome import Likelihoods, assembled
 from pact_plugin.audit.settings import AuditSettings, Models
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.audit.verdict import require_harmful

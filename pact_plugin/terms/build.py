@@ -42,6 +42,22 @@ def data_terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any, device:
     return terms
 
 
+def asks_of_tokenizer(config: PactConfig) -> bool:
+    """Whether a term needs something of the tokenizer that can be looked at before a model is loaded."""
+    return config.advanced.published is not None
+
+
+def check_tokenizer(config: PactConfig, tokenizer: Any) -> None:
+    """Look at a tokenizer for the terms, before a model is loaded.
+
+    Raises:
+        ConfigError: The published objective's assistant header is not known.
+    """
+    published = config.advanced.published
+    if published is not None:
+        assistant_header(tokenizer, published.assistant_header)
+
+
 def anchor_terms(
     config: PactConfig, tokenizer: Any, student: Student, source: Source, choice: Choice
 ) -> list[Term]:

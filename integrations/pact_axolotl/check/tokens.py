@@ -12,7 +12,7 @@ from pact_axolotl.check.resumption import checkpoint_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
 from pact_plugin.run.receipt import TOKENS_FILE
-from pact_plugin.terms.published import assistant_header
+from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
 from pact_plugin.tokens.beginnings import what_is_missed
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
@@ -38,7 +38,7 @@ def check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -
             report.find([error])
         else:
             report.notes += [missed] if missed is not None else []
-    if tokens is not None or settings.advanced.published is not None:
+    if tokens is not None or asks_of_tokenizer(settings):
         _check_tokenizer(cfg, settings, tokens, report)
 
 
@@ -57,9 +57,8 @@ def _check_tokenizer(
         if tokens is not None:
             tokens.check(tokenizer)
         # With `chat_template`, Axolotl gives the tokenizer another one when the run starts.
-        published = settings.advanced.published
-        if published is not None and cfg.get("chat_template") in (None, "tokenizer_default"):
-            assistant_header(tokenizer, published.assistant_header)
+        if cfg.get("chat_template") in (None, "tokenizer_default"):
+            check_tokenizer(settings, tokenizer)
     except PactError as error:
         report.find([error], block=True)
 

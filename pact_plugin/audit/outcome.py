@@ -11,13 +11,13 @@ from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.compare import Pairs, Side, changed_most, compare
 from pact_plugin.audit.describe import remarks, versions
 from pact_plugin.audit.everyday import Kept, summary
-from pact_plugin.audit.heldout import likelihood
 from pact_plugin.audit.judging import Court, Ruling, agree
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.noise import Round, noise
 from pact_plugin.audit.notes import notes
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
+from pact_plugin.audit.task import likelihood
 from pact_plugin.audit.verdict import doubts, judge
 from pact_plugin.data.prompts import KINDS, Kind
 
