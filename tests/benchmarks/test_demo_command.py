@@ -119,7 +119,7 @@ def assert_audited(folder: Path, results: dict[str, Any], answers: dict[str, Any
         assert results["aligned"][measure] == one.reference.rate
         assert results[name][measure] == one.candidate.rate
     harmful = [row for row in audit.prompts if row.kind == "harmful"]
-    assert {row.candidate_answer for row in harmful} == set(answers[name]["harmful"])
+    assert {row.candidate.answer for row in harmful} == set(answers[name]["harmful"])
     assert audit.candidate.name == report.TITLES[name]
     assert (folder / "report.html").is_file()
 

@@ -181,7 +181,7 @@ REFUSED_BY_SMOLLM2 = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.real_model
 def test_select_on_the_real_smollm2(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
     monkeypatch.setattr(

@@ -112,7 +112,7 @@ def test_without_hub_and_package_the_remedy_is_named(monkeypatch, no_hub):
         loading.smollm2_path()
 
 
-@pytest.mark.slow
+@pytest.mark.real_model
 def test_a_gguf_model_can_be_trained_and_saved(tmp_path, no_hub):
     model = loading.load_causal_lm("smollm2", device="cpu")
     tokenizer = loading.load_tokenizer("smollm2")
