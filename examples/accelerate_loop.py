@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForSeq2Seq
 
 import pact_plugin as pact
-from pact_plugin.terms.base import Step
 
 
 def examples(data: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
@@ -82,7 +81,7 @@ def main() -> None:
             number += 1
             # Task and constraint have one denominator: the trained tokens of the whole step, over all processes.
             tokens = accelerator.reduce(sum((batch["labels"][:, 1:] != -100).sum() for batch in batches))
-            step = Step(number, micro_batches=len(batches), tokens=tokens, world_size=ranks)
+            step = pact.Step(number, micro_batches=len(batches), tokens=tokens, world_size=ranks)
             total = torch.zeros((), device=accelerator.device)
             for batch in batches:
                 # Not `accelerator.accumulate`: it divides by the number of micro-batches, which `tokens` has done.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pact_plugin.math.confidence import confidence_divergence as confidence_divergence
     from pact_plugin.math.direction import safety_direction as safety_direction
     from pact_plugin.math.published import published_divergence as published_divergence
+    from pact_plugin.terms.base import Step as Step
     from pact_plugin.tokens.safety_tokens import SafetyTokens as SafetyTokens
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOME = {
     "PactConstraint": "assemble",
     "PactError": "errors",
     "SafetyTokens": "tokens.safety_tokens",
+    "Step": "terms.base",
     "attach": "assemble",
     "confidence_divergence": "math.confidence",
     "published_divergence": "math.published",
@@ -36,6 +38,7 @@ __all__ = [
     "PactConstraint",
     "PactError",
     "SafetyTokens",
+    "Step",
     "attach",
     "confidence_divergence",
     "published_divergence",
