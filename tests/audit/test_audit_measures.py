@@ -10,7 +10,7 @@ import torch
 from audits import adapted, audit, results, words
 from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from pact_plugin.audit import everyday, heldout
+from pact_plugin.audit import everyday, task
 from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.reading import Answers, ask
 from pact_plugin.data.generation import user_prompt
@@ -109,19 +109,19 @@ def test_a_task_may_be_a_conversation_and_a_tokenizer_may_have_no_template():
     )
     model, item = tiny_model(), HeldOut(talk, "d e", 1)
     tokenizer = tiny_tokenizer()
-    ((question, answer),) = heldout.pairs(model, tokenizer, [item])
+    ((question, answer),) = task.pairs(model, tokenizer, [item])
     text = tokenizer.decode(question)
     assert text.endswith("<|im_start|>assistant\n")
     assert text.index("a") < text.index("b") < text.index("c")
     assert tokenizer.decode(answer) == "d e"
-    ((plain, _),) = heldout.pairs(model, tiny_tokenizer(chat_template=None), [item])
+    ((plain, _),) = task.pairs(model, tiny_tokenizer(chat_template=None), [item])
     assert tokenizer.decode(plain) == "a\nb\nc\n"
 
 
 def test_no_change_of_a_task_has_no_width():
-    same = heldout.likelihood([torch.tensor([-1.0, -2.0])], [torch.tensor([-1.0, -2.0])])
+    same = task.likelihood([torch.tensor([-1.0, -2.0])], [torch.tensor([-1.0, -2.0])])
     assert (same.difference, same.low, same.high, same.reference) == (0, 0, 0, -1.5)
-    assert heldout.likelihood([], []) is None
+    assert task.likelihood([], []) is None
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_task_that_cannot_be_read_ends_it(folder, tmp_path, row, message):
 def test_a_template_that_refuses_a_conversation_is_named():
     template = "{{ raise_exception('only users') }}"
     with pytest.raises(ConfigError, match=r"--task='line 7': the chat template refuses .*only users"):
-        heldout.pairs(
+        task.pairs(
             tiny_model(),
             tiny_tokenizer(chat_template=template),
             [HeldOut(({"role": "user", "content": "a"},), "b", 7)],
