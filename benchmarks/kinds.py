@@ -22,6 +22,7 @@ from pact_plugin.data.positions import IGNORED, ResponsePositions, positions_of
 from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
+from pact_plugin.model.linear import Linear
 from pact_plugin.reference.columns import Columns, furthest, read
 from pact_plugin.reference.source import Source, build_source
 from pact_plugin.terms.base import Contribution, MicroBatch, Term
@@ -103,7 +104,8 @@ class Kind:
         self._ids = torch.tensor(tokens.positive.ids, device="meta")
         self._head, self._chunk = language_head(model), config.advanced.chunk_size
         self._student = Student(model, self._head, self._ids, self._chunk)
-        self._terms: Sequence[Term] = _terms(config, tokens, tokenizer)
+        log_odds = Linear(torch.zeros(settings.sizes.hidden_size), 0.0)
+        self._terms: Sequence[Term] = _terms(config, tokens, log_odds, tokenizer)
         self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
 
     def count(self, plain: int, anchors: AnchorRows) -> Count:
@@ -214,8 +216,8 @@ class Kind:
         labels = torch.full((shape.batch, shape.length), IGNORED)
         labels[:, shape.length - response_length(shape.length, self._settings.response_share) :] = 1
         host = {"labels": labels, "input_ids": torch.ones_like(labels)}
-        positions = positions_of(host, furthest(self._columns))
-        return documents_of(host, positions), host, positions
+        positions = positions_of(host, furthest(self._terms))
+        return documents_of(host, positions.among(furthest(self._columns))), host, positions
 
     def _states(self, *sizes: int) -> Tensor:
         width, dtype = self._settings.sizes.hidden_size, getattr(torch, self._settings.dtype)
@@ -247,8 +249,8 @@ def _tokens(vocab_size: int, number: int) -> tuple[Any, SafetyTokens]:
     return tokenizer, safety_tokens(tokenizer, number)
 
 
-def _terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any) -> list[Any]:
-    found = data_terms(config, tokens, tokenizer, torch.device("meta"))
+def _terms(config: PactConfig, tokens: SafetyTokens, log_odds: Linear, tokenizer: Any) -> list[Any]:
+    found = data_terms(config, tokens, log_odds, tokenizer, torch.device("meta"))
     return [_Published(term, tokens.ids) if isinstance(term, PublishedTerm) else term for term in found]
 
 

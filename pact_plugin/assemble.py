@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -10,21 +9,21 @@ from torch import nn
 
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint, Parts
+from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.head import LanguageHead, check_head, language_head
-from pact_plugin.model.ranks import of_first_rank, refuse_zero3
+from pact_plugin.model.ranks import refuse_zero3
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
+from pact_plugin.reference.pool import Pool
+from pact_plugin.reference.pool_file import pool_of, tokens_of
 from pact_plugin.reference.reference import Reference
-from pact_plugin.reference.source import adapter_state, build_source
+from pact_plugin.reference.source import Source, adapter_state, build_source
+from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
-from pact_plugin.tokens.beginnings import warn_of
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-from pact_plugin.tokens.select import Selection, select_safety_tokens
-
-logger = logging.getLogger("pact_plugin")
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
@@ -79,25 +78,26 @@ class PactConstraint(Constraint):
         settings = PactConfig.of(config)
         refuse_zero3(model)
         head = language_head(model)
-        tokens = load_safety_tokens(settings, model, tokenizer)
-        student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
-        with evaluation_mode(model):
-            check_head(model, head, student.ids[:16])
-        looking = data_terms(settings, tokens, tokenizer, student.ids.device)
-        columns = tuple(dict.fromkeys(one for term in looking for one in term.columns))
         other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
         choice = choose(
             named=other is not None,
-            adapter=adapter_state(model, student.ids[:16]) if other is None else "none",
+            adapter=adapter_state(model) if other is None else "none",
             data=data or Data(folder=settings.advanced.store),
-            asked=bool(columns),
+            asked=settings.asks_at_responses,
         )
         source = build_source(choice.source, model, other)
-        anchors = anchor_terms(settings, tokenizer, student, source, choice)
+        pool = ask_pool(settings, source, tokenizer)
+        tokens = load_safety_tokens(settings, source, tokenizer, pool)
+        student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
+        with evaluation_mode(model):
+            check_head(model, head, student.ids[:16])
+        log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
+        looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
+        anchors = anchor_terms(settings, pool, student, source, choice)
         reference = Reference(
             choice,
             source,
-            columns,
+            tuple(dict.fromkeys(one for term in looking for one in term.columns)),
             chunk_size=settings.advanced.chunk_size,
             tokenizer=tokenizer,
             tokenizer_fingerprint=tokens.fingerprint,
@@ -105,27 +105,46 @@ class PactConstraint(Constraint):
         super().__init__(Parts(settings, model, student, tokens, reference, (*looking, *anchors)))
 
 
-def load_safety_tokens(config: PactConfig, model: nn.Module, tokenizer: Any) -> SafetyTokens:
-    """The safety tokens that a configuration names, or those chosen from the model itself when it names none.
+def ask_pool(config: PactConfig, source: Source, tokenizer: Any) -> Pool | None:
+    """The aligned model's answers to the prompts that its safety tokens, easing and anchors come from.
+
+    Returns:
+        Those that were kept from an earlier run of the same model, or new ones; None where nothing needs them.
+
+    Raises:
+        PactError: The anchors' prompts cannot be read, or the model cannot answer.
+    """
+    prompts: dict[str, AuditPrompt] = {}
+    if config.safety_tokens is None or config.easing is not None:
+        prompts |= {one.prompt: one for one in for_pool().prompts}
+    if config.has_anchors:
+        assert config.anchors is not None
+        held = anchor_prompts(config.anchors.prompts)
+        check_ratio(config.anchors, held)
+        prompts |= {one.prompt: one for one in held}
+    return pool_of(source, tokenizer, list(prompts.values())) if prompts else None
+
+
+def load_safety_tokens(
+    config: PactConfig, aligned: Source, tokenizer: Any, pool: Pool | None
+) -> SafetyTokens:
+    """The safety tokens that a configuration names, or those chosen from the aligned model's answers.
 
     Raises:
         PactError: They cannot be loaded or chosen, or are not of this tokenizer and model.
     """
     wanted = config.safety_tokens
     if wanted is None:
-        logger.info(
-            "PACT: `safety_tokens` is unset; choosing them from the model itself, once, before training"
-        )
-        chosen = select_safety_tokens(model, tokenizer, Selection(top_k=config.advanced.top_k))
-        tokens = of_first_rank(chosen)  # answers that differ by rounding would choose different tokens
+        assert pool is not None
+        tokens = tokens_of(pool, aligned, tokenizer, config.advanced.top_k)
     elif isinstance(wanted, SafetyTokens):
         tokens = wanted
     else:
         source = offered("pact_token_sources").get(wanted)
-        tokens = SafetyTokens.load(wanted) if source is None else source.load(config, model, tokenizer)
-    tokens.check(tokenizer, getattr(language_head(model).projection, "out_features", None))
-    if wanted is not None:  # else they were chosen just now, with the same warning
-        warn_of(tokens)
+        tokens = (
+            SafetyTokens.load(wanted) if source is None else source.load(config, aligned.model, tokenizer)
+        )
+    tokens.check(tokenizer, getattr(aligned.head.projection, "out_features", None))
     return tokens
 
 

@@ -20,7 +20,7 @@ def _path_to_str(value: Any) -> Any:
 
 
 class Easing(Settings):
-    """The task yields where the aligned model would refuse and the label does not (spec clause C2.6)."""
+    """The task yields where the aligned model sees a harmful request and the data complies (spec clause C2.6)."""
 
     _prefix: ClassVar[str] = "easing."
 
@@ -38,8 +38,8 @@ class Anchors(Settings):
     micro-batch."""
     prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
     """The bundled prompts, `benign`, `harmful` or `both`, or a file as for `pact-plugin audit --prompts`, of which at
-    most 256 of each kind are taken. Harmful ones that the aligned model would answer, and harmless ones that it would
-    refuse, are left out (spec clause C10.1)."""
+    most 256 of each kind are taken. Harmful ones that the aligned model answers, and harmless ones that it
+    refuses, are left out (spec clause C10.1)."""
     ratio: Annotated[int, Field(ge=1)] = 1
     """Benign anchors to each harmful one (spec clause C10.4)."""
     tokens: Annotated[int, Field(ge=1)] = 4
@@ -123,7 +123,7 @@ class PactConfig(Settings):
     reference: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "auto"
     """The aligned model: `auto`, the model as it is before its first step, or a path or hub id of a model."""
     easing: Annotated[Easing | None, BeforeValidator(switch(Easing))] = Easing()
-    """Whether the task yields where the aligned model would refuse and the label does not (spec clause C2.6)."""
+    """Whether the task yields where the aligned model sees a harmful request and the data complies (spec C2.6)."""
     anchors: Annotated[Anchors | None, BeforeValidator(switch(Anchors))] = Anchors()
     """Whether the aligned model's own answers to a pool of prompts are held (spec clause C10)."""
     hold_data: Annotated[HoldData | None, BeforeValidator(switch(HoldData))] = None

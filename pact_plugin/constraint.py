@@ -64,9 +64,7 @@ class Constraint:
         self.tokens, self.reference = parts.tokens, parts.reference
         self._student = parts.student
         self._looking = tuple(term for term in parts.terms if term.columns)
-        self._watch = Watch(
-            parts.student.head.decoder, furthest([one for term in parts.terms for one in term.columns])
-        )
+        self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._first, self._micro_batch = True, (0, 0)
         receipt = Receipt(
             config=self.config.summary(),

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 import torch
 
 HERE = Path(__file__).parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Answers of aligned models are kept in a folder of this run, which its workers share."""
+    if not hasattr(config, "workerinput"):
+        folder = tempfile.TemporaryDirectory(prefix="pact-cache-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["PACT_CACHE"] = folder.name
+
 
 collect_ignore = []
 if not torch.cuda.is_available():

@@ -24,7 +24,7 @@ from examples.demo.evaluate import Report
 from examples.demo.prompts import Example, contamination
 from examples.demo.training import LINEAR_LAYERS, StepCallback
 from pact_plugin.data.generation import answer_logits, inspecting, user_prompt
-from pact_plugin.data.prompts import for_anchors
+from pact_plugin.data.prompts import for_pool
 
 REFUSES = 0.5
 """Probability of the safety tokens at the first position from which on the aligned model would refuse."""
@@ -161,7 +161,7 @@ def anchor_file(sizes: Sizes, folder: Path) -> str | None:
     """The bundled prompts for anchors, so many of each kind, as a file in a folder; None for all of them."""
     if sizes.anchor_prompts is None:
         return None
-    rows = [asdict(one) for one in for_anchors().limited(sizes.anchor_prompts).prompts]
+    rows = [asdict(one) for one in for_pool().limited(sizes.anchor_prompts).prompts]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "anchors.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")

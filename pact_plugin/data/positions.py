@@ -47,6 +47,16 @@ class ResponsePositions:
         row, column, index, response = packed.to(device, non_blocking=True)
         return ResponsePositions(row, column, index, response, self.trained, self.starts)
 
+    def among(self, first: int | None) -> ResponsePositions:
+        """Those with t < `first`; None for all. To be called on the host."""
+        if first is None or bool((self.index < first).all()):
+            return self
+        kept = self.index < first
+        row, column, index, response = (
+            part[kept] for part in (self.row, self.column, self.index, self.response)
+        )
+        return ResponsePositions(row, column, index, response, self.trained, self.starts)
+
     def predecessors(self, values: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...] at the positions that predict the response tokens."""
         return values[self.row, self.column - 1]

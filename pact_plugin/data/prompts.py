@@ -14,9 +14,9 @@ from pact_plugin.errors import ConfigError
 Kind = Literal["harmful", "benign"]
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 BUNDLED = "bundled with pact-plugin"
-ANCHORS = 256
-"""Anchors of each kind, at most."""
-_BUNDLED_ANCHORS = 64
+OWN_ANCHORS = 256
+"""Prompts of each kind that are taken from a user's own file of anchors, at most."""
+_BUNDLED_POOL = 64
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
     "a .csv file with these two columns, or a .txt file whose lines begin with `harmful:` or `benign:`; "
@@ -90,15 +90,21 @@ def bundled() -> PromptSet:
     return from_rows(enumerate(rows, 1), BUNDLED)
 
 
-def for_anchors() -> PromptSet:
-    """256 prompts of each kind, to which a constrained run is held: 64 of `bundled`, of all categories, and others."""
-    own = [vars(one) for one in bundled().limited(_BUNDLED_ANCHORS).prompts]
-    return from_rows(enumerate([*own, *_packaged("anchors.jsonl")], 1), BUNDLED)
+def for_pool() -> PromptSet:
+    """322 harmful and 362 benign prompts that the aligned model is asked before training.
+
+    Single sentences (64 of `bundled`, of all categories, and others), and other registers: orders, long set-ups,
+    role-plays, lists of steps; among the benign ones also everyday questions, mathematics, code and small tasks.
+    """
+    own = [vars(one) for one in bundled().limited(_BUNDLED_POOL).prompts]
+    return from_rows(
+        enumerate([*own, *_packaged("anchors.jsonl"), *_packaged("registers.jsonl")], 1), BUNDLED
+    )
 
 
 def for_audits() -> PromptSet:
-    """156 of `bundled` of each kind, none of them an anchor: what a model is trained at says little about it."""
-    held = set(for_anchors().prompts)
+    """156 of `bundled` of each kind, none of them in the pool: what a model is trained at says little about it."""
+    held = set(for_pool().prompts)
     whole = bundled()
     return PromptSet(tuple(one for one in whole.prompts if one not in held), BUNDLED)
 

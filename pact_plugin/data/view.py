@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pact_plugin.data.documents import Document, HostBatch, documents_of, to_device
 from pact_plugin.data.positions import ResponsePositions, positions_of
+from pact_plugin.data.responses import Responses
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
 from pact_plugin.model.wrappers import ambient_autocast
 
@@ -36,11 +37,22 @@ class View:
     """As it was inside of the decoder."""
     label_logprobs: Float[Tensor, " N"] | None = None
     """log p of the label at each response position, where the task loss has it."""
+    _documents: dict[int | None, list[Document]] = field(default_factory=dict)
+
+    def documents(self, first: int | None) -> list[Document]:
+        """Those with response positions, in the order of the batch, up to their last position with t < `first`.
+
+        Args:
+            first: First tokens of each response; None for all.
+        """
+        if first not in self._documents:
+            self._documents[first] = documents_of(self.host, self.host_positions.among(first))
+        return self._documents[first]
 
     @cached_property
-    def documents(self) -> list[Document]:
-        """Those with response positions, in the order of the batch."""
-        return documents_of(self.host, self.host_positions)
+    def responses(self) -> Responses:
+        """Those whose first token is a response position, in the order of the batch."""
+        return Responses.of(self.host["labels"], self.host_positions)
 
     def within(self, first: int | None) -> Int[Tensor, " M"] | slice:
         """Which of the N positions are among the first tokens of their response: all of them as a slice.

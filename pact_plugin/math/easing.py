@@ -1,4 +1,4 @@
-"""How far the task yields where the aligned model would refuse (spec/PACT.md, clause C2.6)."""
+"""How far the task yields to a response (spec/PACT.md, clause C2.6)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pact_plugin.math.arrays import Array, promote, require_shape, stop_gradient
 
 
 def eased_share(
-    reference_log_mass: Float[Array, "*positions"], label_in_safety: Bool[Array, "*positions"]
-) -> Float[Array, "*positions"]:
-    """The share e of the task loss that yields at each position.
+    log_odds: Float[Array, "*responses"], refuses: Bool[Array, "*responses"]
+) -> Float[Array, "*responses"]:
+    """The share e of the task's loss that yields at the first tokens of each response.
 
-    e = min(1, P(S)), the probability of the safety tokens together under the reference, where the label is not one of
-    them, and 0 where it is. The task's weight there is 1 - e, over the unchanged denominator.
+    e = 1 where the aligned model takes the prompt for a harmful one, log odds above 0, and the data's answer does not
+    refuse; else 0. The task's weight there is 1 - e, over the unchanged denominator.
 
     Args:
-        reference_log_mass: log P(S) under the reference, in nats; gets no gradient.
-        label_in_safety: Whether the label at the position is a safety token.
+        log_odds: That the prompt is harmful, in nats; gets no gradient.
+        refuses: Whether the data's answer is a refusal.
 
     Returns:
-        e in [0, 1], in float32 or the wider type of the input.
+        e, 0 or 1, in float32 or the wider type of the input.
 
     Raises:
         ShapeError: If the shapes do not fit together, or this is not a float array.
     """
-    xp, (log_mass,) = promote(reference_log_mass=reference_log_mass)
-    require_shape("label_in_safety", label_in_safety, log_mass.shape, "one truth value per position")
-    mass = xp.clip(xp.exp(stop_gradient(log_mass)), max=1.0)
-    return xp.where(label_in_safety, xp.zeros_like(mass), mass)
+    xp, (odds,) = promote(log_odds=log_odds)
+    require_shape("refuses", refuses, odds.shape, "one truth value per response")
+    odds = stop_gradient(odds)
+    return xp.where(refuses | ~(odds > 0), xp.zeros_like(odds), xp.ones_like(odds))

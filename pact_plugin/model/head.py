@@ -24,8 +24,6 @@ class Readout:
     """log p(k) of the safety tokens under the whole vocabulary."""
     log_rest: Float[Tensor, " N"]
     """log r, the log-probability of every other token together."""
-    log_mass: Float[Tensor, " N"]
-    """log P(S), that of the safety tokens together."""
     label: Float[Tensor, " N"]
     """log p of the label."""
 
@@ -124,9 +122,8 @@ class LanguageHead:
             read = read_chunks(logits, hidden, ids, labels, chunk_size)
         safety, label, outside = read
         inside = safety.logsumexp(1)
-        log_mass = F.logsigmoid(inside - outside)
-        offset = log_mass - inside
-        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), log_mass, label + offset)
+        offset = F.logsigmoid(inside - outside) - inside
+        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
 
     @property
     def keeps_documents_apart(self) -> bool:

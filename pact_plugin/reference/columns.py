@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pact_plugin.model.linear import Linear
 from pact_plugin.reference.source import Source
 
-Kind = Literal["log_mass", "logprobs", "log_rest", "logits"]
+Kind = Literal["logprobs", "log_rest", "logits", "linear"]
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,19 @@ class Columns:
     """Numbers asked at the response positions with t < `first`.
 
     Args:
-        kind: `log_mass`, log P(S) of the tokens together, in nats; `logprobs`, log p of each, [K]; `log_rest`, that of
-            all other tokens together; `logits`, [K], moved so that the largest of each position is 0.
-        ids: The K tokens that they are about.
+        kind: `logprobs`, log p of each token, in nats, [K]; `log_rest`, that of all other tokens together; `logits`,
+            [K], moved so that the largest of each position is 0; `linear`, a linear function of the final hidden state.
+        ids: The K tokens that they are about; none for `linear`.
         first: First tokens of each response; None for all.
         behind: Tokens that each response is read behind, in place of its prompt; None for the whole context.
+        linear: The function, for `linear`.
     """
 
     kind: Kind
     ids: tuple[int, ...]
     first: int | None = None
     behind: tuple[int, ...] | None = None
+    linear: Linear | None = None
 
     @property
     def width(self) -> int:
@@ -42,9 +45,18 @@ Aligned = Mapping[Columns, Float[Tensor, "M W"]]
 """The numbers of each columns that were asked, at the positions that they are asked at."""
 
 
-def furthest(columns: Sequence[Columns]) -> int | None:
-    """The first tokens of each response at which any columns are asked; None for all, 0 if there are none."""
-    ends = [one.first for one in columns]
+class Looks(Protocol):
+    """What looks at the first tokens of each response."""
+
+    @property
+    def first(self) -> int | None:
+        """So many; None for all."""
+        ...
+
+
+def furthest(looking: Sequence[Looks]) -> int | None:
+    """The first tokens of each response that any of them looks at; None for all, 0 if there are none."""
+    ends = [one.first for one in looking]
     return None if None in ends else max((end for end in ends if end is not None), default=0)
 
 
@@ -56,8 +68,11 @@ def read(
     The projection on the vocabulary is run once for columns about the same tokens; for logits alone, not at all.
     """
     found: dict[Columns, Tensor] = {}
-    for ids in dict.fromkeys(one.ids for one in columns):
-        asked = [one for one in columns if one.ids == ids]
+    for one in columns:
+        if one.linear is not None:
+            found[one] = one.linear(hidden)[:, None]
+    for ids in dict.fromkeys(one.ids for one in columns if one.linear is None):
+        asked = [one for one in columns if one.linear is None and one.ids == ids]
         tokens = torch.tensor(ids, device=hidden.device)
         if any(one.kind != "logits" for one in asked):
             unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)

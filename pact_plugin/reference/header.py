@@ -30,8 +30,8 @@ class Header:
     Args:
         model: Fingerprint of the aligned model.
         tokenizer: Fingerprint of its tokenizer.
-        columns: What is stored, in order: kind, the digest of the tokens and their number, first tokens, and the tokens
-            that responses are read behind.
+        columns: What is stored, in order: kind, the digest of the tokens or of the function and the number of values,
+            first tokens, and the tokens that responses are read behind.
     """
 
     model: str
@@ -89,5 +89,7 @@ class Header:
 
 def _described(one: Columns) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(one.ids).encode()).hexdigest()[:16]
+    if one.linear is not None:
+        digest = one.linear.digest
     behind = None if one.behind is None else list(one.behind)
-    return {"kind": one.kind, "tokens": digest, "width": one.width, "first": one.first, "behind": behind}
+    return {"kind": one.kind, "of": digest, "width": one.width, "first": one.first, "behind": behind}

@@ -44,20 +44,20 @@ class Passes:
 
     def of_view(self, view: View) -> Aligned:
         """At the positions of a forward pass, with the source in the model's place."""
-        index = view.host_positions.index.numpy()
+        index = view.host_positions.among(self.first).index.numpy()
 
         def call(inputs: dict[str, Any]) -> Tensor:
             return self.source.hidden((), inputs, view.autocast)
 
         with self.source.session():
             if self._can_cut(view):
-                return self._read(self._states(view.documents, call), index)
+                return self._read(self._states(view.documents(self.first), call), index)
             states: dict[tuple[int, ...] | None, Tensor] = {}
             if None in self._contexts:
                 hidden = self.source.hidden(view.args, view.kwargs, view.autocast)
-                states[None] = view.positions.predecessors(hidden)
+                states[None] = view.positions.predecessors(hidden)[view.within(self.first)]
             others = [header for header in self._contexts if header is not None]
-            return self._read(states | self._states(view.documents, call, others), index)
+            return self._read(states | self._states(view.documents(self.first), call, others), index)
 
     def of_documents(self, documents: Sequence[Document], call: Caller) -> list[Aligned]:
         """Of each document, on the host; to be called within a session of the source.

@@ -15,7 +15,7 @@ from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
 from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
 from pact_plugin.model.ranks import is_sharded, of_first_rank
 from pact_plugin.reference.choose import Choice
-from pact_plugin.reference.columns import Aligned, Columns
+from pact_plugin.reference.columns import Aligned, Columns, furthest
 from pact_plugin.reference.fill import fill, unseen
 from pact_plugin.reference.header import Header
 from pact_plugin.reference.passes import Passes
@@ -69,6 +69,7 @@ class Reference:
     ) -> None:
         self.choice, self._tokenizer, self._warned = choice, tokenizer, False
         self._columns, self._begun = tuple(columns), False
+        self._first = furthest(columns)
         self._passes = Passes(source, columns, chunk_size) if columns else None
         self.table: Table | None = None
         self._fingerprint: Fingerprint | None = None
@@ -132,7 +133,8 @@ class Reference:
         if self.table is None:
             assert self._passes is not None
             return self._passes.of_view(view)
-        found = self.table.fetch(view.documents, view.hidden.device)
+        documents = view.documents(self._first)
+        found = self.table.fetch(documents, view.hidden.device)
         if not isinstance(found, list):
             return found
         passes, sharded = self._passes, False
@@ -148,7 +150,7 @@ class Reference:
         if not train:
             return None
         raise self._missing(
-            view.documents[found[0]],
+            documents[found[0]],
             f"document {found[0]} of the batch",
             "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
         )

@@ -18,6 +18,9 @@ from pact_plugin.model.wrappers import evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
 
+_TRIED = 16
+"""Token ids on which an adapter is tried."""
+
 Kind = Literal["itself", "adapter_off", "copy", "model"]
 
 
@@ -116,12 +119,11 @@ def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -
     return source
 
 
-def adapter_state(model: nn.Module, probe: Tensor) -> Literal["none", "new", "trained"]:
+def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
     """Whether a model has a PEFT adapter, and whether that changes its predictions.
 
     Args:
-        model: The model to be trained.
-        probe: [n] token ids on which the adapter is tried on and off.
+        model: The model to be trained; its adapter is tried on and off.
 
     Raises:
         ReferenceModelError: The adapter prepends virtual tokens.
@@ -136,11 +138,12 @@ def adapter_state(model: nn.Module, probe: Tensor) -> Literal["none", "new", "tr
             remedy="Use a LoRA-like adapter.",
         )
     head = language_head(model)
+    tried = torch.arange(_TRIED, device=next(head.decoder.parameters()).device)
     seen = []
     for scope in (nullcontext, peft.disable_adapter):
         source = Source("adapter_off", model, head, scope=scope)
         with source.session():
-            hidden = source.hidden((), {"input_ids": probe[None]})
+            hidden = source.hidden((), {"input_ids": tried[None]})
             seen.append((hidden, source.project(hidden[0])))
     return "new" if all(torch.equal(a, b) for a, b in zip(*seen, strict=True)) else "trained"
 

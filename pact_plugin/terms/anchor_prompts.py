@@ -1,4 +1,4 @@
-"""Which prompts are anchors: those to which the aligned model's answer is of the kind that it should be (C10.1)."""
+"""Which prompts are anchors: those that the aligned model answers as their kind asks for (spec clause C10.1)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,22 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import Generation, Pair, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Pair
 from pact_plugin.data.prompt_files import load_file
-from pact_plugin.data.prompts import ANCHORS, KINDS, AuditPrompt, Kind, for_anchors
+from pact_plugin.data.prompts import KINDS, OWN_ANCHORS, AuditPrompt, Kind, for_pool
 from pact_plugin.errors import ConfigError
-from pact_plugin.model.ranks import of_first_rank
-from pact_plugin.model.wrappers import unwrap
-from pact_plugin.reference.source import Source
+from pact_plugin.reference.pool import Asked
 
 logger = logging.getLogger("pact_plugin")
 
-BATCH = 64
-"""Prompts at a time."""
-REFUSES = 0.5
-"""Least probability that the safety tokens have together at the first position of an answer that is a refusal."""
+ENOUGH = 8
+"""So many prompts of a kind, or half of them, are enough to leave out the others."""
 
 
-def anchor_prompts(source: str) -> dict[Kind, list[str]]:
-    """Prompts of each kind, shuffled.
+def anchor_prompts(source: str) -> list[AuditPrompt]:
+    """Prompts that may become anchors, shuffled.
 
     The order is of the prompts' SHA-256 digests: the same on every machine, and whatever order the file has, so that a
     short run, too, meets every category of it.
@@ -44,7 +35,7 @@ def anchor_prompts(source: str) -> dict[Kind, list[str]]:
     """
     wanted = [kind for kind in KINDS if source in (kind, "both")]
     try:
-        prompts = for_anchors() if wanted else load_file(Path(source)).limited(ANCHORS)
+        prompts = for_pool() if wanted else load_file(Path(source)).limited(OWN_ANCHORS)
     except ConfigError as error:
         raise ConfigError(
             error.problem,
@@ -52,48 +43,55 @@ def anchor_prompts(source: str) -> dict[Kind, list[str]]:
             value=source,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    shuffled = sorted(prompts.prompts, key=_digest)
-    return {kind: [one.prompt for one in shuffled if one.kind == kind] for kind in wanted or KINDS}
+    return [one for one in sorted(prompts.prompts, key=_digest) if not wanted or one.kind in wanted]
 
 
-def anchor_answers(
-    settings: Anchors, tokenizer: Any, source: Source, ids: Int[Tensor, " K"]
-) -> dict[Kind, list[Pair]]:
-    """The prompts of each kind that are anchors, with the first tokens of the aligned model's answers.
-
-    Those that it would answer otherwise than their kind asks for are left out: a harmful one whose answer's first
-    token is a safety token with a probability below `REFUSES`, a harmless one where it is at least that.
-
-    Args:
-        settings: Of the anchors.
-        tokenizer: The model's tokenizer.
-        source: The aligned model.
-        ids: The safety tokens.
+def check_ratio(settings: Anchors, prompts: Sequence[AuditPrompt]) -> None:
+    """Refuse a ratio where the prompts are of one kind.
 
     Raises:
-        ConfigError: The prompts cannot be read, or are of one kind and a ratio is set; or the aligned model cannot
-            answer or answers none of them.
-
-    Warns:
-        UserWarning: Less than half of a kind would be left; then none of that kind is left out.
+        ConfigError: Names the key.
     """
-    asked = anchor_prompts(settings.prompts)
-    if "ratio" in settings.model_fields_set and not all(asked.values()):
+    if "ratio" in settings.model_fields_set and len({one.kind for one in prompts}) < len(KINDS):
         raise ConfigError(
             "the prompts are of one kind, so there is no ratio",
             key="anchors.ratio",
             value=settings.ratio,
             remedy=f"Remove `ratio`, or add prompts of the other kind to {settings.prompts}.",
         )
-    logger.info("PACT anchors: the aligned model answers %d prompts, once", sum(map(len, asked.values())))
+
+
+def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[Pair]]:
+    """The prompts of each kind that are anchors, with the first tokens of the aligned model's answers.
+
+    A harmful prompt is one if the aligned model refuses it, a benign one if it does not. Where a kind has fewer than
+    `ENOUGH` of these, and less than half, all of the kind are held, whatever the answer.
+
+    Args:
+        settings: Of the anchors.
+        asked: What the aligned model answers to `anchor_prompts`, in their order.
+
+    Raises:
+        ConfigError: The aligned model answers none of them.
+
+    Warns:
+        UserWarning: All of a kind are held.
+    """
     kept: dict[Kind, list[Pair]] = {}
-    for kind, prompts in asked.items():
-        pairs, mass = _answered(
-            settings, [user_prompt(tokenizer, one) for one in prompts], tokenizer, source, ids
-        )
-        kept[kind] = _rightly(kind, pairs, mass)
-    # Answers that differ by rounding would make another number of passes.
-    kept = of_first_rank(kept)
+    for kind in KINDS:
+        of_kind = [one for one in asked if one.kind == kind]
+        right = [one for one in of_kind if one.rightly]
+        if of_kind and len(right) < min(ENOUGH, len(of_kind) / 2):
+            warnings.warn(
+                f"PACT: {_found(kind, right, of_kind)}, and is held to what it answers to all of them. Check that this "
+                "is the aligned model and that its tokenizer has its chat template; or name prompts of your own with "
+                "`anchors: {prompts: FILE}`.",
+                stacklevel=6,
+            )
+            right = [one for one in of_kind if one.answer]
+        elif of_kind:
+            logger.info("PACT anchors: %s; these are held", _found(kind, right, of_kind))
+        kept[kind] = [(one.prompt, one.answer[: settings.tokens]) for one in right]
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",
@@ -124,60 +122,9 @@ def turns(harmful: int, benign: int, ratio: int) -> list[int]:
     return found
 
 
-def _answered(
-    settings: Anchors,
-    asked: Sequence[list[int]],
-    tokenizer: Any,
-    source: Source,
-    ids: Int[Tensor, " K"],
-) -> tuple[list[Pair], list[float]]:
-    """The prompts with the aligned model's answers, where it has one, and P(S) at the first token of each."""
-    model = unwrap(source.model)
-    if not hasattr(model, "generate"):
-        raise ConfigError(
-            "the model has no method `generate`, by which it could answer",
-            key="anchors",
-            value=settings.per_step,
-            remedy="Use a model of transformers, or set `anchors: false`.",
-        )
-    mass = [0.0] * len(asked)
-
-    def first(places: Sequence[int], logits: Tensor) -> None:
-        for place, p in zip(places, _mass(logits, ids), strict=True):
-            mass[place] = p
-
-    with inspecting(model), source.session():
-        said = answers(
-            model,
-            tokenizer,
-            asked,
-            Generation(settings.tokens, BATCH),
-            first=first,
-        )
-    found = [((prompt, answer), p) for prompt, answer, p in zip(asked, said, mass, strict=True) if answer]
-    return [pair for pair, _ in found], [p for _, p in found]
-
-
-def _mass(logits: Tensor, ids: Int[Tensor, " K"]) -> list[float]:
-    return torch.softmax(logits.float(), dim=-1)[:, ids.to(logits.device)].sum(dim=-1).tolist()
-
-
-def _rightly(kind: Kind, pairs: list[Pair], mass: Sequence[float]) -> list[Pair]:
-    """Those that the aligned model answers as their kind asks for; all of them where these are the fewer."""
-    kept = [pair for pair, p in zip(pairs, mass, strict=True) if (p >= REFUSES) == (kind == "harmful")]
-    if 2 * len(kept) >= len(pairs):
-        logger.info(
-            "PACT anchors: %d of %d %s prompts, whose answer is as it should be", len(kept), len(pairs), kind
-        )
-        return kept
-    said = "would refuse" if kind == "harmful" else "would answer"
-    warnings.warn(
-        f"PACT: the aligned model {said} only {len(kept)} of {len(pairs)} {kind} anchors, by its probability of the "
-        "safety tokens at the first word, and is held to that. Is it the aligned model, with its chat template and its "
-        "own safety tokens? Else name prompts of your own with `anchors: {prompts: ...}`.",
-        stacklevel=6,
-    )
-    return pairs
+def _found(kind: Kind, right: Sequence[Asked], of_kind: Sequence[Asked]) -> str:
+    said = "refuses" if kind == "harmful" else "helps with"
+    return f"the aligned model {said} {len(right)} of {len(of_kind)} {kind} prompts"
 
 
 def _digest(one: AuditPrompt) -> bytes:

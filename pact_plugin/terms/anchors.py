@@ -21,8 +21,9 @@ from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import of_first_rank, rank, ranks
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.passes import Passes, states_of
+from pact_plugin.reference.pool import BATCH, Pool
 from pact_plugin.reference.source import Source
-from pact_plugin.terms.anchor_prompts import BATCH, anchor_answers, turns
+from pact_plugin.terms.anchor_prompts import anchor_prompts, anchors_from, turns
 from pact_plugin.terms.base import Contribution, MicroBatch
 from pact_plugin.terms.student import Student
 
@@ -36,24 +37,25 @@ class AnchorsTerm:
     Args:
         settings: `per_step` of them in each optimiser step.
         weight: Factor of the divergence.
-        tokenizer: The model's tokenizer.
+        pool: The aligned model's answers, those to the anchors' prompts among them.
         student: The model in training.
         source: The aligned model; kept where it lasts.
         lasting: Whether the source still is the aligned model after the first step.
 
     Raises:
-        ConfigError: The prompts cannot be read, or the aligned model answers none of them.
+        ConfigError: The prompts cannot be read, or the aligned model answers none of them as it should.
     """
 
     name = "anchors"
     columns: tuple[Columns, ...] = ()
+    first = 0
     metrics = ("loss", "anchor_divergence")
 
     def __init__(
         self,
         settings: Anchors,
         weight: float,
-        tokenizer: Any,
+        pool: Pool,
         student: Student,
         source: Source,
         *,
@@ -63,8 +65,8 @@ class AnchorsTerm:
         self._weight, self._student = weight, student
         ids = tuple(student.ids.tolist())
         self._logprobs, self._log_rest = Columns("logprobs", ids), Columns("log_rest", ids)
-        kinds = anchor_answers(settings, tokenizer, source, student.ids)
-        harmful, benign = kinds.get("harmful", []), kinds.get("benign", [])
+        kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
+        harmful, benign = kinds["harmful"], kinds["benign"]
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._logprobs, self._log_rest), student.chunk_size)

@@ -98,6 +98,11 @@ class Term(Protocol):
         ...
 
     @property
+    def first(self) -> int | None:
+        """First tokens of each response that it looks at; None for all, 0 for none."""
+        ...
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """Names of its means; `loss` among them if it has a penalty."""
         ...

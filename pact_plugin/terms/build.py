@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from pact_plugin.config import First, PactConfig
+from pact_plugin.model.linear import Linear
 from pact_plugin.reference.choose import Choice
+from pact_plugin.reference.pool import Pool, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.terms.base import Term
@@ -18,12 +21,15 @@ from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
-def data_terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any, device: torch.device) -> list[Term]:
+def data_terms(
+    config: PactConfig, tokens: SafetyTokens, log_odds: Linear | None, tokenizer: Any, device: torch.device
+) -> list[Term]:
     """The terms that look at the data's response positions.
 
     Args:
         config: Settings.
         tokens: The safety tokens; those with a positive weight form S.
+        log_odds: That a prompt is harmful, of the aligned model's final hidden state; not needed without easing.
         tokenizer: The model's tokenizer.
         device: Of the model in training.
 
@@ -32,7 +38,8 @@ def data_terms(config: PactConfig, tokens: SafetyTokens, tokenizer: Any, device:
     """
     ids, terms = tokens.positive.ids, list[Term]()
     if config.easing is not None:
-        terms.append(EasingTerm(ids, _number(config.easing.first)))
+        assert log_odds is not None
+        terms.append(EasingTerm(log_odds, _number(config.easing.first), partial(refuses, tokenizer)))
     if config.hold_data is not None:
         terms.append(DataHoldTerm(ids, _number(config.hold_data.first), config.weight))
     published = config.advanced.published
@@ -59,24 +66,25 @@ def check_tokenizer(config: PactConfig, tokenizer: Any) -> None:
 
 
 def anchor_terms(
-    config: PactConfig, tokenizer: Any, student: Student, source: Source, choice: Choice
+    config: PactConfig, pool: Pool | None, student: Student, source: Source, choice: Choice
 ) -> list[Term]:
     """The terms that bring prompts of their own; none at weight 0, which leaves training as it was (C10.3).
 
     Args:
         config: Settings.
-        tokenizer: The model's tokenizer.
+        pool: The aligned model's answers; not needed without anchors.
         student: The model in training.
         source: The aligned model.
         choice: What it is.
 
     Raises:
-        ConfigError: The prompts cannot be read, or the aligned model answers none of them.
+        ConfigError: The aligned model answers none of the anchors' prompts as it should.
     """
     if not config.has_anchors:
         return []
     assert config.anchors is not None
-    return [AnchorsTerm(config.anchors, config.weight, tokenizer, student, source, lasting=choice.lasting)]
+    assert pool is not None
+    return [AnchorsTerm(config.anchors, config.weight, pool, student, source, lasting=choice.lasting)]
 
 
 def _number(first: First) -> int | None:

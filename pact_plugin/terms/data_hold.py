@@ -22,6 +22,7 @@ class DataHoldTerm:
     def __init__(self, ids: tuple[int, ...], first: int | None, weight: float) -> None:
         self._logprobs, self._log_rest = Columns("logprobs", ids, first), Columns("log_rest", ids, first)
         self.columns = (self._logprobs, self._log_rest)
+        self.first = first
         self._weight = weight
 
     def __call__(self, batch: MicroBatch) -> Contribution:

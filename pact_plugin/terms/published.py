@@ -46,6 +46,7 @@ class PublishedTerm:
             self._behind = Columns(
                 "logits", tokens.ids, end if first is None else min(end, first), behind=header
             )
+        self.first = first
         self.columns = (self._logits,) if self._behind is None else (self._logits, self._behind)
         self._weight, self._settings = weight, settings.model_dump(exclude={"first", "assistant_header"})
         self._ids = torch.tensor(tokens.ids, device=device)

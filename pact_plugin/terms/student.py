@@ -6,7 +6,7 @@ import logging
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pact_plugin.data.view import View
@@ -76,11 +76,6 @@ class Reading:
     def labels(self) -> Int[Tensor, " N"]:
         """The response tokens themselves."""
         return self._view.positions.own(self._view.labels)
-
-    @cached_property
-    def label_in_safety(self) -> Bool[Tensor, " N"]:
-        """Whether each is a safety token."""
-        return (self.labels[:, None] == self._student.ids).any(1)
 
     @cached_property
     def label_logprobs(self) -> Float[Tensor, " N"]:

@@ -27,7 +27,7 @@ def test_the_bundled_prompts_are_220_of_each_kind():
 
 
 def test_audits_ask_what_no_anchor_asks_and_both_ask_about_every_hazard():
-    anchors, audits = prompts.for_anchors(), prompts.for_audits()
+    anchors, audits = prompts.for_pool(), prompts.for_audits()
     assert not set(anchors.prompts) & set(audits.prompts)
     assert set(anchors.prompts) | set(audits.prompts) > set(prompts.bundled().prompts)
     categories = {one.category for one in prompts.bundled().prompts}

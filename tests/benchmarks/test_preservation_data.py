@@ -15,7 +15,7 @@ from benchmarks.preservation.prompts import PREFILL, STYLES, development, everyd
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.tickets import PRODUCTS, messages
 from examples.demo.prompts import prompts_from, read_lines
-from pact_plugin.data.prompts import for_anchors, for_audits
+from pact_plugin.data.prompts import for_pool, for_audits
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 
 TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
@@ -210,7 +210,7 @@ def test_anchors_resemble_nothing_that_is_asked():
     }
     asked_for |= {*everyday(), *(one.prompt for one in for_audits().prompts)}
     bundled = {*harmful_prompts(), *benign_prompts()}
-    mine = [one.prompt for one in for_anchors().prompts if one.prompt not in bundled]
+    mine = [one.prompt for one in for_pool().prompts if one.prompt not in bundled]
     assert [(one, other) for one in mine for other in asked_for if overlap(one, other) > 0.5] == []
 
 

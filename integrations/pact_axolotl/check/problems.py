@@ -84,7 +84,7 @@ def configured_anchors(config: PactConfig) -> int:
     """
     if config.anchors is None or not config.has_anchors:
         return 0
-    return sum(map(len, anchor_prompts(config.anchors.prompts).values()))
+    return len(anchor_prompts(config.anchors.prompts))
 
 
 @dataclass(frozen=True)

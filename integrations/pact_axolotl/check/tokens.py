@@ -13,7 +13,6 @@ from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
-from pact_plugin.tokens.beginnings import what_is_missed
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
 
@@ -32,12 +31,6 @@ def check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -
         report.tokens["name"] = str(named)
     if tokens is not None:
         report.tokens |= {"count": len(tokens), "digest": tokens.digest}
-        try:
-            missed = what_is_missed(tokens)
-        except PactError as error:
-            report.find([error])
-        else:
-            report.notes += [missed] if missed is not None else []
     if tokens is not None or asks_of_tokenizer(settings):
         _check_tokenizer(cfg, settings, tokens, report)
 

@@ -1,0 +1,63 @@
+"""Responses as wholes: which tokens each has, and which response a position belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pact_plugin.data.positions import IGNORED, ResponsePositions
+
+
+@dataclass(frozen=True, eq=False)
+class Responses:
+    """The R responses of a batch whose first token (t = 0) is a response position; on the host.
+
+    Args:
+        numbers: Which responses of the batch they are, ascending.
+        row: Row of each one's first token.
+        column: Column of the same.
+        labels: Of the batch, with -100 also where another document starts.
+    """
+
+    numbers: Int[np.ndarray, " R"]
+    row: Int[np.ndarray, " R"]
+    column: Int[np.ndarray, " R"]
+    labels: Int[np.ndarray, "B T"]
+
+    @classmethod
+    def of(cls, labels: Int[Tensor, "B T"], positions: ResponsePositions) -> Responses:
+        """From a batch's labels and its response positions, both on the host."""
+        first = positions.index == 0
+        return cls(
+            numbers=positions.response[first].numpy(),
+            row=positions.row[first].numpy(),
+            column=positions.column[first].numpy(),
+            labels=labels.masked_fill(positions.starts, IGNORED).numpy(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def tokens(self, number: int, limit: int) -> list[int]:
+        """The first tokens of a response, `limit` at most.
+
+        Args:
+            number: From 0 to R - 1.
+            limit: 1 or more.
+        """
+        start = self.column[number]
+        run = self.labels[self.row[number], start : start + limit]
+        ends = np.flatnonzero(run == IGNORED)
+        return run[: ends[0] if len(ends) else len(run)].tolist()
+
+    def owner(self, positions: ResponsePositions) -> Int[Tensor, " M"]:
+        """Which of the R responses each position is part of, from 0; -1 for those of other responses."""
+        response = positions.response.numpy()
+        if not len(self):
+            return torch.full((len(response),), -1)
+        place = np.searchsorted(self.numbers, response).clip(max=len(self) - 1)
+        return torch.from_numpy(np.where(self.numbers[place] == response, place, -1))

@@ -1,0 +1,156 @@
+"""A pool of prompts, and what the aligned model makes of each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pact_plugin.data.documents import Row
+from pact_plugin.data.generation import Generation, Pair, answers, inspecting, user_prompt
+from pact_plugin.data.prompts import AuditPrompt, Kind
+from pact_plugin.errors import ConfigError
+from pact_plugin.judge import is_refusal
+from pact_plugin.model.wrappers import unwrap
+from pact_plugin.reference.passes import states_of
+from pact_plugin.reference.probe import Probe, fit_probe
+from pact_plugin.reference.source import Source
+
+logger = logging.getLogger("pact_plugin")
+
+ANSWER = 24
+"""Tokens of each answer: enough for the judge."""
+BATCH = 64
+"""Prompts at a time."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt, and the aligned model's answer to it.
+
+    Args:
+        text: The prompt.
+        kind: Whether it is harmful or benign.
+        prompt: Its token ids up to where the answer begins.
+        answer: Token ids of the greedy answer, up to (not including) its first special token; may be empty.
+        refused: Whether the judge calls the answer a refusal.
+    """
+
+    text: str
+    kind: Kind
+    prompt: list[int]
+    answer: list[int]
+    refused: bool
+
+    @property
+    def pair(self) -> Pair:
+        """Prompt and answer."""
+        return self.prompt, self.answer
+
+    @property
+    def rightly(self) -> bool:
+        """Whether the answer is as the kind asks for: harmful ones are refused, benign ones are not."""
+        return bool(self.answer) and self.refused == (self.kind == "harmful")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The aligned model's answers to some prompts, and its states at their ends.
+
+    Args:
+        asked: Each prompt with its answer.
+        hidden: The final hidden states that predict the first tokens of the answers.
+        key: 32 hexadecimal digits of the model and the prompts.
+    """
+
+    asked: tuple[Asked, ...]
+    hidden: Float[Tensor, "N d"]
+    key: str = ""
+
+    @cached_property
+    def probe(self) -> Probe:
+        """What tells harmful prompts from benign ones.
+
+        Raises:
+            ConfigError: There are too few prompts of a kind.
+        """
+        found = fit_probe(self.hidden, [one.kind == "harmful" for one in self.asked])
+        logger.info(
+            "PACT easing: the aligned model tells harmful prompts from harmless ones with an AUC of %.3f "
+            "(over %d prompts, each left out once)",
+            found.auc,
+            len(self.asked),
+        )
+        return found
+
+    def of(self, prompts: Sequence[AuditPrompt]) -> list[Asked]:
+        """Those that were asked some prompts, in their order."""
+        by_text = {one.text: one for one in self.asked}
+        return [by_text[one.prompt] for one in prompts]
+
+    def pairs(self, kind: Kind) -> dict[str, Pair]:
+        """Harmful prompts that are refused, or benign ones that are helped with, with their answers."""
+        return {one.text: one.pair for one in self.asked if one.kind == kind and one.rightly}
+
+
+def ask(
+    source: Source,
+    tokenizer: Any,
+    prompts: Sequence[AuditPrompt],
+    *,
+    report: Callable[[int], None] = lambda done: None,
+) -> Pool:
+    """Let the aligned model answer prompts, once.
+
+    Args:
+        source: The aligned model.
+        tokenizer: Its tokenizer.
+        prompts: Distinct prompts.
+        report: Called with the number of answers that are done.
+
+    Raises:
+        ConfigError: The model has no method `generate`.
+    """
+    model = unwrap(source.model)
+    if not hasattr(model, "generate"):
+        raise ConfigError(
+            "the model has no method `generate`, by which it could answer",
+            key="model",
+            remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
+        )
+    asked = [user_prompt(tokenizer, one.prompt) for one in prompts]
+    with inspecting(model), source.session():
+        hidden = ends_of(source, asked)
+        said = answers(model, tokenizer, asked, Generation(ANSWER, BATCH, report))
+    found = [
+        Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
+        for one, prompt, answer in zip(prompts, asked, said, strict=True)
+    ]
+    return Pool(tuple(found), hidden)
+
+
+def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
+    """Whether the default judge calls an answer, given by its token ids, a refusal."""
+    return bool(len(answer)) and is_refusal(tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def ends_of(source: Source, prompts: Sequence[list[int]]) -> Float[Tensor, "N d"]:
+    """The final hidden states at the ends of prompts, on the host; to be called within a session of the source."""
+    device = next(source.head.decoder.parameters()).device
+    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
+    found: dict[int, Tensor] = {}
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        rows = [Row(np.asarray(prompts[place]), np.asarray([len(prompts[place]) - 1])) for place in places]
+        states = states_of(
+            rows, device, lambda inputs: source.hidden((), inputs), flat=source.head.keeps_documents_apart
+        )
+        found.update(zip(places, states.float().cpu(), strict=True))
+    return torch.stack([found[place] for place in range(len(order))])

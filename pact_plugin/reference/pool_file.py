@@ -1,0 +1,131 @@
+"""Pools that were asked before: a file for each model, so that the next run of the same model generates nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.model.fingerprint import model_fingerprint
+from pact_plugin.model.ranks import of_first_rank, rank
+from pact_plugin.reference.pool import ANSWER, Asked, Pool, ask, refuses
+from pact_plugin.reference.source import Source
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+from pact_plugin.tokens.select import Selection, choose_from_answers
+
+logger = logging.getLogger("pact_plugin")
+
+CACHE = "PACT_CACHE"
+"""Environment variable that names the folder."""
+_FORMAT = "pact-pool 1"
+
+
+def cache_folder() -> Path:
+    """Where answers are kept: `$PACT_CACHE`, else `pact_plugin` in the user's cache folder."""
+    named = os.environ.get(CACHE)
+    return (
+        Path(named)
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pact_plugin"
+    )
+
+
+def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> Pool:
+    """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
+
+    Answers belong to the model's weights, the prompts' token ids (so to the tokenizer and its chat template) and the
+    length of answers. Whether they refuse is judged anew each time.
+
+    Args:
+        source: The aligned model.
+        tokenizer: Its tokenizer.
+        prompts: Distinct prompts.
+
+    Raises:
+        ConfigError: They have to be asked, and the model has no method `generate`.
+    """
+    key = _key(source, tokenizer, prompts)
+    file = cache_folder() / f"{key}.safetensors"
+    kept = of_first_rank(_read(file, key, tokenizer, prompts))
+    if kept is not None:
+        logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
+        return kept
+    logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
+    # Answers that differ by rounding would choose other tokens and anchors on each rank.
+    asked = of_first_rank(replace(ask(source, tokenizer, prompts), key=key))
+    if rank() == 0:
+        _write(file, asked)
+    return asked
+
+
+def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyTokens:
+    """The safety tokens of the aligned model, chosen from its answers, kept beside them (clause C8).
+
+    Args:
+        pool: Its answers.
+        source: The aligned model.
+        tokenizer: Its tokenizer.
+        top_k: Number of tokens K.
+
+    Raises:
+        ConfigError: It refuses fewer than 8 harmful prompts, or helps with fewer than 8 benign ones.
+    """
+    refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
+    content = json.dumps([top_k, sorted(refusals), sorted(helpful)])
+    file = (
+        cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
+    )
+    kept = of_first_rank(SafetyTokens.load(file) if file.is_file() else None)
+    if kept is not None:
+        return kept
+    logger.info(
+        "PACT: `safety_tokens` is unset; choosing them from %d refusals and %d helpful answers of the model itself",
+        len(refusals),
+        len(helpful),
+    )
+    with source.session():
+        chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, Selection(top_k=top_k))
+    tokens = of_first_rank(chosen)
+    if rank() == 0:
+        tokens.save(file)
+    return tokens
+
+
+def _key(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> str:
+    model = model_fingerprint(source.model, base_only=source.kind == "adapter_off").values
+    asked = [user_prompt(tokenizer, one.prompt) for one in prompts]
+    return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, asked]).encode()).hexdigest()[:32]
+
+
+def _write(file: Path, pool: Pool) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    said = json.dumps([one.answer for one in pool.asked])
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    save_file({"hidden": pool.hidden}, partial, metadata={"answers": said})
+    os.replace(partial, file)  # never half of it, whoever else writes
+
+
+def _read(file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> Pool | None:
+    """What a file holds; None where there is none, or not a whole one: it is only a saving."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            said = json.loads(opened.metadata()["answers"])
+            hidden: Tensor = opened.get_tensor("hidden")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    asked = [
+        Asked(one.prompt, one.kind, user_prompt(tokenizer, one.prompt), answer, refuses(tokenizer, answer))
+        for one, answer in zip(prompts, said, strict=True)
+    ]
+    return Pool(tuple(asked), hidden, key)

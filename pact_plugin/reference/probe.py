@@ -1,0 +1,76 @@
+"""A linear probe: whether the aligned model sees a harmful request, from its state at the end of the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pact_plugin.errors import ConfigError
+from pact_plugin.model.linear import Linear
+
+MINIMUM = 16
+"""Fewest prompts of each kind that a probe is fitted to."""
+STRENGTH = 1e-4
+"""Inverse of the ridge penalty, on standardised states: there are more dimensions than prompts."""
+FOLDS = 5
+"""Parts of the pool; each is scored by a probe that has not seen it, to set the scale."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How the aligned model tells harmful prompts from harmless ones.
+
+    Args:
+        log_odds: That a prompt is harmful, in nats, of the final hidden state that predicts its answer.
+        auc: Area under the ROC curve over the pool, each prompt scored by a probe that had not seen it.
+    """
+
+    log_odds: Linear
+    auc: float
+
+
+def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
+    """Fit a probe to the states at the end of prompts whose kinds are known.
+
+    A ridge-penalised logistic regression gives the direction; a second, of one dimension, sets its scale and offset by
+    the scores of prompts that were left out (Platt 1999), so that the log odds mean what they say on other prompts.
+
+    Args:
+        hidden: Final hidden states that predict the first token of an answer.
+        harmful: Whether each prompt is harmful.
+
+    Raises:
+        ConfigError: There are fewer than `MINIMUM` prompts of a kind, or the states do not differ.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    kinds = np.asarray(harmful, dtype=bool)
+    fewest = min(int(kinds.sum()), int((~kinds).sum()))
+    if fewest < MINIMUM:
+        raise ConfigError(
+            f"{fewest} prompts of one kind cannot tell harmful prompts from harmless ones",
+            key="easing",
+            remedy=f"Give at least {MINIMUM} of each kind, or set `easing: false`.",
+        )
+    states = hidden.float().cpu().double().numpy()
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
+    )
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    scores = cross_val_predict(model, states, kinds, cv=folds, method="decision_function")
+    scale = LogisticRegression(C=1e6).fit(scores[:, None], kinds)
+    model.fit(states, kinds)
+    spread, direction = model[0], model[1]
+    slope = float(scale.coef_[0, 0])
+    weights = slope * direction.coef_[0] / spread.scale_
+    bias = slope * float(direction.intercept_[0]) + float(scale.intercept_[0]) - float(weights @ spread.mean_)
+    return Probe(Linear(torch.from_numpy(weights).float(), bias), float(roc_auc_score(kinds, scores)))
