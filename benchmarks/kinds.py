@@ -236,7 +236,8 @@ class _Published:
     metrics: tuple[str, ...] = ()
 
     def __init__(self, term: PublishedTerm, ids: Sequence[int]) -> None:
-        self.columns, self._ids = term.columns, torch.tensor(ids, device="meta")
+        self.columns, self.first = term.columns, term.first
+        self._ids = torch.tensor(ids, device="meta")
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """The logits of the model in training."""
