@@ -56,7 +56,7 @@ class Start:
             return answers(self.model, self.tokenizer, asked, Generation(tokens, ASKED_AT_A_TIME))
 
     def kept_answers(self, prompts: Sequence[str]) -> tuple[dict[str, str], float]:
-        """Its answers to prompts of the data, asked once; and the seconds that asking these takes beyond this call's."""
+        """Its answers to prompts of the data, asked once; and the seconds of asking, beyond those of this call."""
         called = time.perf_counter()
         path = self.folder / "answers.json"
         with locked(self.folder, "answers"):
