@@ -11,6 +11,7 @@ import torch
 import typer
 
 from benchmarks import commands
+from benchmarks.field.command import field
 from benchmarks.preservation.command import eased, preservation
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
@@ -172,6 +173,7 @@ def profile_operators(
 
 app.command()(preservation)
 app.command()(eased)
+app.command()(field)
 
 
 def main() -> None:

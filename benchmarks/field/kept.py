@@ -1,0 +1,55 @@
+"""Files that are made once and shared by runs, also by several processes at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+def write_whole(path: Path, value: Any) -> None:
+    """Write JSON: the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def read(path: Path) -> Any:
+    """Of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def locked(folder: Path, name: str) -> FileLock:
+    """A lock among the processes that share a folder; waits for the others."""
+    (folder / "locks").mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "locks" / f"{name}.lock")
+
+
+@contextmanager
+def claimed(folder: Path, name: str) -> Iterator[bool]:
+    """Whether something is ours to do: false where another process is at it."""
+    lock = locked(folder, name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
+    """What `folder/name.json` holds; made if it is not there."""
+    path = folder / f"{name}.json"
+    with locked(folder, name):
+        if not path.is_file():
+            write_whole(path, make())
+        return read(path)

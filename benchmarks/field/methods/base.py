@@ -1,0 +1,130 @@
+"""What a method is: a way to change the items, the rate or the adapter, and an objective beside the task's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.field.encoding import Batch, padded
+from benchmarks.field.pool import Pool, load_pool
+from benchmarks.field.start import Start
+from pact_plugin.data.generation import Pair
+from pact_plugin.model.head import LanguageHead
+from pact_plugin.model.wrappers import evaluation_mode
+
+
+@dataclass
+class Trainee:
+    """A model in training, before its first step.
+
+    Attributes:
+        model: With its adapter, which changes nothing yet.
+        head: Its decoder and its head.
+        start: The aligned model that it is a copy of.
+        seed: Of the run.
+        kept_seconds: What things took to prepare that other runs share, beyond the time that passed in this one.
+    """
+
+    model: Any
+    head: LanguageHead
+    start: Start
+    seed: int
+    kept_seconds: float = 0.0
+
+    def pool(self) -> Pool:
+        """The pool, whose time counts as this run's."""
+        begun = time.perf_counter()
+        pool = load_pool(self.start)
+        self.kept_seconds += pool.seconds - (time.perf_counter() - begun)
+        return pool
+
+    @contextmanager
+    def aligned(self) -> Iterator[None]:
+        """Inside, the model is the aligned one: no adapter, no dropout, no gradient."""
+        with evaluation_mode(self.model), torch.no_grad(), self.model.disable_adapter():
+            yield
+
+    def hidden(self, pairs: Sequence[Pair], where: Callable[[Tensor], Tensor]) -> Float[Tensor, "N d"]:
+        """Final hidden states of some prompts with answers.
+
+        Args:
+            pairs: The prompts and answers.
+            where: From labels [B, T], -100 but for the answers, to the positions [B, T] that are wanted.
+        """
+        batch = padded(pairs, next(self.head.decoder.parameters()).device)
+        read = self.head.decoder(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        )
+        states: Tensor = read.last_hidden_state[where(batch["labels"])]
+        return states
+
+
+def before_answers(labels: Tensor) -> Tensor:
+    """The positions that predict the tokens of answers."""
+    wanted = torch.zeros_like(labels, dtype=torch.bool)
+    wanted[:, :-1] = labels[:, 1:] != -100
+    return wanted
+
+
+def tokens_of(pairs: Sequence[Pair]) -> Tensor:
+    """The tokens of answers, one answer after the other."""
+    return torch.tensor([token for _, answer in pairs for token in answer])
+
+
+class Objective:
+    """What a method adds to the task's cross-entropy in each step: nothing, for plain fine-tuning."""
+
+    def watch(self) -> AbstractContextManager[None]:
+        """Around the forward pass of the task's batch."""
+        return nullcontext()
+
+    def penalty(self, batch: Batch, number: int) -> Float[Tensor, ""] | None:
+        """What is added to the task's loss of a batch in step `number`, from 0; in nats."""
+        return None
+
+    def backward(self, task: Float[Tensor, ""], penalty: Tensor | None, parameters: Sequence[Tensor]) -> None:
+        """Set the gradients of the parameters in training."""
+        (task if penalty is None else task + penalty).backward()
+
+    def notes(self) -> dict[str, Any]:
+        """What is worth keeping of a run, as plain JSON values."""
+        return {}
+
+
+Make = Callable[[Trainee, float], Objective]
+"""From a model in training and the method's strength."""
+
+
+def nothing(trainee: Trainee, strength: float) -> Objective:
+    """No objective beside the task's."""
+    return Objective()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fine-tune.
+
+    Attributes:
+        title: For tables and plots.
+        make: Its objective.
+        strength: The usual one; None if it has none.
+        scales_rate: Whether the strength is a factor of the learning rate.
+        scales_adapter: Whether it is a factor of the adapter of plain fine-tuning, which needs no training of its own.
+        treatment: What becomes of harmful items; see `treatment.TREATMENTS`.
+        config: Settings of pact-plugin, for the record.
+    """
+
+    title: str
+    make: Make = nothing
+    strength: float | None = None
+    scales_rate: bool = False
+    scales_adapter: bool = False
+    treatment: str = "none"
+    config: dict[str, Any] = field(default_factory=dict)

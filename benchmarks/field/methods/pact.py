@@ -1,0 +1,69 @@
+"""pact-plugin itself, through its public API, with settings of its own; the strength is its `weight`.
+
+loss = task cross-entropy + what `PactConstraint.loss` adds (spec/PACT.md, clauses C2 to C4 and C10)
+
+- *pact*: `pact: true`, whatever the default is in this version.
+- *anchors*: anchors alone; what their divergence over safety tokens does beside *replay* and *replay-kl*.
+- *data-hold*, *data-hold-eased*, *anchors-data-hold*: the constraint at the data's own positions, its own easing.
+- *published*: the objective of the authors' code (clause C3; arXiv 2603.07445), as pact-plugin implements it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.field.encoding import Batch
+from benchmarks.field.methods.base import Method, Objective, Trainee
+from pact_plugin import PactConfig, PactConstraint
+
+
+class Pact(Objective):
+    """A constraint beside the task's loss."""
+
+    def __init__(self, config: Mapping[str, Any], trainee: Trainee, strength: float) -> None:
+        settings = {"safety_tokens": trainee.start.tokens, "weight": strength, **config}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.constraint = PactConstraint(trainee.model, trainee.start.tokenizer, PactConfig(**settings))
+        self.warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+
+    def watch(self) -> AbstractContextManager[None]:
+        """See `PactConstraint.watch`."""
+        return self.constraint.watch()
+
+    def penalty(self, batch: Batch, number: int) -> Float[Tensor, ""]:
+        """See `PactConstraint.loss`; easing is in it, as what it takes off the task's loss."""
+        return self.constraint.loss(batch)
+
+    def notes(self) -> dict[str, Any]:
+        """Means over the run, all settings, and warnings."""
+        summary = self.constraint.config.summary()
+        return {"pact": self.constraint.metrics(), "config": summary, "warnings": self.warned}
+
+
+def configured(title: str, config: Mapping[str, Any], treatment: str = "none") -> Method:
+    """pact-plugin with some settings; a weight among them is the usual strength."""
+    rest = {key: value for key, value in config.items() if key != "weight"}
+    strength = float(config.get("weight", 1.0))
+    return Method(title, partial(Pact, rest), strength, treatment=treatment, config=dict(rest))
+
+
+PACT = {
+    "pact": configured("PACT, the default", {}),
+    "anchors": configured("anchors", {"easing": False, "anchors": True}),
+    "data-hold": configured("data hold", {"easing": False, "anchors": False, "hold_data": True}),
+    "data-hold-eased": configured("data hold, easing", {"easing": True, "anchors": False, "hold_data": True}),
+    "anchors-data-hold": configured(
+        "anchors, data hold", {"easing": False, "anchors": True, "hold_data": True}
+    ),
+    "published": configured(
+        "published PACT", {"easing": False, "anchors": False, "advanced": {"published": True}}
+    ),
+}

@@ -1,0 +1,178 @@
+"""Run what is missing: train an adapter, merge it, ask; each cell becomes a file of its own."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import machine
+from benchmarks.field import data as field_data
+from benchmarks.field.data import Data
+from benchmarks.field.kept import claimed, locked, read, write_whole
+from benchmarks.field.measure import Questions, measure
+from benchmarks.field.methods import Method, method_of
+from benchmarks.field.pool import pool_prompts
+from benchmarks.field.settings import ALIGNED, Cell, Split
+from benchmarks.field.start import Start
+from benchmarks.field.training import fine_tune
+from pact_plugin.errors import ConfigError
+
+Say = Callable[[str], None]
+"""Called with a line of progress."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What runs are made with.
+
+    Attributes:
+        start: The aligned model.
+        data: The files.
+        split: The half that is asked.
+        others: Methods beside those of the package, by name.
+        say: Where progress goes.
+    """
+
+    start: Start
+    data: Data
+    split: Split
+    others: Mapping[str, Method]
+    say: Say
+
+    def path(self, cell: Cell) -> Path:
+        """Of the file of a cell."""
+        return cell_path(self.start.folder, cell, self.split)
+
+
+def cell_path(folder: Path, cell: Cell, split: Split) -> Path:
+    """Of the file of a cell, on one half of what is asked."""
+    return folder / "cells" / f"{cell.name}-{split}.json"
+
+
+def run(bench: Bench, cells: Sequence[Cell]) -> None:
+    """Run the cells that are not there, and the aligned model of each task.
+
+    Several processes may share a folder: a cell that another one is at is left to it.
+
+    Raises:
+        ConfigError: The folder holds runs of other sizes, or of another method of the same name.
+    """
+    check(bench, cells)
+    aligned = [Cell(task) for task in dict.fromkeys(cell.task for cell in cells)]
+    for number, cell in enumerate([*aligned, *cells], 1):
+        path = bench.path(cell)
+        with claimed(bench.start.folder, path.stem) as ours:
+            if path.is_file() or not ours:
+                continue
+            bench.say(f"{number} of {len(aligned) + len(cells)}: {cell.name}, {bench.split}")
+            write_whole(path, _made(bench, cell))
+        gc.collect()
+
+
+def check(bench: Bench, cells: Sequence[Cell]) -> None:
+    """Refuse a folder of other runs. See `run`."""
+    wanted = {cell.name: method_of(cell.method, bench.others) for cell in cells if cell.method != ALIGNED}
+    for path in sorted((bench.start.folder / "cells").glob("*.json")):
+        content = read(path)
+        if content["sizes"] != asdict(bench.start.sizes):
+            problem, remedy = f"{path.name} there is of a run of other sizes", "Give another --output."
+        elif (method := wanted.get(Cell(**content["cell"]).name)) and content["config"] != method.config:
+            problem, remedy = f"{path.name} there has other settings", "Give another --name or --output."
+        else:
+            continue
+        raise ConfigError(problem, key="output", value=str(bench.start.folder), remedy=remedy)
+
+
+def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """The content of a cell's file."""
+    start, config = bench.start, {}
+    model, noted = start.model, {}
+    if cell.method != ALIGNED:
+        method = method_of(cell.method, bench.others)
+        config = method.config
+        if method.scales_adapter:
+            noted = adapter(bench, replace(cell, method="plain", strength=None))
+            model = merged(
+                start, adapter_folder(bench, replace(cell, method="plain", strength=None)), cell.strength
+            )
+        else:
+            noted = adapter(bench, cell)
+            model = merged(start, adapter_folder(bench, cell))
+    begun = time.perf_counter()
+    found = measure(model, start, questions(bench, cell))
+    return {
+        "format": "pact-field",
+        "version": 1,
+        "cell": asdict(cell),
+        "split": bench.split,
+        "sizes": asdict(start.sizes),
+        "config": config,
+        "training": noted,
+        "asking_seconds": round(time.perf_counter() - begun, 1),
+        "commit": commit(),
+        "machine": machine.describe(torch.get_num_threads(), str(start.model.device)),
+        **found,
+    }
+
+
+def adapter_folder(bench: Bench, cell: Cell) -> Path:
+    """Where the adapter of a run is kept, for the other half of what is asked and for methods that change it."""
+    return bench.start.folder / "adapters" / cell.name
+
+
+def adapter(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """Train the adapter of a run if it is not there, and return what was noted of that."""
+    folder = adapter_folder(bench, cell)
+    notes: Path = folder / "training.json"
+    with locked(bench.start.folder, f"adapter-{cell.name}"):
+        if not notes.is_file():
+            items = field_data.training_items(bench.data, cell, bench.start.sizes)
+            method = method_of(cell.method, bench.others)
+            noted = fine_tune(bench.start, cell, method, items, folder, _every_tenth(bench.say))
+            write_whole(notes, noted | {"commit": commit(), "load_average": machine.os.getloadavg()[0]})
+        found: dict[str, Any] = read(notes)
+    return found
+
+
+def merged(start: Start, folder: Path, scale: float | None = None) -> Any:
+    """A copy of the aligned model with an adapter merged in, perhaps scaled."""
+    from peft import PeftModel
+    from peft.tuners.lora import LoraLayer
+
+    model = PeftModel.from_pretrained(copy.deepcopy(start.model), str(folder))
+    for layer in model.modules():
+        if scale is not None and isinstance(layer, LoraLayer):
+            layer.set_scale("default", scale)
+    return model.merge_and_unload().eval()
+
+
+def questions(bench: Bench, cell: Cell) -> Questions:
+    """What a model is asked after a run."""
+    sizes = bench.start.sizes
+    held_out = field_data.task_items(bench.data, cell.task, sizes.held_out)[1]
+    problems = field_data.problems(bench.data, sizes.exact) if cell.task == "gsm8k" else []
+    return Questions(field_data.asked(bench.data, bench.split, sizes.ask, pool_prompts()), held_out, problems)
+
+
+def commit() -> str:
+    """The version of the repository, with a + if files have changed since; empty where there is no git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here), *words], capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+
+
+def _every_tenth(say: Say) -> Callable[[int, int], None]:
+    return lambda done, steps: say(f"  step {done} of {steps}") if done % 10 == 0 or done == steps else None

@@ -1,0 +1,82 @@
+"""The aligned model that every run starts from, and what is asked of it once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.field.kept import locked, read, write_whole
+from benchmarks.field.settings import ANSWER_TOKENS, Sizes
+from pact_plugin import SafetyTokens
+from pact_plugin.data.generation import Generation, answers, inspecting, user_prompt
+from pact_plugin.tokens.select import select_safety_tokens
+
+ASKED_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Start:
+    """The aligned model.
+
+    Attributes:
+        model: In bfloat16; never trained, runs train copies.
+        tokenizer: Its tokenizer.
+        folder: Of the results, where what is made once is kept.
+        sizes: What the runs have in common.
+        tokens_file: Of the safety tokens; by default chosen once and kept in the folder.
+    """
+
+    model: Any
+    tokenizer: Any
+    folder: Path
+    sizes: Sizes
+    tokens_file: Path | None = None
+
+    @cached_property
+    def tokens(self) -> SafetyTokens:
+        """The safety tokens, for methods that have some."""
+        if self.tokens_file is not None:
+            return SafetyTokens.load(self.tokens_file)
+        path = self.folder / "tokens.safetensors"
+        with locked(self.folder, "tokens"):
+            if not path.is_file():
+                select_safety_tokens(self.model, self.tokenizer).save(path)
+        return SafetyTokens.load(path)
+
+    def answers(self, prompts: Sequence[str], tokens: int) -> list[list[int]]:
+        """Its greedy answers as token ids."""
+        with inspecting(self.model):
+            asked = [user_prompt(self.tokenizer, one) for one in prompts]
+            return answers(self.model, self.tokenizer, asked, Generation(tokens, ASKED_AT_A_TIME))
+
+    def kept_answers(self, prompts: Sequence[str]) -> tuple[dict[str, str], float]:
+        """Its answers to prompts of the data, asked once; and the seconds of asking, beyond those of this call."""
+        called = time.perf_counter()
+        path = self.folder / "answers.json"
+        with locked(self.folder, "answers"):
+            kept: dict[str, Any] = read(path) if path.is_file() else {"answers": {}, "seconds": 0.0}
+            missing = [one for one in dict.fromkeys(prompts) if one not in kept["answers"]]
+            if missing:
+                begun = time.perf_counter()
+                found = self.answers(missing, ANSWER_TOKENS)
+                kept["answers"] |= dict(zip(missing, map(self.tokenizer.decode, found), strict=True))
+                kept["seconds"] += time.perf_counter() - begun
+                write_whole(path, kept)
+        taken = kept["seconds"] * len(set(prompts)) / len(kept["answers"])
+        return {one: kept["answers"][one] for one in prompts}, taken - (time.perf_counter() - called)
+
+
+def load(sizes: Sizes, folder: Path, tokens_file: Path | None = None) -> Start:
+    """Load the aligned model."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(sizes.model, dtype=torch.bfloat16).eval()
+    return Start(
+        model.requires_grad_(False), AutoTokenizer.from_pretrained(sizes.model), folder, sizes, tokens_file
+    )
