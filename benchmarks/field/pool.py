@@ -6,15 +6,12 @@ Every method that has a pool takes equally many of its prompts in each step.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from benchmarks.field.kept import once
 from benchmarks.field.start import Start
-from pact_plugin.data.generation import Pair, user_prompt
-from pact_plugin.data.prompts import for_anchors
+from pact_plugin.data.generation import Pair
+from pact_plugin.data.prompts import KINDS, for_pool
 
 
 @dataclass(frozen=True)
@@ -43,29 +40,19 @@ class Pool:
 
 def pool_prompts() -> tuple[str, ...]:
     """All prompts of the pool: what is asked must be others."""
-    return tuple(one.prompt for one in for_anchors().prompts)
+    return tuple(one.prompt for one in for_pool().prompts)
 
 
 def load_pool(start: Start) -> Pool:
-    """The pool, answered by the aligned model; kept in the results' folder. Empty answers are left out."""
-    tokens = start.sizes.pool_tokens
-    kept = once(start.folder, f"pool-{tokens}", lambda: _answered(start, tokens))
-    pairs: dict[str, list[Pair]] = {"harmful": [], "benign": []}
-    for row in kept["rows"]:
-        if row["answer"]:
-            pairs[row["kind"]].append((user_prompt(start.tokenizer, row["prompt"]), row["answer"]))
-    return Pool(pairs["harmful"], pairs["benign"], kept["seconds"])
+    """The harmful prompts that the aligned model refuses, and the harmless ones that it helps with: pact-plugin's own.
 
-
-def _answered(start: Start, tokens: int) -> dict[str, Any]:
-    prompts = for_anchors().prompts
-    begun = time.perf_counter()
-    answers = start.answers([one.prompt for one in prompts], tokens)
-    rows = [
-        {"kind": one.kind, "prompt": one.prompt, "answer": answer, "text": start.tokenizer.decode(answer)}
-        for one, answer in zip(prompts, answers, strict=True)
-    ]
-    return {"seconds": time.perf_counter() - begun, "rows": rows}
+    So every method is held at the same prompts, and none at answers that are not as they should be.
+    """
+    limit = start.sizes.pool_tokens
+    harmful, benign = (
+        [(prompt, answer[:limit]) for prompt, answer in start.asked.pairs(kind).values()] for kind in KINDS
+    )
+    return Pool(harmful, benign, start.asked_seconds)
 
 
 def _turn(pairs: Sequence[Pair], number: int, count: int, seed: int) -> list[Pair]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +14,15 @@ import torch
 
 from benchmarks.field.kept import locked, read, write_whole
 from benchmarks.field.settings import ANSWER_TOKENS, Sizes
-from pact_plugin import SafetyTokens
+from pact_plugin import PactConfig, SafetyTokens
 from pact_plugin.data.generation import Generation, answers, inspecting, user_prompt
-from pact_plugin.tokens.select import select_safety_tokens
+from pact_plugin.data.prompts import for_pool
+from pact_plugin.reference.pool import Pool
+from pact_plugin.reference.pool_file import CACHE, pool_of, tokens_of
+from pact_plugin.reference.source import Source, build_source
 
 ASKED_AT_A_TIME = 16
+TOP_K = PactConfig().advanced.top_k
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Start:
         tokenizer: Its tokenizer.
         folder: Of the results, where what is made once is kept.
         sizes: What the runs have in common.
-        tokens_file: Of the safety tokens; by default chosen once and kept in the folder.
+        tokens_file: Of the safety tokens; by default chosen from the pool.
     """
 
     model: Any
@@ -39,15 +44,34 @@ class Start:
     tokens_file: Path | None = None
 
     @cached_property
+    def asked(self) -> Pool:
+        """The pool, answered by it: kept as pact-plugin keeps it, in the folder."""
+        os.environ[CACHE] = str(self.folder / "pool")
+        begun = time.perf_counter()
+        with locked(self.folder, "pool"):
+            pool = pool_of(self._source, self.tokenizer, for_pool().prompts)
+            seconds = self.folder / "pool" / "seconds.json"
+            if not seconds.is_file():
+                write_whole(seconds, {"seconds": time.perf_counter() - begun})
+        return pool
+
+    @property
+    def asked_seconds(self) -> float:
+        """That answering the pool took, once."""
+        return float(read(self.folder / "pool" / "seconds.json")["seconds"])
+
+    @cached_property
     def tokens(self) -> SafetyTokens:
-        """The safety tokens, for methods that have some."""
+        """The safety tokens, for methods that have some: those of the pool, unless a file is named."""
         if self.tokens_file is not None:
             return SafetyTokens.load(self.tokens_file)
-        path = self.folder / "tokens.safetensors"
-        with locked(self.folder, "tokens"):
-            if not path.is_file():
-                select_safety_tokens(self.model, self.tokenizer).save(path)
-        return SafetyTokens.load(path)
+        pool = self.asked
+        with locked(self.folder, "pool"):
+            return tokens_of(pool, self._source, self.tokenizer, TOP_K)
+
+    @cached_property
+    def _source(self) -> Source:
+        return build_source("itself", self.model)
 
     def answers(self, prompts: Sequence[str], tokens: int) -> list[list[int]]:
         """Its greedy answers as token ids."""
