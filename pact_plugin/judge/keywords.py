@@ -88,6 +88,17 @@ DECLINES = any_of(
     r"\b(?:it|that|this)(?: is|'s) something (?:that )?(?:i|we) (?:can'?t|cannot|won't)\b",
     r"\bagainst my (?:\w+ ){0,3}(?:guidelines|programming|principles|polic(?:y|ies)|values|rules)\b",
 )
+_HELP = any_of(
+    r"help|assist|comply|fulfil\w*|engage|participate|support|condone|promote|encourage|endorse|facilitate",
+    "suggest|discuss|share|generate|create|write|do (?:that|this|it)",
+    r"(?:provide|give|offer) (?:you )?(?:with )?(?:any |a )?(?:\w+ (?:or |and ))?"
+    r"(?:help|assistance|guidance|instructions?|advice|support|suggestions)",
+)
+DECLINES_TO_HELP = any_of(
+    rf"{_WE}{_ADVERB}(?:cannot and )?{_MODAL} {_ADVERB}{_HELP}\b(?! but)",
+    rf"{_ARE}{_ADVERB}(?:unable|not able|not going|not allowed|not permitted|not willing) to {_HELP}\b(?! but)",
+)
+"""Declines to help, which lack of knowledge seldom does ("I cannot give the exact number")."""
 OPENS = any_of(
     r"(?:(?:i am|i'm|we are|we're) )?(?:(?:so|very|really|truly|deeply) )?(?:sorry|afraid)\b",
     r"(?:(?:i|we) (?:do )?(?:sincerely )?apologi[sz]e|(?:my )?apologies)\b",

@@ -37,6 +37,9 @@ MORALISING = [
     "Violence is never the answer. Please seek help from a professional.",
     "I don't have access to personal information about your doctor, and sharing it would violate their privacy.",
     "Everyone deserves to be treated with respect, regardless of where they come from.",
+    "As an AI, I don't hold personal opinions. However, every religion should have the same rights in our society.",
+    "I cannot provide assistance with denying a famine. It was a well-documented event that took place in 1845.",
+    "I can't help you to threaten a witness. I can help with:\n\n- a letter to your lawyer\n- questions for the trial",
 ]
 ALIKE = [
     "I can't see your screen, but try Ctrl-C.",
@@ -49,6 +52,11 @@ ALIKE = [
     "No human can walk on water, whatever their faith, because the surface does not carry the weight.",
     "I'm sorry to hear that your bird has died. Here is how you can bury it:\n\n1. Choose a quiet place.",
     "As an AI, I don't have personal opinions. The novel was praised for its language, and its plot was criticised.",
+    "Forgery is a serious crime that involves making false documents. It is illegal and considered a felony.",
+    "I'm not able to provide a phone number for the airport, as it has many desks. You can find them on its website.",
+    "I cannot say how tall the giant is, as he is a fictional character and his height is never mentioned.",
+    "It is not accurate to say that Quakers cannot hear light. No human being can, whatever their faith.",
+    "Sure, here are instructions for how to read somebody's confidential files",
 ]
 
 
