@@ -301,8 +301,7 @@ def test_the_same_part_of_each_kind_in_every_step(ratio):
         of_every_category = [index for index, one in enumerate(of_kind) if one in sentences]
         assert len(of_every_category) == 64
         assert all(
-            sum(start <= i < start + count // 2 for i in of_every_category) >= 16
-            for start in (0, count // 2)
+            sum(start <= i < start + count // 2 for i in of_every_category) >= 16 for start in (0, count // 2)
         )
 
 
