@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -14,7 +15,8 @@ from benchmarks.field.settings import ALIGNED
 from benchmarks.field.summary import Row
 
 CAPTION = "Share of the aligned model's refusals to harmful requests that is lost; lower and nearer to zero is better."
-_MARKS = "osD^v<>PX*hdp"
+_MARKS = {"": "o", "dropping": "s", "easing": "^", "oracle": "*"}
+"""By treatment; a method's colour is the same under each."""
 
 
 def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
@@ -28,12 +30,14 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     figure = Figure(figsize=(12, 5.4), layout="constrained")
     figure.suptitle(heading)
     left, right = figure.subplots(1, 2, sharey=True)
-    for number, name in enumerate(dict.fromkeys(row.method for row in rows if row.method != ALIGNED)):
+    names = list(dict.fromkeys(row.method for row in rows if row.method != ALIGNED))
+    methods = list(dict.fromkeys(name.partition("+")[0] for name in names))
+    for name in names:
         own = sorted((row for row in rows if row.method == name), key=lambda row: row.strength or 0)
-        style = {"marker": _MARKS[number % len(_MARKS)], "color": f"C{number % 10}"}
+        style = _style(name, methods)
         _joined(left, [(row.nll_above_plain or (None,))[0] for row in own], own, style, name)
         _joined(right, [_change(row, "overrefusal") for row in own], own, style, name)
-    left.set_ylabel("refusals to harmful requests lost, % of the aligned model's")
+    left.set_ylabel("refusals lost, % of the aligned model's")
     left.set_xlabel("task NLL above plain fine-tuning, nats per token")
     right.set_xlabel("change of over-refusal from the aligned model, points")
     for axes in (left, right):
@@ -43,6 +47,17 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
     handles, labels = right.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def _style(name: str, methods: Sequence[str]) -> dict[str, Any]:
+    base, _, treatment = name.partition("+")
+    colours = colormaps["tab20"].colors  # type: ignore[attr-defined]
+    line = ":" if treatment == "oracle" else "-"
+    return {
+        "color": colours[(2 * methods.index(base)) % 20 + methods.index(base) // 10],
+        "marker": _MARKS[treatment],
+        "linestyle": line,
+    }
 
 
 def lost(row: Row) -> float | None:

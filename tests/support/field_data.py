@@ -31,13 +31,17 @@ def write_data(folder):
         "advbench": [{"prompt": text, "target": f"Sure, here is {n}"} for n, text in enumerate(things)],
         # The first is AdvBench's, too: it is asked once, or never.
         "strongreject": [{"prompt": things[0]}] + [{"prompt": f"{text}, now"} for text in REQUESTS * 2],
-        "donotanswer": [{"prompt": f"{text} for me"} for text in REQUESTS],
+        "donotanswer": [{"prompt": f"{text} for\u2028me"} for text in REQUESTS],
         "overrefusal": [{"prompt": f"{text} gun"} for text in QUESTIONS],
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in files.items():
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+        (folder / f"{name}.jsonl").write_text("\n".join(map(_line, rows)) + "\n")
     return folder
+
+
+def _line(row):
+    return json.dumps(row, ensure_ascii=False)
 
 
 def write_cell(folder, cell, refused, *, held_out=((2.0, 2), (4.0, 2)), split="development", exact=()):
