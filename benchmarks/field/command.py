@@ -14,11 +14,12 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.field import report
 from benchmarks.field.data import Data
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
-from benchmarks.field.settings import SPLITS, TASKS, WORDINGS, Cell, Sizes
+from benchmarks.field.settings import SPLITS, TASKS, WORDINGS, Cell, Sizes, Split
 from benchmarks.field.start import load
 from pact_plugin import PactConfig
 from pact_plugin.errors import ConfigError
@@ -64,9 +65,26 @@ def field(
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing; write the report.")
+    ] = False,
+    judge_again: Annotated[
+        bool, typer.Option("--judge-again", help="In the report, by this version's judge.")
+    ] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Run nothing; compare two methods, METHOD or METHOD@STRENGTH, prompt by prompt."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
 ) -> None:
     """What is left of refusals after fine-tuning on others' data. Goes on where an interrupted call stopped."""
+    half = _one_of(SPLITS, split, "split")
+    if compare is not None:
+        console.print(report.comparison(output, half, *compare, judge_again=judge_again), soft_wrap=True)
+        return
+    if report_only:
+        _report(output, half, judge_again)
+        return
     if not model:
         raise ConfigError("no model", key="model", remedy="Give --model PATH_OR_HUB_ID.")
     if (pact is None) != (name is None):
@@ -85,10 +103,16 @@ def field(
     names = list(dict.fromkeys([*(method or []), *others]))
     base = Cell(_one_of(TASKS, task, "task"), contamination, _one_of(WORDINGS, wording, "wording"))
     cells = cells_of(base, names, others, strength or [], seed or [0])
-    half = _one_of(SPLITS, split, "split")
     torch.set_num_threads(threads)
     _quiet()
     run(Bench(load(sizes, output, tokens), _sources(data_folder, data), half, others, console.print), cells)
+    _report(output, half, judge_again)
+
+
+def _report(output: Path, split: Split, judge_again: bool) -> None:
+    path = report.write(output, split, judge_again=judge_again)
+    console.print(path.read_text(encoding="utf-8"), soft_wrap=True)
+    console.print(f"{output}/: {path.name}, {path.with_suffix('.json').name}, and a plot for each data set")
 
 
 def cells_of(
