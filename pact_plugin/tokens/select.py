@@ -27,7 +27,7 @@ from pact_plugin.data.generation import (
     inspecting,
     user_prompt,
 )
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
 from pact_plugin.math.direction import safety_direction
 from pact_plugin.tokens.beginnings import KEY, Beginnings
@@ -59,6 +59,11 @@ class Selection:
 
 
 DEFAULTS = Selection()
+
+
+def pool_prompts(kind: Kind) -> tuple[str, ...]:
+    """The prompts of a kind that are asked where none are named."""
+    return tuple(one.prompt for one in for_pool().prompts if one.kind == kind)
 
 
 def select_safety_tokens(
@@ -96,12 +101,12 @@ def select_safety_tokens(
     run = _Run(tokenizer, how, progress or _silent)
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = ordinary_tokens(model, base_model, tokenizer, how.top_k)
-        requests = harmful_prompts() if how.harmful is None else _distinct(how.harmful)
+        requests = pool_prompts("harmful") if how.harmful is None else _distinct(how.harmful)
         refusals = run.answer(model, requests, refused=True)
         check_refusals(len(refusals), len(requests))
         counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
         if base_model is None:
-            questions = benign_prompts() if how.benign is None else _distinct(how.benign)
+            questions = pool_prompts("benign") if how.benign is None else _distinct(how.benign)
             others = run.answer(model, questions, refused=False)
             check_helpful(len(others), len(questions))
             counts |= {"benign_prompts": len(questions), "helped": len(others)}

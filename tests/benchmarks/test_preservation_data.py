@@ -15,7 +15,7 @@ from benchmarks.preservation.prompts import PREFILL, STYLES, development, everyd
 from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.tickets import PRODUCTS, messages
 from examples.demo.prompts import prompts_from, read_lines
-from pact_plugin.data.prompts import for_pool, for_audits
+from pact_plugin.data.prompts import for_audits, for_pool
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 
 TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
