@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks.field import report
 from benchmarks.field.data import Data
+from benchmarks.field.kept import write_whole
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
@@ -113,6 +114,40 @@ def _report(output: Path, split: Split, judge_again: bool) -> None:
     path = report.write(output, split, judge_again=judge_again)
     console.print(path.read_text(encoding="utf-8"), soft_wrap=True)
     console.print(f"{output}/: {path.name}, {path.with_suffix('.json').name}, and a plot for each data set")
+
+
+def measures(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
+    count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
+    answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+) -> None:
+    """How well each measure of a model tells harmful requests from others, before any training."""
+    from benchmarks.field.measures import MEASURES, measured, table
+
+    torch.set_num_threads(threads)
+    _quiet()
+    start = load(Sizes(model), output)
+    found, seconds = measured(start, _sources(data_folder, data), count, answers=answers)
+    lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
+    lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
+    lines.append(f"- AUC over the pool, each prompt left out once: {start.asked.probe.auc:.3f}")
+    write_whole(
+        output / "measures.json",
+        {
+            "model": model,
+            "count": count,
+            "seconds": seconds,
+            "measures": {
+                name: {"means": one.means, "aucs": {f"{a} / {b}": v for (a, b), v in one.aucs.items()}}
+                for name, one in found.items()
+            },
+        },
+    )
+    console.print("\n".join(lines), markup=False)
 
 
 def cells_of(
