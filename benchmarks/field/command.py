@@ -135,17 +135,9 @@ def measures(
     lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
     lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
     lines.append(f"- AUC over the pool, each prompt left out once: {start.asked.probe.auc:.3f}")
+    plain = {name: one.plain() for name, one in found.items()}
     write_whole(
-        output / "measures.json",
-        {
-            "model": model,
-            "count": count,
-            "seconds": seconds,
-            "measures": {
-                name: {"means": one.means, "aucs": {f"{a} / {b}": v for (a, b), v in one.aucs.items()}}
-                for name, one in found.items()
-            },
-        },
+        output / "measures.json", {"model": model, "count": count, "seconds": seconds, "measures": plain}
     )
     console.print("\n".join(lines), markup=False)
 

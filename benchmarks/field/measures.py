@@ -45,6 +45,10 @@ class Measured:
     means: dict[str, float]
     aucs: dict[tuple[str, str], float]
 
+    def plain(self) -> dict[str, dict[str, float]]:
+        """As JSON values."""
+        return {"means": self.means, "aucs": {f"{a} / {b}": value for (a, b), value in self.aucs.items()}}
+
 
 def sets_of(data: Data, count: int) -> dict[str, list[str]]:
     """So many prompts of each set, drawn by digest."""

@@ -73,7 +73,8 @@ def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):
     few = anchor_file(replace(STEP, anchor_prompts=8), tmp_path)
     method = METHODS["anchors-only"]
     config = method.constrained(2.0, start.tokens, few)
-    assert [len(prompts) for prompts in anchor_prompts(config.anchors.prompts).values()] == [8, 8]
+    kinds = [one.kind for one in anchor_prompts(config.anchors.prompts)]
+    assert [kinds.count("harmful"), kinds.count("benign")] == [8, 8]
     usual = method.constrained(2.0, start.tokens, anchor_file(PRESETS["short"], tmp_path))
     assert usual == PactConfig(safety_tokens=start.tokens, weight=2.0)
     assert config.model_copy(update={"anchors": usual.anchors}) == usual
@@ -99,7 +100,7 @@ def test_each_method_has_a_table_of_its_own_in_full_fine_tuning(start, tmp_path)
         for name in methods
     ]
     columns = [[(one["kind"], one["first"]) for one in header["columns"]] for header in stored]
-    assert columns[0] == [("log_mass", 16), ("logprobs", 16), ("log_rest", 16)]
+    assert columns[0] == [("linear", 1), ("logprobs", 16), ("log_rest", 16)]
     assert {kind for kind, _ in columns[1]} == {"logits"}
-    assert columns[2:] == [[("log_mass", 8)], [("log_mass", 16)]]
+    assert columns[2:] == [[("linear", 1)]] * 2
     assert len({header["model"] for header in stored}) == 1
