@@ -7,13 +7,14 @@ tie the length of the answers that the task teaches.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 import pact_plugin
 from pact_plugin.data.generation import (
@@ -192,8 +193,8 @@ class _Run:
         model, base_model = models
         beginnings = Beginnings()
         ids, weights = safety_direction(
-            only(allowed, beginnings.of(self.logits(model, refusals, "Reading the refusals"))),
-            only(allowed, self.logits(base_model or model, others, "Reading the contrast")),
+            only(allowed, _halves(beginnings.of(self.logits(model, refusals, "Reading the refusals")))),
+            only(allowed, _halves(self.logits(base_model or model, others, "Reading the contrast"))),
             top_k=self.how.top_k,
         )
         provenance = {
@@ -217,6 +218,16 @@ class _Run:
 
     def _reporter(self, total: int, description: str) -> Callable[[int], None]:
         return lambda done: self.progress(done, total, description)
+
+
+def _halves(answers: Iterator[Float[torch.Tensor, "R V"]]) -> Iterator[Float[torch.Tensor, "2 V"]]:
+    """Of each answer the first position, and the mean over all, so that the first counts for half (clause C8.5).
+
+    A refusal is decided there, and what begins it ("As", "Sorry") would be lost among the words that follow.
+    """
+    for logits in answers:
+        logprobs = logits.float().log_softmax(-1)
+        yield torch.stack([logprobs[0], logprobs.logsumexp(0) - math.log(len(logprobs))])
 
 
 def _distinct(prompts: Sequence[str]) -> tuple[str, ...]:
