@@ -86,14 +86,15 @@ class PactConstraint(Constraint):
             asked=settings.asks_at_responses,
         )
         source = build_source(choice.source, model, other)
-        pool = ask_pool(settings, source, tokenizer)
-        tokens = load_safety_tokens(settings, source, tokenizer, pool)
+        named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
+        pool, held = ask_pools(settings, source, tokenizer)
+        tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
         student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
         with evaluation_mode(model):
             check_head(model, head, student.ids[:16])
         log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
         looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
-        anchors = anchor_terms(settings, pool, student, source, choice)
+        anchors = anchor_terms(settings, held, student, source, choice)
         reference = Reference(
             choice,
             source,
@@ -105,46 +106,62 @@ class PactConstraint(Constraint):
         super().__init__(Parts(settings, model, student, tokens, reference, (*looking, *anchors)))
 
 
-def ask_pool(config: PactConfig, source: Source, tokenizer: Any) -> Pool | None:
-    """The aligned model's answers to the prompts that its safety tokens, easing and anchors come from.
+def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, Pool | None]:
+    """The aligned model's answers to the bundled prompts, and to those that may become anchors.
+
+    A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.
 
     Returns:
-        Those that were kept from an earlier run of the same model, or new ones; None where nothing needs them.
+        What safety tokens and easing come from, and what anchors come from; one pool where the anchors are bundled
+        ones, and None where nothing needs it.
 
     Raises:
         PactError: The anchors' prompts cannot be read, or the model cannot answer.
     """
-    prompts: dict[str, AuditPrompt] = {}
-    if config.safety_tokens is None or config.easing is not None:
-        prompts |= {one.prompt: one for one in for_pool().prompts}
+    held: list[AuditPrompt] = []
     if config.has_anchors:
         assert config.anchors is not None
         held = anchor_prompts(config.anchors.prompts)
         check_ratio(config.anchors, held)
-        prompts |= {one.prompt: one for one in held}
-    return pool_of(source, tokenizer, list(prompts.values())) if prompts else None
+    bundled, pool = for_pool().prompts, None
+    if config.safety_tokens is None or config.easing is not None:
+        pool = pool_of(source, tokenizer, bundled)
+        if set(held) <= set(bundled):
+            return pool, pool
+    return pool, pool_of(source, tokenizer, held) if held else None
 
 
-def load_safety_tokens(
-    config: PactConfig, aligned: Source, tokenizer: Any, pool: Pool | None
-) -> SafetyTokens:
-    """The safety tokens that a configuration names, or those chosen from the aligned model's answers.
+def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> SafetyTokens | None:
+    """The safety tokens that a configuration names; None where it names none.
 
     Raises:
-        PactError: They cannot be loaded or chosen, or are not of this tokenizer and model.
+        PactError: They cannot be loaded, or are not of this tokenizer and model.
     """
     wanted = config.safety_tokens
     if wanted is None:
-        assert pool is not None
-        tokens = tokens_of(pool, aligned, tokenizer, config.advanced.top_k)
-    elif isinstance(wanted, SafetyTokens):
+        return None
+    if isinstance(wanted, SafetyTokens):
         tokens = wanted
     else:
         source = offered("pact_token_sources").get(wanted)
         tokens = (
             SafetyTokens.load(wanted) if source is None else source.load(config, aligned.model, tokenizer)
         )
-    tokens.check(tokenizer, getattr(aligned.head.projection, "out_features", None))
+    tokens.check(tokenizer, _vocabulary(aligned))
+    return tokens
+
+
+def chosen_safety_tokens(
+    config: PactConfig, aligned: Source, tokenizer: Any, pool: Pool | None
+) -> SafetyTokens:
+    """Those chosen from the aligned model's answers, where none are named.
+
+    Raises:
+        PactError: They cannot be chosen.
+    """
+    assert pool is not None
+    tokens = tokens_of(pool, aligned, tokenizer, config.advanced.top_k)
+    tokens.check(tokenizer, _vocabulary(aligned))
     return tokens
 
 
@@ -167,6 +184,11 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
         )
     loaded: nn.Module = source.load(config.reference, model, tokenizer)
     return loaded
+
+
+def _vocabulary(aligned: Source) -> int | None:
+    size: int | None = getattr(aligned.head.projection, "out_features", None)
+    return size
 
 
 def _ids(tokens: SafetyTokens, head: LanguageHead) -> torch.Tensor:

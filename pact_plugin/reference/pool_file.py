@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.errors import TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import of_first_rank, rank
 from pact_plugin.reference.pool import ANSWER, Asked, Asking, Pool, ask, refuses
@@ -67,8 +68,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
     logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     asked = of_first_rank(replace(ask(source, tokenizer, prompts, how), key=key))
-    if rank() == 0:
-        _write(file, asked)
+    _keep(file, lambda partial: _write(partial, asked))
     return asked
 
 
@@ -89,7 +89,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
     )
-    kept = of_first_rank(SafetyTokens.load(file) if file.is_file() else None)
+    kept = of_first_rank(_read_tokens(file))
     if kept is not None:
         return kept
     logger.info(
@@ -102,8 +102,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     asked = Counter(one.kind for one in pool.asked)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
     tokens = of_first_rank(replace(chosen, provenance={**chosen.provenance, **totals}))
-    if rank() == 0:
-        tokens.save(file)
+    _keep(file, tokens.save)
     return tokens
 
 
@@ -113,12 +112,35 @@ def _key(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> str:
     return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, asked]).encode()).hexdigest()[:32]
 
 
+def _keep(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file, on the first rank; it is only a saving, so where it cannot be written a warning says so."""
+    if rank() != 0:
+        return
+    partial = file.with_name(f"{os.getpid()}.partial.{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, file)  # never half of it, whoever else writes
+    except (SafetensorError, OSError) as error:
+        logger.warning(
+            "PACT: %s cannot be written (%s), so the next run asks again. Name another folder with $%s.",
+            file,
+            error,
+            CACHE,
+        )
+
+
 def _write(file: Path, pool: Pool) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     said = json.dumps([one.answer for one in pool.asked])
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    save_file({"hidden": pool.hidden}, partial, metadata={"answers": said})
-    os.replace(partial, file)  # never half of it, whoever else writes
+    save_file({"hidden": pool.hidden}, file, metadata={"answers": said})
+
+
+def _read_tokens(file: Path) -> SafetyTokens | None:
+    """What a file holds; None where there is none, or not a whole one."""
+    try:
+        return SafetyTokens.load(file) if file.is_file() else None
+    except (TokenFileError, OSError):
+        return None
 
 
 def _read(file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> Pool | None:
@@ -128,6 +150,8 @@ def _read(file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt]) 
             said = json.loads(opened.metadata()["answers"])
             hidden: Tensor = opened.get_tensor("hidden")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
+    if not len(said) == len(hidden) == len(prompts):
         return None
     asked = [
         Asked(one.prompt, one.kind, user_prompt(tokenizer, one.prompt), answer, refuses(tokenizer, answer))

@@ -19,6 +19,8 @@ STRENGTH = 1e-4
 """Inverse of the ridge penalty, on standardised states: there are more dimensions than prompts."""
 FOLDS = 5
 """Parts of the pool; each is scored by a probe that has not seen it, to set the scale."""
+_EXACT = 1e-8
+"""Largest gradient at which a fit ends: scores of different folds are compared with each other."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
         )
     states = hidden.float().cpu().double().numpy()
     model = make_pipeline(
-        StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", max_iter=1000)
+        StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", tol=_EXACT, max_iter=1000)
     )
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(model, states, kinds, cv=folds, method="decision_function")
-    scale = LogisticRegression(C=1e6).fit(scores[:, None], kinds)
+    size = float(scores.std()) or 1.0  # scores are small, and so would be what tells the fit that it is done
+    scale = LogisticRegression(C=1e6, tol=_EXACT).fit(scores[:, None] / size, kinds)
     model.fit(states, kinds)
     spread, direction = model[0], model[1]
-    slope = float(scale.coef_[0, 0])
+    slope = float(scale.coef_[0, 0]) / size
     weights = slope * direction.coef_[0] / spread.scale_
     bias = slope * float(direction.intercept_[0]) + float(scale.intercept_[0]) - float(weights @ spread.mean_)
     return Probe(Linear(torch.from_numpy(weights).float(), bias), float(roc_auc_score(kinds, scores)))

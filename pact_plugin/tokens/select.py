@@ -81,8 +81,6 @@ def select_safety_tokens(
     refusal are averaged over positions, then over prompts; so are those of the contrast. The `top_k` tokens that the
     model says most when it refuses are kept, weighted by the difference (centred, unit norm).
 
-    A warning says where these tokens are not what the refusals begin with (clause C8.5).
-
     The models are read in eval mode without gradients; their modes and torch's random state are left as they were.
 
     Args:

@@ -6,24 +6,22 @@ import json
 
 import pytest
 import torch
-from loop import TOKENIZER, anchors_of, settings
-from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
+from loop import TOKENIZER, anchors_of, probe_of, settings
+from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_model
 
 from pact_plugin import PactConstraint
+from pact_plugin.config import Anchors
 from pact_plugin.data.generation import Generation, answers, user_prompt
 from pact_plugin.errors import ConfigError
-from pact_plugin.terms import anchor_prompts as anchor_prompts_module
-from pact_plugin.terms.anchor_prompts import anchor_prompts
+from pact_plugin.reference import pool as pool_module
+from pact_plugin.reference.pool import Asked
+from pact_plugin.terms.anchor_prompts import anchor_prompts, anchors_from
 from pact_plugin.terms.anchors import AnchorsTerm
-from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 
 @pytest.fixture(scope="module")
 def aligned():
-    model = tiny_aligned_model()
-    return model, select_safety_tokens(
-        model, TOKENIZER, Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=16)
-    )
+    return tiny_aligned_model()
 
 
 def written(path, harmful, benign):
@@ -33,9 +31,9 @@ def written(path, harmful, benign):
     return path
 
 
-def pool_of(model, prompts, *, ratio=None, **changes) -> AnchorsTerm:
+def pool_of(model, prompts, *, ratio=None) -> AnchorsTerm:
     block = {"prompts": prompts} | ({} if ratio is None else {"ratio": ratio})
-    return anchors_of(PactConstraint(model, TOKENIZER, settings(anchors=block, **changes)))
+    return anchors_of(PactConstraint(model, TOKENIZER, settings(anchors=block, easing=False)))
 
 
 def asked(pool):
@@ -49,24 +47,25 @@ def prompts(texts):
 
 
 def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(aligned, tmp_path, recwarn):
-    model, tokens = aligned
     path = written(tmp_path / "own.jsonl", [*REQUESTS[:8], *QUESTIONS[8:]], [*QUESTIONS[:8], *REQUESTS[8:]])
-    pool = pool_of(model, path, safety_tokens=tokens)
+    pool = pool_of(aligned, path)
     assert set(asked(pool)[::2]) == prompts(REQUESTS[:8])
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
     assert len(pool.documents) == len(pool.turns) == 16
-    assert not [one for one in recwarn if "anchors" in str(one.message)]
+    assert not [one for one in recwarn if "the aligned model" in str(one.message)]
 
 
 def test_the_order_is_neither_that_of_the_file_nor_of_the_categories(tmp_path):
     forth = anchor_prompts(str(written(tmp_path / "forth.jsonl", REQUESTS, QUESTIONS)))
     back = anchor_prompts(str(written(tmp_path / "back.jsonl", REQUESTS[::-1], QUESTIONS[::-1])))
     assert forth == back
-    assert forth["harmful"] not in (list(REQUESTS), list(REQUESTS[::-1]))
+    texts = [one.prompt for one in forth if one.kind == "harmful"]
+    assert sorted(texts) == sorted(REQUESTS)
+    assert texts not in (list(REQUESTS), list(REQUESTS[::-1]))
 
 
 def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned):
-    model, found = aligned[0].eval(), {}
+    model, found = aligned.eval(), {}
     asked = [user_prompt(TOKENIZER, text) for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
 
     def first(places, rows):
@@ -84,17 +83,62 @@ def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned)
 @pytest.mark.parametrize(
     ("harmful", "benign", "words"),
     [
-        (QUESTIONS[:6], QUESTIONS[6:], "refuse only 0 of 6 harmful"),
-        ([*REQUESTS[:2], *QUESTIONS[:3]], QUESTIONS[3:], "refuse only 2 of 5 harmful"),
-        (REQUESTS[:5], REQUESTS[5:], "answer only 0 of 5 benign"),
+        (QUESTIONS[:6], QUESTIONS[6:], "refuses 0 of 6 harmful"),
+        ([*REQUESTS[:2], *QUESTIONS[:3]], QUESTIONS[3:], "refuses 2 of 5 harmful"),
+        (REQUESTS[:5], REQUESTS[5:], "helps with 0 of 5 benign"),
     ],
 )
 def test_where_most_are_so_none_is_left_out_and_a_warning_says_so(aligned, tmp_path, harmful, benign, words):
-    model, tokens = aligned
     path = written(tmp_path / "own.jsonl", harmful, benign)
-    with pytest.warns(UserWarning, match=f"{words} anchors.*chat template"):
-        pool = pool_of(model, path, safety_tokens=tokens)
+    with pytest.warns(UserWarning, match=f"{words} prompts, and is held to .*chat template"):
+        pool = pool_of(aligned, path)
     assert set(asked(pool)) == prompts([*harmful, *benign])
+
+
+def said(kind, refused, number=0, answer=(7, 8, 9, 10, 11)) -> Asked:
+    return Asked(f"{kind} {number} {refused}", kind, [1, number], list(answer), refused)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "kept"),
+    [(8, 300, 8), (7, 300, 307), (7, 7, 7), (3, 4, 7), (2, 2, 2), (0, 1, 1)],
+)
+@pytest.mark.parametrize("kind", ["harmful", "benign"])
+def test_eight_of_a_kind_or_half_are_enough_c10_1(recwarn, kind, right, wrong, kept):
+    rightly = kind == "harmful"
+    asked = [said(kind, rightly, number) for number in range(right)]
+    asked += [said(kind, not rightly, number) for number in range(wrong)]
+    found = anchors_from(Anchors(), asked)
+    assert len(found[kind]) == kept
+    assert all(answer == [7, 8, 9, 10] for _, answer in found[kind])
+    assert bool(recwarn.list) == (kept > right)
+
+
+def test_an_empty_answer_is_no_anchor_c10_1():
+    """Neither as a harmless one that was not refused, nor where all of a kind are held."""
+    empty = [said("benign", False, number, ()) for number in range(3)]
+    asked = [*empty, said("benign", False, 4), said("harmful", False, 0, ()), said("harmful", False, 1)]
+    with pytest.warns(UserWarning) as warned:
+        found = anchors_from(Anchors(), asked)
+    assert len(warned) == 2
+    assert {kind: len(pairs) for kind, pairs in found.items()} == {"benign": 1, "harmful": 1}
+
+
+def test_the_judge_says_which_are_refused_not_the_safety_tokens(aligned, tmp_path):
+    pool = pool_of(aligned, written(tmp_path / "own.jsonl", REQUESTS, QUESTIONS))
+    answers_of = [document.tokens[document.columns] for document in pool.documents]
+    begins = [TOKENIZER.encode(text)[:4] for text in (REFUSAL, HELP)]
+    assert [one.tolist() for one in answers_of] == [begins[0]] * 10 + [begins[1]] * 10
+
+
+def test_own_prompts_change_neither_easing_nor_the_tokens(aligned, tmp_path):
+    """They may be of one kind: what tells these kinds apart would be who wrote them."""
+    path = written(tmp_path / "own.jsonl", REQUESTS, [])
+    model = tiny_model()
+    own, other = (
+        PactConstraint(model, TOKENIZER, settings(anchors=anchors)) for anchors in ({"prompts": path}, False)
+    )
+    assert probe_of(own) == probe_of(other)
 
 
 def test_prompts_of_ones_own(tmp_path):
@@ -112,7 +156,7 @@ def test_prompts_of_ones_own(tmp_path):
     assert len(pool.documents) == len(pool.turns) == 3
     with pytest.raises(ConfigError, match=r"anchors\.ratio=2: .*of one kind.*Remove `ratio`"):
         pool_of(tiny_model(), path, ratio=2)
-    assert anchor_prompts("benign") == {"benign": anchor_prompts("both")["benign"]}
+    assert anchor_prompts("benign") == [one for one in anchor_prompts("both") if one.kind == "benign"]
 
 
 @pytest.mark.parametrize(
@@ -129,10 +173,9 @@ def test_prompts_that_cannot_be_read(tmp_path, name, content, words):
 
 
 def test_a_model_that_answers_nothing(monkeypatch):
-    def nothing(model, tokenizer, asked, how, *, first):
-        first(range(len(asked)), torch.zeros(len(asked), model.config.vocab_size))
-        return [[]] * len(asked)
-
-    monkeypatch.setattr(anchor_prompts_module, "answers", nothing)
-    with pytest.raises(ConfigError, match=r"anchors\.prompts='both'.*answers none.*anchors: false"):
-        pool_of(tiny_model(), "both")
+    monkeypatch.setattr(pool_module, "answers", lambda model, tokenizer, asked, how: [[]] * len(asked))
+    with (
+        pytest.warns(UserWarning, match="refuses 0 of"),
+        pytest.raises(ConfigError, match=r"anchors\.prompts='both'.*answers none.*anchors: false"),
+    ):
+        pool_of(tiny_model(seed=77), "both")

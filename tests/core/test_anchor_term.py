@@ -31,8 +31,7 @@ from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.data.generation import user_prompt
-from pact_plugin.data.prompts import ANCHORS
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import bundled
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.run.drift import FAR
@@ -282,8 +281,8 @@ def pool() -> AnchorsTerm:
 @pytest.mark.parametrize("ratio", [1, 3])
 def test_the_same_part_of_each_kind_in_every_step(ratio):
     pool = anchors_of(built(tiny_model(), anchors={"per_step": 4, "ratio": ratio, "prompts": "both"}))
-    kinds = anchor_prompts("both")
-    of = {tuple(user_prompt(TOKENIZER, text)): kind for kind, texts in kinds.items() for text in texts}
+    asked = anchor_prompts("both")
+    of = {tuple(user_prompt(TOKENIZER, one.prompt)): one.kind for one in asked}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     each = {1: {"harmful": 2, "benign": 2}, 3: {"harmful": 1, "benign": 3}}[ratio]
     for step in range(1, 40):
@@ -295,13 +294,14 @@ def test_the_same_part_of_each_kind_in_every_step(ratio):
         "harmful",
         "benign",
     ][:4]
-    bundled = {"harmful": set(harmful_prompts()), "benign": set(benign_prompts())}
-    for kind, texts in kinds.items():
-        assert len(set(texts)) == len(texts) == ANCHORS
-        of_every_category = [index for index, text in enumerate(texts) if text in bundled[kind]]
-        assert len(of_every_category) == ANCHORS // 4
+    sentences = set(bundled().prompts)
+    for kind, count in {"harmful": 322, "benign": 362}.items():
+        of_kind = [one for one in asked if one.kind == kind]
+        assert len({one.prompt for one in of_kind}) == len(of_kind) == count
+        of_every_category = [index for index, one in enumerate(of_kind) if one in sentences]
+        assert len(of_every_category) == 64
         assert all(
-            sum(start <= i < start + 128 for i in of_every_category) >= 8 for start in range(0, 256, 128)
+            sum(start <= i < start + count // 2 for i in of_every_category) >= 16 for start in (0, count // 2)
         )
 
 

@@ -21,6 +21,7 @@ from loop import (
     loss_of,
     measured,
     moved,
+    probe_of,
     settings,
     without_response,
 )
@@ -38,23 +39,9 @@ from pact_plugin.errors import (
     ShapeError,
     TokenizerMismatchError,
 )
+from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.terms.base import Step
-
-
-def test_tokens_that_refusals_do_not_begin_with_are_warned_of_when_they_are_used(recwarn):
-    def built(**provenance: str) -> list[str]:
-        recwarn.clear()
-        tokens = SafetyTokens.for_tokenizer(TOKENIZER, TOKENS.ids, TOKENS.weights, provenance)
-        PactConstraint(tiny_model(), TOKENIZER, settings(safety_tokens=tokens))
-        return [str(one.message) for one in recwarn if "first word" in str(one.message)]
-
-    assert built() == built(first_token_mass="0.900") == []
-    (warning,) = built(first_token_mass="0.002")
-    assert "hold 0.2% of the probability at the first word" in warning
-    assert "Raise `top_k` (4)" in warning
-    with pytest.raises(ConfigError, match=r"first_token_mass='much'.*tokens select"):
-        built(first_token_mass="much")
 
 
 def logits_of(model, **inputs) -> np.ndarray:
@@ -71,6 +58,22 @@ def positions(labels: torch.Tensor) -> list[tuple[int, int, int]]:
             if label != -100:
                 found.append((row, column, index))
                 index += 1
+    return found
+
+
+def eased_by_hand(constraint, aligned, batch) -> dict[tuple[int, int], float]:
+    """e at each response position: the probe on the aligned model's state at the prompt's end, and the judge."""
+    probe, found = probe_of(constraint), {}
+    weights, bias = probe.weights.double().numpy(), probe.bias
+    for row, column, index in positions(batch["labels"]):
+        if index == 0:
+            with torch.no_grad():
+                output = aligned(batch["input_ids"][row : row + 1, :column], output_hidden_states=True)
+            odds = output.hidden_states[-1][0, -1].double().numpy() @ weights + bias
+            response = [r for r in positions(batch["labels"][row : row + 1]) if r[1] - r[2] == column]
+            text = TOKENIZER.decode([int(batch["labels"][row, c]) for _, c, _ in response[:24]])
+            share = 1.0 if odds > 0 and not is_refusal(text) else 0.0
+        found[row, column] = share
     return found
 
 
@@ -102,20 +105,22 @@ def test_easing_and_data_hold_equal_the_specification_on_full_logits(easing, hol
     student, reference = logprobs(model), logprobs(aligned)
     held, shares, yielded = [], [], 0.0
     where = positions(batch["labels"])
+    eased = eased_by_hand(constraint, aligned, batch) if easing else {}
     for row, column, index in where:
-        p_ref, label = reference[row, column - 1, POSITIVE], int(batch["labels"][row, column])
+        p_ref = reference[row, column - 1, POSITIVE]
         if hold and within(index, hold):
             p = student[row, column - 1, POSITIVE]
             held.append(float(spec.confidence_divergence(p[None], p_ref[None])[0]))
         if easing and within(index, easing):
-            shares.append(0.0 if label in POSITIVE else np.exp(p_ref).sum())
-            yielded += shares[-1] * -student[row, column - 1, label]
+            shares.append(eased[row, column])
+            yielded += shares[-1] * -student[row, column - 1, int(batch["labels"][row, column])]
     expected = 1.5 * sum(held) - yielded
     assert loss.item() == pytest.approx(expected / len(where), rel=1e-4)
     wanted = {}
     if hold:
         wanted |= {"pact/divergence": np.mean(held), "pact/loss": 1.5 * sum(held) / len(where)}
     if easing:
+        assert sorted(set(shares)) == [0.0, 1.0]
         wanted |= {"pact/eased": np.mean(shares)}
     assert constraint.metrics() == pytest.approx(wanted, rel=1e-4)
     assert constraint.record.receipt.trained_tokens == len(where)
@@ -160,20 +165,22 @@ def test_published_equals_the_specification_with_a_prompt_free_pass_by_hand(deca
 
 def shapes_read(monkeypatch, batch, **changes) -> list[tuple[int, ...]]:
     """The shapes of what the reference reads in one step."""
+    model = tiny_model()
+    constraint = PactConstraint(model, TOKENIZER, settings(**changes))
     with monkeypatch.context() as patch:
         calls = calls_of_sources(patch)
-        constrained(tiny_model(), settings(**changes), batch)
+        loss_of(constraint, moved(model), batch)
         return [tuple(call["input_ids"].shape) for call in calls]
 
 
-def test_a_pass_reads_no_more_than_the_prompt_and_the_first_tokens(monkeypatch):
+def test_a_pass_reads_no_more_than_is_asked(monkeypatch):
     batch = a_batch(rows=3, width=40)
     batch["labels"][-1, 6:] = -100  # the prompt has 4 tokens, this response 2
-    assert shapes_read(monkeypatch, batch) == [(3, 4 + 16 - 1)]
-    assert shapes_read(monkeypatch, batch, easing={"first": "all"}) == [(3, 40)]
-    assert shapes_read(monkeypatch, batch, easing={"first": 5}) == [(3, 4 + 5 - 1)]
-    assert shapes_read(monkeypatch, batch, easing={"first": 100}) == [(3, 40 - 1)]
-    both = {"easing": {"first": 2}, "hold_data": {"first": 6}}
+    for first in (1, 5, "all"):
+        assert shapes_read(monkeypatch, batch, easing={"first": first}) == [(3, 4)]  # the prompts alone
+    held = {"easing": False, "hold_data": {"first": 100}}
+    assert shapes_read(monkeypatch, batch, **held) == [(3, 40 - 1)]
+    both = {"easing": {"first": 8}, "hold_data": {"first": 6}}
     assert shapes_read(monkeypatch, batch, **both) == [(3, 4 + 6 - 1)]
     assert shapes_read(monkeypatch, batch, hold_data=True) == [(3, 40)]
 

@@ -11,7 +11,6 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.source import Source, adapter_state, build_source
 
-PROBE = torch.arange(3, 11)
 TOKENS = torch.randint(0, 300, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
@@ -47,7 +46,7 @@ def own_logits(model) -> torch.Tensor:
 def test_adapter_off_where_the_adapter_starts_at_zero():
     model = lora(tiny_model())
     before = own_logits(model)
-    assert adapter_state(model, PROBE) == "new"
+    assert adapter_state(model) == "new"
     source = build_source("adapter_off", model)
     assert source.extra_bytes == 0
     nudge(model)
@@ -60,7 +59,7 @@ def test_adapter_off_with_a_head_and_embeddings_of_its_own():
         tiny_model(tie_word_embeddings=False), modules_to_save=["lm_head"], target_modules=["q_proj"]
     )
     before = own_logits(model)
-    assert adapter_state(model, PROBE) == "new"
+    assert adapter_state(model) == "new"
     source = build_source("adapter_off", model)
     nudge(model)
     torch.testing.assert_close(aligned_logits(source), before)
@@ -70,7 +69,7 @@ def test_a_copy_where_the_adapter_already_holds_training():
     model = lora(tiny_model())
     nudge(model)
     before = own_logits(model)
-    assert adapter_state(model, PROBE) == "trained"
+    assert adapter_state(model) == "trained"
     source = build_source("copy", model)
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     assert source.extra_bytes == trained
@@ -83,7 +82,7 @@ def test_a_copy_where_the_adapter_already_holds_training():
 def test_a_copy_of_a_fully_trained_model(tied):
     model = tiny_model(tie_word_embeddings=tied)
     before = own_logits(model)
-    assert adapter_state(model, PROBE) == "none"
+    assert adapter_state(model) == "none"
     source = build_source("copy", model)
     assert source.extra_bytes == sum(p.numel() * p.element_size() for p in model.parameters())
     nudge(model)
@@ -121,7 +120,7 @@ def test_dropout_off_no_gradient_and_training_flags_restored(kind):
     flags = {name: module.training for name, module in model.named_modules()}
     requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
     random_state = torch.get_rng_state()
-    adapter_state(model, PROBE)
+    adapter_state(model)
     source = build_source(kind, model)
     first, second = aligned_logits(source), aligned_logits(source)
     assert torch.equal(first, second)
@@ -169,7 +168,7 @@ def test_references_that_cannot_exist():
             build_source("model", model, same)
     prompt = get_peft_model(tiny_model(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
     with pytest.raises(ReferenceModelError, match="virtual tokens"):
-        adapter_state(prompt, PROBE)
+        adapter_state(prompt)
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ReferenceModelError, match="no parameter in training"):
         build_source("copy", frozen)

@@ -193,18 +193,17 @@ def first_mass(model, tokenizer, tokens: SafetyTokens) -> float:
     return float(torch.stack(found).mean())
 
 
-def test_the_beginning_of_refusals_is_among_the_tokens_or_a_warning_says_so(aligned, tokenizer, recwarn):
-    chosen = choose(aligned, tokenizer)
-    assert not [one for one in recwarn if "first word" in str(one.message)]
-    mass = first_mass(aligned, tokenizer, chosen)
-    assert float(chosen.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
-    assert mass > 0.5
-    with pytest.warns(
-        UserWarning, match=r"hold 0\.\d% of the probability at the first word .* Raise `top_k` \(2\)"
-    ):
-        few = choose(aligned, tokenizer, top_k=2)
-    mass = first_mass(aligned, tokenizer, few)
-    assert float(few.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
+def test_the_provenance_says_how_much_of_the_beginning_of_refusals_the_tokens_hold(
+    aligned, tokenizer, recwarn
+):
+    """Clause C8.5."""
+    chosen, few = choose(aligned, tokenizer), choose(aligned, tokenizer, top_k=2)
+    masses = [first_mass(aligned, tokenizer, tokens) for tokens in (chosen, few)]
+    assert masses[0] > 0.5
+    assert masses[1] < 0.1
+    for tokens, mass in zip((chosen, few), masses, strict=True):
+        assert float(tokens.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
+    assert not [one for one in recwarn if one.category is UserWarning]
 
 
 def test_progress_counts_every_prompt(aligned, tokenizer):

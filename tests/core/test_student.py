@@ -24,6 +24,8 @@ TERMS = {
     "first": {"easing": {"first": 2}, "hold_data": {"first": 1}},
 }
 
+TOKENS_TRAINED = int((a_batch()["labels"] != -100).sum())
+
 
 def label_logprobs_of(logits, batch):
     labels = batch["labels"][:, 1:].clamp(min=0)[..., None]
@@ -55,10 +57,14 @@ def test_beside_the_task_loss_the_head_is_read_only_once_to_compare(terms):
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
     for ours, own in zip(gradients, others, strict=True):
         torch.testing.assert_close(ours, own, atol=1e-6, rtol=1e-4)
-    # The reference's positions, and those of the comparison of the first batch (with one more for their type).
     responses = 4
-    count = 2 * responses if terms == "first" else int((a_batch()["labels"] != -100).sum())
-    assert projected == 2 * count + 1
+    of_reference, compared = {
+        "easing": (0, TOKENS_TRAINED),
+        "both": (TOKENS_TRAINED, TOKENS_TRAINED),
+        "hold": (TOKENS_TRAINED, TOKENS_TRAINED),
+        "first": (responses, 2 * responses),
+    }[terms]
+    assert projected == of_reference + compared + 1  # one more of the first batch's comparison, for its type
 
 
 def test_log_probs_at_another_temperature_are_not_used(caplog):

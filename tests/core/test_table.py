@@ -7,6 +7,7 @@ import math
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from pact_plugin.errors import NonFiniteError, StoreError
 from pact_plugin.math.easing import eased_share
 from pact_plugin.math.gate import gate_end
 from pact_plugin.model.fingerprint import model_fingerprint
+from pact_plugin.model.linear import Linear
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header
 from pact_plugin.reference.table import Table
@@ -33,6 +35,7 @@ from pact_plugin.reference.table import Table
 CPU = torch.device("cpu")
 IDS = (3, 4, 5, 9)
 HELD = (Columns("logprobs", IDS), Columns("log_rest", IDS))
+ODDS = Columns("linear", (), linear=Linear(torch.tensor([1.0, -2.0]), 0.5))
 END = gate_end(8, 8.0, 1.0)
 
 
@@ -79,27 +82,28 @@ LOGITS = st.tuples(
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(LOGITS)
 def test_the_error_of_stored_columns_is_bounded_p22_c7_6(tmp_path_factory, drawn):
-    """C7.6: no stored probability is off by more than 2e-4; D, its gradient and e accordingly."""
+    """C7.6: no stored probability is off by more than 2e-4; D and its gradient accordingly, and e not at all."""
     seed, scale, rest, count = drawn
     random = np.random.default_rng(seed)
     reference, student = (random.normal(0, scale, (16, count + 1)) for _ in range(2))
     reference[:, -1] += -rest
     student[8:] = reference[8:] + random.normal(0, 1e-3, (8, count + 1))  # hardly trained
     logprobs, log_rest = buckets(reference)
-    mass = logprobs.logsumexp(1, keepdim=True)
+    odds = torch.from_numpy(random.normal(0, scale, (16, 1)))
     ids = tuple(range(count))
-    columns = [Columns(kind, ids) for kind in ("log_mass", "logprobs", "log_rest")]
-    exact = dict(zip(columns, (mass.float(), logprobs.float(), log_rest.float()), strict=True))
-    found_mass, found, found_rest = stored(
+    columns = [ODDS, *(Columns(kind, ids) for kind in ("logprobs", "log_rest"))]
+    exact = dict(zip(columns, (odds.float(), logprobs.float(), log_rest.float()), strict=True))
+    found_odds, found, found_rest = stored(
         tmp_path_factory.mktemp("t"), exact, document(16)
     ).values()  # in the order asked
     every, found_every = torch.cat([logprobs, log_rest], 1), torch.cat([found, found_rest], 1)
     error = (found_every.double().exp() - every.exp()).abs()
     assert error.max() <= 2e-4
     assert ((found_every - every).abs() <= 2**-11 * every.abs() + 2**-24).all()
-    label = torch.zeros(16, dtype=torch.bool)
-    eased, wanted_eased = (eased_share(one[:, 0].double(), label) for one in (found_mass, mass))
-    assert (eased - wanted_eased).abs().max() <= 2e-4
+    assert ((found_odds - odds).abs() <= 2**-11 * odds.abs() + 2**-24).all()
+    refuses = torch.zeros(16, dtype=torch.bool)
+    eased, wanted_eased = (eased_share(one[:, 0].double(), refuses) for one in (found_odds, odds))
+    assert torch.equal(eased, wanted_eased)
 
     logits = torch.from_numpy(student).requires_grad_()
     own = logits.log_softmax(-1)
@@ -140,7 +144,7 @@ def test_a_masked_token_stays_impossible(tmp_path, kind):
 def test_columns_at_other_first_tokens_lie_at_their_own_positions(tmp_path):
     """One document of two responses, of 5 and of 2 tokens."""
     index = [0, 1, 2, 3, 4, 0, 1]
-    columns = [Columns("log_mass", IDS, 2), Columns("logprobs", IDS, 4), Columns("log_rest", IDS)]
+    columns = [replace(ODDS, first=2), Columns("logprobs", IDS, 4), Columns("log_rest", IDS)]
     counts = [4, 6, 7]
     content = {
         one: torch.arange(count * one.width).reshape(count, one.width) / -64

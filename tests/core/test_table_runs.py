@@ -76,7 +76,7 @@ def padding_free() -> dict[str, torch.Tensor]:
 
 
 def multi_turn() -> dict[str, torch.Tensor]:
-    batch = a_batch(rows=2, width=16)
+    batch = a_batch(1, rows=2, width=16)
     batch["labels"] = batch["input_ids"].clone()
     batch["labels"][:, [0, 1, 5, 6, 7, 12]] = -100
     return batch
@@ -116,9 +116,11 @@ def test_a_table_equals_a_pass_in_the_step_to_rounding(tmp_path, build, layout, 
     loss = loss_of(constraint, moved(again), batch)
     loss.backward()
     assert constraint.record.receipt.reference == "table"
-    assert loss.item() == pytest.approx(expected.item(), rel=HALF, abs=1e-6)
+    assert loss.item() == pytest.approx(expected.item(), rel=HALF, abs=3e-6)
     found, wanted = constraint.metrics(), online.metrics()
-    assert found == pytest.approx(wanted, rel=HALF, abs=1e-6)
+    assert found == pytest.approx(wanted, rel=HALF, abs=3e-6)
+    if asked.startswith("easing"):
+        assert 0 < found["pact/eased"] < 1
     gradients = [(a.grad, b.grad) for a, b in zip(model.parameters(), again.parameters(), strict=True)]
     largest = max(float(a.abs().max()) for a, _ in gradients if a is not None)
     for a, b in gradients:

@@ -16,6 +16,7 @@ from loop import (
     loss_of,
     measured,
     moved,
+    probe_of,
     settings,
 )
 from tiny import tiny_model
@@ -41,11 +42,11 @@ def asked(constraint) -> dict[str, list[Columns]]:
     return {term.name: list(term.columns) for term in constraint.terms}
 
 
-def test_by_default_the_table_holds_one_number_for_each_of_the_first_16_tokens(tmp_path):
+def test_by_default_the_table_holds_one_number_for_each_response(tmp_path):
     config = PactConfig(safety_tokens=TOKENS, advanced={"store": tmp_path})
     constraint = PactConstraint(tiny_model(), TOKENIZER, config)
     (column,) = constraint.reference.table.columns
-    assert column == Columns("log_mass", IDS, 16)
+    assert column == Columns("linear", (), 1, linear=probe_of(constraint))
     assert column.width == 1
     assert asked(constraint) == {"easing": [column], "anchors": []}
     assert constraint.record.receipt.terms == ["easing", "anchors"]
@@ -55,8 +56,8 @@ def test_by_default_the_table_holds_one_number_for_each_of_the_first_16_tokens(t
         batch["labels"][row, response] = 50
     constraint.fill([batch], progress=False)
     table = constraint.reference.table
-    found = table.fetch(documents_of(batch, positions_of(batch, 16)), torch.device("cpu"))
-    assert {one: tuple(values.shape) for one, values in found.items()} == {column: (4 + 16 + 2, 1)}
+    found = table.fetch(documents_of(batch, positions_of(batch, 1)), torch.device("cpu"))
+    assert {one: tuple(values.shape) for one, values in found.items()} == {column: (3, 1)}
     assert table.bytes_per_position() == 2
     assert (tmp_path / "header.json").read_text().count('"kind"') == 1
 
@@ -64,11 +65,11 @@ def test_by_default_the_table_holds_one_number_for_each_of_the_first_16_tokens(t
 @pytest.mark.parametrize(
     ("changes", "kinds", "positions"),
     [
-        ({}, {"log_mass"}, 16),
-        ({"easing": {"first": "all"}}, {"log_mass"}, None),
+        ({}, {"linear"}, 1),
+        ({"easing": {"first": "all"}}, {"linear"}, 1),
         ({"easing": False, "hold_data": True}, BOTH, None),
-        ({"easing": {"first": 2}, "hold_data": {"first": 7}}, {"log_mass"} | BOTH, 7),
-        ({"hold_data": True}, {"log_mass"} | BOTH, None),
+        ({"easing": {"first": 9}, "hold_data": {"first": 7}}, {"linear"} | BOTH, 7),
+        ({"hold_data": True}, {"linear"} | BOTH, None),
         (ANCHORS_ALONE, set(), 0),
         (PUBLISHED, {"logits"}, None),
         ({"easing": False, "advanced": {"published": {"first": 5}}}, {"logits"}, 5),
@@ -77,6 +78,7 @@ def test_by_default_the_table_holds_one_number_for_each_of_the_first_16_tokens(t
 def test_which_columns_the_terms_ask(changes, kinds, positions):
     columns = [one for own in asked(built(tiny_model(), **changes)).values() for one in own]
     assert {one.kind for one in columns} == kinds
+    assert {one.ids for one in columns if one.kind in BOTH} <= {IDS}
     assert furthest(columns) == positions
 
 
@@ -174,5 +176,5 @@ def test_with_easing_alone_no_gradient_is_needed_of_the_safety_tokens(monkeypatc
     given = logits[:, :-1].log_softmax(-1).gather(2, labels)[..., 0]
     monkeypatch.setattr(LanguageHead, "readout", recorded)
     loss = constraint.loss(a_batch(), label_logprobs=given)
-    assert seen == [False, False]  # the reference, and the comparison
+    assert seen == [False]  # the comparison; of the reference no logits are asked
     assert torch.autograd.grad(loss, given, allow_unused=False)[0].any()

@@ -103,6 +103,12 @@ def anchors_of(trainer: Any) -> Any:
     return term
 
 
+def probe_of(trainer: Any) -> Any:
+    """By which the trainer's constraint eases; None where it does not."""
+    found = [term.columns[0].linear for term in trainer.pact.terms if term.name == "easing"]
+    return found[0] if found else None
+
+
 class Recording(TrainerCallback):
     """The batches that a trainer's steps are given. To be built once the constraint is attached.
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_model, tiny_tokenizer
+from tiny import REFUSAL, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 
 from pact_plugin import PactConfig, PactConstraint, SafetyTokens
 from pact_plugin.constraint import Constraint
+from pact_plugin.model.linear import Linear
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.terms.base import Step
+from pact_plugin.terms.easing import EasingTerm
 
 TOKENIZER = tiny_tokenizer()
 TOKENS = SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43], [1.0, 0.5, -0.2, 0.1])
@@ -34,8 +36,14 @@ def settings(*, store: Any = None, **changes: Any) -> PactConfig:
 
 
 def a_batch(seed: int = 0, rows: int = 3, width: int = 12) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+    """Prompts of four tokens with responses, two of them in the last row; that of the second row refuses.
+
+    By default the prompt of the third row is harmless to `tiny_model()`, and all others harmful.
+    """
+    generator = torch.Generator().manual_seed(32 + seed)
     ids = torch.randint(30, 60, (rows, width), generator=generator)
+    refusal = torch.tensor(TOKENIZER.encode(REFUSAL, add_special_tokens=False))
+    ids[1:2, 4 : 4 + len(refusal)] = refusal[: width - 4]
     labels = ids.clone()
     labels[:, :4] = -100
     labels[0, 8:] = -100
@@ -115,6 +123,14 @@ def calls_of_sources(monkeypatch: Any) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(Source, "hidden", recorded)
     return calls
+
+
+def probe_of(constraint: Constraint) -> Linear:
+    """By which it eases."""
+    (term,) = (term for term in constraint.terms if isinstance(term, EasingTerm))
+    (column,) = term.columns
+    assert column.linear is not None
+    return column.linear
 
 
 def anchors_of(constraint: Constraint) -> AnchorsTerm:

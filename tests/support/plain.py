@@ -1,11 +1,37 @@
-"""The loss of a batch from full logits and the formulas alone, without pact-plugin's code."""
+"""The loss of a batch from full logits and the formulas alone, without pact-plugin's code but for its judge."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from pact_plugin.judge import is_refusal
+
+
+@dataclass(frozen=True)
+class Eased:
+    """Which responses are eased, and where.
+
+    Args:
+        weights: [d] of the probe that says how likely a prompt is harmful.
+        bias: Of the same.
+        tokenizer: Decodes responses for the judge.
+        first: First tokens of each response that are eased; all when absent.
+    """
+
+    weights: Tensor
+    bias: float
+    tokenizer: Any
+    first: int | None = None
+
+    def share(self, state: Tensor, response: list[int]) -> float:
+        """e of a response, from the aligned model's final hidden state at the prompt's end."""
+        harmful = float((state * self.weights).sum()) + self.bias > 0
+        refused = is_refusal(self.tokenizer.decode(response[:24], skip_special_tokens=True))
+        return 1.0 if harmful and not refused else 0.0
 
 
 def documents(position_ids: Tensor | None, length: int) -> list[tuple[int, int]]:
@@ -16,8 +42,8 @@ def documents(position_ids: Tensor | None, length: int) -> list[tuple[int, int]]
     return list(zip(starts, [*starts[1:], length], strict=True))
 
 
-def row_logits(model: Any, batch: dict[str, Tensor], row: int) -> Tensor:
-    """[T, V] logits of a row of which every document was given to the model by itself."""
+def row_outputs(model: Any, batch: dict[str, Tensor], row: int) -> tuple[Tensor, Tensor]:
+    """[T, V] logits and [T, d] final hidden states of a row; every document was given to the model by itself."""
     ids = batch["input_ids"][row]
     packed = batch.get("position_ids")
     spans = documents(None if packed is None else packed[row], len(ids))
@@ -27,8 +53,18 @@ def row_logits(model: Any, batch: dict[str, Tensor], row: int) -> Tensor:
         inputs = {"input_ids": ids[None, start:end]}
         if mask is not None and packed is None:
             inputs["attention_mask"] = mask[row][None, start:end]
-        parts.append(model(**inputs).logits[0])
-    return torch.cat(parts)
+        output = model(**inputs, output_hidden_states=True)
+        parts.append((output.logits[0], output.hidden_states[-1][0]))
+    logits, states = zip(*parts, strict=True)
+    return torch.cat(logits), torch.cat(states)
+
+
+def run_from(labels: list[int], column: int, begins: set[int]) -> list[int]:
+    """The response that begins in a column of a row."""
+    end = column + 1
+    while end < len(labels) and labels[end] != -100 and end not in begins:
+        end += 1
+    return labels[column:end]
 
 
 def micro_batch_loss(
@@ -38,9 +74,8 @@ def micro_batch_loss(
     safety: Tensor,
     *,
     weight: float = 2.0,
-    easing: bool = True,
+    easing: Eased | None,
     hold_data: bool = True,
-    easing_first: int | None = None,
     hold_first: int | None = None,
     count: int | None = None,
     dft: bool = False,
@@ -54,9 +89,8 @@ def micro_batch_loss(
         batch: `input_ids` and `labels` [B, T], with `position_ids` where rows hold several documents.
         safety: Ids of the safety tokens.
         weight: Of the divergence.
-        easing: Whether the task yields where the reference says a safety token and the label does not.
+        easing: Where the task yields; nowhere when absent.
         hold_data: Whether the divergence is added.
-        easing_first: First tokens of each response that are eased; all when absent.
         hold_first: First tokens of each response that are held; all when absent.
         count: Denominator; the labels that a next-token loss counts in this batch when absent.
         dft: Whether the task weighs a token by its own probability.
@@ -69,15 +103,19 @@ def micro_batch_loss(
     task, divergences, shares = torch.zeros(()), [torch.zeros(0)], [0.0]
     counted = 0
     for row in range(batch["input_ids"].shape[0]):
-        student = row_logits(model, batch, row).log_softmax(-1)
+        student = row_outputs(model, batch, row)[0].log_softmax(-1)
         with torch.no_grad():
-            reference = row_logits(aligned, batch, row).log_softmax(-1)
+            reference, states = row_outputs(aligned, batch, row)
+            reference = reference.log_softmax(-1)
         packed = batch.get("position_ids")
         begins = {s for s, _ in documents(None if packed is None else packed[row], student.shape[0])}
-        labels, index = batch["labels"][row].tolist(), -1
+        labels, index, share = batch["labels"][row].tolist(), -1, 0.0
         for column, label in enumerate(labels):
             goes_on = column not in begins and labels[column - 1] != -100
             index = index + 1 if goes_on else 0
+            if easing is not None and label != -100 and index == 0:
+                response = run_from(labels, column, begins)
+                share = 0.0 if column in begins else easing.share(states[column - 1], response)
             if column == 0 or label == -100:
                 continue
             counted += 1
@@ -87,17 +125,14 @@ def micro_batch_loss(
             if column not in begins:
                 exact = reference[column - 1, safety]
                 p_ref, p = kept(exact).exp(), student[column - 1, safety].exp()
-                mass = exact.exp().sum()
-                r_ref, r = kept((1 - mass).log()).exp(), 1 - p.sum()
+                r_ref, r = kept((1 - exact.exp().sum()).log()).exp(), 1 - p.sum()
                 if hold_data and (hold_first is None or index < hold_first):
                     divergence = (p_ref * (p_ref / p).log()).sum() + r_ref * (r_ref / r).log()
                     # Clause C2.3: float16 probabilities need not add up to one.
                     divergences.append((divergence + 1 - p_ref.sum() - r_ref)[None])
-                if easing and (easing_first is None or index < easing_first):
-                    shares.append(
-                        0.0 if label in safety.tolist() else min(1.0, kept(mass.log()).exp().item())
-                    )
-                    nll = nll * (1 - shares[-1])
+                if easing is not None and (easing.first is None or index < easing.first):
+                    shares.append(share)
+                    nll = nll * (1 - share)
             task = task + nll
     divergence = torch.cat(divergences)
     total = (task + weight * divergence.sum()) / (counted if count is None else count)
@@ -117,9 +152,9 @@ def anchor_divergence(model: Any, aligned: Any, documents: Any, safety: Tensor) 
     for document in documents:
         batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
         where = torch.from_numpy(document.columns) - 1
-        p = row_logits(model, batch, 0)[where].softmax(-1)[:, safety]
+        p = row_outputs(model, batch, 0)[0][where].softmax(-1)[:, safety]
         with torch.no_grad():
-            p_ref = row_logits(aligned, batch, 0)[where].softmax(-1)[:, safety]
+            p_ref = row_outputs(aligned, batch, 0)[0][where].softmax(-1)[:, safety]
         r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
         parts.append((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log())
     return torch.cat(parts).mean()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from both import Recording, anchors_of
-from plain import anchor_divergence, micro_batch_loss
-from sft import train_logs, weights
+from both import Recording, anchors_of, probe_of
+from plain import Eased, anchor_divergence, micro_batch_loss
+from sft import TOKENIZER, train_logs, weights
 from torch import Tensor
 
 from pact_plugin import PactConfig
@@ -27,12 +27,14 @@ class Outcome:
         tokens: That it counts.
         anchors: The anchors' divergence, without its weight.
         penalty: What the divergences of the data and of the anchors add to the loss.
+        eased: Sum of e over the positions that easing looks at, and their number.
     """
 
     loss: Tensor
     tokens: int
     anchors: float = 0.0
     penalty: float = 0.0
+    eased: tuple[float, int] = (0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Plain:
         aligned: The reference: a second copy of the start.
         safety: Ids of the safety tokens.
         anchors: The term of the constrained trainer, which says whose turn it is; None without anchors.
+        probe: The linear function by which it eases; None without easing.
         per_micro_batch: Whether each micro-batch has a denominator of its own.
         dft: Whether the task weighs tokens by their own probabilities.
         stored: Whether the reference's log-probabilities at the data were stored as float16.
@@ -53,6 +56,7 @@ class Plain:
     aligned: Any
     safety: Tensor
     anchors: Any = None
+    probe: Any = None
     per_micro_batch: bool = False
     dft: bool = False
     stored: bool = True
@@ -62,9 +66,10 @@ class Plain:
         tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
         found = Outcome(torch.zeros(()), sum(tokens))
         for micro_batch, batch in enumerate(batches):
-            of_task, held = self._of_data(model, batch, None if self.per_micro_batch else sum(tokens))
+            of_task, parts = self._of_data(model, batch, None if self.per_micro_batch else sum(tokens))
             found.loss = found.loss + of_task / (len(batches) if self.per_micro_batch else 1)
-            found.penalty += self.config.weight * held / sum(tokens)
+            found.penalty += self.config.weight * parts["divergence"] / sum(tokens)
+            found.eased = (found.eased[0] + parts["eased"], found.eased[1] + parts["eased_positions"])
             if self.anchors is None:
                 continue
             chosen = self.anchors.chosen(number, micro_batch, 0, len(batches))
@@ -76,23 +81,25 @@ class Plain:
         found.penalty += self.config.weight * found.anchors
         return found
 
-    def _of_data(self, model: Any, batch: Batch, count: int | None) -> tuple[Tensor, float]:
-        easing, hold = self.config.easing, self.config.hold_data
-        loss, parts = micro_batch_loss(
+    def _of_data(self, model: Any, batch: Batch, count: int | None) -> tuple[Tensor, dict[str, float]]:
+        easing, hold, probe = self.config.easing, self.config.hold_data, self.probe
+        eased = None
+        if easing is not None:
+            first = None if easing.first == "all" else easing.first
+            eased = Eased(probe.weights, probe.bias, TOKENIZER, first)
+        return micro_batch_loss(
             model,
             self.aligned,
             batch,
             self.safety,
             weight=self.config.weight,
-            easing=easing is not None,
-            easing_first=None if easing is None or easing.first == "all" else easing.first,
+            easing=eased,
             hold_data=hold is not None,
             hold_first=None if hold is None or hold.first == "all" else hold.first,
             count=count,
             dft=self.dft,
             stored=self.stored,
         )
-        return loss, parts["divergence"]
 
 
 def assert_equal_to_a_plain_loop(
@@ -108,7 +115,7 @@ def assert_equal_to_a_plain_loop(
     Args:
         trainer: Constrained, and not yet trained.
         model: A second copy of its start.
-        plain: The formulas, given the constrained trainer's anchors.
+        plain: The formulas, given the constrained trainer's anchors and probe.
         optimizer: Of parameters: the trainer's own kind.
         weights_within: Absolute tolerance of the final weights.
     """
@@ -118,7 +125,7 @@ def assert_equal_to_a_plain_loop(
     recording = Recording(trainer)
     trainer.train()
     with_anchors = trainer.pact.config.has_anchors
-    formulas = plain(anchors=anchors_of(trainer) if with_anchors else None)
+    formulas = plain(anchors=anchors_of(trainer) if with_anchors else None, probe=probe_of(trainer))
     stepper, logs = optimizer(list(trained.values())), train_logs(trainer)
     size = trainer.args.gradient_accumulation_steps
     assert len(logs) == trainer.args.max_steps
@@ -135,6 +142,10 @@ def assert_equal_to_a_plain_loop(
     if "pact/loss" in logs[0]:
         found = [log["pact/loss"] for log in logs]
         assert found == pytest.approx([one.penalty for one in steps], rel=1e-3, abs=2e-6)
+    if formulas.probe is not None:
+        wanted = [total / count for total, count in (one.eased for one in steps)]
+        assert [log["pact/eased"] for log in logs] == pytest.approx(wanted, abs=1e-6)
+        assert 0 < sum(wanted) < len(steps), "some are eased and some are not"
     if with_anchors:
         found = [log["pact/anchor_divergence"] for log in logs]
         assert found == pytest.approx([one.anchors for one in steps], rel=1e-3, abs=1e-6)

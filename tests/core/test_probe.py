@@ -1,0 +1,189 @@
+"""What tells harmful prompts from harmless ones (spec/PACT.md, clause C11)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from pact_plugin.errors import ConfigError
+from pact_plugin.model.linear import Linear
+from pact_plugin.reference.probe import fit_probe
+
+
+def states(
+    apart: float, *, count: int = 200, width: int = 8, harmful: float = 0.5, seed: int = 0
+) -> tuple[Tensor, list[bool]]:
+    """Normal states of two kinds whose means lie `apart` standard deviations from each other."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = torch.arange(count) < harmful * count
+    hidden = torch.randn(count, width, generator=generator)
+    hidden[:, 2] += apart * (kinds.float() - 0.5)
+    return hidden * torch.logspace(-1, 1, width) + 3.0, kinds.tolist()
+
+
+# --- against the clauses, by hand ---
+
+
+def minimum(loss: Any, parameters: list[Tensor]) -> None:
+    """Of a convex function, in float64."""
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+
+
+def direction_by_hand(hidden: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    """C11.3, as a function of the states as they are."""
+    mean, deviation = hidden.mean(0), hidden.std(0, correction=0)
+    spread, u = (hidden - mean) / deviation, torch.zeros(hidden.shape[1], dtype=torch.float64)
+    a = torch.zeros((), dtype=torch.float64)
+    c = torch.where(y > 0, len(y) / (2 * (y > 0).sum()), len(y) / (2 * (y < 0).sum()))
+    u.requires_grad_(), a.requires_grad_()
+    minimum(lambda: u @ u / 2 + 1e-4 * (c * torch.log1p(torch.exp(-y * (spread @ u + a)))).sum(), [u, a])
+    weights = (u / deviation).detach()
+    return weights, float(a.detach() - weights @ mean)
+
+
+def probe_by_hand(hidden: Tensor, kinds: list[bool]) -> tuple[Tensor, float, float]:
+    """C11.3 and C11.4: weights, bias and AUC."""
+    wide, y = hidden.double(), torch.tensor(kinds).double() * 2 - 1
+    scores = torch.zeros(len(y), dtype=torch.float64)
+    for train, left_out in StratifiedKFold(5, shuffle=True, random_state=0).split(wide, kinds):
+        weights, bias = direction_by_hand(wide[train], y[train])
+        scores[left_out] = wide[left_out] @ weights + bias
+    alpha, beta = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
+    minimum(lambda: torch.log1p(torch.exp(-y * (alpha * scores * 1e2 + beta))).sum(), [alpha, beta])
+    weights, bias = direction_by_hand(wide, y)
+    slope = float(alpha.detach()) * 1e2
+    return slope * weights, slope * bias + float(beta.detach()), roc_auc_score(kinds, scores)
+
+
+@pytest.mark.parametrize("harmful", [0.5, 0.3])
+def test_equals_the_clauses_by_hand_c11_3_c11_4(harmful):
+    hidden, kinds = states(1.5, count=100, harmful=harmful)
+    found = fit_probe(hidden, kinds)
+    weights, bias, auc = probe_by_hand(hidden, kinds)
+    wanted = hidden.double() @ weights + bias
+    torch.testing.assert_close(found.log_odds(hidden).double(), wanted, atol=0.02, rtol=0.01)
+    assert found.auc == pytest.approx(auc, abs=1e-3)
+
+
+# --- what it says of other prompts ---
+
+
+def test_states_that_lie_apart_are_told_apart():
+    hidden, kinds = states(6.0)
+    probe = fit_probe(hidden, kinds)
+    assert probe.auc > 0.99
+    others, theirs = states(6.0, seed=1)
+    assert np.mean((probe.log_odds(others) > 0).numpy() == np.array(theirs)) > 0.98
+
+
+def test_the_log_odds_mean_what_they_say_on_other_prompts():
+    """Of two normal kinds they are known; the direction is fitted with far more components than the pool could fix."""
+    apart = 1.5
+    probe = fit_probe(*states(apart, count=400, width=200))
+    others, theirs = states(apart, count=4000, width=200, seed=1)
+    odds = probe.log_odds(others)
+    for low, high in ((-9, -1), (-1, 0), (0, 1), (1, 9)):
+        inside = (odds > low) & (odds <= high)
+        assert inside.sum() > 200
+        share = torch.tensor(theirs)[inside].float().mean().item()
+        assert share == pytest.approx(odds[inside].sigmoid().mean().item(), abs=0.1)
+    assert probe.auc == pytest.approx(roc_auc_score(theirs, odds), abs=0.05)
+
+
+def test_noise_is_not_taken_for_a_difference():
+    """More components than prompts tell any pool apart; prompts that were left out say that they do not."""
+    probe = fit_probe(*states(0.0, count=64, width=256))
+    assert abs(probe.auc - 0.5) < 0.2
+    others, _ = states(0.0, count=500, width=256, seed=1)
+    assert probe.log_odds(others).abs().mean() < 0.7
+
+
+@pytest.mark.parametrize(("harmful", "benign"), [(15, 40), (40, 15), (0, 40), (0, 0)])
+def test_too_few_prompts_of_a_kind(harmful, benign):
+    hidden = torch.randn(harmful + benign, 4)
+    with pytest.raises(
+        ConfigError, match=r"easing: .*cannot tell.*at least 16 of each.*easing: false"
+    ) as caught:
+        fit_probe(hidden, [True] * harmful + [False] * benign)
+    assert str(min(harmful, benign)) in caught.value.problem
+
+
+def test_sixteen_of_a_kind_are_enough():
+    assert fit_probe(*states(6.0, count=32)).auc > 0.9
+
+
+def test_the_same_states_give_the_same_function_whatever_the_random_state():
+    hidden, kinds = states(1.0)
+    torch.manual_seed(1), np.random.seed(1)
+    first, state = fit_probe(hidden, kinds), np.random.get_state()[1].tolist()
+    torch.manual_seed(2), np.random.seed(1)
+    assert fit_probe(hidden, kinds) == first
+    assert np.random.get_state()[1].tolist() == state
+    assert fit_probe(hidden.bfloat16(), kinds) != first
+
+
+FACTORS = st.floats(0.1, 10).flatmap(lambda size: st.sampled_from([size, -size]))
+
+
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(st.lists(st.tuples(FACTORS, st.floats(-10, 10)), min_size=8, max_size=8))
+def test_p31_nothing_changes_when_components_are_scaled_or_moved(changes):
+    hidden, kinds = states(1.5, count=60)
+    others, _ = states(1.5, count=60, seed=1)
+    factors, offsets = (torch.tensor(part) for part in zip(*changes, strict=True))
+    probe, other = fit_probe(hidden, kinds), fit_probe(hidden * factors + offsets, kinds)
+    torch.testing.assert_close(
+        other.log_odds(others * factors + offsets), probe.log_odds(others), atol=0.02, rtol=0.01
+    )
+    assert other.auc == pytest.approx(probe.auc, abs=1e-3)
+
+
+def test_a_component_that_never_changes_says_nothing():
+    hidden, kinds = states(1.5)
+    constant = torch.cat([hidden, torch.full((len(hidden), 1), 7.0)], 1)
+    found = fit_probe(constant, kinds)
+    assert torch.isfinite(found.log_odds.weights).all()
+    assert found.log_odds.weights[-1] == pytest.approx(0, abs=1e-6)
+    assert found.auc == pytest.approx(fit_probe(hidden, kinds).auc, abs=1e-6)
+
+
+# --- the linear function ---
+
+
+def test_a_linear_function_is_known_by_what_it_computes():
+    weights = torch.tensor([0.5, -2.0, 1.0])
+    one, same = Linear(weights, 0.25), Linear(weights.clone(), 0.25)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert len({one, same, Linear(weights, 0.5), Linear(-weights, 0.25), Linear(weights[:2], 0.25)}) == 4
+    assert one != "another thing"
+    assert len(one.digest) == 16
+    hidden = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
+    assert one(hidden).tolist() == [0.5 - 4.0 + 3.0 + 0.25, 0.25]
+    assert one(hidden.bfloat16()).dtype == torch.float32
+    assert one(hidden[:0]).shape == (0,)
+
+
+def test_the_digest_knows_the_last_bit():
+    weights = torch.tensor([1.0])
+    assert Linear(weights, 0.0).digest != Linear(torch.nextafter(weights, torch.tensor([2.0])), 0.0).digest
+    assert Linear(weights, 0.0).digest != Linear(weights, math.ulp(0.0)).digest
