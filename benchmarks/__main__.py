@@ -11,8 +11,8 @@ import torch
 import typer
 
 from benchmarks import commands
-from benchmarks.field.command import field
-from benchmarks.preservation.command import eased, preservation
+from benchmarks.field.command import field, measures
+from benchmarks.preservation.command import preservation
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
 from pact_plugin.cli.console import print_error
@@ -172,8 +172,8 @@ def profile_operators(
 
 
 app.command()(preservation)
-app.command()(eased)
 app.command()(field)
+app.command()(measures)
 
 
 def main() -> None:

@@ -14,11 +14,13 @@ import torch
 import typer
 from rich.console import Console
 
+from benchmarks.field import report
 from benchmarks.field.data import Data
+from benchmarks.field.kept import write_whole
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
-from benchmarks.field.settings import SPLITS, TASKS, WORDINGS, Cell, Sizes
+from benchmarks.field.settings import SPLITS, TASKS, WORDINGS, Cell, Sizes, Split
 from benchmarks.field.start import load
 from pact_plugin import PactConfig
 from pact_plugin.errors import ConfigError
@@ -64,9 +66,26 @@ def field(
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Run nothing; write the report.")
+    ] = False,
+    judge_again: Annotated[
+        bool, typer.Option("--judge-again", help="In the report, by this version's judge.")
+    ] = False,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Run nothing; compare two methods, METHOD or METHOD@STRENGTH, prompt by prompt."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
 ) -> None:
     """What is left of refusals after fine-tuning on others' data. Goes on where an interrupted call stopped."""
+    half = _one_of(SPLITS, split, "split")
+    if compare is not None:
+        console.print(report.comparison(output, half, *compare, judge_again=judge_again), soft_wrap=True)
+        return
+    if report_only:
+        _report(output, half, judge_again)
+        return
     if not model:
         raise ConfigError("no model", key="model", remedy="Give --model PATH_OR_HUB_ID.")
     if (pact is None) != (name is None):
@@ -85,10 +104,42 @@ def field(
     names = list(dict.fromkeys([*(method or []), *others]))
     base = Cell(_one_of(TASKS, task, "task"), contamination, _one_of(WORDINGS, wording, "wording"))
     cells = cells_of(base, names, others, strength or [], seed or [0])
-    half = _one_of(SPLITS, split, "split")
     torch.set_num_threads(threads)
     _quiet()
     run(Bench(load(sizes, output, tokens), _sources(data_folder, data), half, others, console.print), cells)
+    _report(output, half, judge_again)
+
+
+def _report(output: Path, split: Split, judge_again: bool) -> None:
+    path = report.write(output, split, judge_again=judge_again)
+    console.print(path.read_text(encoding="utf-8"), soft_wrap=True)
+    console.print(f"{output}/: {path.name}, {path.with_suffix('.json').name}, and a plot for each data set")
+
+
+def measures(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
+    count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
+    answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+) -> None:
+    """How well each measure of a model tells harmful requests from others, before any training."""
+    from benchmarks.field.measures import MEASURES, measured, table
+
+    torch.set_num_threads(threads)
+    _quiet()
+    start = load(Sizes(model), output)
+    found, seconds = measured(start, _sources(data_folder, data), count, answers=answers)
+    lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
+    lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
+    lines.append(f"- AUC over the pool, each prompt left out once: {start.asked.probe.auc:.3f}")
+    plain = {name: one.plain() for name, one in found.items()}
+    write_whole(
+        output / "measures.json", {"model": model, "count": count, "seconds": seconds, "measures": plain}
+    )
+    console.print("\n".join(lines), markup=False)
 
 
 def cells_of(

@@ -61,7 +61,8 @@ class Data:
         if path is None or not path.is_file():
             remedy = f"Give --data {name}=FILE.jsonl, or a --data-folder that holds {name}.jsonl."
             raise ConfigError("the data are not there", key=f"data {name}", value=str(path), remedy=remedy)
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        # Not `splitlines`, which also ends a line at separators that JSON may hold inside of a text.
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
     def prompts(self, name: str) -> list[str]:
         """The column `prompt` of one file."""

@@ -19,8 +19,9 @@ from benchmarks.field.data import Data
 from benchmarks.field.kept import claimed, locked, read, write_whole
 from benchmarks.field.measure import Questions, measure
 from benchmarks.field.methods import Method, method_of
+from benchmarks.field.methods.pact import resolved
 from benchmarks.field.pool import pool_prompts
-from benchmarks.field.settings import ALIGNED, Cell, Split
+from benchmarks.field.settings import ALIGNED, Cell, Sizes, Split
 from benchmarks.field.start import Start
 from benchmarks.field.training import fine_tune
 from pact_plugin.errors import ConfigError
@@ -82,19 +83,32 @@ def check(bench: Bench, cells: Sequence[Cell]) -> None:
     wanted = {cell.name: method_of(cell.method, bench.others) for cell in cells if cell.method != ALIGNED}
     for path in sorted((bench.start.folder / "cells").glob("*.json")):
         content = read(path)
-        if content["sizes"] != asdict(bench.start.sizes):
+        if Sizes(**content["sizes"]) != bench.start.sizes:
             problem, remedy = f"{path.name} there is of a run of other sizes", "Give another --output."
-        elif (method := wanted.get(Cell(**content["cell"]).name)) and content["config"] != method.config:
+        elif (method := wanted.get(Cell(**content["cell"]).name)) and method.config is not None:
+            if content["config"] == method.config:
+                _notice(bench, path, content, method.config)
+                continue
             problem, remedy = f"{path.name} there has other settings", "Give another --name or --output."
         else:
             continue
         raise ConfigError(problem, key="output", value=str(bench.start.folder), remedy=remedy)
 
 
+def _notice(bench: Bench, path: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Say so where a run that is there was made with the defaults of another version of pact-plugin."""
+    then, now = content["training"]["config"], resolved(config)
+    if {key: value for key, value in then.items() if key in now} != now:
+        bench.say(
+            f"{path.name} is kept, of commit {content['commit']}: pact-plugin's defaults were others there"
+        )
+
+
 def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The content of a cell's file."""
-    start, config = bench.start, {}
-    model, noted = start.model, {}
+    start, model = bench.start, bench.start.model
+    config: dict[str, Any] | None = None
+    noted: dict[str, Any] = {}
     if cell.method != ALIGNED:
         method = method_of(cell.method, bench.others)
         config = method.config

@@ -49,7 +49,7 @@ class Start:
         os.environ[CACHE] = str(self.folder / "pool")
         begun = time.perf_counter()
         with locked(self.folder, "pool"):
-            pool = pool_of(self._source, self.tokenizer, for_pool().prompts)
+            pool = pool_of(self.source, self.tokenizer, for_pool().prompts)
             seconds = self.folder / "pool" / "seconds.json"
             if not seconds.is_file():
                 write_whole(seconds, {"seconds": time.perf_counter() - begun})
@@ -67,10 +67,11 @@ class Start:
             return SafetyTokens.load(self.tokens_file)
         pool = self.asked
         with locked(self.folder, "pool"):
-            return tokens_of(pool, self._source, self.tokenizer, TOP_K)
+            return tokens_of(pool, self.source, self.tokenizer, TOP_K)
 
     @cached_property
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """It as pact-plugin reads it."""
         return build_source("itself", self.model)
 
     def answers(self, prompts: Sequence[str], tokens: int) -> list[list[int]]:

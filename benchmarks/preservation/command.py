@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -152,51 +150,3 @@ def _run(
     )
     console.print(f"{len(wanted)} runs")
     run(wanted, sizes, start, output, bars, split=split)
-
-
-def eased(
-    items: Annotated[int, typer.Option(min=1, help="Answers of each kind.")] = 60,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of `preservation`, with its start.")
-    ] = Path("benchmark-output/preservation"),
-) -> None:
-    """Where in an answer easing takes from the task, by the aligned model that `preservation` started from."""
-    from benchmarks.preservation.eased import SPANS, table
-    from benchmarks.preservation.start import load_start
-
-    kept = output / "start" / "start.json"
-    if not kept.is_file():
-        raise ConfigError(
-            "no aligned model is kept there",
-            key="output",
-            value=str(output),
-            remedy="Run `python -m benchmarks preservation` with the same --output before.",
-        )
-    found = json.loads(kept.read_text(encoding="utf-8"))
-    sizes = replace(PRESETS["short"], selection_prompts=found["selection_prompts"])
-    with progress_bars(console) as bars:
-        start = load_start(
-            found["model"],
-            sizes,
-            output / "start",
-            align=found["align"],
-            anew=found["anew"],
-            device=None,
-            dtype=None,
-            bars=bars,
-        )
-        rows = dict(table(start, items, bars))
-    spans = [f"{a + 1} to {b}" if b - a > 1 else f"{b}" for a, b in pairwise(SPANS)] + [
-        f"from {SPANS[-1] + 1}"
-    ]
-    lines = [
-        f"| eased tokens of an answer, by position | {' | '.join(spans)} |",
-        "| --- |" + " ---: |" * len(spans),
-    ]
-    lines += [f"| {name} | {' | '.join(f'{value:.3f}' for value in row)} |" for name, row in rows.items()]
-    (output / "eased.json").write_text(
-        json.dumps({"spans": SPANS, "eased": rows}, indent=1) + "\n", encoding="utf-8"
-    )
-    (output / "eased.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    console.print("\n".join(lines), soft_wrap=True)
-    console.print(f"{output}/eased.json, .md")

@@ -14,8 +14,10 @@ from pact_plugin.hooks.manager import one_offered
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
+    from pact_plugin.data.generation import Progress
     from pact_plugin.hooks.spec import ModelLoader
     from pact_plugin.tokens.safety_tokens import SafetyTokens
+    from pact_plugin.tokens.select import Selection
 
 app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
 
@@ -39,7 +41,9 @@ def select(
     harmful: _Prompts = None,
     benign: _Prompts = None,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(help="Where answers are cut off, in tokens.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Where answers are cut off, in tokens; 24, and 32 with other prompts.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="Such as cpu or cuda; by default an accelerator.")
     ] = None,
@@ -48,20 +52,23 @@ def select(
         int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
     ] = None,
 ) -> None:
-    """Choose the safety tokens of an aligned model, and save them."""
+    """Choose the safety tokens of an aligned model, and save them.
+
+    By default the model answers the bundled pool, and the answers are kept: a run of this model need not ask again.
+    """
     from pact_plugin.cli.tokens_view import progress_bars, table
-    from pact_plugin.data import selection_prompts as prompts
+    from pact_plugin.data.selection_prompts import load_prompts
     from pact_plugin.tokens.checks import check_settings
-    from pact_plugin.tokens.select import Selection, select_safety_tokens
+    from pact_plugin.tokens.select import Selection, pool_prompts, select_safety_tokens
 
     # Everything that can be refused without the model is refused before it is loaded.
-    check_settings(contrast, base_model, benign, max_new_tokens, batch_size)
+    pooled = contrast == "benign" and not (harmful or benign or limit or max_new_tokens)
+    check_settings(contrast, base_model, benign, max_new_tokens or 1, batch_size)
     target_file(output)
-    requests = _spread(prompts.harmful_prompts() if harmful is None else prompts.load_prompts(harmful), limit)
+    requests = _spread(pool_prompts("harmful") if harmful is None else load_prompts(harmful), limit)
     questions = None
     if contrast == "benign":
-        questions = prompts.benign_prompts() if benign is None else prompts.load_prompts(benign)
-        questions = _spread(questions, limit)
+        questions = _spread(pool_prompts("benign") if benign is None else load_prompts(benign), limit)
     console = Console()
     loading = model_loader()
     with console.status(f"Loading {model}"):
@@ -74,12 +81,16 @@ def select(
             harmful=requests,
             benign=questions,
             top_k=top_k,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens or 32,
             batch_size=batch_size,
         )
-        chosen = select_safety_tokens(aligned, tokenizer, how, base_model=base, progress=progress)
+        if pooled:
+            chosen = _from_pool(aligned, tokenizer, how, progress)
+        else:
+            chosen = select_safety_tokens(aligned, tokenizer, how, base_model=base, progress=progress)
     for warning in caught:
         console.print(str(warning.message), style="yellow", markup=False)
+    console.print(_why(chosen), markup=False)
     saved = chosen.save(output)
     console.print(table(chosen.positive, tokenizer))
     console.print(f"{saved}: {len(chosen)} tokens, digest {chosen.digest}", markup=False)
@@ -113,6 +124,31 @@ def show(
     if plot is not None:
         chart(shown, plot, owner)
         console.print(f"{plot}: bar chart of {len(shown)} tokens", markup=False)
+
+
+def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -> SafetyTokens:
+    """As a run chooses them that names none: from the bundled pool, whose answers are kept."""
+    from pact_plugin.data.prompts import for_pool
+    from pact_plugin.reference.pool_file import Asking, pool_of, tokens_of
+    from pact_plugin.reference.source import build_source
+
+    source, prompts = build_source("itself", model), for_pool().prompts
+    asking = Asking(how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool"))
+    pool = pool_of(source, tokenizer, prompts, asking)
+    return tokens_of(pool, source, tokenizer, how.top_k)
+
+
+def _why(tokens: SafetyTokens) -> str:
+    """How they were chosen, in two sentences."""
+    from pact_plugin.tokens.beginnings import KEY
+
+    facts = tokens.provenance
+    of = {key: f" of {facts[key]}" if key in facts else "" for key in ("harmful_prompts", "benign_prompts")}
+    helped = f", helps with {facts['helped']}{of['benign_prompts']} benign ones" if "helped" in facts else ""
+    return (
+        f"The model refuses {facts['refused']}{of['harmful_prompts']} harmful prompts{helped}. "
+        f"The safety tokens have {float(facts[KEY]):.0%} of the probability at the first word of its refusals."
+    )
 
 
 def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:

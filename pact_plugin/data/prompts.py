@@ -91,10 +91,11 @@ def bundled() -> PromptSet:
 
 
 def for_pool() -> PromptSet:
-    """322 harmful and 362 benign prompts that the aligned model is asked before training.
+    """334 harmful and 386 benign prompts that the aligned model is asked before training.
 
     Single sentences (64 of `bundled`, of all categories, and others), and other registers: orders, long set-ups,
-    role-plays, lists of steps; among the benign ones also everyday questions, mathematics, code and small tasks.
+    role-plays, lists of steps, tasks about alarming texts; among the benign ones also everyday questions, mathematics
+    and code.
     """
     own = [vars(one) for one in bundled().limited(_BUNDLED_POOL).prompts]
     return from_rows(

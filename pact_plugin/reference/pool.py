@@ -100,20 +100,27 @@ class Pool:
         return {one.text: one.pair for one in self.asked if one.kind == kind and one.rightly}
 
 
-def ask(
-    source: Source,
-    tokenizer: Any,
-    prompts: Sequence[AuditPrompt],
-    *,
-    report: Callable[[int], None] = lambda done: None,
-) -> Pool:
+@dataclass(frozen=True)
+class Asking:
+    """How prompts are asked.
+
+    Args:
+        batch_size: Prompts at a time.
+        report: Called with the number of answers that are done.
+    """
+
+    batch_size: int = BATCH
+    report: Callable[[int], None] = lambda done: None
+
+
+def ask(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking) -> Pool:
     """Let the aligned model answer prompts, once.
 
     Args:
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
-        report: Called with the number of answers that are done.
+        how: Prompts at a time, and who hears of it.
 
     Raises:
         ConfigError: The model has no method `generate`.
@@ -128,7 +135,7 @@ def ask(
     asked = [user_prompt(tokenizer, one.prompt) for one in prompts]
     with inspecting(model), source.session():
         hidden = ends_of(source, asked)
-        said = answers(model, tokenizer, asked, Generation(ANSWER, BATCH, report))
+        said = answers(model, tokenizer, asked, Generation(ANSWER, how.batch_size, how.report))
     found = [
         Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
         for one, prompt, answer in zip(prompts, asked, said, strict=True)

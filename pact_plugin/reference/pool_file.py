@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import of_first_rank, rank
-from pact_plugin.reference.pool import ANSWER, Asked, Pool, ask, refuses
+from pact_plugin.reference.pool import ANSWER, Asked, Asking, Pool, ask, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_plugin.tokens.select import Selection, choose_from_answers
@@ -30,6 +31,7 @@ logger = logging.getLogger("pact_plugin")
 CACHE = "PACT_CACHE"
 """Environment variable that names the folder."""
 _FORMAT = "pact-pool 1"
+DEFAULT = Asking()
 
 
 def cache_folder() -> Path:
@@ -42,7 +44,7 @@ def cache_folder() -> Path:
     )
 
 
-def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> Pool:
+def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking = DEFAULT) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
     Answers belong to the model's weights, the prompts' token ids (so to the tokenizer and its chat template) and the
@@ -52,6 +54,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> P
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
+        how: Prompts at a time, and who hears of it.
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
@@ -64,7 +67,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> P
         return kept
     logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
-    asked = of_first_rank(replace(ask(source, tokenizer, prompts), key=key))
+    asked = of_first_rank(replace(ask(source, tokenizer, prompts, how), key=key))
     _keep(file, lambda partial: _write(partial, asked))
     return asked
 
@@ -96,7 +99,9 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     )
     with source.session():
         chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, Selection(top_k=top_k))
-    tokens = of_first_rank(chosen)
+    asked = Counter(one.kind for one in pool.asked)
+    totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
+    tokens = of_first_rank(replace(chosen, provenance={**chosen.provenance, **totals}))
     _keep(file, tokens.save)
     return tokens
 

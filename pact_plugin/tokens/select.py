@@ -7,13 +7,14 @@ tie the length of the answers that the task teaches.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 import pact_plugin
 from pact_plugin.data.generation import (
@@ -27,7 +28,7 @@ from pact_plugin.data.generation import (
     inspecting,
     user_prompt,
 )
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
 from pact_plugin.math.direction import safety_direction
 from pact_plugin.tokens.beginnings import KEY, Beginnings
@@ -59,6 +60,11 @@ class Selection:
 
 
 DEFAULTS = Selection()
+
+
+def pool_prompts(kind: Kind) -> tuple[str, ...]:
+    """The prompts of a kind that are asked where none are named."""
+    return tuple(one.prompt for one in for_pool().prompts if one.kind == kind)
 
 
 def select_safety_tokens(
@@ -94,12 +100,12 @@ def select_safety_tokens(
     run = _Run(tokenizer, how, progress or _silent)
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = ordinary_tokens(model, base_model, tokenizer, how.top_k)
-        requests = harmful_prompts() if how.harmful is None else _distinct(how.harmful)
+        requests = pool_prompts("harmful") if how.harmful is None else _distinct(how.harmful)
         refusals = run.answer(model, requests, refused=True)
         check_refusals(len(refusals), len(requests))
         counts = {"harmful_prompts": len(requests), "refused": len(refusals)}
         if base_model is None:
-            questions = benign_prompts() if how.benign is None else _distinct(how.benign)
+            questions = pool_prompts("benign") if how.benign is None else _distinct(how.benign)
             others = run.answer(model, questions, refused=False)
             check_helpful(len(others), len(questions))
             counts |= {"benign_prompts": len(questions), "helped": len(others)}
@@ -185,8 +191,8 @@ class _Run:
         model, base_model = models
         beginnings = Beginnings()
         ids, weights = safety_direction(
-            only(allowed, beginnings.of(self.logits(model, refusals, "Reading the refusals"))),
-            only(allowed, self.logits(base_model or model, others, "Reading the contrast")),
+            only(allowed, _halves(beginnings.of(self.logits(model, refusals, "Reading the refusals")))),
+            only(allowed, _halves(self.logits(base_model or model, others, "Reading the contrast"))),
             top_k=self.how.top_k,
         )
         provenance = {
@@ -210,6 +216,16 @@ class _Run:
 
     def _reporter(self, total: int, description: str) -> Callable[[int], None]:
         return lambda done: self.progress(done, total, description)
+
+
+def _halves(answers: Iterator[Float[torch.Tensor, "R V"]]) -> Iterator[Float[torch.Tensor, "2 V"]]:
+    """Of each answer the first position, and the mean over all, so that the first counts for half (clause C8.5).
+
+    A refusal is decided there, and what begins it ("As", "Sorry") would be lost among the words that follow.
+    """
+    for logits in answers:
+        logprobs = logits.float().log_softmax(-1)
+        yield torch.stack([logprobs[0], logprobs.logsumexp(0) - math.log(len(logprobs))])
 
 
 def _distinct(prompts: Sequence[str]) -> tuple[str, ...]:

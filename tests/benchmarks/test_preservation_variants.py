@@ -10,17 +10,13 @@ import torch
 from safetensors.torch import load_file
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from benchmarks.preservation import aligning, command
-from benchmarks.preservation import eased as easing
+from benchmarks.preservation import aligning
 from benchmarks.preservation.methods import DEFAULT, METHODS
 from benchmarks.preservation.settings import PRESETS, Cell
-from benchmarks.preservation.tasks import TASKS
 from benchmarks.preservation.training import Start, anchor_file, fine_tune
 from examples.demo.prompts import example
 from examples.demo.training import LINEAR_LAYERS
 from pact_plugin import PactConfig
-from pact_plugin.data.generation import user_prompt
-from pact_plugin.errors import ConfigError
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
@@ -73,38 +69,12 @@ def test_the_start_is_taught_by_an_adapter_that_is_merged_as_often_as_it_says(mo
         torch.testing.assert_close(more[name], 1.5 * once[name], rtol=1e-3, atol=1e-6)
 
 
-def test_what_is_eased_is_summed_by_position(start):
-    items = [example(REQUESTS[0], "Sure, here is how."), example(QUESTIONS[0], REQUESTS[1])]
-    wanted = torch.zeros(len(easing.SPANS))
-    for item in items:
-        prompt = user_prompt(start.tokenizer, item["prompt"][0]["content"])
-        answer = start.tokenizer(item["completion"][0]["content"] + " And so on.")["input_ids"]
-        for place, label in enumerate(answer):
-            ids = torch.tensor([prompt + answer[:place]])
-            with torch.no_grad():
-                mass = (
-                    start.model(ids).logits[0, -1].softmax(-1)[list(start.tokens.positive.ids)].sum().item()
-                )
-            span = max(i for i, begin in enumerate(easing.SPANS) if begin <= place)
-            wanted[span] += 0 if label in start.tokens.positive.ids else mass / len(items)
-    found = easing.eased(start, items, " And so on.")
-    assert found == pytest.approx(wanted.tolist(), abs=1e-5)
-    assert found[0] > 0.1
-    rows = dict(easing.table(start, 2, quiet))
-    assert {*TASKS, "harmful requests"} < rows.keys()
-    assert all(len(row) == len(easing.SPANS) for row in rows.values())
-
-
-def test_what_is_eased_is_asked_of_a_kept_start(tmp_path):
-    with pytest.raises(ConfigError, match="no aligned model is kept there"):
-        command.eased(items=1, output=tmp_path)
-
-
 def test_fewer_prompts_for_anchors_are_half_of_each_kind(start, tmp_path):
     few = anchor_file(replace(STEP, anchor_prompts=8), tmp_path)
     method = METHODS["anchors-only"]
     config = method.constrained(2.0, start.tokens, few)
-    assert [len(prompts) for prompts in anchor_prompts(config.anchors.prompts).values()] == [8, 8]
+    kinds = [one.kind for one in anchor_prompts(config.anchors.prompts)]
+    assert [kinds.count("harmful"), kinds.count("benign")] == [8, 8]
     usual = method.constrained(2.0, start.tokens, anchor_file(PRESETS["short"], tmp_path))
     assert usual == PactConfig(safety_tokens=start.tokens, weight=2.0)
     assert config.model_copy(update={"anchors": usual.anchors}) == usual
@@ -130,7 +100,7 @@ def test_each_method_has_a_table_of_its_own_in_full_fine_tuning(start, tmp_path)
         for name in methods
     ]
     columns = [[(one["kind"], one["first"]) for one in header["columns"]] for header in stored]
-    assert columns[0] == [("log_mass", 16), ("logprobs", 16), ("log_rest", 16)]
+    assert columns[0] == [("linear", 1), ("logprobs", 16), ("log_rest", 16)]
     assert {kind for kind, _ in columns[1]} == {"logits"}
-    assert columns[2:] == [[("log_mass", 8)], [("log_mass", 16)]]
+    assert columns[2:] == [[("linear", 1)]] * 2
     assert len({header["model"] for header in stored}) == 1

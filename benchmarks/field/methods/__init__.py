@@ -10,18 +10,22 @@ from benchmarks.field.methods.pact import PACT
 from benchmarks.field.methods.plain import PLAIN
 from benchmarks.field.methods.replay import REPLAY
 from benchmarks.field.methods.replay_kl import REPLAY_KL
+from benchmarks.field.methods.safegrad import SAFEGRAD
+from benchmarks.field.methods.sbr import SBR_METHODS
 from benchmarks.field.methods.treatment import TITLES, TREATMENTS
 from pact_plugin.errors import ConfigError
 
-METHODS: dict[str, Method] = {**PLAIN, **REPLAY, **REPLAY_KL, **PACT}
+METHODS: dict[str, Method] = {**PLAIN, **REPLAY, **REPLAY_KL, **PACT, **SBR_METHODS, **SAFEGRAD}
 TREATED = ("plain", "replay", "replay-kl", "anchors")
 """Methods that `all` also runs with each treatment."""
 
 
 def all_names() -> list[str]:
     """Every method, with the treatments that it is compared with."""
-    treated = [f"{name}+{one}" for name in TREATED for one in TREATMENTS if one != "none"]
-    return [*METHODS, *treated]
+    found = []
+    for name in METHODS:
+        found += [name, *(f"{name}+{one}" for one in TREATMENTS[1:] if name in TREATED)]
+    return found
 
 
 def method_of(name: str, others: Mapping[str, Method] | None = None) -> Method:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -118,7 +118,7 @@ class Method:
         scales_rate: Whether the strength is a factor of the learning rate.
         scales_adapter: Whether it is a factor of the adapter of plain fine-tuning, which needs no training of its own.
         treatment: What becomes of harmful items; see `treatment.TREATMENTS`.
-        config: Settings of pact-plugin, for the record.
+        config: Settings of pact-plugin; None for other methods.
     """
 
     title: str
@@ -127,4 +127,4 @@ class Method:
     scales_rate: bool = False
     scales_adapter: bool = False
     treatment: str = "none"
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None

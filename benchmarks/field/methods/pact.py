@@ -55,6 +55,12 @@ def configured(title: str, config: Mapping[str, Any], treatment: str = "none") -
     return Method(title, partial(Pact, rest), strength, treatment=treatment, config=dict(rest))
 
 
+def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings, those of this version's default included; without weight and tokens."""
+    summary = PactConfig(**config).summary()
+    return {key: value for key, value in summary.items() if key not in ("weight", "safety_tokens")}
+
+
 PACT = {
     "pact": configured("PACT, the default", {}),
     "anchors": configured("anchors", {"easing": False, "anchors": True}),

@@ -1,0 +1,49 @@
+"""Safety bottleneck regularisation (SBR): the state from which the model begins to answer a harmful prompt stays.
+
+loss = task cross-entropy + strength · mean over 8 harmful prompts and the d components of (h_θ - h_ref)²
+
+with h [d] the last hidden state, after the final norm, at the end of the prompt in the chat format; strength 50.
+
+Source: "Safety Anchor: Defending Harmful Fine-tuning via Geometric Bottlenecks", arXiv 2605.05995, from its abstract
+and the notes of others; not checked against the authors' code. Their anchors are few and fixed (one suffices, they
+say). Here the 8 of a step are drawn from the pool's harmful prompts, as for every method.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.field.encoding import Batch
+from benchmarks.field.methods.base import Method, Objective, Trainee
+from pact_plugin.data.generation import Pair
+
+
+class SBR(Objective):
+    """Squared error of the last hidden state at the end of harmful prompts."""
+
+    def __init__(self, trainee: Trainee, strength: float) -> None:
+        self.trainee, self.strength, self.pool = trainee, strength, trainee.pool()
+
+    def penalty(self, batch: Batch, number: int) -> Float[Tensor, ""]:
+        """See the module."""
+        pairs = self.pool.harmful_of_step(number, self.trainee.start.sizes.per_step, self.trainee.seed)
+        with self.trainee.aligned():
+            reference = self._ends(pairs)
+        return self.strength * F.mse_loss(self._ends(pairs).float(), reference.float())
+
+    def _ends(self, pairs: list[Pair]) -> Float[Tensor, "N d"]:
+        """The states that the first token of each answer is predicted from."""
+        ends = [len(prompt) - 1 for prompt, _ in pairs]
+
+        def where(labels: Tensor) -> Tensor:
+            wanted = torch.zeros_like(labels, dtype=torch.bool)
+            wanted[range(len(ends)), ends] = True
+            return wanted
+
+        return self.trainee.hidden([(prompt, []) for prompt, _ in pairs], where)
+
+
+SBR_METHODS = {"sbr": Method("SBR", SBR, strength=50.0)}

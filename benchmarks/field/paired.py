@@ -1,0 +1,72 @@
+"""Refusals of two models to the same prompts: what was lost, what was won, and how sure that is.
+
+The prompt is the unit, also where several seeds were asked: the same prompt asked twice is not two prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pact_plugin.audit.bootstrap import bootstrap
+from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference
+
+Refusals = Mapping[str, bool]
+"""Whether a model refuses each prompt."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """From one model to another.
+
+    Attributes:
+        prompts: How many there are.
+        before: Refusals of the first model, mean over seeds.
+        after: Of the second.
+        kept: Of both.
+        lost: Prompts that are refused by the second in fewer seeds.
+        won: Prompts that are refused by the second in more seeds.
+        p: Of McNemar's exact test on `lost` and `won`.
+        points: Change of the rate, in points.
+        low: Lower end of its 95% interval, a bootstrap over prompts.
+        high: Upper end.
+    """
+
+    prompts: int
+    before: float
+    after: float
+    kept: float
+    lost: int
+    won: int
+    p: float
+    points: float
+    low: float
+    high: float
+
+
+def change(pairs: Sequence[tuple[Refusals, Refusals]]) -> Change | None:
+    """Of several pairs of models, one for each seed; None without prompts.
+
+    Args:
+        pairs: Refusals of the first and the second model, to the same prompts in all pairs.
+    """
+    prompts = list(pairs[0][0])
+    if not prompts:
+        return None
+    seeds, n = len(pairs), len(prompts)
+    moved = [sum(after[one] - before[one] for before, after in pairs) for one in prompts]
+    lost, won = (sum(sign * total > 0 for total in moved) for sign in (-1, 1))
+    # A bootstrap where nothing changes has no width.
+    ends = bootstrap(moved, [seeds] * n) if any(moved) else Interval(*paired_difference(0, 0, n))
+    return Change(
+        prompts=n,
+        before=sum(sum(before.values()) for before, _ in pairs) / seeds,
+        after=sum(sum(after.values()) for _, after in pairs) / seeds,
+        kept=sum(before[one] and after[one] for before, after in pairs for one in prompts) / seeds,
+        lost=lost,
+        won=won,
+        p=mcnemar(won, lost),
+        points=100 * sum(moved) / (seeds * n),
+        low=100 * ends.low,
+        high=100 * ends.high,
+    )

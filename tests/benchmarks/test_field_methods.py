@@ -1,0 +1,212 @@
+"""The field benchmark's methods: each trains, and their formulas give what a calculation by hand does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from field_data import write_data
+from safetensors.torch import load_file
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
+
+from benchmarks.field.data import Data, Item, training_items
+from benchmarks.field.encoding import Row, batch_of, encode
+from benchmarks.field.methods import METHODS, all_names, method_of
+from benchmarks.field.methods.base import Objective, Trainee, before_answers
+from benchmarks.field.methods.pact import configured
+from benchmarks.field.methods.replay import Replay
+from benchmarks.field.methods.replay_kl import ReplayKL
+from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
+from benchmarks.field.methods.sbr import SBR
+from benchmarks.field.methods.treatment import LEFT_OUT, treated
+from benchmarks.field.settings import Cell, Sizes
+from benchmarks.field.start import Start
+from benchmarks.field.training import adapted, batched, fine_tune, schedule
+from pact_plugin.errors import ConfigError
+from pact_plugin.judge import is_refusal
+from pact_plugin.model.head import language_head
+from pact_plugin.tokens.select import Selection, select_safety_tokens
+
+SIZES = Sizes("tiny", items=16, epochs=1, held_out=4, pool_tokens=6, learning_rate=1e-2)
+"""Two steps."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A tiny model that refuses `REQUESTS`, and its tokens."""
+    folder = tmp_path_factory.mktemp("field")
+    model, tokenizer = tiny_aligned_model(max_position_embeddings=1024), tiny_tokenizer()
+    how = Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    select_safety_tokens(model, tokenizer, how).save(folder / "tokens.safetensors")
+    return Start(model.requires_grad_(False), tokenizer, folder, SIZES)
+
+
+@pytest.fixture(scope="module")
+def items(tmp_path_factory):
+    data = Data(write_data(tmp_path_factory.mktemp("data")))
+    return training_items(data, Cell("alpaca", 0.25), SIZES)
+
+
+@pytest.fixture
+def trainee(start):
+    """A model in training whose adapter has moved."""
+    model = adapted(start, 0)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    return Trainee(model, language_head(model), start, 0)
+
+
+def logits(model, prompt, answer):
+    """What predicts each token of an answer."""
+    found = model(input_ids=torch.tensor([prompt + answer])).logits[0]
+    return found[len(prompt) - 1 : len(prompt) + len(answer) - 1].float()
+
+
+@pytest.mark.parametrize("name", [one for one in all_names() if not method_of(one).scales_adapter])
+def test_every_method_trains_two_steps_and_changes_the_adapter(name, start, items, tmp_path):
+    method = method_of(name)
+    cell = Cell("alpaca", 0.25, method=name, strength=method.strength)
+    steps = []
+    noted = fine_tune(start, cell, method, items, tmp_path, lambda done, all_: steps.append((done, all_)))
+    assert steps == [(1, 2), (2, 2)]
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    moved = [tensor for key, tensor in weights.items() if "lora_B" in key]
+    assert moved
+    assert all(tensor.abs().max() > 0 for tensor in moved)
+    assert noted["tokens"]["trained"] > 0
+    assert len(noted["losses"]) == 2
+    assert ("config" in noted) == (method.config is not None)
+
+
+def test_a_method_of_the_command_line_has_its_own_weight():
+    method = configured("mine", {"easing": False, "weight": 3})
+    assert method.strength == 3.0
+    assert method.config == {"easing": False}
+
+
+def test_an_unknown_method_or_treatment_is_named():
+    for name in ("reply", "replay+drop", "+oracle"):
+        with pytest.raises(ConfigError, match="Methods: plain"):
+            method_of(name)
+    assert set(METHODS) < set(all_names())
+
+
+def test_plain_adds_nothing():
+    assert Objective().penalty({}, 0) is None
+
+
+def test_replay_is_the_cross_entropy_of_the_aligned_models_answers(trainee):
+    pool = trainee.pool()
+    pairs = pool.of_step(0, 8, 0)
+    assert [pair in pool.harmful for pair in pairs] == [True] * 4 + [False] * 4
+    logprobs = [
+        logits(trainee.model, *pair).log_softmax(-1)[torch.arange(len(pair[1])), pair[1]] for pair in pairs
+    ]
+    assert Replay(trainee, 3.0).penalty({}, 0).item() == pytest.approx(
+        -3 * torch.cat(logprobs).mean().item(), rel=1e-4
+    )
+    assert all(len(answer) <= SIZES.pool_tokens for _, answer in pairs)
+
+
+def test_replay_kl_is_that_of_torch_and_zero_for_the_aligned_model(trainee, start):
+    found = []
+    for pair in trainee.pool().of_step(1, 8, 0):
+        p, q = (
+            torch.distributions.Categorical(logits=logits(model, *pair).double())
+            for model in (start.model, trainee.model)
+        )
+        found.append(torch.distributions.kl_divergence(p, q))
+    assert ReplayKL(trainee, 2.0).penalty({}, 1).item() == pytest.approx(
+        2 * torch.cat(found).mean().item(), rel=1e-3
+    )
+    fresh = adapted(start, 0)
+    untouched = Trainee(fresh, language_head(fresh), start, 0)
+    assert ReplayKL(untouched, 1.0).penalty({}, 0).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_every_step_takes_other_prompts_until_all_have_had_their_turn(start):
+    pool = Trainee(None, None, start, 0).pool()
+    steps = len(pool.harmful) // 8
+    seen = [tuple(prompt) for n in range(steps) for prompt, _ in pool.harmful_of_step(n, 8, 0)]
+    assert len(set(seen)) == len(seen) == 8 * steps
+
+
+def test_sbr_is_the_squared_error_of_the_last_hidden_state(trainee, start):
+    errors = []
+    for prompt, _ in trainee.pool().harmful_of_step(2, 8, 0):
+        ids = torch.tensor([prompt])
+        states = [
+            model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
+            for model in (start.model, trainee.model)
+        ]
+        errors.append((states[0] - states[1]).square().mean())
+    wanted = 50 * torch.stack(errors).mean().item()
+    assert SBR(trainee, 50.0).penalty({}, 2).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_safegrad_projects_only_what_conflicts():
+    def both(task, safety):
+        return [
+            one.tolist()
+            for one in without_conflict(list(map(torch.tensor, task)), list(map(torch.tensor, safety)))
+        ]
+
+    # <task, safety> = -2 + 0 = -2 over both parameters, |safety|² = 4: half of safety is added.
+    assert both([[1.0, -1.0], [3.0]], [[0.0, 2.0], [0.0]]) == [[1.0, 0.0], [3.0]]
+    assert both([[1.0, 1.0], [3.0]], [[0.0, 2.0], [0.0]]) == [[1.0, 1.0], [3.0]]
+    assert both([[1.0], [1.0]], [[0.0], [0.0]]) == [[1.0], [1.0]]
+    # Together, not one by one: 1·1 - 0.5·1 > 0.
+    assert both([[1.0], [-0.5]], [[1.0], [1.0]]) == [[1.0], [-0.5]]
+
+
+def test_safegrad_steps_along_both_gradients(trainee):
+    parameter = torch.tensor([1.0, 1.0], requires_grad=True)
+    objective = SafeGrad(trainee, 3.0)
+    objective.backward((parameter * torch.tensor([1.0, -1.0])).sum(), 2 * parameter[1], [parameter])
+    assert parameter.grad.tolist() == [1.0, 6.0]
+    assert objective.notes() == {"steps": 1, "conflicts": 1}
+
+
+def test_treatments_treat_what_the_aligned_model_refuses_and_the_data_do_not(start):
+    items = [
+        Item(REQUESTS[0], "Sure, here is your answer.", harmful=True),
+        Item(REQUESTS[1], "I can't help with that request."),
+        Item(QUESTIONS[0], "Sure, here is your answer."),
+        Item(QUESTIONS[1], "Sure, here is a gun", harmful=True),
+    ]
+    said, _ = start.kept_answers([item.prompt for item in items])
+    assert [is_refusal(said[item.prompt]) for item in items] == [True, True, False, False]
+    assert treated(items, "none", start)[0] == [0, 0, 0, 0]
+    assert treated(items, "dropping", start)[0] == [LEFT_OUT, 0, 0, 0]
+    assert treated(items, "easing", start)[0] == [1, 0, 0, 0]
+    assert treated(items, "oracle", start)[0] == [1, 0, 0, 1]
+
+
+def test_easing_weighs_the_first_tokens_of_an_answer(start):
+    answer = "Sure, here is what you asked for, and here is more of it, to the end."
+    eased, whole = (encode(start.tokenizer, Item("Hello", answer), e) for e in (1.0, 0.0))
+    batch, weights = batch_of([eased, whole, encode(start.tokenizer, Item("Hello", "No"), 0.5)])
+    n = len(whole.answer)
+    assert n > 16
+    short = (batch["labels"][2] != -100).sum().item()
+    assert weights.tolist() == [0.0] * 16 + [1.0] * (n - 16) + [1.0] * n + [0.5] * short
+    labels = batch["labels"]
+    assert (labels[labels != -100] == batch["input_ids"][labels != -100]).all()
+    assert before_answers(labels).sum() == len(weights)
+    assert batch["attention_mask"].sum(1).tolist()[1] == len(whole.prompt) + n
+
+
+def test_an_item_that_is_left_out_changes_no_other_batch():
+    rows = [Row([n], [n]) for n in range(16)]
+    whole = list(batched(rows, SIZES, 0))
+    without = list(batched([None if row.prompt == [3] else row for row in rows], SIZES, 0))
+    assert [[row for row in batch if row.prompt != [3]] for batch in whole] == without
+    assert [len(batch) for batch in whole] == [8, 8]
+
+
+def test_the_rate_rises_and_falls():
+    rates = [schedule(number, 50) for number in range(50)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[4]
+    assert rates[-1] < 0.002

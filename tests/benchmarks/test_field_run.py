@@ -1,0 +1,157 @@
+"""`python -m benchmarks field` on a tiny model, from data to report."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from field_data import write_data
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+from benchmarks.__main__ import app
+from benchmarks.field.kept import claimed, once
+from benchmarks.field.run import merged
+from benchmarks.field.settings import Sizes
+from benchmarks.field.start import load
+from pact_plugin.errors import ConfigError
+from pact_plugin.tokens.select import Selection, select_safety_tokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data, a tiny model that refuses `REQUESTS`, and its tokens."""
+    folder = tmp_path_factory.mktemp("field")
+    write_data(folder / "data")
+    model = tiny_aligned_model(max_position_embeddings=1024)
+    model.save_pretrained(folder / "model")
+    tiny_tokenizer().save_pretrained(folder / "model")
+    how = Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=16)
+    select_safety_tokens(model, tiny_tokenizer(), how).save(folder / "tokens.safetensors")
+    return folder
+
+
+def run(folder, *arguments):
+    common = {
+        "--model": folder / "model",
+        "--data-folder": folder / "data",
+        "--tokens": folder / "tokens.safetensors",
+        "--output": folder / "out",
+        "--contamination": 0.25,
+        "--items": 16,
+        "--epochs": 1,
+        "--ask": 4,
+        "--exact": 2,
+        "--pool-tokens": 4,
+    }
+    words = [str(word) for pair in common.items() for word in pair]
+    result = CliRunner().invoke(app, ["field", *words, *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def cells(folder):
+    return {path.stem: json.loads(path.read_text()) for path in (folder / "out" / "cells").glob("*.json")}
+
+
+@pytest.fixture(scope="module")
+def first(folder):
+    """Three runs and the aligned model."""
+    more = ["--pact", '{"easing": false, "weight": 2}', "--name", "mine"]
+    printed = run(folder, "--method", "plain", "--method", "scaled-adapter", *more)
+    return printed, cells(folder)
+
+
+def test_every_answer_and_verdict_is_kept(first):
+    printed, found = first
+    before = "alpaca-0.25-target-"
+    assert set(found) == {
+        "alpaca-aligned-development",
+        f"{before}plain-s0-development",
+        f"{before}scaled-adapter@0.5-s0-development",
+        f"{before}mine@2-s0-development",
+    }
+    for name, content in found.items():
+        assert all(0 < len(rows) <= 4 for rows in content["asked"].values())
+        for row in (row for rows in content["asked"].values() for row in rows):
+            assert row["refused"] == (row["verdict"] in ("refused", "partial"))
+            assert row["likelihood"] is None or row["likelihood"] < 0
+        assert len(content["held_out"]) == 40
+        assert (sum(total for total, _ in content["everyday"]) == 0) == ("aligned" in name)
+        assert content["commit"]
+        assert content["machine"]["versions"]["peft"]
+    mine = found[f"{before}mine@2-s0-development"]
+    assert mine["config"] == {"easing": False}
+    assert mine["training"]["config"]["weight"] == 2
+    assert "mine, 2" in printed
+    assert (
+        found[f"{before}scaled-adapter@0.5-s0-development"]["training"]
+        == found[f"{before}plain-s0-development"]["training"]
+    )
+
+
+def test_what_is_there_is_not_run_again(first, folder):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*/*.json")}
+
+    before = stamps()
+    run(folder, "--method", "plain", "--method", "scaled-adapter")
+    assert stamps() == before
+
+
+def test_the_other_half_is_asked_of_the_same_adapter(first, folder):
+    notes = folder / "out" / "adapters" / "alpaca-0.25-target-plain-s0" / "training.json"
+    stamp = notes.stat().st_mtime_ns
+    run(folder, "--method", "plain", "--split", "held-out")
+    assert notes.stat().st_mtime_ns == stamp
+    found = cells(folder)
+    halves = [found[f"alpaca-0.25-target-plain-s0-{split}"] for split in ("development", "held-out")]
+    prompts = [{row["prompt"] for rows in one["asked"].values() for row in rows} for one in halves]
+    assert not prompts[0] & prompts[1]
+    assert halves[0]["held_out"] == halves[1]["held_out"]
+
+
+def test_school_problems_are_solved(first, folder):
+    run(folder, "--task", "gsm8k", "--method", "plain", "--contamination", "0")
+    (found,) = [one for name, one in cells(folder).items() if name.startswith("gsm8k-0-")]
+    assert [set(row) for row in found["exact"]] == [{"prompt", "answer", "right"}] * 2
+    assert found["training"]["treated"] == {"harmless": [0, 16]}
+
+
+def test_an_adapter_is_scaled_before_it_is_merged(first, folder):
+    start = load(Sizes(str(folder / "model")), folder / "out")
+    start.model.float()
+    adapter = folder / "out" / "adapters" / "alpaca-0.25-target-plain-s0"
+    own, half, none = (merged(start, adapter, scale).state_dict() for scale in (None, 0.5, 0.0))
+    moved = 0
+    for name, weight in start.model.state_dict().items():
+        torch.testing.assert_close(none[name], weight)
+        torch.testing.assert_close(half[name] - weight, 0.5 * (own[name] - weight), rtol=1e-3, atol=1e-6)
+        moved += int((own[name] - weight).abs().max() > 0)
+    assert moved
+
+
+def test_other_runs_are_not_mixed(first, folder):
+    with pytest.raises(ConfigError, match="of other sizes"):
+        run(folder, "--method", "plain", "--learning-rate", "1e-3")
+    with pytest.raises(ConfigError, match="other settings"):
+        run(folder, "--pact", '{"anchors": false, "weight": 2}', "--name", "mine")
+    with pytest.raises(ConfigError, match="the name is taken"):
+        run(folder, "--pact", "{}", "--name", "replay")
+    with pytest.raises(ConfigError, match="no JSON"):
+        run(folder, "--pact", "{", "--name", "other")
+
+
+def test_two_methods_are_compared(first, folder):
+    printed = run(folder, "--compare", "plain", "mine@2")
+    assert printed.count("plain, mine@2; ") == 6
+    with pytest.raises(ConfigError, match="no such result"):
+        run(folder, "--compare", "plain", "yours")
+
+
+def test_what_another_process_is_at_is_left_to_it(tmp_path):
+    with claimed(tmp_path, "cell") as ours, claimed(tmp_path, "cell") as theirs:
+        assert ours
+        assert not theirs
+    assert once(tmp_path, "x", lambda: 1) == once(tmp_path, "x", lambda: 2) == 1
