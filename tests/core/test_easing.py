@@ -134,7 +134,9 @@ def by_hand(rows: list[Turns], first: int | None = None) -> list[float]:
         for tokens, trained in row.parts:
             if trained:
                 with torch.no_grad():
-                    state = aligned(torch.tensor([so_far]), output_hidden_states=True).hidden_states[-1][0, -1]
+                    state = aligned(torch.tensor([so_far]), output_hidden_states=True).hidden_states[-1][
+                        0, -1
+                    ]
                 harmful = float(state @ probe.weights) + probe.bias > 0
                 share = float(harmful and not is_refusal(TOKENIZER.decode(tokens[:24])))
                 found += [share if first is None or t < first else 0.0 for t in range(len(tokens))]
@@ -200,7 +202,9 @@ def test_p30_the_gradient_is_the_tasks_without_the_first_tokens_of_the_eased(fir
         task = model(**batch).loss
     (task + constraint.loss(batch)).backward()
 
-    kept = torch.tensor([1.0 - share for share in by_hand(conversations(), None if first == "all" else first)])
+    kept = torch.tensor(
+        [1.0 - share for share in by_hand(conversations(), None if first == "all" else first)]
+    )
     logits, labels = plain(batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
     trained = labels[:, 1:] != -100
     nll = torch.nn.functional.cross_entropy(logits[:, :-1][trained], labels[:, 1:][trained], reduction="none")
@@ -268,7 +272,15 @@ def test_an_answer_is_judged_once_and_never_mistaken_for_another(monkeypatch):
     """Answers of the same beginning, and one that is another's beginning."""
     model = tiny_model()
     constraint = built(model)
-    texts = [COMPLIES, REFUSAL, "I can't", "I can", "I can't help with that request. I cannot", "one", "one two"]
+    texts = [
+        COMPLIES,
+        REFUSAL,
+        "I can't",
+        "I can",
+        "I can't help with that request. I cannot",
+        "one",
+        "one two",
+    ]
     rows = [Turns(((prompts(True)[0], False), (encode(text), True))) for text in texts]
     seen = judged(monkeypatch)
     wanted = [float(not is_refusal(text)) for text in texts for _ in encode(text)]
