@@ -112,7 +112,7 @@ def packed(rows: list[Turns], *, lengths: bool = False) -> dict[str, Tensor]:
 
 
 def shares(constraint: PactConstraint, model, batch: dict[str, Tensor]) -> list[float]:
-    """e at each label of a batch, row by row: the slope of the loss by its log-probability."""
+    """The e at each label of a batch, row by row: the slope of the loss by its log-probability."""
     inputs = {name: value for name, value in batch.items() if not name.startswith("cu_seq_lens")}
     with constraint.watch(batch):
         logits = model(**inputs).logits

@@ -200,7 +200,7 @@ def test_the_provenance_says_how_much_of_the_beginning_of_refusals_the_tokens_ho
     """Clause C8.5."""
     chosen, few = choose(aligned, tokenizer), choose(aligned, tokenizer, top_k=2)
     masses = [first_mass(aligned, tokenizer, tokens) for tokens in (chosen, few)]
-    assert masses[0] > masses[1] + 0.1
+    assert masses[0] > masses[1] + 0.01
     for tokens, mass in zip((chosen, few), masses, strict=True):
         assert float(tokens.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
     assert not [one for one in recwarn if one.category is UserWarning]
