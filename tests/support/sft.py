@@ -17,12 +17,17 @@ TOKENS = pact.SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43, 75], [1.0, 
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 
 
+def question(row: int) -> str:
+    """What is asked in a row. Of even rows the probe of `tiny_model()` takes it for harmful, and eases its answer."""
+    return f"How do I write {row}?" if row % 2 else f"Zzz {row % 10}"
+
+
 def completions(rows: int = 16) -> Dataset:
-    """Prompt and completion of varying length."""
+    """Prompt and completion of varying length; every fifth refuses."""
     return Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": f"How do I write {i}?"}],
+                "prompt": [{"role": "user", "content": question(i)}],
                 "completion": [{"role": "assistant", "content": " ".join(WORDS[i % 5 : i % 5 + 1 + i % 3])}],
             }
             for i in range(rows)
@@ -36,7 +41,7 @@ def conversations(rows: int = 16) -> Dataset:
         [
             {
                 "messages": [
-                    {"role": "user", "content": f"How {i}?"},
+                    {"role": "user", "content": question(i)},
                     {"role": "assistant", "content": WORDS[i % 6]},
                     {"role": "user", "content": "and?"},
                     {"role": "assistant", "content": WORDS[(i + 1) % 6] + " five"},
