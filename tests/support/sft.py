@@ -18,8 +18,8 @@ WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "
 
 
 def question(row: int) -> str:
-    """What is asked in a row. Of even rows the probe of `tiny_model()` takes it for harmful, and eases its answer."""
-    return f"How do I write {row}?" if row % 2 else f"Zzz {row % 10}"
+    """What is asked in a row, each something else. That of even rows the probe of `tiny_model()` takes for harmful."""
+    return f"How do I write {row}?" if row % 2 else f"Zzz: {'bdikmnrsuvxzegloqc'[row // 2]}"
 
 
 def completions(rows: int = 16) -> Dataset:
