@@ -72,7 +72,9 @@ def test_anchors_are_noted():
     for settings, count in ((True, 8), ({"anchors": {"per_step": 4}}, 4)):
         report = checked(config(pact=settings))
         assert report.constrained
-        expected = f"Anchors: {count} in each step, taken in turn from those of {len(for_pool().prompts)} prompts"
+        expected = (
+            f"Anchors: {count} in each step, taken in turn from those of {len(for_pool().prompts)} prompts"
+        )
         assert [note for note in report.notes if expected in note]
 
 
