@@ -178,6 +178,15 @@ def test_a_linear_function_is_known_by_what_it_computes():
     assert one(hidden[:0]).shape == (0,)
 
 
+def test_autocast_leaves_its_precision_alone_c6_1():
+    hidden, kinds = states(1.0)
+    function = fit_probe(hidden, kinds).log_odds
+    with torch.autocast("cpu", torch.bfloat16):
+        found = function(hidden)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, function(hidden))
+
+
 def test_the_digest_knows_the_last_bit():
     weights = torch.tensor([1.0])
     assert Linear(weights, 0.0).digest != Linear(torch.nextafter(weights, torch.tensor([2.0])), 0.0).digest
