@@ -124,10 +124,13 @@ def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool 
         held = anchor_prompts(config.anchors.prompts)
         check_ratio(config.anchors, held)
     bundled, pool = for_pool().prompts, None
-    if config.safety_tokens is None or config.easing is not None:
-        pool = pool_of(source, tokenizer, bundled)
-        if set(held) <= set(bundled):
-            return pool, pool
+    ours = bool(held) and set(held) <= set(bundled)
+    if ours or config.safety_tokens is None or config.easing is not None:
+        pool = pool_of(
+            source, tokenizer, bundled
+        )  # the same whatever is asked for, so that it is kept for all
+    if ours:
+        return pool, pool
     return pool, pool_of(source, tokenizer, held) if held else None
 
 

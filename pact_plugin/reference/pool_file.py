@@ -31,6 +31,8 @@ logger = logging.getLogger("pact_plugin")
 CACHE = "PACT_CACHE"
 """Environment variable that names the folder."""
 _FORMAT = "pact-pool 1"
+_CHOICE = "the first position for half"
+"""How tokens are chosen from answers; those that were chosen otherwise are not used."""
 DEFAULT = Asking()
 
 
@@ -85,7 +87,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         ConfigError: It refuses fewer than 8 harmful prompts, or helps with fewer than 8 benign ones.
     """
     refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
-    content = json.dumps([top_k, sorted(refusals), sorted(helpful)])
+    content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
     )

@@ -191,8 +191,8 @@ class _Run:
         model, base_model = models
         beginnings = Beginnings()
         ids, weights = safety_direction(
-            only(allowed, _halves(beginnings.of(self.logits(model, refusals, "Reading the refusals")))),
-            only(allowed, _halves(self.logits(base_model or model, others, "Reading the contrast"))),
+            _halves(only(allowed, beginnings.of(self.logits(model, refusals, "Reading the refusals")))),
+            _halves(only(allowed, self.logits(base_model or model, others, "Reading the contrast"))),
             top_k=self.how.top_k,
         )
         provenance = {

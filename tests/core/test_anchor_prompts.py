@@ -118,7 +118,7 @@ def test_an_empty_answer_is_no_anchor_c10_1():
     """Neither as a harmless one that was not refused, nor where all of a kind are held."""
     empty = [said("benign", False, number, ()) for number in range(3)]
     asked = [*empty, said("benign", False, 4), said("harmful", False, 0, ()), said("harmful", False, 1)]
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="the aligned model") as warned:
         found = anchors_from(Anchors(), asked)
     assert len(warned) == 2
     assert {kind: len(pairs) for kind, pairs in found.items()} == {"benign": 1, "harmful": 1}

@@ -62,7 +62,7 @@ def positions(labels: torch.Tensor) -> list[tuple[int, int, int]]:
 
 
 def eased_by_hand(constraint, aligned, batch) -> dict[tuple[int, int], float]:
-    """e at each response position: the probe on the aligned model's state at the prompt's end, and the judge."""
+    """E at each response position: the probe on the aligned model's state at the prompt's end, and the judge."""
     probe, found = probe_of(constraint), {}
     weights, bias = probe.weights.double().numpy(), probe.bias
     for row, column, index in positions(batch["labels"]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -33,31 +33,28 @@ def states(
 # --- against the clauses, by hand ---
 
 
-def minimum(loss: Any, parameters: list[Tensor]) -> None:
-    """Of a convex function, in float64."""
-    optimizer = torch.optim.LBFGS(
-        parameters, max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-15, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimizer.step(closure)
+def minimum(loss: Callable[[Tensor], Tensor], size: int) -> Tensor:
+    """Of a convex function of so many numbers, by Newton's method."""
+    x = torch.zeros(size, dtype=torch.float64)
+    for _ in range(20):
+        x = x - torch.linalg.solve(torch.func.hessian(loss)(x), torch.func.grad(loss)(x))
+    assert torch.func.grad(loss)(x).abs().max() < 1e-9
+    return x
 
 
 def direction_by_hand(hidden: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """C11.3, as a function of the states as they are."""
     mean, deviation = hidden.mean(0), hidden.std(0, correction=0)
-    spread, u = (hidden - mean) / deviation, torch.zeros(hidden.shape[1], dtype=torch.float64)
-    a = torch.zeros((), dtype=torch.float64)
+    spread = (hidden - mean) / deviation
     c = torch.where(y > 0, len(y) / (2 * (y > 0).sum()), len(y) / (2 * (y < 0).sum()))
-    u.requires_grad_(), a.requires_grad_()
-    minimum(lambda: u @ u / 2 + 1e-4 * (c * torch.log1p(torch.exp(-y * (spread @ u + a)))).sum(), [u, a])
-    weights = (u / deviation).detach()
-    return weights, float(a.detach() - weights @ mean)
+
+    def loss(ua: Tensor) -> Tensor:
+        u, a = ua[:-1], ua[-1]
+        return u @ u / 2 + 1e-4 * (c * torch.log1p(torch.exp(-y * (spread @ u + a)))).sum()
+
+    *_, a = found = minimum(loss, hidden.shape[1] + 1)
+    weights = found[:-1] / deviation
+    return weights, float(a - weights @ mean)
 
 
 def probe_by_hand(hidden: Tensor, kinds: list[bool]) -> tuple[Tensor, float, float]:
@@ -67,11 +64,9 @@ def probe_by_hand(hidden: Tensor, kinds: list[bool]) -> tuple[Tensor, float, flo
     for train, left_out in StratifiedKFold(5, shuffle=True, random_state=0).split(wide, kinds):
         weights, bias = direction_by_hand(wide[train], y[train])
         scores[left_out] = wide[left_out] @ weights + bias
-    alpha, beta = (torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(2))
-    minimum(lambda: torch.log1p(torch.exp(-y * (alpha * scores * 1e2 + beta))).sum(), [alpha, beta])
+    alpha, beta = minimum(lambda ab: torch.log1p(torch.exp(-y * (ab[0] * scores + ab[1]))).sum(), 2)
     weights, bias = direction_by_hand(wide, y)
-    slope = float(alpha.detach()) * 1e2
-    return slope * weights, slope * bias + float(beta.detach()), roc_auc_score(kinds, scores)
+    return alpha * weights, float(alpha * bias + beta), roc_auc_score(kinds, scores)
 
 
 @pytest.mark.parametrize("harmful", [0.5, 0.3])
@@ -80,7 +75,7 @@ def test_equals_the_clauses_by_hand_c11_3_c11_4(harmful):
     found = fit_probe(hidden, kinds)
     weights, bias, auc = probe_by_hand(hidden, kinds)
     wanted = hidden.double() @ weights + bias
-    torch.testing.assert_close(found.log_odds(hidden).double(), wanted, atol=0.02, rtol=0.01)
+    torch.testing.assert_close(found.log_odds(hidden).double(), wanted, atol=1e-3, rtol=1e-3)
     assert found.auc == pytest.approx(auc, abs=1e-3)
 
 
@@ -106,7 +101,7 @@ def test_the_log_odds_mean_what_they_say_on_other_prompts():
         assert inside.sum() > 200
         share = torch.tensor(theirs)[inside].float().mean().item()
         assert share == pytest.approx(odds[inside].sigmoid().mean().item(), abs=0.1)
-    assert probe.auc == pytest.approx(roc_auc_score(theirs, odds), abs=0.05)
+    assert probe.auc == pytest.approx(roc_auc_score(theirs, odds), abs=0.1)
 
 
 def test_noise_is_not_taken_for_a_difference():
@@ -152,7 +147,7 @@ def test_p31_nothing_changes_when_components_are_scaled_or_moved(changes):
     factors, offsets = (torch.tensor(part) for part in zip(*changes, strict=True))
     probe, other = fit_probe(hidden, kinds), fit_probe(hidden * factors + offsets, kinds)
     torch.testing.assert_close(
-        other.log_odds(others * factors + offsets), probe.log_odds(others), atol=0.02, rtol=0.01
+        other.log_odds(others * factors + offsets), probe.log_odds(others), atol=1e-3, rtol=1e-3
     )
     assert other.auc == pytest.approx(probe.auc, abs=1e-3)
 
@@ -181,6 +176,15 @@ def test_a_linear_function_is_known_by_what_it_computes():
     assert one(hidden).tolist() == [0.5 - 4.0 + 3.0 + 0.25, 0.25]
     assert one(hidden.bfloat16()).dtype == torch.float32
     assert one(hidden[:0]).shape == (0,)
+
+
+def test_autocast_leaves_its_precision_alone_c6_1():
+    hidden, kinds = states(1.0)
+    function = fit_probe(hidden, kinds).log_odds
+    with torch.autocast("cpu", torch.bfloat16):
+        found = function(hidden)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, function(hidden))
 
 
 def test_the_digest_knows_the_last_bit():

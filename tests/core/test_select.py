@@ -52,14 +52,15 @@ def choose(model, tokenizer, **settings) -> SafetyTokens:
 
 
 def mean_probability(model, tokenizer, prompts: list[list[int]], answer: str) -> torch.Tensor:
-    """[V]: the mean over answers, one at a time, of the mean over positions; special tokens left out."""
+    """[V]: the mean over answers, one at a time, half of the first position, half of the mean over all (C8.5)."""
     answer_ids = tokenizer(answer)["input_ids"]
     means = []
     for prompt in prompts:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + answer_ids])).logits[0].double()
         logits[:, tokenizer.all_special_ids] = -torch.inf
-        means.append(logits[len(prompt) - 1 : -1].softmax(-1).mean(0))
+        p = logits[len(prompt) - 1 : -1].softmax(-1)
+        means.append((p[0] + p.mean(0)) / 2)
     return torch.stack(means).mean(0)
 
 
@@ -199,8 +200,7 @@ def test_the_provenance_says_how_much_of_the_beginning_of_refusals_the_tokens_ho
     """Clause C8.5."""
     chosen, few = choose(aligned, tokenizer), choose(aligned, tokenizer, top_k=2)
     masses = [first_mass(aligned, tokenizer, tokens) for tokens in (chosen, few)]
-    assert masses[0] > 0.5
-    assert masses[1] < 0.1
+    assert masses[0] > masses[1] + 0.01
     for tokens, mass in zip((chosen, few), masses, strict=True):
         assert float(tokens.provenance["first_token_mass"]) == pytest.approx(mass, abs=1e-3)
     assert not [one for one in recwarn if one.category is UserWarning]

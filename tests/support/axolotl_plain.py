@@ -11,7 +11,8 @@ import pytest
 import torch
 from axolotl_runs import Run, Workshop
 from peft import LoraConfig, get_peft_model
-from plain import anchor_divergence, micro_batch_loss
+from loop import probe_of
+from plain import Eased, anchor_divergence, micro_batch_loss
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -64,18 +65,22 @@ def expected(
         model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
     settings, tokens = run.receipt["config"], tokens or workshop.tokens
     safety = torch.tensor(tokens.positive.ids)
-    pool = None
-    if settings["anchors"]:
-        config = pact.PactConfig(safety_tokens=tokens, anchors=settings["anchors"])
+    pool, easing = None, None
+    if settings["anchors"] or settings["easing"]:
+        asked = {name: settings[name] for name in ("anchors", "easing")}
+        config = pact.PactConfig(safety_tokens=tokens, **asked)
         constraint = pact.PactConstraint(load(folder), workshop.tokenizer, config)
-        (pool,) = [term for term in constraint.terms if term.name == "anchors"]
+        pool = next((term for term in constraint.terms if term.name == "anchors"), None)
+        if settings["easing"]:
+            probe = probe_of(constraint)
+            easing = Eased(probe.weights, probe.bias, workshop.tokenizer, _first(settings["easing"]))
     losses, parts = [], []
     for number, dumped in enumerate(run.dumped(place.rank)):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, weight in dumped["weights"].items():
                 parameters[name].copy_(weight)
-            loss, part = _of_data(model, aligned, dumped["inputs"], safety, run)
+            loss, part = _of_data(model, aligned, dumped["inputs"], safety, easing, run)
             if pool is not None:
                 divergence = anchor_divergence(model, aligned, place.anchors(pool, number), safety)
                 loss = loss + settings["weight"] * divergence
@@ -100,6 +105,9 @@ def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, *
     assert run.receipt["trained_tokens"] == sum(part["tokens"] for part in parts)
     looked = sum(max(part["positions"], part["eased_positions"]) for part in parts)
     assert run.receipt["positions"] == looked
+    if run.receipt["config"]["easing"]:
+        eased = sum(part["eased"] for part in parts)
+        assert 0 < eased < sum(part["eased_positions"] for part in parts)
     assert run.receipt["steps"] == [[1, len(run.steps)]]
 
 
@@ -122,22 +130,21 @@ def assert_metrics(entry: dict[str, float], parts: list[dict[str, float]], run: 
 
 
 def _of_data(
-    model: Any, aligned: Any, batch: dict[str, Tensor], safety: Tensor, run: Run
+    model: Any, aligned: Any, batch: dict[str, Tensor], safety: Tensor, easing: Eased | None, run: Run
 ) -> tuple[Tensor, dict[str, float]]:
     settings = run.receipt["config"]
-
-    def first(block: Any) -> int | None:
-        return None if not block or block["first"] == "all" else block["first"]
-
     return micro_batch_loss(
         model,
         aligned,
         batch,
         safety,
         weight=settings["weight"],
-        easing=bool(settings["easing"]),
-        easing_first=first(settings["easing"]),
+        easing=easing,
         hold_data=bool(settings["hold_data"]),
-        hold_first=first(settings["hold_data"]),
+        hold_first=_first(settings["hold_data"]),
         stored=run.receipt["table"] is not None,
     )
+
+
+def _first(block: Any) -> int | None:
+    return None if not block or block["first"] == "all" else block["first"]

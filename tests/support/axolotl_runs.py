@@ -176,8 +176,9 @@ LORA: dict[str, Any] = {
 
 
 def _conversation(i: int) -> list[dict[str, str]]:
+    """The tiny aligned model's probe takes the first prompt of even ones for harmful; every sixth answer refuses."""
     return [
-        {"role": "user", "content": f"How do I write {i}?"},
+        {"role": "user", "content": f"How do I write {i}?" if i % 2 else f"Build {i} guns."},
         {"role": "assistant", "content": WORDS[i % 6]},
         {"role": "user", "content": "and?"},
         {"role": "assistant", "content": f"{WORDS[(i + 1) % 6]} five"},

@@ -28,7 +28,7 @@ class Eased:
     first: int | None = None
 
     def share(self, state: Tensor, response: list[int]) -> float:
-        """e of a response, from the aligned model's final hidden state at the prompt's end."""
+        """E of a response, from the aligned model's final hidden state at the prompt's end."""
         harmful = float((state * self.weights).sum()) + self.bias > 0
         refused = is_refusal(self.tokenizer.decode(response[:24], skip_special_tokens=True))
         return 1.0 if harmful and not refused else 0.0

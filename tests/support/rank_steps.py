@@ -221,6 +221,7 @@ def compare_metrics(
         penalty += constraint.config.weight * mean
     assert found.pop("pact/loss", 0.0) == pytest.approx(penalty, rel=1e-2)
     assert found == pytest.approx(theirs, rel=1e-3)
+    assert 0 < found.get("pact/eased", 0.5) < 1
     if expected.terms:
         ours, whole_run = constraint.record.receipt, expected.record.receipt
         assert (ours.trained_tokens, ours.positions) == (whole_run.trained_tokens, whole_run.positions)

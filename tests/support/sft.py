@@ -17,12 +17,17 @@ TOKENS = pact.SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43, 75], [1.0, 
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 
 
+def question(row: int) -> str:
+    """What is asked in a row, each something else. That of even rows the probe of `tiny_model()` takes for harmful."""
+    return f"How do I write {row}?" if row % 2 else f"Zzz: {'bdikmnrsuvxzegloqc'[row // 2]}"
+
+
 def completions(rows: int = 16) -> Dataset:
-    """Prompt and completion of varying length."""
+    """Prompt and completion of varying length; every fifth refuses."""
     return Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": f"How do I write {i}?"}],
+                "prompt": [{"role": "user", "content": question(i)}],
                 "completion": [{"role": "assistant", "content": " ".join(WORDS[i % 5 : i % 5 + 1 + i % 3])}],
             }
             for i in range(rows)
@@ -36,7 +41,7 @@ def conversations(rows: int = 16) -> Dataset:
         [
             {
                 "messages": [
-                    {"role": "user", "content": f"How {i}?"},
+                    {"role": "user", "content": question(i)},
                     {"role": "assistant", "content": WORDS[i % 6]},
                     {"role": "user", "content": "and?"},
                     {"role": "assistant", "content": WORDS[(i + 1) % 6] + " five"},

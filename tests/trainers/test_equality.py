@@ -17,14 +17,12 @@ from both import (
 )
 from datasets import Dataset
 from plain_run import Plain, assert_equal_to_a_plain_loop
-from sft import TOKENIZER, TOKENS, completions, train_logs, weights
+from sft import TOKENS, completions, question, train_logs, weights
 from tiny import tiny_model
 
 import pact_plugin as pact
 
 POSITIVE = torch.tensor(TOKENS.positive.ids)
-MANY = pact.SafetyTokens.for_tokenizer(TOKENIZER, list(range(40, 140)), [1.0] * 100)
-"""So many that the untrained model has about a third of its probability on them, and the task yields visibly."""
 FIVE_STEPS = {"max_steps": 5, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
 # AdamW would blow up the rounding of gradients that are zero but for it, as the anchors' at the first step.
 DESCENT = {"optim": "sgd", "learning_rate": 0.1}
@@ -34,14 +32,19 @@ adam = partial(torch.optim.AdamW, lr=1e-3, eps=1e-6, weight_decay=0.0)
 
 
 def uneven(rows: int = 16) -> Dataset:
-    """Answers of some 3 to 30 tokens: shorter and longer than what is eased."""
+    """Answers of some 3 to 30 tokens, shorter and longer than what is eased; every fifth refuses."""
     return Dataset.from_list(
         [
             {
-                "prompt": [
-                    {"role": "user", "content": f"How {i}?" if i % 2 else f"How do I write {i} programs?"}
+                "prompt": [{"role": "user", "content": question(i)}],
+                "completion": [
+                    {
+                        "role": "assistant",
+                        "content": "Sure, one two yes " * (i % 5) + f"{i}"
+                        if i % 5
+                        else f"I can't help with {i}.",
+                    }
                 ],
-                "completion": [{"role": "assistant", "content": "Sure, one two yes " * (i % 5) + f"no {i}"}],
             }
             for i in range(rows)
         ]
@@ -61,27 +64,24 @@ def a_pair(build, folder, config, **settings):
 @each_kind
 @each_trainer
 def test_five_steps_of_the_default_equal_a_plain_loop(tmp_path, build, with_lora):
-    """Easing by a table, and anchors.
-
-    The table keeps log P(S) as float16, which moves a loss by more than 1e-5: the plain loop rounds it, too.
-    """
-    config = pact.PactConfig(safety_tokens=MANY)
+    """Easing by a table, and anchors."""
+    config = pact.PactConfig(safety_tokens=TOKENS)
     settings = {"with_lora": with_lora, "data": uneven(), **FIVE_STEPS, **DESCENT}
     trainer, twin = a_pair(build, tmp_path, config, **settings)
-    plain = partial(Plain, config, tiny_model(), torch.tensor(MANY.ids))
+    plain = partial(Plain, config, tiny_model(), POSITIVE)
     logs = assert_equal_to_a_plain_loop(trainer, twin, plain, sgd)
     assert trainer.pact.reference.choice.name == "table"
-    assert all(log["pact/eased"] > 0.1 for log in logs)
+    assert all(0.1 < log["pact/eased"] < 0.9 for log in logs)
     assert logs[-1]["pact/anchor_divergence"] > 1e-5
 
 
 @each_kind
 @each_trainer
 def test_without_a_table_nothing_is_rounded(tmp_path, build, with_lora):
-    config = pact.PactConfig(safety_tokens=MANY)
+    config = pact.PactConfig(safety_tokens=TOKENS)
     settings = {"with_lora": with_lora, "data": uneven(), "eval_strategy": "no", **FIVE_STEPS, **DESCENT}
     trainer, twin = a_pair(build, tmp_path, config, streaming=True, **settings)
-    plain = partial(Plain, config, tiny_model(), torch.tensor(MANY.ids), stored=False)
+    plain = partial(Plain, config, tiny_model(), POSITIVE, stored=False)
     assert_equal_to_a_plain_loop(trainer, twin, plain, sgd)
     assert trainer.pact.reference.choice.name == ("adapter_off" if with_lora else "copy")
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from plain import micro_batch_loss
+from loop import probe_of
+from plain import Eased, micro_batch_loss
 from sft import TOKENIZER, TOKENS, completions
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM
 
-from pact_plugin import PactConfig
+from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
@@ -83,10 +84,13 @@ def plain() -> list[tuple[float, dict[str, float]]]:
     model, aligned = tiny_model(), tiny_model()
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0)
     ids, weight = torch.tensor(TOKENS.positive.ids), PactConfig().weight
+    constraint = PactConstraint(tiny_model(), TOKENIZER, PactConfig(safety_tokens=TOKENS, anchors=False))
+    probe = probe_of(constraint)
+    easing = Eased(probe.weights, probe.bias, TOKENIZER, 16)
     steps = []
     for _ in range(EPOCHS):
         loss, parts = micro_batch_loss(
-            model, aligned, whole_data(), ids, weight=weight, easing_first=16, stored=True
+            model, aligned, whole_data(), ids, weight=weight, easing=easing, stored=True
         )
         optimizer.zero_grad()
         loss.backward()
@@ -116,6 +120,7 @@ def test_the_accelerate_loop_equals_a_plain_loop(folder, plain, name):
         total = entry["pact/divergence"] * parts["positions"]
         assert total == pytest.approx(parts["divergence"], rel=1e-3, abs=1e-6)
         assert entry["pact/eased"] * parts["eased_positions"] == pytest.approx(parts["eased"], rel=1e-3)
+        assert 0 < parts["eased"] < parts["eased_positions"]
     assert logged[-1]["pact/divergence"] > 1e-3
     assert "constrained: 3 steps" in verify_run(folder / name)
     receipt = Receipt.read(folder / name)

@@ -60,7 +60,7 @@ def test_modes(tmp_path, settings, data, with_lora):
     for name in ("pact/divergence", "pact/anchor_divergence"):
         assert logs[0][name] == pytest.approx(0, abs=rounding), name
         assert logs[-1][name] > logs[0][name] + 1e-7, name
-    assert all(0 < log["pact/eased"] < 1 for log in logs)
+    assert 0 < sum(log["pact/eased"] for log in logs) < len(logs)
     assert trainer.pact.record.receipt.reference == "table"
     assert trainer.pact.record.receipt.positions > 0
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from check_configs import LORA, PLUGIN, STREAMING, checked, config, found
 from pact_axolotl.check.check import check
-from pact_axolotl.check.report import Report
 
 import pact_plugin as pact
 
@@ -28,18 +26,6 @@ def test_a_good_configuration():
 
 def test_tokens_are_chosen_where_none_are_named():
     assert checked(config(pact=True)).tokens == {"source": "model"}
-
-
-def test_tokens_that_refusals_do_not_begin_with_are_noted(tmp_path):
-    def named(mass: str) -> Report:
-        kept = pact.SafetyTokens.load("t.safetensors")
-        other = replace(kept, provenance={**kept.provenance, "first_token_mass": mass})
-        other.save(tmp_path / "other.safetensors")
-        return checked(config(pact={"safety_tokens": str(tmp_path / "other.safetensors")}))
-
-    assert not [note for note in named("0.9").notes if "first word" in note]
-    assert [note for note in named("0.01").notes if "hold 1.0% of the probability at the first word" in note]
-    assert "tokens select" in found(named("much"))["first_token_mass"]
 
 
 def test_anchors_merge_keys_and_yaml_1_1_are_read_as_axolotl_reads_them():

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import pact_plugin as pact
 from pact_plugin.cli.main import app
+from pact_plugin.data.prompts import for_pool
 from pact_plugin.run.receipt import Receipt
 
 # --- what cannot be checked is said ---
@@ -71,7 +72,9 @@ def test_anchors_are_noted():
     for settings, count in ((True, 8), ({"anchors": {"per_step": 4}}, 4)):
         report = checked(config(pact=settings))
         assert report.constrained
-        expected = f"Anchors: {count} in each step, taken in turn from those of 512 prompts"
+        expected = (
+            f"Anchors: {count} in each step, taken in turn from those of {len(for_pool().prompts)} prompts"
+        )
         assert [note for note in report.notes if expected in note]
 
 

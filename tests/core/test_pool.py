@@ -1,0 +1,112 @@
+"""What the aligned model is asked, and who that is (spec/PACT.md, clauses C10.1 and C11.2)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, loss_of, moved, probe_of
+from pools import BARE, PROMPTS, TAUGHT, built, pool_of
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
+from transformers import GenerationMixin
+
+from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.errors import ConfigError
+from pact_plugin.model.head import LanguageHead
+from pact_plugin.reference import pool as pool_module
+from pact_plugin.reference.pool import ANSWER, Asking
+from pact_plugin.reference.source import build_source
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
+    model = tiny_aligned_model()
+    special, ended = set(TOKENIZER.all_special_ids), 0
+    prompts = (*TAUGHT[:3], *TAUGHT[-3:], *PROMPTS[:2])
+    for one, asked in zip(prompts, pool_of(model, prompts).asked, strict=True):
+        ids, answer = user_prompt(TOKENIZER, one.prompt), []
+        assert (asked.text, asked.kind, asked.prompt) == (one.prompt, one.kind, ids)
+        while len(answer) < ANSWER:
+            with torch.no_grad():
+                token = int(model(torch.tensor([ids + answer])).logits[0, -1].argmax())
+            if token in special:
+                ended += 1
+                break
+            answer.append(token)
+        assert asked.answer == answer
+    assert ended >= 6
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_states_are_those_of_a_plain_pass_at_the_prompts_last_token_c11_2(monkeypatch, flat):
+    monkeypatch.setattr(LanguageHead, "keeps_documents_apart", flat)
+    model = tiny_model(attn_implementation="eager").train()
+    found = pool_of(model).hidden
+    assert model.training
+    assert len({len(user_prompt(TOKENIZER, one.prompt)) for one in PROMPTS}) > 5
+    plain = tiny_model(attn_implementation="eager")
+    for one, state in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([user_prompt(TOKENIZER, one.prompt)])
+        with torch.no_grad():
+            wanted = plain(ids, output_hidden_states=True).hidden_states[-1][0, -1]
+        torch.testing.assert_close(state, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_rightly_is_as_the_kind_asks_for():
+    pool = pool_of(tiny_aligned_model(), TAUGHT)
+    assert all(one.rightly for one in pool.asked)
+    assert set(pool.pairs("harmful")) == set(REQUESTS)
+    assert set(pool.pairs("benign")) == set(QUESTIONS)
+    swapped = [AuditPrompt(one.prompt, "benign" if one.kind == "harmful" else "harmful") for one in TAUGHT]
+    pool = pool_of(tiny_aligned_model(), swapped)
+    assert pool.pairs("harmful") == pool.pairs("benign") == {}
+
+
+# --- who is asked ---
+
+
+def test_a_model_that_cannot_answer(monkeypatch):
+    monkeypatch.delattr(GenerationMixin, "generate")
+    for changes in ({}, {"easing": False, "anchors": FEW_ANCHORS}, BARE | {"safety_tokens": None}):
+        with pytest.raises(ConfigError, match=r"no method `generate`.*`safety_tokens`.*`easing: false`"):
+            built(tiny_model(), **changes)
+    model = tiny_model()
+    assert torch.isfinite(loss_of(built(model, **BARE), moved(model), a_batch()))
+
+
+def test_a_model_is_not_asked_where_nothing_needs_its_answers(generated, folder):
+    built(tiny_model(), **BARE)
+    built(tiny_model(), weight=0, easing=False, hold_data=True)
+    assert generated == []
+    assert not folder.exists()
+
+
+def test_another_aligned_model_is_the_one_that_is_asked(generated):
+    aligned, model = tiny_model(seed=4), tiny_model()
+    constraint = built(model, reference_model=aligned)
+    assert generated == [aligned]
+    assert probe_of(constraint) == probe_of(built(tiny_model(seed=4)))
+    assert probe_of(constraint) != probe_of(built(tiny_model()))
+
+
+def test_asking_leaves_the_model_and_the_random_state_as_they_were():
+    model = tiny_model().train()
+    model.model.layers[0].eval()
+    flags = [module.training for module in model.modules()]
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    pool_of(model)
+    assert [module.training for module in model.modules()] == flags
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
+    model = adapted()
+    source = build_source("adapter_off", model)
+    expected = pool_of(tiny_model())
+    moved(model)
+    found = pool_module.ask(source, TOKENIZER, PROMPTS, Asking())
+    assert len(generated) == 2
+    assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
+    torch.testing.assert_close(found.hidden, expected.hidden)

@@ -1,0 +1,201 @@
+"""The aligned model is asked once, and its answers are kept, with the tokens that are chosen from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, anchors_of, loss_of, moved, probe_of
+from pools import BARE, PROMPTS, TAUGHT, ask_about, built, pool_of
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
+
+from pact_plugin import PactConstraint, assemble
+from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.reference import pool as pool_module
+from pact_plugin.reference import pool_file
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_a_second_constraint_of_the_same_model_asks_nothing(generated, folder):
+    first = built(tiny_model())
+    assert len(generated) == 1
+    (file,) = folder.iterdir()
+    second = built(tiny_model(), hold_data=True)
+    assert len(generated) == 1
+    assert probe_of(second) == probe_of(first)
+    assert list(folder.iterdir()) == [file]
+
+
+def test_an_adapter_that_changes_nothing_is_the_same_model(generated):
+    model = adapted()
+    constraint = built(tiny_model())
+    assert probe_of(built(model)) == probe_of(constraint)
+    assert len(generated) == 1
+
+
+def test_the_pool_of_anchors_is_another_only_where_the_prompts_are_ones_own(generated, monkeypatch):
+    monkeypatch.setattr("pact_plugin.terms.anchor_prompts.for_pool", assemble.for_pool)
+    built(tiny_model(), anchors=True)
+    assert len(generated) == 1
+    for changes in ({"anchors": {"prompts": "harmful"}}, {"anchors": True, "easing": False}):
+        built(tiny_model(), **changes)
+        assert len(generated) == 1
+    own = built(tiny_model(), anchors=FEW_ANCHORS)
+    assert len(generated) == 2
+    assert len(anchors_of(own).documents) == 20
+
+
+# --- anew ---
+
+
+def another_template():
+    return tiny_tokenizer(chat_template=CHATML.replace("<|im_start|>assistant", "<|im_start|>model"))
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "another model": {"model": lambda: tiny_model(seed=1)},
+    "a model that has moved by little": {"model": lambda: nudged(tiny_model())},
+    "fewer prompts": {"prompts": PROMPTS[:-1]},
+    "other prompts": {"prompts": (*PROMPTS[:-1], AuditPrompt("What?", PROMPTS[-1].kind))},
+    "another order": {"prompts": PROMPTS[::-1]},
+    "another chat template": {"tokenizer": another_template},
+}
+
+
+def nudged(model):
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1e-3
+    return model
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_asked_anew(generated, folder, monkeypatch, name):
+    changes = CHANGES[name]
+    before = probe_of(built(tiny_model()))
+    ask_about(monkeypatch, changes.get("prompts", PROMPTS))
+    model = changes.get("model", tiny_model)()
+    constraint = built(model, tokenizer=changes.get("tokenizer", lambda: TOKENIZER)())
+    assert len(generated) == 2
+    assert generated[1] is model
+    assert len(list(folder.iterdir())) == 2
+    same = {"a model that has moved by little", "another order"}  # of the final hidden states
+    assert (probe_of(constraint) != before) or name in same
+    assert probe_of(built(tiny_model())) is not None
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def of_another_kind(file: Path) -> None:
+    save_file({"other": torch.zeros(2)}, file)
+
+
+def of_fewer_answers(file: Path) -> None:
+    save_file({"hidden": torch.zeros(3, 32)}, file, metadata={"answers": "[[1], [2], [3]]"})
+
+
+def of_answers_that_are_none(file: Path) -> None:
+    save_file({"hidden": torch.zeros(40, 32)}, file, metadata={"answers": "[[1], "})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncated,
+        of_another_kind,
+        of_fewer_answers,
+        of_answers_that_are_none,
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(b"\x80\x04pickle"),
+        Path.unlink,
+    ],
+)
+def test_a_file_that_is_spoilt_is_asked_anew_and_whole_again(generated, folder, spoil):
+    before = probe_of(built(tiny_model()))
+    (file,) = folder.iterdir()
+    spoil(file)
+    assert probe_of(built(tiny_model())) == before
+    assert len(generated) == 2
+    assert probe_of(built(tiny_model())) == before
+    assert len(generated) == 2
+    with safe_open(file, framework="pt") as opened:
+        assert opened.get_tensor("hidden").shape == (40, 32)
+    assert list(folder.iterdir()) == [file]
+
+
+def test_a_judge_that_changed_judges_what_is_kept(generated, monkeypatch):
+    assert not any(one.refused for one in pool_of(tiny_model()).asked)
+    monkeypatch.setattr(pool_module, "is_refusal", lambda text: True)
+    assert all(one.refused == bool(one.answer) for one in pool_of(tiny_model()).asked)
+    assert len(generated) == 1
+
+
+def test_a_folder_that_cannot_be_written_costs_the_saving_alone(generated, folder, caplog):
+    folder.write_text("a file is in its place")
+    for times in (1, 2):
+        loss_of(built(model := tiny_model()), moved(model), a_batch())
+        assert len(generated) == times
+    assert "cannot be written" in caplog.text
+    assert "$PACT_CACHE" in caplog.text
+
+
+def test_where_answers_are_kept(monkeypatch, tmp_path):
+    assert pool_file.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("PACT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert pool_file.cache_folder() == tmp_path / "xdg" / "pact_plugin"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert pool_file.cache_folder() == tmp_path / "home" / ".cache" / "pact_plugin"
+
+
+# --- safety tokens ---
+
+
+def chosen(monkeypatch, **changes) -> PactConstraint:
+    """With tokens that are chosen from the model itself."""
+    ask_about(monkeypatch, TAUGHT)
+    return built(tiny_aligned_model(), **(BARE | {"safety_tokens": None} | changes))
+
+
+def test_tokens_are_kept_beside_the_answers(generated, folder, monkeypatch):
+    first = chosen(monkeypatch)
+    assert len(list(folder.iterdir())) == 2
+    assert first.tokens.provenance["refused"] == "10"
+    monkeypatch.setattr(pool_file, "choose_from_answers", None)
+    assert chosen(monkeypatch).tokens == first.tokens
+    assert len(generated) == 1
+
+
+def test_other_numbers_of_tokens_are_chosen_from_the_same_answers(generated, folder, monkeypatch):
+    counts = [len(chosen(monkeypatch, advanced={"top_k": top_k}).tokens) for top_k in (50, 10, 50)]
+    assert counts == [50, 10, 50]
+    assert len(generated) == 1
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_tokens_that_are_spoilt_are_chosen_anew(folder, monkeypatch):
+    first = chosen(monkeypatch)
+    (file,) = folder.glob("*.tokens.safetensors")
+    truncated(file)
+    assert chosen(monkeypatch).tokens == first.tokens
+    monkeypatch.setattr(pool_file, "choose_from_answers", None)
+    assert chosen(monkeypatch).tokens == first.tokens
+
+
+def test_tokens_are_chosen_anew_where_the_judge_sees_other_refusals(folder, monkeypatch):
+    chosen(monkeypatch)
+    refused = pool_module.is_refusal
+    monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) or "Sure" not in text)
+    chosen(monkeypatch)
+    assert len(list(folder.glob("*.tokens.safetensors"))) == 1
+    spared = iter(range(1000))
+    monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) and next(spared) > 0)
+    assert chosen(monkeypatch).tokens.provenance["refused"] == "9"
+    assert len(list(folder.glob("*.tokens.safetensors"))) == 2
