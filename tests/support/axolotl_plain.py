@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from axolotl_runs import Run, Workshop
-from peft import LoraConfig, get_peft_model
 from loop import probe_of
+from peft import LoraConfig, get_peft_model
 from plain import Eased, anchor_divergence, micro_batch_loss
 from torch import Tensor
 from transformers import AutoModelForCausalLM
