@@ -139,7 +139,7 @@ def measures(
     write_whole(
         output / "measures.json", {"model": model, "count": count, "seconds": seconds, "measures": plain}
     )
-    console.print("\n".join(lines), markup=False)
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def cells_of(
