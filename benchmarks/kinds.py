@@ -17,7 +17,7 @@ from benchmarks.meta import build, decoder_pass, head_flops, inputs
 from benchmarks.settings import Mode, Settings
 from benchmarks.shapes import build_tokenizer, response_length, safety_tokens
 from pact_plugin import PactConfig, SafetyTokens
-from pact_plugin.data.documents import Document, behind, documents_of, full_context
+from pact_plugin.data.documents import SOMETHING, Document, behind, documents_of, full_context
 from pact_plugin.data.positions import IGNORED, ResponsePositions, positions_of
 from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
@@ -148,7 +148,8 @@ class Kind:
     def _reference(self, source: Source, *, whole: bool) -> int:
         """FLOPs of the aligned model over the step's batch; `whole` where it repeats the rows of the batch."""
         shape = self._settings.sizes
-        (document, *_), _, _ = self._batch()
+        documents, _, _ = self._batch()
+        document, rows = (documents[0], shape.batch) if documents else (SOMETHING, 1)
         contexts = {one.behind: [c for c in self._columns if c.behind == one.behind] for one in self._columns}
         with FlopCounterMode(display=False) as counter, source.session():
             for header, columns in contexts.items():
@@ -156,13 +157,15 @@ class Kind:
                 if header is not None:
                     (row,) = behind(document, header, furthest(columns))
                 length = shape.length if header is None and whole else len(row.tokens)
-                source.hidden((), inputs(shape.batch, length, source.head))
-                read(source, self._states(shape.batch * len(row.columns)), columns, self._chunk)
+                source.hidden((), inputs(rows, length, source.head))
+                read(source, self._states(rows * len(row.columns)), columns, self._chunk)
         return counter.get_total_flops()
 
     def _reading(self) -> int:
         """FLOPs of filling the table with the step's documents, the logits of one position of each included."""
         shape = self._settings.sizes
+        if not self._batch()[0]:  # without a prompt there is no position that easing asks about
+            return 0
         contexts = len({one.behind for one in self._columns})
         last = head_flops(shape.batch * contexts, shape.hidden_size, shape.vocab_size, trained=False) // 2
         return self._reference(self._source(), whole=False) + last
