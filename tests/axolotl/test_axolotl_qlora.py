@@ -15,11 +15,12 @@ import torch
 from axolotl_plain import assert_equal_to_plain
 from axolotl_runs import LORA, Workshop
 from hf import adapted, hf_trainer, tokenized
-from sft import TOKENS, train_logs, weights
+from sft import TOKENS, completions, train_logs, weights
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import pact_plugin as pact
+from pact_plugin.data.prompts import for_pool
 
 QLORA = LORA | {"adapter": "qlora", "load_in_4bit": True}
 NF4 = BitsAndBytesConfig(
@@ -112,7 +113,12 @@ def test_a_table_of_quantized_weights_is_what_the_adapter_switched_off_gives_in_
         assert trainer.pact.record.receipt.reference == kind
         return train_logs(trainer)
 
-    rows = tokenized()
+    harmful = [one.prompt for one in for_pool().prompts if one.kind == "harmful"]
+    rows = tokenized(
+        completions().map(
+            lambda row, i: row | {"prompt": [{"role": "user", "content": harmful[i]}]}, with_indices=True
+        )
+    )
     for ours, theirs in zip(run("table", rows), run("adapter_off", rows.to_iterable_dataset()), strict=True):
         for name in ("loss", "pact/divergence", "pact/eased"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-2, abs=1e-3), name

@@ -16,10 +16,12 @@ import yaml
 from tiny import tiny_aligned_model, tiny_tokenizer
 
 import pact_plugin as pact
+from pact_plugin.data.prompts import for_pool
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
 
 HERE = Path(__file__).parent
+SHORT = [one.prompt for one in for_pool().prompts if one.kind == "harmful" and len(one.prompt) < 50]
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 
 
@@ -176,9 +178,9 @@ LORA: dict[str, Any] = {
 
 
 def _conversation(i: int) -> list[dict[str, str]]:
-    """The tiny aligned model's probe takes the first prompt of even ones for harmful; every sixth answer refuses."""
+    """Of even ones the first prompt is a harmful one of the pool, so a probe sees that in most; every sixth refuses."""
     return [
-        {"role": "user", "content": f"How do I write {i}?" if i % 2 else f"Build {i} guns."},
+        {"role": "user", "content": f"How do I write {i}?" if i % 2 else SHORT[i // 2]},
         {"role": "assistant", "content": WORDS[i % 6]},
         {"role": "user", "content": "and?"},
         {"role": "assistant", "content": f"{WORDS[(i + 1) % 6]} five"},
