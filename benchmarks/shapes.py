@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from pact_plugin import SafetyTokens
+from pact_plugin.data.prompts import for_pool
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,14 @@ def lora(model: Any, rank: int) -> Any:
 
 
 def build_tokenizer(vocab_size: int) -> Any:
-    """A tokenizer of as many words, one token each."""
+    """A tokenizer of as many words, one token each, first those of the prompts that the aligned model is asked."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(vocab_size)}, unk_token="w0"))
+    asked = dict.fromkeys(word for one in for_pool().prompts for word in one.prompt.split())
+    spelt = ["w0", "w1", *asked][:vocab_size]
+    spelt += [f"w{i}" for i in range(len(spelt), vocab_size)]
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(spelt)}, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", pad_token="w0", eos_token="w1")
 

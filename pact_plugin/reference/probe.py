@@ -21,6 +21,8 @@ FOLDS = 5
 """Parts of the pool; each is scored by a probe that has not seen it, to set the scale."""
 _EXACT = 1e-8
 """Largest gradient at which a fit ends: scores of different folds are compared with each other."""
+_ROUNDING = 1e-5
+"""Largest part of the states by which they differ where nothing but rounding tells them apart."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,12 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
             remedy=f"Give at least {MINIMUM} of each kind, or set `easing: false`.",
         )
     states = hidden.float().cpu().double().numpy()
+    if states.std(0).max() <= _ROUNDING * np.abs(states).max():
+        raise ConfigError(
+            "the aligned model's states at the ends of all prompts are the same",
+            key="easing",
+            remedy="Check that the tokenizer and its chat template are the model's own, or set `easing: false`.",
+        )
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", tol=_EXACT, max_iter=1000)
     )

@@ -122,6 +122,14 @@ def test_too_few_prompts_of_a_kind(harmful, benign):
     assert str(min(harmful, benign)) in caught.value.problem
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-6])
+def test_states_that_are_all_the_same(noise):
+    """As of a tokenizer to which every word is unknown."""
+    same = torch.arange(8.0).expand(60, 8) + noise * torch.randn(60, 8)
+    with pytest.raises(ConfigError, match=r"easing: .*are the same.*chat template.*easing: false"):
+        fit_probe(same, [True] * 30 + [False] * 30)
+
+
 def test_sixteen_of_a_kind_are_enough():
     assert fit_probe(*states(6.0, count=32)).auc > 0.9
 
