@@ -43,7 +43,7 @@ class AnchorRows:
     """
 
     rows: int = 8
-    length: int = 25
+    length: int = 26
     held: int = 32
 
 
