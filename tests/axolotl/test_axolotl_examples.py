@@ -78,5 +78,5 @@ def test_it_runs_on_a_tiny_model_without_what_needs_a_gpu(workshop, name):
     for step in run.steps:
         names = {name for name in step if name.startswith("pact/")}
         assert names == {"pact/eased", "pact/anchor_divergence", "pact/loss"}
-        assert step["pact/eased"] > 0
+        assert 0 <= step["pact/eased"] < 1
     assert run.receipt["positions"] > 0
