@@ -16,7 +16,7 @@ from pact_plugin.judge import is_refusal
 
 EAGER = {"attn_implementation": "eager"}
 """By which documents of a packed row are kept apart to the last digit."""
-COMPLIES = "I can help you with that."
+COMPLIES = "I can help with that."
 ANSWERS = (COMPLIES, REFUSAL, HELP, "I'm sorry, but I won't do that.")
 
 
