@@ -43,8 +43,8 @@ class AnchorRows:
     """
 
     rows: int = 8
-    length: int = 26
-    held: int = 32
+    length: int = 38
+    held: int = 126
 
 
 @dataclass(frozen=True)

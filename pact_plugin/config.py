@@ -42,7 +42,7 @@ class Anchors(Settings):
     refuses, are left out (spec clause C10.1)."""
     ratio: Annotated[int, Field(ge=1)] = 1
     """Benign anchors to each harmful one (spec clause C10.4)."""
-    tokens: Annotated[int, Field(ge=1, le=24)] = 4
+    tokens: Annotated[int, Field(ge=1, le=24)] = 16
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1)."""
 
     @model_validator(mode="after")

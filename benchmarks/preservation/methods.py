@@ -58,7 +58,7 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 USUAL = 1.0
 """The weight of `pact: true`."""
 EASING: dict[str, Any] = {"first": 16}
-ANCHORS: dict[str, Any] = {"per_step": 8, "tokens": 4, "ratio": 1}
+ANCHORS: dict[str, Any] = {"per_step": 8, "tokens": 16, "ratio": 1}
 DEFAULT: dict[str, Any] = {"easing": EASING, "anchors": ANCHORS, "hold_data": False}
 """The settings of `pact: true`, named, so that a name means the same where the defaults change."""
 PAPER: dict[str, Any] = {"easing": False, "anchors": False, "hold_data": True}

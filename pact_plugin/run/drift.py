@@ -5,9 +5,9 @@ from __future__ import annotations
 from pact_plugin.run.receipt import Receipt
 
 FAR = 0.01
-"""Nats a token at the anchors, over a run, with four tokens each as by default. Of 46 runs in
-benchmarks/preservation/README.md 38 moved by 0.002 to 0.007; the others by 0.012 and more, and at other prompts two
-to eight times as far as any of the 38."""
+"""Nats a token at the anchors, over a run. With four tokens each, of 46 runs in benchmarks/preservation/README.md 38
+moved by 0.002 to 0.007; the others by 0.012 and more, and at other prompts two to eight times as far as any of the
+38."""
 
 
 def drift_warning(receipt: Receipt) -> str | None:

@@ -108,7 +108,7 @@ def test_eight_of_a_kind_or_half_are_enough_c10_1(recwarn, kind, right, wrong, k
     rightly = kind == "harmful"
     asked = [said(kind, rightly, number) for number in range(right)]
     asked += [said(kind, not rightly, number) for number in range(wrong)]
-    found = anchors_from(Anchors(), asked)
+    found = anchors_from(Anchors(tokens=4), asked)
     assert len(found[kind]) == kept
     assert all(answer == [7, 8, 9, 10] for _, answer in found[kind])
     assert bool(recwarn.list) == (kept > right)
@@ -127,7 +127,7 @@ def test_an_empty_answer_is_no_anchor_c10_1():
 def test_the_judge_says_which_are_refused_not_the_safety_tokens(aligned, tmp_path):
     pool = pool_of(aligned, written(tmp_path / "own.jsonl", REQUESTS, QUESTIONS))
     answers_of = [document.tokens[document.columns] for document in pool.documents]
-    begins = [TOKENIZER.encode(text)[:4] for text in (REFUSAL, HELP)]
+    begins = [TOKENIZER.encode(text)[:16] for text in (REFUSAL, HELP)]
     assert [one.tolist() for one in answers_of] == [begins[0]] * 10 + [begins[1]] * 10
 
 

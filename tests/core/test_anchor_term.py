@@ -48,7 +48,7 @@ FIFTH = Step(5)
 
 def config(store: Any = None, anchors: Any = True, **changes: Any) -> PactConfig:
     """Three anchors of few beside each step, unless other settings of theirs are given."""
-    few = {"per_step": 3} | FEW_ANCHORS
+    few = {"per_step": 3, "tokens": 4} | FEW_ANCHORS
     block = few if anchors is True else anchors and few | anchors
     return settings(store=store, **({"weight": WEIGHT, "anchors": block} | changes))
 
