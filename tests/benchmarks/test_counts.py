@@ -98,7 +98,7 @@ def test_by_default_a_step_costs_its_anchors_alone(counted):
     _, found = counted
     assert found["easing"].extra_flops == 0
     assert found["default"].extra_flops == found["default"].anchor_flops == found["anchors"].extra_flops
-    assert 1 < found["default"].ratio < 1.055
+    assert 1 < found["default"].ratio < 1.08
     assert found["default"].reading_flops == found["easing"].reading_flops > 0
     assert found["anchors"].reading_flops == 0
 
