@@ -126,9 +126,8 @@ def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool 
     bundled, pool = for_pool().prompts, None
     ours = bool(held) and set(held) <= set(bundled)
     if ours or config.safety_tokens is None or config.easing is not None:
-        pool = pool_of(
-            source, tokenizer, bundled
-        )  # the same whatever is asked for, so that it is kept for all
+        # All of it whatever is asked for, so that what is kept serves every run.
+        pool = pool_of(source, tokenizer, bundled)
     if ours:
         return pool, pool
     return pool, pool_of(source, tokenizer, held) if held else None

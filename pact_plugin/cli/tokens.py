@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pact_plugin.tokens.safety_tokens import SafetyTokens
     from pact_plugin.tokens.select import Selection
 
+_OTHER_ANSWERS = 32
+"""Tokens of an answer to other prompts than the pool's."""
 app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
 
 _Prompts = Annotated[
@@ -62,8 +64,9 @@ def select(
     from pact_plugin.tokens.select import Selection, pool_prompts, select_safety_tokens
 
     # Everything that can be refused without the model is refused before it is loaded.
-    pooled = contrast == "benign" and not (harmful or benign or limit or max_new_tokens)
-    check_settings(contrast, base_model, benign, max_new_tokens or 1, batch_size)
+    length = _OTHER_ANSWERS if max_new_tokens is None else max_new_tokens
+    pooled = contrast == "benign" and (harmful, benign, limit, max_new_tokens) == (None,) * 4
+    check_settings(contrast, base_model, benign, length, batch_size)
     target_file(output)
     requests = _spread(pool_prompts("harmful") if harmful is None else load_prompts(harmful), limit)
     questions = None
@@ -81,7 +84,7 @@ def select(
             harmful=requests,
             benign=questions,
             top_k=top_k,
-            max_new_tokens=max_new_tokens or 32,
+            max_new_tokens=length,
             batch_size=batch_size,
         )
         if pooled:

@@ -26,7 +26,7 @@ from pact_plugin.reference.source import Source
 logger = logging.getLogger("pact_plugin")
 
 ANSWER = 24
-"""Tokens of each answer: enough for the judge."""
+"""First tokens of an answer by which the judge tells whether it refuses."""
 BATCH = 64
 """Prompts at a time."""
 

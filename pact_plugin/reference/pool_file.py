@@ -100,7 +100,8 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         len(helpful),
     )
     with source.session():
-        chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, Selection(top_k=top_k))
+        how = Selection(top_k=top_k, max_new_tokens=ANSWER)
+        chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, how)
     asked = Counter(one.kind for one in pool.asked)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
     tokens = of_first_rank(replace(chosen, provenance={**chosen.provenance, **totals}))

@@ -14,10 +14,9 @@ from pact_plugin.data.responses import Responses
 from pact_plugin.math.easing import eased_share
 from pact_plugin.model.linear import Linear
 from pact_plugin.reference.columns import Columns
+from pact_plugin.reference.pool import ANSWER
 from pact_plugin.terms.base import Contribution, MicroBatch
 
-ANSWER = 24
-"""First tokens of a response that tell whether it refuses."""
 _KEPT = 2**16
 """Verdicts on responses that are kept."""
 
