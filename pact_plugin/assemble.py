@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pact_plugin.config import PactConfig
-from pact_plugin.constraint import Constraint, Parts
+from pact_plugin.constraint import Constraint
 from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
@@ -20,6 +20,7 @@ from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.pool_file import pool_of, tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, adapter_state, build_source
+from pact_plugin.run.parts import Parts
 from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student

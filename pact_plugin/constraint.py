@@ -4,47 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pact_plugin.config import PactConfig
-from pact_plugin.data.positions import warn_of_nothing_masked
+from pact_plugin.data.positions import trained_labels, warn_of_nothing_masked
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import NoResponseError
 from pact_plugin.model.ranks import refuse_zero3
+from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
-from pact_plugin.reference.reference import Filling, Reference
+from pact_plugin.reference.reference import Filling
 from pact_plugin.run.meter import Reduce, Sums
+from pact_plugin.run.parts import Parts
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.record import Mode, Record
-from pact_plugin.terms.base import Contribution, MicroBatch, Step, Term
-from pact_plugin.terms.student import Student
-from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a constraint is made of; `pact_plugin.assemble` puts it together.
-
-    Args:
-        config: Settings.
-        model: The model in training.
-        student: What reads it.
-        tokens: The safety tokens.
-        reference: The aligned model.
-        terms: What is added to the task's loss.
-    """
-
-    config: PactConfig
-    model: nn.Module
-    student: Student
-    tokens: SafetyTokens
-    reference: Reference
-    terms: tuple[Term, ...]
+from pact_plugin.terms.ahead import Ahead
+from pact_plugin.terms.base import Contribution, MicroBatch, Step, Term, Turn, combined
 
 
 class Constraint:
@@ -65,6 +43,7 @@ class Constraint:
         self._student = parts.student
         self._looking = tuple(term for term in parts.terms if term.columns)
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
+        self._ahead = Ahead(parts.terms)
         self._first, self._micro_batch = True, (0, 0)
         receipt = Receipt(
             config=self.config.summary(),
@@ -119,6 +98,31 @@ class Constraint:
         """
         return self._watch.forward(batch)
 
+    def ahead(self, batch: Mapping[str, Any], step: Step | None = None) -> Float[Tensor, ""]:
+        """What anchors add to a batch, for a backward pass of its own before the forward pass of the batch.
+
+            constraint.ahead(batch).backward()
+
+        Optional: `loss` then counts it without gradient, and a step's gradient is the same. The anchors' activations
+        are gone before those of the batch are made, and no gradient checkpointing can part the two gradients on their
+        way over the ranks. In full fine-tuning gradients take their memory earlier, though.
+
+        Args:
+            batch: Its `labels` [B, T] are counted.
+            step: As `loss` will be given it.
+
+        Returns:
+            A scalar in nats; without effect where there are no anchors.
+
+        Raises:
+            ModelStructureError: DeepSpeed has partitioned the parameters (ZeRO stage 3).
+        """
+        refuse_zero3(self.model)
+        step, trained = step or self._next_step(), trained_labels(batch["labels"])
+        device = self._student.ids.device
+        turn = Turn(step, self._number(step), trained, ambient_autocast(device))
+        return step.per_token(self._ahead.add(turn, device), trained)
+
     def loss(
         self,
         batch: Mapping[str, Any],
@@ -152,7 +156,7 @@ class Constraint:
         self.record.check()
         self._check_first(batch)
         alone = step is None
-        step = step or Step(self.record.receipt.total_steps + 1)
+        step = step or self._next_step()
         view = self._watch.view(batch, train=True, label_logprobs=label_logprobs)
         trained = view.positions.trained
         if alone and int(trained) == 0:
@@ -161,19 +165,18 @@ class Constraint:
                 key="labels",
                 remedy="Check masking, truncation and the chat template; at least one token must be trained on.",
             )
-        number = self._micro_batch[1] + 1 if self._micro_batch[0] == step.number else 0
+        number = self._number(step)
         self._micro_batch = step.number, number
         acting = self.config.weight > 0
         with torch.set_grad_enabled(acting and torch.is_grad_enabled()):
             aligned = self.reference.aligned(view, train=True)
             assert aligned is not None
             given = MicroBatch(view, self._student.reading(view), aligned, step, number, task_loss)
-            total = self._noted([term(given) for term in self.terms], given, "train")
+            total = self._noted([self._ahead.part(term, given) for term in self.terms], given, "train")
         self.record.receipt.add_step(step.number)
         if not acting:
             return torch.zeros((), device=total.device)
-        count = trained if step.tokens is None else step.tokens
-        return total / _at_least_1(count, total.device) * step.world_size
+        return step.per_token(total, trained)
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
@@ -209,19 +212,23 @@ class Constraint:
         self, parts: list[Contribution], given: MicroBatch, mode: Literal["train", "eval"]
     ) -> Float[Tensor, ""]:
         """The sum of the terms' parts, which go into the record."""
-        zero = given.view.hidden.new_zeros((), dtype=torch.float32)
-        penalty = sum((part.penalty for part in parts if part.penalty is not None), zero)
-        total = penalty - sum((part.relief for part in parts if part.relief is not None), zero)
-        trained = given.view.positions.trained
-        means = {name: mean for part in parts for name, mean in part.means.items()}
+        whole = combined(parts, given.view.hidden.device)
+        total, trained = whole.penalty - whole.relief, given.view.positions.trained
         sums = Sums(
             tokens=trained,
             positions=len(given.view.host_positions),
-            means={**means, "loss": (penalty.detach(), trained)},
+            means={**whole.means, "loss": (whole.penalty.detach(), trained)},
             invalid=invalid(given.aligned),
         )
         self.record.add(sums, total, mode)
         return total
+
+    def _next_step(self) -> Step:
+        return Step(self.record.receipt.total_steps + 1)
+
+    def _number(self, step: Step) -> int:
+        """Of the next micro-batch within a step, from 0."""
+        return self._micro_batch[1] + 1 if self._micro_batch[0] == step.number else 0
 
     def _note_begun(self) -> None:
         if self.record.receipt.total_steps > 0:
@@ -238,10 +245,3 @@ class Constraint:
 
 def _metrics(terms: Sequence[Term]) -> list[str]:
     return list(dict.fromkeys(name for term in terms for name in term.metrics))
-
-
-def _at_least_1(count: Tensor | int, device: torch.device) -> Tensor | int:
-    """A denominator, without making the host wait for one that is on the device."""
-    if torch.is_tensor(count) and count.device.type != "cpu":
-        return count.to(device).clamp(min=1)
-    return max(int(count), 1)

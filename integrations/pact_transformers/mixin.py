@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.errors import AdapterError
@@ -12,6 +13,7 @@ from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.terms.base import Step
+from pact_transformers.ahead import backward_ahead, goes_ahead
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
 from pact_transformers.sharding import refuse_zero3, require_own_inputs, tensor_parallel
@@ -32,6 +34,7 @@ class PactTrainerMixin:
     """
 
     pact: Constraint
+    _pact_ahead: bool | None = None
     if TYPE_CHECKING:  # what transformers.Trainer has
         model: Any
         args: Any
@@ -50,6 +53,14 @@ class PactTrainerMixin:
         batch = {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
         training = self.model.training
         weight = self.pact.config.weight
+        step = Step(
+            self.state.global_step + 1,
+            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
+            tokens=num_items_in_batch,
+            world_size=self._pact_world_size(num_items_in_batch),
+        )
+        if training and weight and self._pact_goes_ahead():
+            backward_ahead(self, batch, step)
         with self.pact.watch(batch), label_logprobs(model if weight and training else None) as task:
             result = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
@@ -57,12 +68,6 @@ class PactTrainerMixin:
         if not training:
             self.pact.observe(batch)
             return result
-        step = Step(
-            self.state.global_step + 1,
-            micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
-            tokens=num_items_in_batch,
-            world_size=self._pact_world_size(num_items_in_batch),
-        )
         constraint = self.pact.loss(
             batch,
             step,
@@ -74,6 +79,11 @@ class PactTrainerMixin:
         if return_outputs:
             return result[0] + constraint.to(result[0].device), result[1]
         return result + constraint.to(result.device)
+
+    def _pact_goes_ahead(self) -> bool:
+        if self._pact_ahead is None:
+            self._pact_ahead = goes_ahead(self)
+        return self._pact_ahead and torch.is_grad_enabled()
 
     def _pact_world_size(self, num_items_in_batch: Any) -> int:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""
@@ -138,6 +148,7 @@ class PactTrainerMixin:
             self.pact.record.receipt.resume(Receipt.read(Path(str(checkpoint))))
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
+        self._pact_ahead = None  # the model is wrapped and checkpointed in there
         result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
         self._pact_write(self.args.output_dir)
         return result

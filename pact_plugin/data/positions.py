@@ -116,9 +116,14 @@ def response_positions(
         column=column,
         index=index[row, column],
         response=response[row, column],
-        trained=trained[:, 1:].sum(),
+        trained=trained_labels(labels),
         starts=begins,
     )
+
+
+def trained_labels(labels: Int[Tensor, "B T"]) -> Int[Tensor, ""]:
+    """How many labels a next-token loss counts: all but column 0 and the ignored."""
+    return (labels[:, 1:] != IGNORED).sum()
 
 
 def document_starts(

@@ -54,16 +54,25 @@ def contiguous_input(module: nn.Module | None) -> Iterator[None]:
 
 
 def unwrap(model: Any) -> Any:
-    """The causal language model inside torch.compile, data-parallel and PEFT wrappers."""
+    """The causal language model inside torch.compile, data-parallel, DeepSpeed and PEFT wrappers."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
+        elif wrapped(model) is not None:
+            model = wrapped(model)
         elif hasattr(model, "get_base_model"):
             model = model.get_base_model()
         else:
             return model
+
+
+def wrapped(model: Any) -> nn.Module | None:
+    """What is inside a data-parallel wrapper or a DeepSpeed engine; None of anything else.
+
+    An engine hands on the attributes of its model, but cannot be patched in its place.
+    """
+    inner = vars(model).get("module", getattr(model, "_modules", {}).get("module"))
+    return inner if isinstance(inner, nn.Module) else None
 
 
 def peft_model(model: nn.Module) -> Any:

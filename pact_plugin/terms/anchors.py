@@ -18,13 +18,13 @@ from pact_plugin.data.documents import Document, full_context, to_device
 from pact_plugin.data.generation import Pair
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.ranks import of_first_rank, rank, ranks
+from pact_plugin.model.ranks import is_sharded, of_first_rank, rank, ranks
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Pool
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchor_prompts import anchor_prompts, anchors_from, turns
-from pact_plugin.terms.base import Contribution, MicroBatch
+from pact_plugin.terms.base import Contribution, MicroBatch, Turn
 from pact_plugin.terms.student import Student
 
 _SHIFT = 0.618
@@ -79,17 +79,18 @@ class AnchorsTerm:
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
-        step = batch.step
-        assert step is not None
         if self._first:
             require_one_backward(self._student.head.decoder)
             self._first = False
-        chosen = self.chosen(step.number, batch.number, rank(), step.micro_batches)
+        return self.ahead(batch.turn)
+
+    def ahead(self, turn: Turn) -> Contribution:
+        """The same, whose gradient can be made before the data's forward pass."""
+        chosen = self.chosen(turn.step.number, turn.number, rank(), turn.step.micro_batches)
         # Without a response too: sharded models need every rank.
-        total = self._divergence(chosen, batch.view.autocast) * batch.view.positions.trained
+        total = self._divergence(chosen, turn.autocast) * turn.trained
         return Contribution(
-            penalty=self._weight * total,
-            means={"anchor_divergence": (total.detach(), batch.view.positions.trained)},
+            penalty=self._weight * total, means={"anchor_divergence": (total.detach(), turn.trained)}
         )
 
     def _divergence(self, chosen: list[int], autocast: AbstractContextManager[Any]) -> Float[Tensor, ""]:
@@ -136,12 +137,12 @@ def require_one_backward(decoder: nn.Module) -> None:
     """Refuse reentrant checkpointing on several ranks.
 
     Its backward passes are each by themselves, so a parameter's gradient is complete once for the batch and once for
-    the anchors; DistributedDataParallel averages it the first time only, in silence.
+    the anchors; DistributedDataParallel averages it the first time only, in silence. FSDP2 averages each.
 
     Raises:
         ConfigError: Names the setting to change.
     """
-    for module in decoder.modules() if ranks() > 1 else ():
+    for module in decoder.modules() if ranks() > 1 and not is_sharded(decoder) else ():
         function = getattr(module, "_gradient_checkpointing_func", None)
         keywords = getattr(function, "keywords", None) or {}
         # torch's own default is reentrant
@@ -150,8 +151,8 @@ def require_one_backward(decoder: nn.Module) -> None:
                 "reentrant checkpointing on several ranks does not average the gradients of anchors",
                 key="gradient_checkpointing_kwargs",
                 value=dict(keywords),
-                remedy="Set `gradient_checkpointing_kwargs: {use_reentrant: false}`; or `anchors: false` with "
-                "`hold_data: true`.",
+                remedy="Call `constraint.ahead(batch, step).backward()` before the forward pass, or set "
+                "`gradient_checkpointing_kwargs: {use_reentrant: false}`.",
             )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -43,6 +45,37 @@ class Step:
                 remedy="It is the number of micro-batches of this optimiser step, 1 or more.",
             )
 
+    def per_token(self, total: Float[Tensor, ""], trained: Tensor) -> Float[Tensor, ""]:
+        """A sum over the tokens of a micro-batch as its part of the step's loss (clause C4.3).
+
+        Args:
+            total: In nats.
+            trained: Labels of the micro-batch that the task loss counts.
+        """
+        count: Tensor | int = trained if self.tokens is None else self.tokens
+        if torch.is_tensor(count) and count.device.type != "cpu":
+            count = count.to(total.device).clamp(min=1)  # the host need not wait for it
+        else:
+            count = max(int(count), 1)
+        return total / count * self.world_size
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is known of a micro-batch before its forward pass.
+
+    Args:
+        step: The optimiser step.
+        number: Of this micro-batch within the step, from 0.
+        trained: Labels that the task loss counts.
+        autocast: The precision that the model runs in.
+    """
+
+    step: Step
+    number: int
+    trained: Tensor
+    autocast: AbstractContextManager[Any]
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -64,6 +97,12 @@ class MicroBatch:
     number: int = 0
     task_loss: Literal["nll", "dft"] = "nll"
 
+    @property
+    def turn(self) -> Turn:
+        """Of this micro-batch, in training."""
+        assert self.step is not None
+        return Turn(self.step, self.number, self.view.positions.trained, self.view.autocast)
+
 
 Mean = tuple[Tensor, Tensor | int]
 """A sum and what it is divided by, both without gradient."""
@@ -82,6 +121,25 @@ class Contribution:
     penalty: Float[Tensor, ""] | None = None
     relief: Float[Tensor, ""] | None = None
     means: Mapping[str, Mean] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """All terms' parts together; see `Contribution`."""
+
+    penalty: Float[Tensor, ""]
+    relief: Float[Tensor, ""]
+    means: Mapping[str, Mean]
+
+
+def combined(parts: Sequence[Contribution], device: torch.device) -> Whole:
+    """The sums of the terms' parts, and all their means."""
+    zero = torch.zeros((), device=device)
+    return Whole(
+        penalty=sum((part.penalty for part in parts if part.penalty is not None), zero),
+        relief=sum((part.relief for part in parts if part.relief is not None), zero),
+        means={name: mean for part in parts for name, mean in part.means.items()},
+    )
 
 
 class Term(Protocol):
@@ -109,4 +167,13 @@ class Term(Protocol):
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """Its part of the loss of a micro-batch."""
+        ...
+
+
+@runtime_checkable
+class OwnPassTerm(Term, Protocol):
+    """A term that brings prompts of its own, and so needs no forward pass of the data."""
+
+    def ahead(self, turn: Turn) -> Contribution:
+        """Its part of the loss of a micro-batch, before the forward pass of that."""
         ...

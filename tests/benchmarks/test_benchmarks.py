@@ -17,9 +17,10 @@ from benchmarks.profiling import profile_step
 from benchmarks.settings import MODES, PLAIN, Mode, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 from pact_plugin import PactConfig, PactConstraint
-from pact_plugin.constraint import Constraint, Parts
+from pact_plugin.constraint import Constraint
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import language_head
+from pact_plugin.run.parts import Parts
 from pact_plugin.terms.base import Step
 from pact_plugin.terms.student import Student
 

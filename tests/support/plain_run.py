@@ -63,21 +63,31 @@ class Plain:
 
     def step(self, model: Any, batches: Sequence[Batch], number: int) -> Outcome:
         """What a step with these micro-batches comes to."""
-        tokens = [int((batch["labels"][:, 1:] != -100).sum()) for batch in batches]
-        found = Outcome(torch.zeros(()), sum(tokens))
-        for micro_batch, batch in enumerate(batches):
-            of_task, parts = self._of_data(model, batch, None if self.per_micro_batch else sum(tokens))
-            found.loss = found.loss + of_task / (len(batches) if self.per_micro_batch else 1)
-            found.penalty += self.config.weight * parts["divergence"] / sum(tokens)
+        return self.step_of_ranks(model, [batches], number)
+
+    def step_of_ranks(self, model: Any, ranks: Sequence[Sequence[Batch]], number: int) -> Outcome:
+        """What a step with these micro-batches of each rank comes to."""
+        everything = [
+            (rank, place, batch) for rank, own in enumerate(ranks) for place, batch in enumerate(own)
+        ]
+        whole = sum(_tokens(batch) for *_, batch in everything)
+        found = Outcome(torch.zeros(()), whole)
+        for rank, micro_batch, batch in everything:
+            of_task, parts = self._of_data(model, batch, None if self.per_micro_batch else whole)
+            share = 1 / len(everything) if self.per_micro_batch else 1.0
+            found.loss = found.loss + of_task * share
+            found.penalty += self.config.weight * parts["divergence"] / whole
             found.eased = (found.eased[0] + parts["eased"], found.eased[1] + parts["eased_positions"])
             if self.anchors is None:
                 continue
-            chosen = self.anchors.chosen(number, micro_batch, 0, len(batches))
+            chosen = self.anchors.chosen(number, micro_batch, rank, len(ranks[rank]))
             documents = [self.anchors.documents[one] for one in chosen]
             divergence = anchor_divergence(model, self.aligned, documents, self.safety)
-            term = divergence * tokens[micro_batch] / sum(tokens)
-            found.loss = found.loss + self.config.weight * term
-            found.anchors += term.item()
+            by_tokens = _tokens(batch) / whole
+            found.loss = found.loss + self.config.weight * divergence * (
+                share if self.per_micro_batch else by_tokens
+            )
+            found.anchors += divergence.item() * by_tokens
         found.penalty += self.config.weight * found.anchors
         return found
 
@@ -100,6 +110,10 @@ class Plain:
             dft=self.dft,
             stored=self.stored,
         )
+
+
+def _tokens(batch: Batch) -> int:
+    return int((batch["labels"][:, 1:] != -100).sum())
 
 
 def assert_equal_to_a_plain_loop(

@@ -58,6 +58,10 @@ class Case:
     train: str
     terms: str
     table: bool = True
+    checkpointing: bool | None = None
+    """Whether it is reentrant; None where there is none."""
+    ahead: bool = False
+    """Whether the anchors have a backward pass of their own."""
 
     def config(self, folder: Path, *, anchors: bool = True) -> PactConfig:
         """Its settings; without anchors for the process that computes these by itself."""
@@ -79,10 +83,21 @@ def cases(wrapper: str) -> Iterator[Case]:
             yield Case(train, terms)
         if train == "lora" or wrapper == "ddp" or terms == "anchors":
             yield Case(train, terms, table=False)
+    for train, reentrant in itertools.product(("lora", "full"), (False, True)):
+        if wrapper == "ddp":
+            yield Case(train, "default", checkpointing=reentrant, ahead=True)
+        else:  # each backward pass reduces and adds up what it has
+            yield Case(train, "default", checkpointing=reentrant)
+    if wrapper == "ddp":
+        for train in ("lora", "full"):
+            yield Case(train, "all", ahead=True)
 
 
-def build(train: str) -> Any:
+def build(train: str, checkpointing: bool | None = None) -> Any:
     model = tiny_model().train()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.enable_input_require_grads()
     if train == "full":
         return model
     torch.manual_seed(0)
@@ -160,7 +175,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> None:
-    model = build(case.train)
+    model = build(case.train, case.checkpointing)
     constraint = PactConstraint(model, TOKENIZER, case.config(folder))
     wrapped = wrap(model, wrapper, ranks)
     mine = [[micro_batch(rank, number, step) for number in range(ACCUMULATION)] for step in range(STEPS)]
@@ -179,7 +194,10 @@ def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> No
         loss = torch.zeros(())
         for number, batch in enumerate(mine[step]):
             with no_sync(wrapped, number == ACCUMULATION - 1):
-                part = loss_of(wrapped, constraint, batch, Step(step + 1, ACCUMULATION, count, ranks))
+                turn = Step(step + 1, ACCUMULATION, count, ranks)
+                if case.ahead:
+                    constraint.ahead(batch, turn).backward()
+                part = loss_of(wrapped, constraint, batch, turn)
                 part.backward()
             loss += part.detach() / ranks
         distributed.all_reduce(loss)
@@ -243,7 +261,9 @@ def reentrant() -> None:
         model = build("full")
         model.gradient_checkpointing_enable({"use_reentrant": True})
         constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **settings))
-        with pytest.raises(ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false"):
+        with pytest.raises(
+            ConfigError, match=r"gradient_checkpointing_kwargs.*constraint\.ahead.*use_reentrant: false"
+        ):
             loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), Step(1, 1, 1, 2))
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 from both import (
+    CONFIG,
     HELD,
     changed,
     each_kind,
@@ -118,14 +119,17 @@ def test_the_losses_of_sft_with_adam(tmp_path, with_lora, loss_type):
     assert_equal_to_a_plain_loop(trainer, twin, plain, adam, weights_within=5e-5)
 
 
-def test_a_model_whose_loss_is_a_mean_over_each_micro_batch(tmp_path):
+@each_kind
+def test_a_model_whose_loss_is_a_mean_over_each_micro_batch(tmp_path, with_lora):
     """Then the Trainer averages over the micro-batches, and the constraint must be averaged as the task is."""
     model = tiny_model()
     model.accepts_loss_kwargs = False
-    trainer = of_transformers(tmp_path, model=model, **FIVE_STEPS, **ADAM)
-    pact.attach(trainer, HELD)
-    plain = partial(Plain, HELD, tiny_model(), POSITIVE, per_micro_batch=True)
-    assert_equal_to_a_plain_loop(trainer, tiny_model(), plain, adam, weights_within=5e-5)
+    trainer = of_transformers(tmp_path, model=model, with_lora=with_lora, **FIVE_STEPS, **DESCENT)
+    twin = of_transformers(tmp_path / "plain", with_lora=with_lora).model
+    assert not trainer.model_accepts_loss_kwargs
+    pact.attach(trainer, CONFIG)
+    plain = partial(Plain, CONFIG, tiny_model(), POSITIVE, per_micro_batch=True)
+    assert_equal_to_a_plain_loop(trainer, twin, plain, sgd)
 
 
 @each_kind

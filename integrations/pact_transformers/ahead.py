@@ -1,0 +1,67 @@
+"""The backward pass of the anchors, before the forward pass of a batch, in a Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers.training_args import OptimizerNames
+
+from pact_plugin.model.ranks import is_sharded, ranks
+from pact_plugin.model.wrappers import peft_model
+from pact_plugin.terms.base import Step
+
+_STEPS_IN_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+
+
+def goes_ahead(trainer: Any) -> bool:
+    """Whether a run is better off, or only correct, with two backward passes for each micro-batch.
+
+    With an adapter they save memory. With checkpointing on several ranks one alone could part the gradients of the
+    anchors and the batch, each being reduced by itself. In full fine-tuning on one GPU the gradients would take their
+    memory earlier. FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it.
+    """
+    model = trainer.model
+    if is_sharded(model) or _steps_in_backward(trainer):
+        return False
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return peft_model(model) is not None or (ranks() > 1 and checkpointed)
+
+
+def backward_ahead(trainer: Any, batch: dict[str, Any], step: Step) -> None:
+    """Add the anchors' gradient to that of the step, scaled as the trainer will scale the batch's."""
+    with trainer.accelerator.autocast():
+        loss = trainer.pact.ahead(batch, step)
+    if not _scaled_for_accumulation(trainer, step):
+        loss = loss / step.micro_batches
+    accelerator = trainer.accelerator
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        accelerator.backward(loss)
+        return
+    # Accelerate's own would make the optimiser's step.
+    engine = accelerator.deepspeed_engine_wrapped.engine
+    engine.set_gradient_accumulation_boundary(is_boundary=False)
+    engine.backward(loss, scale_wrt_gas=False)
+
+
+def _scaled_for_accumulation(trainer: Any, step: Step) -> bool:
+    """Whether a loss is one of the whole step already; as in `Trainer.training_step`."""
+    known: bool | None = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if known is not None:
+        return known
+    by_tokens = trainer.model_accepts_loss_kwargs and step.tokens is not None
+    return by_tokens or trainer.compute_loss_func is not None
+
+
+def _steps_in_backward(trainer: Any) -> bool:
+    """Whether an optimiser acts on each gradient as soon as it is there, so that a second would be another step."""
+    if trainer.args.optim in _STEPS_IN_BACKWARD:
+        return True
+    if trainer.accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return False  # its hooks reduce gradients
+    return any(_hooks(parameter) for parameter in trainer.model.parameters())
+
+
+def _hooks(parameter: torch.Tensor) -> bool:
+    return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))

@@ -1,0 +1,34 @@
+"""What a constraint is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from pact_plugin.config import PactConfig
+from pact_plugin.reference.reference import Reference
+from pact_plugin.terms.base import Term
+from pact_plugin.terms.student import Student
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a constraint is made of; `pact_plugin.assemble` puts it together.
+
+    Args:
+        config: Settings.
+        model: The model in training.
+        student: What reads it.
+        tokens: The safety tokens.
+        reference: The aligned model.
+        terms: What is added to the task's loss.
+    """
+
+    config: PactConfig
+    model: nn.Module
+    student: Student
+    tokens: SafetyTokens
+    reference: Reference
+    terms: tuple[Term, ...]

@@ -1,0 +1,64 @@
+"""Terms with a pass of their own, whose gradient can be made before the data's forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pact_plugin.errors import ConfigError
+from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Term, Turn, combined
+
+
+class Ahead:
+    """Keeps what such terms have added to a micro-batch, until its loss is asked for.
+
+    Args:
+        terms: All terms of a constraint.
+    """
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self._terms = [term for term in terms if isinstance(term, OwnPassTerm)]
+        self._place, self._made = (0, 0), dict[str, Contribution]()
+
+    def add(self, turn: Turn, device: torch.device) -> Float[Tensor, ""]:
+        """The sum of these terms' penalties in nats, with gradient; without effect where there are none.
+
+        Args:
+            turn: The micro-batch.
+            device: Of the model in training.
+        """
+        made = {term.name: term.ahead(turn) for term in self._terms}
+        self._place = turn.step.number, turn.number
+        self._made = {name: replace(part, penalty=_detached(part.penalty)) for name, part in made.items()}
+        if not made:
+            return torch.zeros((), device=device, requires_grad=True)
+        return combined(list(made.values()), device).penalty
+
+    def part(self, term: Term, given: MicroBatch) -> Contribution:
+        """A term's part of the loss of a micro-batch: as it was made ahead, then without gradient, or made now.
+
+        Raises:
+            ConfigError: It was made ahead for another micro-batch.
+        """
+        made = self._made.pop(term.name, None)
+        if made is None:
+            return term(given)
+        assert given.step is not None
+        place = given.step.number, given.number
+        if place != self._place:
+            raise ConfigError(
+                f"`ahead` was called for micro-batch {self._place[1] + 1} of step {self._place[0]}, `loss` for "
+                f"micro-batch {place[1] + 1} of step {place[0]}",
+                key="step",
+                value=given.step.number,
+                remedy="Give both calls of a micro-batch the same `step`.",
+            )
+        return made
+
+
+def _detached(penalty: Tensor | None) -> Tensor | None:
+    return None if penalty is None else penalty.detach()
