@@ -160,6 +160,24 @@ def count_operations(
     )
 
 
+@app.command("peaks")
+def count_peaks(
+    shape: Annotated[list[str] | None, typer.Option(help="Repeatable; by default 1b and 8b.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
+    output: Output = OUTPUT,
+) -> None:
+    """Memory of a step with anchors in the batch's backward pass and in one of their own, without a GPU."""
+    commands.run_peaks(
+        [
+            Settings(shape=name, train=train, dtype=dtype, modes=(), gradient_checkpointing=checkpointing)
+            for name in shape or ["1b", "8b"]
+            for train in ("lora", "full")
+            for checkpointing in (False, True)
+        ],
+        output,
+    )
+
+
 @app.command("profile")
 def profile_operators(
     shape: Annotated[str, typer.Option(help="Of the model.")] = "135m",

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from benchmarks import charts, growth, machine, result
 from benchmarks.counts import count
-from benchmarks.kinds import Count
+from benchmarks.kinds import AnchorRows, Count
 from benchmarks.overhead import Report, measure
+from benchmarks.passes import peaks
 from benchmarks.profiling import profile_step
 from benchmarks.settings import PLAIN, Settings
 
@@ -86,6 +87,25 @@ def run_counts(measured: list[Settings], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     (output / "counts.json").write_text(json.dumps(content, indent=2) + "\n")
     _table("Counted, not measured", COUNT_HEADINGS, lines, output / "counts.md")
+
+
+PEAK_HEADINGS = ("shape", "training", "checkpointing", "plain, MiB", "together, MiB", "apart, MiB")
+"""`together`: anchors in the batch's backward pass; `apart`: in one of their own, before it. Above `plain`."""
+
+
+def run_peaks(measured: list[Settings], output: Path) -> None:
+    """Gradients and activations of a step, without running anything."""
+    lines: list[tuple[str, ...]] = []
+    content = []
+    for settings in measured:
+        found = peaks(settings, AnchorRows())
+        above = (f"+{(one - found.plain) / 2**20:.0f}" for one in (found.together, found.apart))
+        checkpointed = "yes" if settings.gradient_checkpointing else "no"
+        lines.append((settings.shape, settings.train, checkpointed, f"{found.plain / 2**20:.0f}", *above))
+        content.append(asdict(settings) | asdict(settings.sizes) | asdict(found))
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "peaks.json").write_text(json.dumps(content, indent=2) + "\n")
+    _table("Gradients and activations, counted", PEAK_HEADINGS, lines, output / "peaks.md")
 
 
 def _counted(name: str, counted: Count) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.head import LanguageHead, check_head, language_head
-from pact_plugin.model.ranks import refuse_zero3
+from pact_plugin.model.ranks import refuse_unreadable
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
 from pact_plugin.reference.pool import Pool
@@ -77,7 +77,7 @@ class PactConstraint(Constraint):
         data: Data | None = None,
     ) -> None:
         settings = PactConfig.of(config)
-        refuse_zero3(model)
+        refuse_unreadable(model)
         head = language_head(model)
         other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
         choice = choose(

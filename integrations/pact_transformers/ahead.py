@@ -8,25 +8,19 @@ import torch
 from accelerate.utils import DistributedType
 from transformers.training_args import OptimizerNames
 
-from pact_plugin.model.ranks import is_sharded, ranks
-from pact_plugin.model.wrappers import peft_model
+from pact_plugin.model.ranks import is_sharded
 from pact_plugin.terms.base import Step
 
 _STEPS_IN_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
 
 
 def goes_ahead(trainer: Any) -> bool:
-    """Whether a run is better off, or only correct, with two backward passes for each micro-batch.
+    """Whether the anchors have a backward pass of their own: it saves memory, and suits any checkpointing.
 
-    With an adapter they save memory. With checkpointing on several ranks one alone could part the gradients of the
-    anchors and the batch, each being reduced by itself. In full fine-tuning on one GPU the gradients would take their
-    memory earlier. FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it.
+    FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it, and are part of
+    the batch's backward pass. So they are where an optimiser acts on each gradient at once.
     """
-    model = trainer.model
-    if is_sharded(model) or _steps_in_backward(trainer):
-        return False
-    checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    return peft_model(model) is not None or (ranks() > 1 and checkpointed)
+    return not (is_sharded(trainer.model) or _steps_in_backward(trainer))
 
 
 def backward_ahead(trainer: Any, batch: dict[str, Any], step: Step) -> None:

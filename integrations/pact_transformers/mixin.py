@@ -16,7 +16,7 @@ from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead, goes_ahead
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
-from pact_transformers.sharding import refuse_zero3, require_own_inputs, tensor_parallel
+from pact_transformers.sharding import refuse_unreadable, require_own_inputs, tensor_parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -135,11 +135,11 @@ class PactTrainerMixin:
         table is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: DeepSpeed partitions the parameters, or ranks share their inputs and there are anchors.
+            AdapterError: The parameters cannot be read, or ranks share their inputs and there are anchors.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The table is another model's, or lacks a document and cannot be filled any more.
         """
-        refuse_zero3(self)
+        refuse_unreadable(self)
         require_own_inputs(self, self.pact.config)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -199,7 +199,7 @@ def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
-    refuse_zero3(trainer)
+    refuse_unreadable(trainer)
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:

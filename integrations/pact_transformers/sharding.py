@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import AdapterError
-from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
+from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, ZERO3, ZERO3_REMEDY
 
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
@@ -18,10 +18,16 @@ def is_zero3(trainer: Any) -> bool:
     return config is not None and config.is_zero3()
 
 
-def refuse_zero3(trainer: Any) -> None:
-    """Raise `AdapterError` under ZeRO stage 3."""
+def refuse_unreadable(trainer: Any) -> None:
+    """Refuse ways to spread parameters in which they are not to be had between forward passes.
+
+    Raises:
+        AdapterError: ZeRO stage 3, or the first version of FSDP.
+    """
     if is_zero3(trainer):
         raise AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+    if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
+        raise AdapterError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)
 
 
 def require_own_inputs(trainer: Any, config: PactConfig) -> None:

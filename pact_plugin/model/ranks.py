@@ -12,6 +12,8 @@ T = TypeVar("T")
 
 ZERO3 = "ZeRO stage 3 keeps parameters empty between forward passes, where the constraint reads the head"
 ZERO3_REMEDY = "Use ZeRO stage 2, or FSDP2."
+FSDP1 = "FSDP's first version keeps parameters in flat pieces, which the constraint cannot read"
+FSDP1_REMEDY = "Use FSDP2: `fsdp_version: 2`, or `version: 2` in `fsdp_config`."
 
 
 def several() -> bool:
@@ -21,15 +23,19 @@ def several() -> bool:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a forward pass needs every rank, as under FSDP."""
-    names = {type(module).__name__ for module in model.modules()}
-    sharded = (hasattr(parameter, "full_tensor") for parameter in model.parameters())
-    return "FullyShardedDataParallel" in names or any(sharded)
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def refuse_zero3(model: nn.Module) -> None:
-    """Raise `ModelStructureError` for parameters that DeepSpeed has partitioned: it gives each a `ds_id`."""
+def refuse_unreadable(model: nn.Module) -> None:
+    """Refuse parameters that are not to be had between forward passes.
+
+    Raises:
+        ModelStructureError: DeepSpeed has partitioned them, or the first version of FSDP has flattened them.
+    """
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         raise ModelStructureError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise ModelStructureError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)
 
 
 def rank() -> int:

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import passes
 from benchmarks.allocations import Allocations
 from benchmarks.counts import count
 from benchmarks.kinds import AnchorRows
@@ -199,3 +200,16 @@ def test_allocations_count_each_storage_once_and_forget_what_is_gone():
         torch.zeros(5)
     assert allocations.sizes == [40, 40, 20]
     assert (allocations.live, allocations.peak, allocations.largest) == (40, 80, 40)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("train", ["lora", "full"])
+def test_a_backward_pass_of_the_anchors_own_takes_less_memory(train, checkpointing):
+    settings = Settings(shape="growth", train=train, modes=(), gradient_checkpointing=checkpointing)
+    few, more = (passes.peaks(settings, AnchorRows(rows=rows, held=16 * rows)) for rows in (4, 8))
+    assert few.plain == more.plain
+    assert few.apart <= more.apart <= more.together
+    assert few.together <= more.together
+    if train == "lora":  # else the gradients themselves decide
+        assert more.apart < more.together
+        assert few.together < more.together

@@ -7,6 +7,7 @@ import torch
 from loop import (
     FEW_ANCHORS,
     TOKENIZER,
+    TOKENS,
     a_batch,
     adapted,
     gradients,
@@ -17,7 +18,7 @@ from loop import (
 )
 from tiny import tiny_model
 
-from pact_plugin import PactConstraint
+from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError
 from pact_plugin.terms.base import Step
 
@@ -79,7 +80,7 @@ def test_in_a_loop_that_counts_no_steps():
 @pytest.mark.parametrize("changes", [{"anchors": False}, {"weight": 0}])
 def test_without_anchors_it_adds_nothing(changes):
     model, batch = tiny_model(), a_batch()
-    constraint = built(model, **changes)
+    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **changes))
     loss = constraint.ahead(batch)
     loss.backward()
     assert loss.item() == 0.0

@@ -62,6 +62,12 @@ class Case:
     """Whether it is reentrant; None where there is none."""
     ahead: bool = False
     """Whether the anchors have a backward pass of their own."""
+    other: bool = False
+    """Whether another model is the aligned one, as with `reference: PATH`."""
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        return {"reference_model": tiny_model(seed=4)} if self.other else {}
 
     def config(self, folder: Path, *, anchors: bool = True) -> PactConfig:
         """Its settings; without anchors for the process that computes these by itself."""
@@ -88,6 +94,8 @@ def cases(wrapper: str) -> Iterator[Case]:
             yield Case(train, "default", checkpointing=reentrant, ahead=True)
         else:  # each backward pass reduces and adds up what it has
             yield Case(train, "default", checkpointing=reentrant)
+    for train, table in itertools.product(("lora", "full"), (True, False)):
+        yield Case(train, "all", table=table, ahead=wrapper == "ddp", other=True)
     if wrapper == "ddp":
         for train in ("lora", "full"):
             yield Case(train, "all", ahead=True)
@@ -176,14 +184,16 @@ def whole(tensor: Tensor) -> Tensor:
 
 def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> None:
     model = build(case.train, case.checkpointing)
-    constraint = PactConstraint(model, TOKENIZER, case.config(folder))
+    constraint = PactConstraint(model, TOKENIZER, case.config(folder), **case.reference)
     wrapped = wrap(model, wrapper, ranks)
     mine = [[micro_batch(rank, number, step) for number in range(ACCUMULATION)] for step in range(STEPS)]
     if case.table:
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)
 
-    alone, aligned, anchored, tokens = build(case.train), build(case.train), 0.0, 0
-    expected = PactConstraint(alone, TOKENIZER, case.config(folder, anchors=False))  # reads the ranks' table
+    alone, anchored, tokens = build(case.train), 0.0, 0
+    aligned = case.reference.get("reference_model") or build(case.train)
+    # It reads the ranks' table.
+    expected = PactConstraint(alone, TOKENIZER, case.config(folder, anchors=False), **case.reference)
     optimizers = [
         torch.optim.SGD([p for p in m.parameters() if p.requires_grad], lr=RATES[case.train])
         for m in (model, alone)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from both import CONFIG, each_trainer
+from both import CONFIG, each_trainer, of_transformers
+from pact_transformers.ahead import goes_ahead
 from sft import TOKENS
 
 import pact_plugin as pact
@@ -36,11 +37,11 @@ APART, TOGETHER = ["forward", "backward"] * 2, ["forward"] * 2 + ["backward"] * 
     [
         (True, {}, APART),
         (True, {"gradient_checkpointing": True}, APART),
-        (False, {}, TOGETHER),  # gradients of all parameters would be there earlier
-        (True, {"optim": "adamw_torch"}, APART),
+        (False, {}, APART),
+        (False, {"gradient_checkpointing": True}, APART),
     ],
 )
-def test_with_an_adapter_the_two_passes_are_apart(tmp_path, build, with_lora, settings, expected):
+def test_the_two_passes_are_apart(tmp_path, build, with_lora, settings, expected):
     trainer = build(tmp_path, with_lora=with_lora, max_steps=1, **settings)
     pact.attach(trainer, CONFIG)
     assert order_of_a_step(trainer) == expected
@@ -57,6 +58,13 @@ def test_an_optimiser_that_acts_on_each_gradient_at_once_gets_one(tmp_path, buil
             parameter.register_post_accumulate_grad_hook(lambda _, name=name: acted.append(name))
     assert order_of_a_step(trainer) == TOGETHER
     assert len(acted) == len(set(acted)) > 0
+
+
+def test_nor_one_that_steps_in_the_backward_pass(tmp_path):
+    trainer = of_transformers(tmp_path, with_lora=True)
+    assert goes_ahead(trainer)
+    trainer.args.optim = "lomo"  # needs a package of its own
+    assert not goes_ahead(trainer)
 
 
 @each_trainer
