@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import docs_site
@@ -18,7 +17,6 @@ from pact_axolotl.check.problems import problems
 from sft import TOKENIZER, TOKENS, completions, lora
 from test_readme import texts_of_the_code
 from tiny import tiny_model
-from transformers import DataCollatorForSeq2Seq
 from typer.main import get_command
 
 import pact_plugin as pact
@@ -33,9 +31,8 @@ TRL = (ROOT / "integrations" / "pact_trl" / "README.md").read_text(encoding="utf
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """Code blocks, those inside of tabs as well."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
-    return [dedent(code) for _, code in found]
+    """Code blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 # --- Python ---
@@ -60,12 +57,12 @@ def run(code: str, **names: Any) -> dict[str, Any]:
     return names
 
 
-TABS = blocks(TEXTS["getting-started.md"], "python")
+WAYS = blocks(TEXTS["getting-started.md"], "python")
 LOOP, STORE, ACCUMULATION, BARE = blocks(TEXTS["integrations/loop.md"], "python")
 
 
 @pytest.mark.usefixtures("_a_model")
-@pytest.mark.parametrize("code", [TABS[0], blocks(TRL, "python")[0]], ids=["getting started", "TRL"])
+@pytest.mark.parametrize("code", [WAYS[0], blocks(TRL, "python")[0]], ids=["getting started", "TRL"])
 def test_sft_trainer(code):
     names = run(code, dataset=completions(), lora=lora())
     assert names["trainer"].pact.record.receipt.steps == [[1, 2]]
@@ -74,14 +71,23 @@ def test_sft_trainer(code):
 
 @pytest.mark.usefixtures("_a_model")
 def test_trainer():
-    data, collator = tokenized(), DataCollatorForSeq2Seq(TOKENIZER)
-    code = TABS[1].replace("train_dataset=dataset", "train_dataset=dataset, data_collator=collator")
-    run(code, model=tiny_model(), tokenizer=TOKENIZER, dataset=data, collator=collator)
+    run(WAYS[1], model=tiny_model(), tokenizer=TOKENIZER, dataset=tokenized())
     assert verify_run("out").startswith("constrained: 2 steps")
 
 
 @pytest.mark.usefixtures("_a_model")
-@pytest.mark.parametrize("code", [TABS[2], LOOP], ids=["getting started", "loop"])
+def test_the_trainer_as_a_class():
+    code = blocks(TRL, "python")[1].replace(
+        '{"weight"', '{"safety_tokens": "safety_tokens.safetensors", "weight"'
+    )
+    trainer = run(code, dataset=completions())["trainer"]
+    assert trainer.pact.config.weight == 2
+    trainer.train()
+    assert verify_run("out").startswith("constrained: 2 steps")
+
+
+@pytest.mark.usefixtures("_a_model")
+@pytest.mark.parametrize("code", [WAYS[2], LOOP], ids=["getting started", "loop"])
 def test_loop(code):
     model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
