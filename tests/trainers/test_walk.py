@@ -10,7 +10,7 @@ import pytest
 from walk import walk_of_a_step
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| +\d+ \| `(\w+)` \| \[(\S+?)\.py\]\((\S+)\) \|", re.MULTILINE)
+ROW = re.compile(r"^\| +\d+ \| `(\w+)` \| \[`(\S+?)\.py`\]\((\S+)\) \|", re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore")
