@@ -81,4 +81,4 @@ test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolot
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_DOCS) dist build demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_DOCS) dist build .cache demo-output benchmark-output
