@@ -13,7 +13,7 @@ from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.head import LanguageHead, check_head, language_head
-from pact_plugin.model.ranks import refuse_unreadable
+from pact_plugin.model.ranks import gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
 from pact_plugin.reference.pool import Pool
@@ -77,34 +77,52 @@ class PactConstraint(Constraint):
         data: Data | None = None,
     ) -> None:
         settings = PactConfig.of(config)
-        refuse_unreadable(model)
-        head = language_head(model)
-        other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
-        choice = choose(
-            named=other is not None,
-            adapter=adapter_state(model) if other is None else "none",
-            data=data or Data(folder=settings.advanced.store),
-            asked=settings.asks_at_responses,
-        )
-        source = build_source(choice.source, model, other)
-        named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
-        pool, held = ask_pools(settings, source, tokenizer)
-        tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
-        student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
-        with evaluation_mode(model):
-            check_head(model, head, student.ids[:16])
-        log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
-        looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
-        anchors = anchor_terms(settings, held, student, source, choice)
-        reference = Reference(
-            choice,
-            source,
-            tuple(dict.fromkeys(one for term in looking for one in term.columns)),
-            chunk_size=settings.advanced.chunk_size,
-            tokenizer=tokenizer,
-            tokenizer_fingerprint=tokens.fingerprint,
-        )
-        super().__init__(Parts(settings, model, student, tokens, reference, (*looking, *anchors)))
+        refuse_fsdp1(model)
+        # DeepSpeed's partitions are put together as long as the model is asked.
+        with gathered(model):
+            parts = build_parts(settings, model, tokenizer, reference_model, data)
+        super().__init__(parts)
+
+
+def build_parts(
+    settings: PactConfig,
+    model: nn.Module,
+    tokenizer: Any,
+    reference_model: nn.Module | None,
+    data: Data | None,
+) -> Parts:
+    """What a constraint is made of; the arguments are those of `PactConstraint`.
+
+    Raises:
+        PactError: They do not fit.
+    """
+    head = language_head(model)
+    other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
+    choice = choose(
+        named=other is not None,
+        adapter=adapter_state(model) if other is None else "none",
+        data=data or Data(folder=settings.advanced.store),
+        asked=settings.asks_at_responses,
+    )
+    source = build_source(choice.source, model, other)
+    named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
+    pool, held = ask_pools(settings, source, tokenizer)
+    tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
+    student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
+    with evaluation_mode(model):
+        check_head(model, head, student.ids[:16])
+    log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
+    looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
+    anchors = anchor_terms(settings, held, student, source, choice)
+    reference = Reference(
+        choice,
+        source,
+        tuple(dict.fromkeys(one for term in looking for one in term.columns)),
+        chunk_size=settings.advanced.chunk_size,
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=tokens.fingerprint,
+    )
+    return Parts(settings, model, student, tokens, reference, (*looking, *anchors))
 
 
 def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, Pool | None]:
@@ -172,7 +190,7 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
     """The aligned model where a configuration names one; None for the model in training itself.
 
     Raises:
-        ReferenceModelError: It cannot be loaded, or no plugin loads it.
+        ReferenceModelError: It cannot be loaded, no plugin loads it, or DeepSpeed has partitioned it.
     """
     if config.reference == "auto":
         return None
@@ -186,6 +204,13 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
             remedy="Use `reference: auto`, or install pact-plugin[transformers] for paths and hub ids.",
         )
     loaded: nn.Module = source.load(config.reference, model, tokenizer)
+    if is_partitioned(loaded):  # no engine would put it together
+        raise ReferenceModelError(
+            "DeepSpeed's ZeRO stage 3 partitions a second model, which nothing puts together",
+            key="reference",
+            value=config.reference,
+            remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
+        )
     return loaded
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pact_plugin.data.positions import trained_labels, warn_of_nothing_masked
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import NoResponseError
-from pact_plugin.model.ranks import refuse_unreadable
+from pact_plugin.model.ranks import refuse_fsdp1
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.reference.reference import Filling
@@ -78,12 +78,12 @@ class Constraint:
 
         Raises:
             ConfigError: The reference has no table.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
             ReferenceModelError: The model's weights have changed since the constraint was built.
             StoreError: A document is missing and the model is no longer the aligned one, another run is filling the
                 same folder, or it does not fit on the disk.
         """
-        refuse_unreadable(self.model)
+        refuse_fsdp1(self.model)
         self._note_begun()
         self.reference.fill(
             batches, Filling(self.model if model is None else model, tokens_per_pass, progress)
@@ -115,9 +115,9 @@ class Constraint:
             A scalar in nats; without effect where there are no anchors.
 
         Raises:
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
         """
-        refuse_unreadable(self.model)
+        refuse_fsdp1(self.model)
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
         device = self._student.ids.device
         turn = Turn(step, self._number(step), trained, ambient_autocast(device))
@@ -147,7 +147,7 @@ class Constraint:
 
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing.
@@ -237,7 +237,7 @@ class Constraint:
     def _check_first(self, batch: Mapping[str, Any]) -> None:
         if not self._first:
             return
-        refuse_unreadable(self.model)  # an engine may have partitioned the model since
+        refuse_fsdp1(self.model)  # it may have been wrapped since
         warn_of_nothing_masked(batch)
         self.reference.begin()
         self._first = False

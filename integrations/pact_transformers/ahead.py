@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 from transformers.training_args import OptimizerNames
 
-from pact_plugin.model.ranks import is_sharded
+from pact_plugin.model.ranks import is_fsdp
 from pact_plugin.terms.base import Step
 
 _STEPS_IN_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
@@ -20,7 +20,7 @@ def goes_ahead(trainer: Any) -> bool:
     FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it, and are part of
     the batch's backward pass. So they are where an optimiser acts on each gradient at once.
     """
-    return not (is_sharded(trainer.model) or _steps_in_backward(trainer))
+    return not (is_fsdp(trainer.model) or _steps_in_backward(trainer))
 
 
 def backward_ahead(trainer: Any, batch: dict[str, Any], step: Step) -> None:

@@ -16,7 +16,7 @@ from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead, goes_ahead
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
-from pact_transformers.sharding import refuse_unreadable, require_own_inputs, tensor_parallel
+from pact_transformers.sharding import refuse_fsdp1, require_own_inputs, tensor_parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,7 @@ class PactTrainerMixin:
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The table is another model's, or lacks a document and cannot be filled any more.
         """
-        refuse_unreadable(self)
+        refuse_fsdp1(self)
         require_own_inputs(self, self.pact.config)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -199,7 +199,7 @@ def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
-    refuse_unreadable(trainer)
+    refuse_fsdp1(trainer)
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:

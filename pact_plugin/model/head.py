@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
+from pact_plugin.model.ranks import gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import unwrap
 
@@ -73,13 +74,16 @@ class LanguageHead:
             chunk_size: Positions per chunk where the head is not plain and all logits are needed.
             project: Replaces the projection (a reference's own head).
             weight: Replaces the weight [V, d] of a plain linear head.
+
+        Raises:
+            ModelStructureError: DeepSpeed has partitioned a head in training.
         """
         if type(self.projection) is nn.Linear:
-            bias = self.projection.bias
-            rows = (self.projection.weight if weight is None else weight)[ids]
-            return self.logits(
-                hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids])
-            )
+            self._require_rows(hidden)
+            with gathered(self.projection):
+                bias = None if self.projection.bias is None else self.projection.bias[ids]
+                rows = (self.projection.weight if weight is None else weight)[ids]
+            return self.logits(hidden, lambda states: F.linear(states, rows, bias))
         chunks = hidden.split(chunk_size)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
 
@@ -170,6 +174,18 @@ class LanguageHead:
 
         label = self.logits(hidden, of_label)
         return self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
+
+    def _require_rows(self, hidden: Tensor) -> None:
+        if (
+            hidden.requires_grad
+            and is_partitioned(self.projection)
+            and not _is_frozen_linear(self.projection)
+        ):
+            raise ModelStructureError(
+                "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it",
+                key="advanced.published",
+                remedy="Train an adapter, use ZeRO stage 2 or FSDP2, or leave `published` out.",
+            )
 
     def _slope(self, logits: Tensor) -> Tensor | float:
         """Derivative of the logits by what the projection returns."""

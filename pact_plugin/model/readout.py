@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from pact_plugin.model.ranks import gathered
+
 Logits = Callable[[Tensor], Tensor]
 """[n, d] -> [n, V]."""
 Slope = Callable[[Tensor], Tensor | float]
@@ -101,9 +103,11 @@ class _Frozen(torch.autograd.Function):
             parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
-        ctx.slope, weight = head.slope, head.projection.weight
-        # The rows are kept, not the head: where it is sharded, it may be gone by the time of the backward pass.
-        ctx.save_for_backward(torch.cat(gradients), weight[ids], weight[labels], safety, label)
+        # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
+        with gathered(head.projection):
+            rows = head.projection.weight[ids], head.projection.weight[labels]
+        ctx.slope = head.slope
+        ctx.save_for_backward(torch.cat(gradients), *rows, safety, label)
         return safety, label, outside
 
     @staticmethod

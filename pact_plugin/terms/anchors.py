@@ -18,7 +18,7 @@ from pact_plugin.data.documents import Document, full_context, to_device
 from pact_plugin.data.generation import Pair
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.ranks import is_sharded, of_first_rank, rank, ranks
+from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Pool
@@ -142,7 +142,7 @@ def require_one_backward(decoder: nn.Module) -> None:
     Raises:
         ConfigError: Names the setting to change.
     """
-    for module in decoder.modules() if ranks() > 1 and not is_sharded(decoder) else ():
+    for module in decoder.modules() if ranks() > 1 and not is_fsdp(decoder) else ():
         function = getattr(module, "_gradient_checkpointing_func", None)
         keywords = getattr(function, "keywords", None) or {}
         # torch's own default is reentrant
