@@ -91,4 +91,4 @@ def _router_loss(model: Any, output: Any) -> float:
     """What a mixture of experts adds to its cross-entropy."""
     routers = getattr(output, "aux_loss", None)
     factor = getattr(unwrap(model), "router_aux_loss_coef", 0.0)
-    return float(routers) * float(factor) if torch.is_tensor(routers) else 0.0
+    return routers.item() * float(factor) if torch.is_tensor(routers) else 0.0
