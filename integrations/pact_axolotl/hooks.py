@@ -22,7 +22,7 @@ def register(cfg: Mapping[str, Any]) -> None:
         PactError: Names the key to change.
     """
     listed = has_plugin(cfg, loads_installed=True)
-    for error in (*misspelt_keys(cfg, settings_too=listed or "pact" in cfg), *misplaced_keys(cfg)):
+    for error in (*misspelt_keys(cfg, asked=listed or "pact" in cfg), *misplaced_keys(cfg)):
         raise error
     require_constrainable(cfg)
     if settings(cfg) is None and listed:

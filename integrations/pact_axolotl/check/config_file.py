@@ -60,18 +60,19 @@ def repeated_keys(path: Path) -> Iterator[PactError]:
             )
 
 
-def misspelt_keys(cfg: Mapping[str, Any], *, settings_too: bool = True) -> Iterator[PactError]:
+def misspelt_keys(cfg: Mapping[str, Any], *, asked: bool = True) -> Iterator[PactError]:
     """Keys beside `pact` that were meant to be `pact`, or settings of it; Axolotl drops keys that it does not know.
 
     Args:
         cfg: The configuration.
-        settings_too: Whether a key named like one of PACT's settings is one, as where PACT is asked for.
+        asked: Whether PACT is asked for in another way. If not, a key named like `pact` counts only with a value that
+            `pact` could have, and one named like a setting is none.
     """
-    inside = set(PactConfig.model_fields) if settings_too else set()
+    inside = set(PactConfig.model_fields) if asked else set()
     for key in map(str, cfg):
         if key in _WATCHED:
             continue
-        if _near_pact(key):
+        if _near_pact(key) and (asked or cfg.get(key) is True or isinstance(cfg.get(key), Mapping)):
             yield ConfigError(
                 "Axolotl does not know this key and drops it",
                 key=key,

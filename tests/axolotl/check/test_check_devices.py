@@ -1,4 +1,4 @@
-"""What `check` says of the device, and of the release of Axolotl."""
+"""What `check` and the plugin say of the device, of the release of Axolotl, and of keys that are misspelt."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from check_configs import config
 from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.environment import Axolotl
 from pact_axolotl.check.memory import Device
+from pact_axolotl.hooks import register
+
+from pact_plugin.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,26 @@ def test_the_plugin_needs_the_standard_library_alone():
         [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"pcat": True}, "pcat"),
+        ({"PACT": {"weight": 1}}, "PACT"),
+        ({"path": "./here"}, None),  # of somebody else's plugin
+        ({"weight": 2.0}, None),
+        ({"pact": True, "path": "./here"}, "path"),
+        ({"pact": False, "weight": 2.0}, "weight"),
+        ({"hub": {"pact": True}}, "hub.pact"),
+    ],
+    ids=str,
+)
+def test_what_the_plugin_takes_for_a_misspelling_where_it_is_installed(changes, key):
+    configuration = config(plugins=None, **({"pact": None} | changes))
+    if key is None:
+        register(configuration)
+        return
+    with pytest.raises(ConfigError) as raised:
+        register(configuration)
+    assert raised.value.key == key
