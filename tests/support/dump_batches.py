@@ -16,6 +16,11 @@ from axolotl.integrations.base import BasePlugin
 
 
 class DumpPlugin(BasePlugin):
+    def register(self, cfg: Any) -> None:
+        if torch.version.cuda and not torch.cuda.is_available():
+            # Asked of several ranks; Axolotl knows the answer of a torch without CUDA, not of one without driver.
+            torch.cuda.can_device_access_peer = _no_cuda
+
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         if not torch.cuda.is_available():
             cfg.device_map = None  # with several ranks Axolotl asks for one accelerator each
@@ -44,6 +49,10 @@ class DumpPlugin(BasePlugin):
         trainer.model.register_forward_pre_hook(write, with_kwargs=True)
         decoder = next(module for module in trainer.model.modules() if hasattr(module, "embed_tokens"))
         decoder.register_forward_pre_hook(note)
+
+
+def _no_cuda(*args: Any) -> bool:
+    raise AssertionError("Torch not compiled with CUDA enabled")
 
 
 class OtherTrainerPlugin(BasePlugin):
