@@ -12,7 +12,8 @@ from pact_plugin.constraint import Constraint
 from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
-from pact_plugin.model.head import LanguageHead, check_head, language_head
+from pact_plugin.model.check_head import check_head
+from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.ranks import gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose

@@ -14,6 +14,7 @@ from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead, goes_ahead
+from pact_transformers.denominator import CheckDenominator
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs, tensor_parallel
@@ -141,6 +142,7 @@ class PactTrainerMixin:
         """
         refuse_fsdp1(self)
         require_own_inputs(self, self.pact.config)
+        self.add_callback(CheckDenominator(self))  # type: ignore[attr-defined]
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)

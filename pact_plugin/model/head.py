@@ -239,29 +239,3 @@ def _logit_settings(config: Any) -> tuple[float, float | None]:
     if divisor is not None:
         scale = float(divisor) if getattr(text, "model_type", "") == "hyperclovax" else 1.0 / float(divisor)
     return scale, getattr(text, "final_logit_softcapping", None)
-
-
-@torch.no_grad()
-def check_head(model: nn.Module, head: LanguageHead, token_ids: Int[Tensor, " n"]) -> None:
-    """Compare with the model's own logits on a few tokens, so that an unknown kind of head is never misread.
-
-    Raises:
-        ModelStructureError: The logits differ by more than rounding.
-    """
-    tokens = token_ids[None]
-    own = model(input_ids=tokens).logits[0].to(torch.float32)
-    hidden = head.decoder(input_ids=tokens).last_hidden_state[0]
-    ours = head.logits(hidden.to(own.device)).to(torch.float32)
-    if ours.shape == own.shape:
-        error = (ours - own).abs().max().item()
-        if error <= 8 * torch.finfo(hidden.dtype).eps * own.abs().max().item() + 1e-4:
-            return
-        problem = f"logits read from the hidden states differ from the model's own by {error:.3g}"
-    else:
-        problem = f"logits read from the hidden states have shape {tuple(ours.shape)}, not {tuple(own.shape)}"
-    raise ModelStructureError(
-        problem,
-        key="model",
-        value=type(unwrap(model)).__name__,
-        remedy="This architecture transforms its logits in a way pact-plugin does not know: please report it.",
-    )

@@ -11,7 +11,6 @@ from tiny import tiny_model
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
-from pact_plugin.run.receipt import Receipt
 
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
@@ -77,29 +76,6 @@ def test_a_misspelt_plugin_class_stops(workshop):
     assert run.status != 0
     assert "has no attribute 'PactPlugn'" in run.log
     assert not run.checkpoints
-
-
-def test_reentrant_checkpointing_on_several_ranks_stops_before_the_first_step(workshop):
-    """The default before Axolotl 0.21 where `gradient_checkpointing` is on."""
-    ranks = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
-    checkpointing = {
-        "gradient_checkpointing": True,
-        "gradient_checkpointing_kwargs": {"use_reentrant": True} if loads_installed() else None,
-        "save_steps": 1,
-    }
-    named = workshop.named_tokens
-    run = workshop.train("reentrant", *ranks, dump=True, pact=named, **checkpointing, **LORA)
-    assert run.status != 0
-    assert "gradient_checkpointing_kwargs" in run.log
-    assert "does not average the gradients of anchors" in run.log
-    assert "Set `gradient_checkpointing_kwargs: {use_reentrant: false}`" in run.log
-    for rank in (0, 1):
-        assert len(run.dumped(rank)) == 1  # of the first step, which was not taken
-    assert not run.checkpoints
-    assert Receipt.read(run.output).total_steps == 0
-    line = run.verify()
-    assert line.returncode == 1
-    assert "no token was trained on" in line.stderr
 
 
 def test_a_model_that_divides_its_loss_by_another_count_stops_before_the_first_step(workshop):

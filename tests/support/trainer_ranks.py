@@ -96,6 +96,7 @@ def build(case: Case, mode: str, folder: Path, **settings: Any) -> Any:
         model = str(folder / "model")
         tiny_model().save_pretrained(model)
         TOKENIZER.save_pretrained(model)
+        distributed.barrier()  # a trainer before has begun the group
     peft = lora() if case.train == "lora" else None
     data = completions(36)
     return sft_trainer(folder, model=model, peft=peft, data=data, **(case.settings(mode) | settings))

@@ -12,8 +12,8 @@ from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import resumption_problems
+from pact_axolotl.check.sharding import fsdp1, fsdp_version, sharding
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
-from pact_axolotl.check.zero3 import is_zero3
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 
@@ -64,7 +64,8 @@ def check(config: Path, *, python: str | None = None) -> Report:
     if settings is not None:
         check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
-        _note_anchors(cfg, settings, axolotl, report)
+        _check_fsdp(cfg, axolotl, report)
+        _note_anchors(settings, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
@@ -137,27 +138,35 @@ def _check_reference(
         return
     if settings.reference != "auto":
         report.find(other_tokenizer(cfg, settings, report), block=True)
-    sharding = reference_plan.sharding(cfg)
     try:
-        if is_zero3(cfg):  # reported already
-            return
+        sharded = sharding(cfg)
         report.reference = plan = reference_plan.measured(plan, cfg, device)
     except ConfigError as error:
         report.find([error])
         return
     except loading.NotAvailableError as error:
         report.unchecked.append(f"how much memory the reference needs, as {error}")
-    if sharding is None:
+    if sharded is None:
         report.find(reference_plan.too_large(plan, settings), block=True)
     elif settings.reference != "auto":
         report.unchecked.append(
-            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
+            f"whether the reference fits, as `{sharded}` shards the model, but every process loads the reference whole"
         )
 
 
-def _note_anchors(
-    cfg: Mapping[str, Any], settings: PactConfig, axolotl: environment.Axolotl | None, report: Report
-) -> None:
+def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: Report) -> None:
+    """Without a version, FSDP is the first before Axolotl 0.21."""
+    if not any(cfg.get(key) for key in ("fsdp", "fsdp_config")) or fsdp_version(cfg) is not None:
+        return
+    if axolotl is None:
+        report.notes.append(
+            "Before Axolotl 0.21 FSDP needs `fsdp_version: 2`; as it is the run would stop there"
+        )
+    elif axolotl.is_before_0_21:
+        report.find([fsdp1(cfg)])
+
+
+def _note_anchors(settings: PactConfig, report: Report) -> None:
     try:
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already
@@ -169,11 +178,3 @@ def _note_anchors(
         f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
         "aligned model answers as it should when training starts"
     )
-    options = cfg.get("gradient_checkpointing_kwargs") or {}
-    default = axolotl is None or axolotl.checkpoints_reentrantly
-    if cfg.get("gradient_checkpointing") and options.get("use_reentrant", default):
-        since = ", with Axolotl before 0.21," if axolotl is None and "use_reentrant" not in options else ""
-        report.notes.append(
-            f"On several GPUs{since} anchors need `gradient_checkpointing_kwargs: {{use_reentrant: false}}`; as it is "
-            "the run would stop"
-        )

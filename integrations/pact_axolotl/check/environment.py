@@ -64,8 +64,8 @@ class Axolotl:
         return not (self.loads_installed and self.registered)
 
     @property
-    def checkpoints_reentrantly(self) -> bool:
-        """Whether gradient checkpointing is reentrant unless that is set: before 0.21, but for ZeRO-3."""
+    def is_before_0_21(self) -> bool:
+        """Whether FSDP is its first version unless that is set."""
         found = re.match(r"(\d+)\.(\d+)", self.version)
         return found is not None and (int(found[1]), int(found[2])) < (0, 21)
 

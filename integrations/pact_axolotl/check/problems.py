@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_axolotl.check import sharding
 from pact_axolotl.check.data import unreadable
-from pact_axolotl.check.zero3 import partitioned
 from pact_axolotl.settings import plain, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -26,7 +26,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     if config is None:
         return
     yield from _other_losses(cfg)
-    yield from partitioned(cfg)
+    yield from sharding.unreadable(cfg, config)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
     yield from _shared_inputs(cfg, config)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pact_axolotl.check import loading, memory
 from pact_axolotl.check.data import unreadable
+from pact_axolotl.check.sharding import sharding
 from pact_axolotl.settings import output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
@@ -173,8 +174,3 @@ def too_large(plan: ReferencePlan, config: PactConfig) -> Iterator[PactError]:
         value=config.reference,
         remedy=remedy,
     )
-
-
-def sharding(cfg: Mapping[str, Any]) -> str | None:
-    """The key that shards the parameters over devices: FSDP's."""
-    return next((key for key in ("fsdp", "fsdp_config") if cfg.get(key)), None)

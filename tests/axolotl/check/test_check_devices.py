@@ -29,7 +29,7 @@ def test_flex_attention_trains_on_no_cpu(asked):
 
 
 @pytest.mark.parametrize(
-    ("version", "reentrant"),
+    ("version", "before"),
     [
         ("0.19.0", True),
         ("0.20.1", True),
@@ -39,9 +39,9 @@ def test_flex_attention_trains_on_no_cpu(asked):
         ("?", False),
     ],
 )
-def test_releases_before_0_21_checkpoint_reentrantly(version, reentrant):
+def test_releases_before_0_21(version, before):
     axolotl = Axolotl("python", version, "0.1", loads_installed=False, registered=True)
-    assert axolotl.checkpoints_reentrantly is reentrant
+    assert axolotl.is_before_0_21 is before
     assert axolotl.needs_line
 
 

@@ -83,23 +83,30 @@ def test_a_file_of_anchors_is_read(tmp_path):
     assert "cannot be read" in found(gone)["pact.anchors.prompts"]
 
 
+FSDP = {"fsdp_config": {"transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "noted"),
+    ("changes", "refused"),
     [
-        ({}, True),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, True),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, False),
-        ({"gradient_checkpointing": False}, False),
-        ({"pact": {"anchors": False}}, False),
+        ({"fsdp_version": 1}, True),
+        ({"fsdp_config": {"version": 1}}, True),
+        ({"fsdp_version": 2}, False),
+        ({"fsdp_config": {"version": 2}}, False),
     ],
     ids=str,
 )
-def test_reentrant_checkpointing_is_noted(changes, noted):
-    report = checked(config(**({"gradient_checkpointing": True} | changes)))
-    assert report.constrained  # on one GPU it is
-    notes = [note for note in report.notes if "gradient_checkpointing_kwargs: {use_reentrant: false}" in note]
-    assert len(notes) == noted
-    assert all(note.startswith("On several GPUs") and note.endswith("the run would stop") for note in notes)
+def test_the_first_fsdp_is_refused(changes, refused):
+    report = checked(config(**(FSDP | changes)))
+    assert report.constrained is not refused
+    if refused:
+        assert "`fsdp_version: 2`" in found(report)["fsdp_version"]
+
+
+def test_fsdp_without_a_version_is_noted():
+    """What it then is depends on Axolotl's release, which is not known here."""
+    report = checked(config(**FSDP))
+    assert any("Before Axolotl 0.21 FSDP needs `fsdp_version: 2`" in note for note in report.notes)
 
 
 # --- going on from a checkpoint ---
