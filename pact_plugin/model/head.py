@@ -87,10 +87,34 @@ class LanguageHead:
         chunks = hidden.split(chunk_size)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
 
-    def readout(
+    def likeliest(
         self,
         hidden: Float[Tensor, "N d"],
         ids: Int[Tensor, " K"],
+        count: int,
+        *,
+        chunk_size: int = 256,
+        project: Callable[[Tensor], Tensor] | None = None,
+    ) -> Int[Tensor, "N count"]:
+        """The likeliest tokens of each position that are not among some, the likeliest first.
+
+        Args:
+            hidden: Final hidden states at the positions that predict.
+            ids: Those that are left out.
+            count: So many.
+            chunk_size: Positions per chunk.
+            project: Replaces the projection (a reference's own head).
+        """
+        found = []
+        for states in hidden.split(chunk_size):
+            logits = self.logits(states, project)
+            found.append(logits.index_fill(1, ids, -torch.inf).topk(count).indices)
+        return torch.cat(found)
+
+    def readout(
+        self,
+        hidden: Float[Tensor, "N d"],
+        ids: Int[Tensor, " K"] | Int[Tensor, "N K"],
         labels: Int[Tensor, " N"],
         *,
         chunk_size: int = 256,
@@ -104,7 +128,7 @@ class LanguageHead:
 
         Args:
             hidden: Final hidden states at the positions that predict.
-            ids: The safety tokens; fewer than the vocabulary.
+            ids: The safety tokens, or each position's own; fewer than the vocabulary.
             labels: The tokens predicted.
             chunk_size: Positions per chunk.
             project: Replaces the projection (a reference's own head).
