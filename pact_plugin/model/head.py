@@ -87,30 +87,6 @@ class LanguageHead:
         chunks = hidden.split(chunk_size)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
 
-    def likeliest(
-        self,
-        hidden: Float[Tensor, "N d"],
-        ids: Int[Tensor, " K"],
-        count: int,
-        *,
-        chunk_size: int = 256,
-        project: Callable[[Tensor], Tensor] | None = None,
-    ) -> Int[Tensor, "N count"]:
-        """The likeliest tokens of each position that are not among some, the likeliest first.
-
-        Args:
-            hidden: Final hidden states at the positions that predict.
-            ids: Those that are left out.
-            count: So many.
-            chunk_size: Positions per chunk.
-            project: Replaces the projection (a reference's own head).
-        """
-        found = []
-        for states in hidden.split(chunk_size):
-            logits = self.logits(states, project)
-            found.append(logits.index_fill(1, ids, -torch.inf).topk(count).indices)
-        return torch.cat(found)
-
     def readout(
         self,
         hidden: Float[Tensor, "N d"],

@@ -71,12 +71,6 @@ class Buckets:
         """From such an array."""
         return Buckets(packed[:, :top_k].long(), packed[:, top_k:-1], packed[:, -1])
 
-    def ids(self, tokens: Int[Tensor, " K"]) -> Int[Tensor, " K"] | Int[Tensor, "M K+T"]:
-        """The tokens of each position, those of all positions first; these alone where there are no others."""
-        if not self.likeliest.shape[1]:
-            return tokens
-        return torch.cat([tokens.expand(len(self.likeliest), -1), self.likeliest], 1)
-
 
 class Looks(Protocol):
     """What looks at the first tokens of each response."""
@@ -125,11 +119,24 @@ def read(
 
 def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) -> Buckets:
     head, ids = source.head, torch.tensor(asked.ids, device=hidden.device)
-    chosen = head.likeliest(hidden, ids, asked.top_k, chunk_size=chunk_size, project=source.project)
-    buckets = Buckets(chosen, hidden.new_zeros(0), hidden.new_zeros(0))
+    found = []
+    for states in hidden.split(chunk_size):
+        others = head.logits(states, source.project).index_fill(1, ids, -torch.inf)
+        found.append(others.topk(asked.top_k).indices)
+    likeliest = torch.cat(found)
+    tokens = tokens_of_each(ids, likeliest)
     unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-    read = head.readout(hidden, buckets.ids(ids), unused, chunk_size=chunk_size, project=source.project)
-    return Buckets(chosen, read.logprobs, read.log_rest)
+    read = head.readout(hidden, tokens, unused, chunk_size=chunk_size, project=source.project)
+    return Buckets(likeliest, read.logprobs, read.log_rest)
+
+
+def tokens_of_each(
+    tokens: Int[Tensor, " K"], likeliest: Int[Tensor, "M T"]
+) -> Int[Tensor, " K"] | Int[Tensor, "M K+T"]:
+    """The tokens that are buckets at each position; those of all positions alone where there are no others."""
+    if not likeliest.shape[1]:
+        return tokens
+    return torch.cat([tokens.expand(len(likeliest), -1), likeliest], 1)
 
 
 def invalid(aligned: Aligned) -> Tensor | int:

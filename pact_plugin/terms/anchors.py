@@ -19,7 +19,7 @@ from pact_plugin.data.generation import Pair
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
-from pact_plugin.reference.columns import Aligned, Buckets, Columns
+from pact_plugin.reference.columns import Aligned, Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Pool
 from pact_plugin.reference.source import Source
@@ -108,7 +108,8 @@ class AnchorsTerm:
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
         packed = torch.cat([self._aligned[i][self._buckets] for i in chosen])
         aligned = Buckets.of(to_device(packed, hidden.device), self._buckets.top_k)
-        read = student.head.readout(hidden, aligned.ids(student.ids), unused, chunk_size=student.chunk_size)
+        tokens = tokens_of_each(student.ids, aligned.likeliest)
+        read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
         return confidence_divergence(read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest).mean()
 
     def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
