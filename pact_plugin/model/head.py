@@ -183,8 +183,8 @@ class LanguageHead:
         ):
             raise ModelStructureError(
                 "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it",
-                key="advanced.published",
-                remedy="Train an adapter, use ZeRO stage 2 or FSDP2, or leave `published` out.",
+                key="deepspeed",
+                remedy="Train an adapter, or use ZeRO stage 2 or FSDP2.",
             )
 
     def _slope(self, logits: Tensor) -> Tensor | float:

@@ -183,7 +183,7 @@ def refused(mode: str, folder: Path) -> None:
     trainer = build(Case("full"), mode, folder)
     unset_hf_deepspeed_config()
     pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, **published))
-    with pytest.raises(ModelStructureError, match=r"^advanced\.published: .*ZeRO stage 3"):
+    with pytest.raises(ModelStructureError, match=r"^deepspeed: single rows .*ZeRO stage 3"):
         trainer.train()
     trainer = build(Case("full", loaded=True), mode, folder / "loaded")
     with pytest.raises(ReferenceModelError, match=r"^reference=.*reference: auto"):
