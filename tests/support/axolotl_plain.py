@@ -51,7 +51,7 @@ def expected(
     """The loss of every step, and the sums of every micro-batch, of what the model was given in a run.
 
     Axolotl 0.19's cross-entropy is a mean over each micro-batch, and their mean over a step. Later ones name the
-    denominator to the model: the tokens of the whole step, on all ranks.
+    denominator to the model: the rank's tokens of the whole step.
 
     Args:
         workshop: Where the run was.
@@ -76,8 +76,8 @@ def expected(
             probe = probe_of(constraint)
             easing = Eased(probe.weights, probe.bias, workshop.tokenizer, _first(settings["easing"]))
     losses, parts = [], []
-    size, totals = place.accumulation, step_tokens(run, place)
-    for number, dumped in enumerate(run.dumped(place.rank)):
+    size, batches = place.accumulation, run.dumped(place.rank)
+    for number, dumped in enumerate(batches):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, weight in dumped["weights"].items():
@@ -89,24 +89,16 @@ def expected(
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
         share = 1 / size
         if "num_items_in_batch" in dumped["inputs"]:
-            total = totals[number // size]
+            first = number - number % size
+            labels = [one["inputs"]["labels"][:, 1:] for one in batches[first : first + size]]
+            total = sum(int((own != -100).sum()) for own in labels)
             assert int(dumped["inputs"]["num_items_in_batch"]) == total
-            share = place.ranks * part["tokens"] / total
+            share = part["tokens"] / total
         losses.append(loss.item() * share)
         parts.append(part)
     assert losses
     assert len(losses) % size == 0
     return [sum(losses[i : i + size]) for i in range(0, len(losses), size)], parts
-
-
-def step_tokens(run: Run, place: Place) -> list[int]:
-    """The labels of each step on all ranks."""
-    counts = [
-        [int((dumped["inputs"]["labels"][:, 1:] != -100).sum()) for dumped in run.dumped(rank)]
-        for rank in range(place.ranks)
-    ]
-    size = place.accumulation
-    return [sum(sum(own[i : i + size]) for own in counts) for i in range(0, len(counts[0]), size)]
 
 
 def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, **how: Any) -> None:
