@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+logger = logging.getLogger("pact_plugin")
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
@@ -77,6 +80,8 @@ class PactConstraint(Constraint):
         data: Data | None = None,
     ) -> None:
         settings = PactConfig.of(config)
+        if data is not None and not data.labels:
+            settings = _anchors_alone(settings)
         refuse_unreadable(model)
         head = language_head(model)
         other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
@@ -187,6 +192,14 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
         )
     loaded: nn.Module = source.load(config.reference, model, tokenizer)
     return loaded
+
+
+def _anchors_alone(config: PactConfig) -> PactConfig:
+    """See `PactConfig.without_labels`; easing that is on by default goes off with a word in the log."""
+    alone = config.without_labels()
+    if config.easing is not None:
+        logger.warning("PACT: preferences have no next-token labels to ease, so anchors alone are held.")
+    return alone
 
 
 def _vocabulary(aligned: Source) -> int | None:
