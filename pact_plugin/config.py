@@ -211,7 +211,7 @@ class PactConfig(Settings):
             raise ConfigError(
                 "preferences have no next-token labels, so nothing is held without anchors",
                 key=key,
-                value=getattr(self, key) or False,
+                value={"anchors": False, "weight": 0}[key],
                 remedy=f"Remove `{key}`, or do not attach PACT.",
             )
         return self.model_copy(update={"easing": None})
