@@ -1,4 +1,4 @@
-"""What Axolotl adds to pact-plugin: an adapter for its trainers, and the check of its configurations.
+"""What Axolotl adds to pact-plugin: an adapter for its trainers, the check of its configurations, and training by them.
 
 Imports Axolotl only when one of its trainers is at hand.
 """
@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from pact_axolotl.check import pact_config_checks
+from pact_axolotl.launch import pact_train_commands
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
 
-__all__ = ["pact_adapters", "pact_config_checks"]
+__all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
 _OTHER_LOSSES = (
     "axolotl.integrations.diffusion",

@@ -43,6 +43,11 @@ def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
     return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
 
 
+def output_of(cfg: Mapping[str, Any]) -> Path:
+    """Where a run writes; Axolotl has a default."""
+    return Path(str(cfg.get("output_dir") or "./model-out"))
+
+
 def plain(value: Any) -> Any:
     """Plain dictionaries in place of Axolotl's, which answer None for every attribute."""
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ objects are resolved once and then called directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,21 @@ class ConfigCheck:
 
 
 @dataclass(frozen=True)
+class TrainCommand:
+    """Trains by a configuration, for `pact-plugin train`.
+
+    Args:
+        name: Of the framework whose configurations it reads; that of its `ConfigCheck`.
+        output: file -> folder of the run's output; raises `ConfigError` when it cannot be read.
+        run: (file, launcher or None for the framework's own, arguments for the launcher) -> exit status.
+    """
+
+    name: str
+    output: Callable[[Path], Path]
+    run: Callable[[Path, str | None, Sequence[str]], int]
+
+
+@dataclass(frozen=True)
 class JudgeSource:
     """A judge of answers, chosen by `--judge <name>`; the one named `guard` loads paths and hub ids of guard models.
 
@@ -161,6 +176,10 @@ class PactSpec:
     @hookspec
     def pact_config_checks(self) -> Iterable[ConfigCheck]:  # type: ignore[empty-body]
         """Checks of training configurations, for `pact-plugin check`."""
+
+    @hookspec
+    def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
+        """Training by a configuration, for `pact-plugin train`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

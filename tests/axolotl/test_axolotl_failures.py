@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from axolotl_runs import LORA, Workshop
+from axolotl_runs import LORA, Workshop, loads_installed
 from tiny import tiny_model
 
 import pact_plugin as pact
@@ -80,9 +80,13 @@ def test_a_misspelt_plugin_class_stops(workshop):
 
 
 def test_reentrant_checkpointing_on_several_ranks_stops_before_the_first_step(workshop):
-    """Axolotl's own default where `gradient_checkpointing` is on."""
+    """The default before Axolotl 0.21 where `gradient_checkpointing` is on."""
     ranks = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
-    checkpointing = {"gradient_checkpointing": True, "logging_steps": 1, "save_steps": 1}
+    checkpointing = {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": True} if loads_installed() else None,
+        "save_steps": 1,
+    }
     named = workshop.named_tokens
     run = workshop.train("reentrant", *ranks, dump=True, pact=named, **checkpointing, **LORA)
     assert run.status != 0
@@ -96,6 +100,27 @@ def test_reentrant_checkpointing_on_several_ranks_stops_before_the_first_step(wo
     line = run.verify()
     assert line.returncode == 1
     assert "no token was trained on" in line.stderr
+
+
+def test_a_model_that_divides_its_loss_by_another_count_stops_before_the_first_step(workshop):
+    """Axolotl 0.19 names no denominator, so that there is none to ignore."""
+    plugins = ["dump_batches.IgnoringPlugin", PLUGIN]
+    run = workshop.train("ignoring", plugins=plugins, micro_batch_size=1, gradient_accumulation_steps=4)
+    if not loads_installed():
+        assert "constrained: 3 steps" in run.ok().verify().stdout
+        return
+    assert run.status != 0
+    assert "though it was given num_items_in_batch=" in run.log
+    assert "or set `easing: false`" in run.log
+    assert not run.checkpoints
+    assert run.verify().returncode == 1
+
+
+def test_flex_attention_on_a_cpu_stops_before_the_data_is_prepared(workshop):
+    prepared = workshop.folder / "never"
+    flex = {"attn_implementation": "flex_attention", "dataset_prepared_path": str(prepared)}
+    assert_stops(workshop.train("flex", **flex), "flex_attention", "Write `attn_implementation: sdpa`")
+    assert not prepared.exists()
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
@@ -142,6 +167,13 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"tensor_parallel_size": 2, "pact": True}, AdapterError, "anchors: false"),
         ({"diffusion_lm": {}}, AdapterError, "`diffusion_lm`"),
         ({"relora": True, **LORA}, AdapterError, "`relora`"),
+        ({**LORA, "adapter": "mixlora"}, AdapterError, "adapter='mixlora'.*`adapter: lora`"),
+        ({"pcat": True}, ConfigError, "pcat.*The key is called `pact`"),
+        (
+            {"datasets": [{"path": "x", "type": "y", "pact": True}]},
+            ConfigError,
+            r"datasets\.0\.pact.*outermost",
+        ),
         (
             {"lisa_n_layers": 1, "lisa_step_interval": 2, "streaming": True},
             AdapterError,

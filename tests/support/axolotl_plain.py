@@ -50,7 +50,8 @@ def expected(
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the sums of every micro-batch, of what the model was given in a run.
 
-    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step.
+    Axolotl 0.19's cross-entropy is a mean over each micro-batch, and their mean over a step. Later ones name the
+    denominator to the model: the tokens of the whole step, on all ranks.
 
     Args:
         workshop: Where the run was.
@@ -75,6 +76,7 @@ def expected(
             probe = probe_of(constraint)
             easing = Eased(probe.weights, probe.bias, workshop.tokenizer, _first(settings["easing"]))
     losses, parts = [], []
+    size, totals = place.accumulation, step_tokens(run, place)
     for number, dumped in enumerate(run.dumped(place.rank)):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
@@ -85,12 +87,26 @@ def expected(
                 divergence = anchor_divergence(model, aligned, place.anchors(pool, number), safety)
                 loss = loss + settings["weight"] * divergence
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
-        losses.append(loss.item())
+        share = 1 / size
+        if "num_items_in_batch" in dumped["inputs"]:
+            total = totals[number // size]
+            assert int(dumped["inputs"]["num_items_in_batch"]) == total
+            share = place.ranks * part["tokens"] / total
+        losses.append(loss.item() * share)
         parts.append(part)
-    size = place.accumulation
     assert losses
     assert len(losses) % size == 0
-    return [sum(losses[i : i + size]) / size for i in range(0, len(losses), size)], parts
+    return [sum(losses[i : i + size]) for i in range(0, len(losses), size)], parts
+
+
+def step_tokens(run: Run, place: Place) -> list[int]:
+    """The labels of each step on all ranks."""
+    counts = [
+        [int((dumped["inputs"]["labels"][:, 1:] != -100).sum()) for dumped in run.dumped(rank)]
+        for rank in range(place.ranks)
+    ]
+    size = place.accumulation
+    return [sum(sum(own[i : i + size]) for own in counts) for i in range(0, len(counts[0]), size)]
 
 
 def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, **how: Any) -> None:

@@ -49,6 +49,8 @@ class DumpPlugin(BasePlugin):
 class OtherTrainerPlugin(BasePlugin):
     """Another plugin that brings a trainer class of its own, and a model that computes no logits in training."""
 
+    counts = True
+
     def get_trainer_cls(self, cfg: Any) -> type:
         from axolotl.core.trainers.base import AxolotlTrainer
 
@@ -66,13 +68,23 @@ class OtherTrainerPlugin(BasePlugin):
         forward = model.forward
 
         @functools.wraps(forward)  # Axolotl drops the columns that the signature does not name
-        def without_logits(*args: Any, labels: Any = None, **kwargs: Any) -> Any:
+        def without_logits(
+            *args: Any, labels: Any = None, num_items_in_batch: Any = None, **kwargs: Any
+        ) -> Any:
             if labels is None or not model.training:
                 return forward(*args, labels=labels, **kwargs)
             hidden = model.model(*args, **kwargs).last_hidden_state[:, :-1]
             targets = labels[:, 1:]
             kept = targets != -100
-            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]).float(), targets[kept])
-            return CausalLMOutputWithPast(loss=loss)
+            logits = model.lm_head(hidden[kept]).float()
+            loss = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
+            named = num_items_in_batch if self.counts else None
+            return CausalLMOutputWithPast(loss=loss / (kept.sum() if named is None else named))
 
         model.forward = without_logits
+
+
+class IgnoringPlugin(OtherTrainerPlugin):
+    """Likewise, but the model divides by its own tokens, whatever denominator it is given."""
+
+    counts = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
+from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import resumption_problems
@@ -38,30 +39,37 @@ def check(config: Path, *, python: str | None = None) -> Report:
     report.find(config_file.repeated_keys(config))
     misspelt = list(config_file.misspelt_keys(cfg))
     report.find(misspelt)
-    report.find(config_file.switched_off(cfg, misspelt))
+    misplaced = list(config_file.misplaced_keys(cfg))
+    report.find(misplaced)
+    report.find(config_file.switched_off(cfg, [*misspelt, *misplaced]))
     if cfg.get("pact") is False:
         return report
-    axolotl = _environment(report, python)
+    axolotl = _environment(report, cfg, python)
+    # Where the package is missing, installing it is enough.
     installed = axolotl is not None and axolotl.loads_installed
-    report.find(config_file.plugin_problems(cfg, loads_installed=installed))
+    needs_line = axolotl is None or (axolotl.needs_line and not (installed and axolotl.plugin is None))
+    report.find(config_file.plugin_problems(cfg, loads_installed=not needs_line))
     if installed and not config_file.has_plugin(cfg, loads_installed=True):
         report.notes.append(
-            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`"
+            "This Axolotl loads installed plugins, but trains on without one that fails to load: the line "
+            f"`plugins: [{config_file.PLUGIN}]` makes it stop, and `pact-plugin train` verifies the run"
         )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
     report.find(loading.missing_folders(cfg))
     settings, _ = valid_settings(cfg)
     device = _as_axolotl_reads(config, axolotl, settings, report)
+    if device is not None:
+        report.find(flex_attention_problems(cfg, device))
     if settings is not None:
         check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
-        _note_anchors(cfg, settings, report)
+        _note_anchors(cfg, settings, axolotl, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
 
-def _environment(report: Report, python: str | None) -> environment.Axolotl | None:
+def _environment(report: Report, cfg: Mapping[str, Any], python: str | None) -> environment.Axolotl | None:
     """The Axolotl that would train, where there is one that could."""
     try:
         found = environment.find_axolotl(python)
@@ -78,7 +86,7 @@ def _environment(report: Report, python: str | None) -> environment.Axolotl | No
         return None
     report.notes.append(f"Axolotl {found.version} of {found.python}")
     try:
-        environment.require_plugin(found)
+        environment.require_plugin(found, listed=config_file.has_plugin(cfg, loads_installed=True))
     except AdapterError as error:
         report.find([error])
     return found
@@ -147,7 +155,9 @@ def _check_reference(
         )
 
 
-def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+def _note_anchors(
+    cfg: Mapping[str, Any], settings: PactConfig, axolotl: environment.Axolotl | None, report: Report
+) -> None:
     try:
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already
@@ -160,8 +170,10 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
         "aligned model answers as it should when training starts"
     )
     options = cfg.get("gradient_checkpointing_kwargs") or {}
-    if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
+    default = axolotl is None or axolotl.checkpoints_reentrantly
+    if cfg.get("gradient_checkpointing") and options.get("use_reentrant", default):
+        since = ", with Axolotl before 0.21," if axolotl is None and "use_reentrant" not in options else ""
         report.notes.append(
-            "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the run "
-            "would stop"
+            f"On several GPUs{since} anchors need `gradient_checkpointing_kwargs: {{use_reentrant: false}}`; as it is "
+            "the run would stop"
         )

@@ -120,6 +120,9 @@ _SWITCHES = ("easing", "anchors", "hold_data")
 
 _REWEIGHTED = ("use_eaft", "use_dft")
 
+_MIXLORA = "mixlora"
+"""The adapter of Axolotl 0.21 that puts experts, and a router with a loss of its own, into the model."""
+
 
 def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     for loss in _OTHER_LOSSES:
@@ -153,6 +156,13 @@ def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[P
             value=cfg["relora"],
             remedy=f"Remove `relora`, or {named}.",
         )
+    if cfg.get("adapter") == _MIXLORA:
+        yield AdapterError(
+            "its experts stay on when the adapter is switched off, so that the model would be no reference",
+            key="adapter",
+            value=_MIXLORA,
+            remedy=f"Use `adapter: lora`, or {named}.",
+        )
     data = unreadable(cfg)
     if cfg.get("lisa_n_layers") and data is not None and config.asks_at_responses:
         yield AdapterError(
@@ -174,6 +184,13 @@ def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactEr
                 value=cfg[key],
                 remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
             )
+    if cfg.get("adapter") == _MIXLORA:
+        yield AdapterError(
+            "it adds its routers' loss to the cross-entropy, but easing needs a plain one",
+            key="adapter",
+            value=_MIXLORA,
+            remedy="Use `adapter: lora`, or set `pact: {easing: false}`.",
+        )
 
 
 def _shared_inputs(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:

@@ -81,6 +81,18 @@ PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
         ({"use_eaft": True}, "use_eaft", ("easing: false",)),
         ({"relora": True, **LORA}, "relora", ("pact: {reference: ./model}",)),
         (
+            {**LORA, "adapter": "mixlora", "pact": {"easing": False}},
+            "adapter",
+            ("mixlora", "no reference", "`adapter: lora`", "pact: {reference: ./model}"),
+        ),
+        (
+            {**LORA, "adapter": "mixlora", "pact": {"reference": "./model"}},
+            "adapter",
+            ("routers' loss", "pact: {easing: false}"),
+        ),
+        ({"pact": None, "wandb": {"pact": True}}, "wandb.pact", ("below another key", "outermost level")),
+        ({"wandb": [{"pact": True}]}, "wandb.0.pact", ("below another key", "outermost level")),
+        (
             {"lisa_n_layers": 1, **STREAMING},
             "lisa_n_layers",
             ("or `streaming`", "pact: {reference: ./model}"),
@@ -125,10 +137,6 @@ def test_misspelt_plugin_paths(path):
     assert item[0] == "plugins"
     assert path in item[1]
     assert f"`{PLUGIN}`" in item[1]
-
-
-def test_both_paths_of_the_plugin_are_right():
-    assert checked(config(plugins=["pact_axolotl.plugin.PactPlugin"])).constrained
 
 
 @pytest.mark.parametrize("key", ["pcat", "PACT", "Pact", "pact_config", "pact-plugin", "pac", "pactt"])
