@@ -14,6 +14,7 @@ from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import resumption_problems
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
 from pact_axolotl.check.zero3 import is_zero3
+from pact_axolotl.settings import PREFERENCES
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 
@@ -165,6 +166,8 @@ def _note_anchors(
     if not prompts:
         return
     assert settings.anchors is not None
+    if cfg.get("rl") == PREFERENCES:
+        report.notes.append("Anchors alone: preferences have no next-token labels that could be eased")
     report.notes.append(
         f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
         "aligned model answers as it should when training starts"
