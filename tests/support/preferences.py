@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
-from both import FEW_ANCHORS
+from both import FEW_ANCHORS, Recording, anchors_of
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from plain import anchor_divergence
-from sft import TOKENIZER, TOKENS, question
+from sft import TOKENIZER, TOKENS, question, train_logs, weights
 from tiny import tiny_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +25,9 @@ Batch = dict[str, Tensor]
 CONFIG = pact.PactConfig(safety_tokens=TOKENS, weight=2.0, anchors=FEW_ANCHORS)
 """The default but for the safety tokens, few anchors and their weight."""
 BETA = 0.1
+RATE = 0.1
+DESCENT = {"optim": "sgd", "learning_rate": RATE}
+FIVE_STEPS = {"max_steps": 5, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, **DESCENT}
 
 
 def _turn(role: str, text: str) -> list[dict[str, str]]:
@@ -77,6 +81,7 @@ def _built(kind: tuple[type, type, Callable[[int], Dataset]], output: Any, given
         "max_grad_norm": 0.0,
     }
     data, peft, model = data_of(given.pop("rows", 16)), given.pop("peft", None), given.pop("model", None)
+    streaming = given.pop("streaming", False)
     reference = given.pop("ref_model", None)
     adapted = peft is not None or hasattr(model, "peft_config")
     if reference is None and not adapted and not given.get("precompute_ref_log_probs"):
@@ -86,7 +91,7 @@ def _built(kind: tuple[type, type, Callable[[int], Dataset]], output: Any, given
         model=tiny_model() if model is None else model,
         ref_model=reference,
         args=config_class(**(settings | given)),
-        train_dataset=data,
+        train_dataset=data.to_iterable_dataset() if streaming else data,
         eval_dataset=data,
         processing_class=TOKENIZER,
         peft_config=peft,
@@ -98,9 +103,11 @@ def dpo_trainer(output: Any, **settings: Any) -> DPOTrainer:
 
     Args:
         output: Its output folder.
-        **settings: `model`, `ref_model`, `peft` and `rows`, all others go to DPOConfig.
+        **settings: `model`, `ref_model`, `peft`, `rows`, `streaming`, `trainer_class` and `config_class`; all others go
+            to the last.
     """
-    return _built((DPOTrainer, DPOConfig, pairs), output, {"beta": BETA} | settings)
+    classes = settings.pop("trainer_class", DPOTrainer), settings.pop("config_class", DPOConfig)
+    return _built((*classes, pairs), output, {"beta": BETA} | settings)
 
 
 def kto_trainer(output: Any, **settings: Any) -> KTOTrainer:
@@ -157,3 +164,52 @@ class PlainPreferences:
 def lora_of_dpo(**settings: Any) -> LoraConfig:
     """TRL refuses an adapter of the head here."""
     return LoraConfig(**({"r": 4, "target_modules": ["q_proj", "v_proj", "down_proj"]} | settings))
+
+
+def twin(trainer: Any) -> Any:
+    """A second model with the same weights, whose forward pass TRL has not replaced."""
+    model = tiny_model()
+    if hasattr(trainer.model, "peft_config"):
+        model = get_peft_model(model, lora_of_dpo())
+    own = {name: value for name, value in trainer.model.state_dict().items() if ".ref." not in name}
+    model.load_state_dict(own)
+    return model.eval()
+
+
+def assert_equal_to_a_plain_loop(
+    trainer: Any, task: Any, *, weight: float = CONFIG.weight, sizes: Sequence[int] = (2,) * 5
+) -> list[dict[str, float]]:
+    """Train with `DESCENT`, then train again by hand on the batches that the trainer was given; its logs.
+
+    Args:
+        trainer: Constrained, and not yet trained.
+        task: (model, batch) -> loss of a micro-batch.
+        weight: Of the anchors.
+        sizes: Micro-batches of each step.
+    """
+    model = twin(trainer)
+    plain = PlainPreferences(task, weight, twin(trainer), anchors_of(trainer))
+    start, recording = weights(trainer), Recording(trainer)
+    trainer.train()
+    logs, batches = train_logs(trainer), iter(recording.batches)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    stepper = torch.optim.SGD(trained.values(), lr=RATE)
+    assert len(logs) == len(sizes)
+    tokens = 0
+    for step, (log, size) in enumerate(zip(logs, sizes, strict=True), 1):
+        own = [next(batches) for _ in range(size)]
+        tokens += sum(int(batch["completion_mask"][:, 1:].sum()) for batch in own)
+        loss, divergence = plain.step(model, [own], step)
+        stepper.zero_grad()
+        loss.backward()
+        stepper.step()
+        assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert log["pact/anchor_divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-6)
+        assert log["pact/loss"] == pytest.approx(weight * divergence, rel=1e-3, abs=2e-6)
+    assert trainer.pact.record.receipt.trained_tokens == tokens > 0
+    final = weights(trainer)
+    for name, parameter in trained.items():
+        torch.testing.assert_close(final[name], parameter.detach(), atol=1e-5, rtol=1e-5)
+    assert max((final[name] - start[name]).abs().max() for name in final) > 1e-3
+    assert logs[-1]["pact/anchor_divergence"] > 5e-6
+    return logs

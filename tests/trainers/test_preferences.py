@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from both import FEW_ANCHORS, SAVING, Recording, anchors_of, changed
+from both import FEW_ANCHORS, SAVING, changed
 from peft import get_peft_model
 from preferences import (
     CONFIG,
-    PlainPreferences,
+    DESCENT,
+    FIVE_STEPS,
+    assert_equal_to_a_plain_loop,
     dpo_loss,
     dpo_trainer,
     kto_trainer,
     lora_of_dpo,
+    twin,
 )
 from sft import TOKENIZER, TOKENS, train_logs, weights
 from tiny import tiny_model
@@ -29,9 +31,6 @@ from pact_plugin.reference.choose import Data
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
-RATE = 0.1
-DESCENT = {"optim": "sgd", "learning_rate": RATE}
-FIVE_STEPS = {"max_steps": 5, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3, **DESCENT}
 each_kind = pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lora"])
 each_trainer = pytest.mark.parametrize("build", [dpo_trainer, kto_trainer], ids=["dpo", "kto"])
 
@@ -49,55 +48,6 @@ def with_training() -> torch.nn.Module:
             if "lora_B" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
     return model
-
-
-def twin(trainer: Any) -> Any:
-    """A second model with the same weights, whose forward pass TRL has not replaced."""
-    model = tiny_model()
-    if hasattr(trainer.model, "peft_config"):
-        model = get_peft_model(model, lora_of_dpo())
-    own = {name: value for name, value in trainer.model.state_dict().items() if ".ref." not in name}
-    model.load_state_dict(own)
-    return model.eval()
-
-
-def assert_equal_to_a_plain_loop(
-    trainer: Any, task: Any, *, weight: float = CONFIG.weight, sizes: Sequence[int] = (2,) * 5
-) -> list[dict[str, float]]:
-    """Train, then train again by hand on the batches that the trainer was given; its logs.
-
-    Args:
-        trainer: Constrained, and not yet trained.
-        task: (model, batch) -> loss of a micro-batch.
-        weight: Of the anchors.
-        sizes: Micro-batches of each step.
-    """
-    model = twin(trainer)
-    plain = PlainPreferences(task, weight, twin(trainer), anchors_of(trainer))
-    start, recording = weights(trainer), Recording(trainer)
-    trainer.train()
-    logs, batches = train_logs(trainer), iter(recording.batches)
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    stepper = torch.optim.SGD(trained.values(), lr=RATE)
-    assert len(logs) == len(sizes)
-    tokens = 0
-    for step, (log, size) in enumerate(zip(logs, sizes, strict=True), 1):
-        own = [next(batches) for _ in range(size)]
-        tokens += sum(int(batch["completion_mask"][:, 1:].sum()) for batch in own)
-        loss, divergence = plain.step(model, [own], step)
-        stepper.zero_grad()
-        loss.backward()
-        stepper.step()
-        assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
-        assert log["pact/anchor_divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-6)
-        assert log["pact/loss"] == pytest.approx(weight * divergence, rel=1e-3, abs=2e-6)
-    assert trainer.pact.record.receipt.trained_tokens == tokens > 0
-    final = weights(trainer)
-    for name, parameter in trained.items():
-        torch.testing.assert_close(final[name], parameter.detach(), atol=1e-5, rtol=1e-5)
-    assert max((final[name] - start[name]).abs().max() for name in final) > 1e-3
-    assert logs[-1]["pact/anchor_divergence"] > 5e-6
-    return logs
 
 
 # --- a step ---
@@ -146,6 +96,26 @@ def test_a_last_step_of_fewer_micro_batches(tmp_path, with_lora):
     }
     trainer = pact.attach(dpo_trainer(tmp_path, **kind(with_lora), **settings), CONFIG)  # five of four pairs
     assert_equal_to_a_plain_loop(trainer, partial(dpo_loss, reference=tiny_model()), sizes=(3, 2))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"streaming": True}, {"gradient_checkpointing": True}],
+    ids=["streaming", "checkpointing"],
+)
+@each_kind
+def test_other_ways_to_run(tmp_path, with_lora, settings):
+    trainer = pact.attach(dpo_trainer(tmp_path, **kind(with_lora), **settings, **FIVE_STEPS), CONFIG)
+    assert_equal_to_a_plain_loop(trainer, partial(dpo_loss, reference=tiny_model()))
+
+
+@each_trainer
+def test_in_bfloat16(tmp_path, build):
+    trainer = pact.attach(build(tmp_path, peft=lora_of_dpo(), bf16=True), CONFIG)
+    trainer.train()
+    logs = train_logs(trainer)
+    assert logs[0]["pact/anchor_divergence"] == pytest.approx(0, abs=5e-6)
+    assert logs[-1]["pact/anchor_divergence"] > 1e-7
 
 
 def test_an_optimiser_that_acts_on_each_gradient_at_once_gets_one(tmp_path):
