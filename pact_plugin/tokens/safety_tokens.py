@@ -51,7 +51,7 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
 @dataclass(frozen=True)
 class SafetyTokens:
-    """K safety tokens of one tokenizer, with their weights (DESIGN: "Choosing S").
+    """K safety tokens of one tokenizer, with their weights (spec clauses C8 and C9).
 
     Attributes:
         ids: K distinct token ids.

@@ -405,7 +405,6 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     model = tiny_model()
     constraint = built(model, **changes)
     loss_of(constraint, moved(model), a_batch())
-    constraint.record.flush()
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
     assert receipt.config["anchors"] == {"per_step": 3, "ratio": 1, "tokens": 4} | FEW_ANCHORS
@@ -421,11 +420,9 @@ def test_a_run_whose_model_moves_far_is_warned_of_once(tmp_path, recwarn):
     model = tiny_model()
     constraint = built(model)
     loss_of(constraint, moved(moved(model)), a_batch())
-    constraint.record.write(tmp_path)  # nothing of it has come to the host
     assert warned() == 0
-    constraint.record.flush()
-    assert constraint.record.receipt.mean("anchor_divergence") > FAR
     constraint.record.write(tmp_path)
+    assert constraint.record.receipt.mean("anchor_divergence") > FAR
     constraint.record.write(tmp_path)
     assert warned() == 1
 

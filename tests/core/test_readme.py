@@ -13,7 +13,6 @@ import yaml
 from hf import tokenized
 from loop import a_batch
 from pact_axolotl.check.problems import problems
-from preferences import pairs
 from settings_table import READMES, settings_table, with_settings
 from sft import TOKENIZER, TOKENS, completions, lora
 from tiny import tiny_model
@@ -25,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TRL, LOOP, BARE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AXOLOTL = (ROOT / "integrations" / "pact_axolotl" / "README.md").read_text(encoding="utf-8")
-PREFERENCES = (ROOT / "integrations" / "pact_trl" / "README.md").read_text(encoding="utf-8")
 TRANSFORMERS = (ROOT / "integrations" / "pact_transformers" / "README.md").read_text(encoding="utf-8")
 
 
@@ -51,20 +49,6 @@ def test_trl(tmp_path):
     names = {"dataset": completions(), "lora": lora()}
     exec(code, names)
     assert names["trainer"].pact.record.receipt.steps == [[1, 2]]
-
-
-@pytest.mark.usefixtures("_a_model")
-def test_preferences(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", PREFERENCES, re.DOTALL)
-    code = code.replace("my-org/my-aligned-model", str(tmp_path / "model"))
-    code = code.replace(
-        'DPOConfig("out")', 'DPOConfig("out", max_steps=2, use_cpu=True, bf16=False, report_to=[])'
-    )
-    assert code.count("max_steps") == 1
-    names = {"preferences": pairs(), "lora": lora()}
-    exec(code, names)
-    receipt = names["trainer"].pact.record.receipt
-    assert (receipt.steps, receipt.terms) == ([[1, 2]], ["anchors"])
 
 
 @pytest.mark.usefixtures("_a_model")

@@ -1,4 +1,4 @@
-"""docs/batch.md names the functions that a batch passes through, in their order."""
+"""docs/how-it-works.md names the functions that a batch passes through, in their order."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from walk import walk_of_a_step
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| +\d+ \| `(\w+)` \| \[(\S+?)\.py\]\((\S+)\) \|", re.MULTILINE)
+ROW = re.compile(r"^\| +\d+ \| `(\w+)` \| \[`(\S+?)\.py`\]\((\S+)\) \|", re.MULTILINE)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_walk_in_the_documents_is_the_real_one(tmp_path):
-    rows = ROW.findall((ROOT / "docs" / "batch.md").read_text(encoding="utf-8"))
+    rows = ROW.findall((ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8"))
     told = [(file.replace("/", ".").removesuffix(".__init__"), function) for function, file, _ in rows]
     assert len(told) >= 15
     assert all((ROOT / "docs" / link).is_file() for *_, link in rows)
