@@ -70,7 +70,7 @@ $(VENV_TRL19)/installed: pyproject.toml
 	touch $@
 
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
-	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_table_values.py tests/trainers/test_equality.py $(TEST_ARGS)
+	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_preferences.py tests/trainers/test_table_values.py tests/trainers/test_equality.py $(TEST_ARGS)
 
 $(VENV_AXOLOTL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_AXOLOTL)

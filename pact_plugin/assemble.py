@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+logger = logging.getLogger("pact_plugin")
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
@@ -78,6 +81,8 @@ class PactConstraint(Constraint):
         data: Data | None = None,
     ) -> None:
         settings = PactConfig.of(config)
+        if data is not None and not data.labels:
+            settings = _anchors_alone(settings)
         refuse_fsdp1(model)
         # DeepSpeed's partitions are put together as long as the model is asked.
         with gathered(model):
@@ -213,6 +218,14 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
             remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
         )
     return loaded
+
+
+def _anchors_alone(config: PactConfig) -> PactConfig:
+    """See `PactConfig.without_labels`; easing that is on by default goes off with a word in the log."""
+    alone = config.without_labels()
+    if config.easing is not None:
+        logger.warning("PACT: preferences have no next-token labels to ease, so anchors alone are held.")
+    return alone
 
 
 def _vocabulary(aligned: Source) -> int | None:

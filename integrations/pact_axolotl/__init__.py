@@ -13,7 +13,7 @@ __all__ = ["PactPlugin"]
 
 
 class PactPlugin:
-    """Constrains Axolotl's supervised fine-tuning.
+    """Constrains Axolotl's supervised fine-tuning, and its preference training by DPO.
 
     An error of any of these hooks stops `axolotl train` with exit status 1.
     """

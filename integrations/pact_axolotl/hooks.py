@@ -10,7 +10,7 @@ from typing import Any
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
 from pact_axolotl.check.devices import require_flex_attention
 from pact_axolotl.check.problems import configured_tokens, require_constrainable
-from pact_axolotl.settings import resumed, settings
+from pact_axolotl.settings import configured, resumed, settings
 
 _LOG = logging.getLogger("axolotl.pact")
 
@@ -52,7 +52,7 @@ def constrain(cfg: Any, trainer: Any) -> None:
     Raises:
         PactError: The trainer, the model, the safety tokens and the reference do not fit.
     """
-    config = settings(cfg)
+    config = configured(cfg)
     if config is None:
         return
     from axolotl.utils.train import determine_last_checkpoint

@@ -15,7 +15,21 @@ PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
 
 
+PREFERENCES = "dpo"
+"""The kind of `rl` that can be constrained."""
+
+
 def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
+    """The settings that a run is held to, or None where the configuration asks for no constraint.
+
+    Raises:
+        ConfigError: As `configured` does; or preferences are trained on, and a setting needs labels.
+    """
+    config = configured(cfg)
+    return config.without_labels() if config is not None and cfg.get("rl") == PREFERENCES else config
+
+
+def configured(cfg: Mapping[str, Any]) -> PactConfig | None:
     """The settings under `pact`, or None where the configuration asks for no constraint.
 
     Args:

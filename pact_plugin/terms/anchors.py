@@ -78,13 +78,13 @@ class AnchorsTerm:
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
-        if self._first:
-            require_one_backward(self._student.head.decoder)
-            self._first = False
         return self.ahead(batch.turn)
 
     def ahead(self, turn: Turn) -> Contribution:
         """The same, whose gradient can be made before the data's forward pass."""
+        if self._first and not turn.apart:
+            require_one_backward(self._student.head.decoder)
+            self._first = False
         chosen = self.chosen(turn.step.number, turn.number, rank(), turn.step.micro_batches)
         # Without a response too: sharded models need every rank.
         total = self._divergence(chosen, turn.autocast) * turn.trained

@@ -57,7 +57,7 @@ def test_a_run_that_is_found_good_is_constrained(workshop):
 
 def test_axolotls_findings_stand_beside_ours(workshop):
     file = written(
-        workshop, pact={"weigth": 1}, micro_batch_size="many", adapter="lora", load_in_8bit=True, rl="dpo"
+        workshop, pact={"weigth": 1}, micro_batch_size="many", adapter="lora", load_in_8bit=True, rl="ipo"
     )
     before = set(workshop.folder.iterdir())
     report = check(file)

@@ -58,11 +58,12 @@ def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
             {"pact": {"advanced": {"published": True}, "easing": True}},
             ("easing", "Set `easing: false`"),
         ),
-        ("rl", {"rl": "dpo"}, ("rl='dpo'", "no next-token loss", "Remove `rl`")),
+        ("rl", {"rl": "kto"}, ("rl='kto'", "only `dpo`", "Remove `rl`")),
+        ("dpo", {"rl": "dpo"}, ("hold_data=True", "no next-token labels", "Remove `hold_data`")),
         ("reward", {"reward_model": True}, ("reward_model=True", "Remove `reward_model`")),
         ("diffusion", {"plugins": [DIFFUSION, PLUGIN]}, (DIFFUSION, "not trained on the next token")),
     ],
-    ids=["conflicting-keys", "rl", "reward-model", "diffusion"],
+    ids=["conflicting-keys", "rl", "dpo", "reward-model", "diffusion"],
 )
 def test_what_cannot_be_constrained_stops_before_the_data_is_prepared(workshop, name, changes, words):
     prepared = workshop.folder / "never"
@@ -135,7 +136,7 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"pact": {"advanced": {"published": True}}}, ConfigError, "Set `easing: false`"),
         ({"pact": {"advanced": {"published": {"topp": 1}}}}, ConfigError, "Did you mean `top_p`"),
         ({"pact": {"safety_tokens": "/nowhere.safetensors"}}, TokenFileError, "nowhere"),
-        ({"rl": "dpo"}, AdapterError, "`rl`"),
+        ({"rl": "kto"}, AdapterError, "`rl`"),
         ({"reward_model": True}, AdapterError, "`reward_model`"),
         ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
         ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),

@@ -1,6 +1,6 @@
-"""Runs of `SFTTrainer` on several ranks, each compared with a plain loop over what all ranks were given.
+"""Runs of `SFTTrainer` and `DPOTrainer` on several ranks, each compared with a plain loop over all ranks' batches.
 
-trainer_ranks.py FOLDER ddp|zero1|zero2|zero3. The settings are the default's, but for the safety tokens. For
+trainer_ranks.py FOLDER ddp|zero1|zero2|zero3|dpo. The settings are the default's, but for the safety tokens. For
 test_trainer_ranks.py.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from both import Recording, anchors_of, probe_of
 from leaving import leave
 from peft import get_peft_model, get_peft_model_state_dict
 from plain_run import Plain
+from preferences import CONFIG as PREFERENCES
+from preferences import PlainPreferences, dpo_loss, dpo_trainer, lora_of_dpo
 from safetensors.torch import load_file
 from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer, train_logs
 from tiny import tiny_model
@@ -76,6 +79,7 @@ MODES: dict[str, dict[str, Any]] = {
     "zero1": deepspeed(1),
     "zero2": deepspeed(2),
     "zero3": deepspeed(3),
+    "dpo": {},
 }
 
 
@@ -191,13 +195,44 @@ def refused(mode: str, folder: Path) -> None:
     unset_hf_deepspeed_config()
 
 
+def compare_preferences(case: Case, mode: str, folder: Path) -> None:
+    adapter = {"peft": lora_of_dpo()} if case.train == "lora" else {}
+    trainer = dpo_trainer(folder, rows=36, **adapter, **case.settings(mode))
+    twin = get_peft_model(tiny_model(), lora_of_dpo()) if case.train == "lora" else tiny_model()
+    twin.load_state_dict(trainer.model.state_dict())
+    pact.attach(trainer, PREFERENCES)
+    recording = Recording(trainer)
+    trainer.train()
+    size, batches = SETTINGS["gradient_accumulation_steps"], of_all_ranks(recording.batches)
+    task = partial(dpo_loss, reference=tiny_model())
+    plain = PlainPreferences(task, PREFERENCES.weight, tiny_model(), anchors_of(trainer))
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=SETTINGS["learning_rate"])
+    logs = train_logs(trainer)
+    for step, log in enumerate(logs, 1):
+        parts = [one[(step - 1) * size : step * size] for one in batches]
+        loss, divergence = plain.step(twin, parts, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert log["pact/anchor_divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-6)
+    assert logs[-1]["pact/anchor_divergence"] > 5e-6
+    for weight, expected in zip(weights(trainer.model).values(), trained, strict=True):
+        torch.testing.assert_close(weight, expected.detach(), atol=1e-5, rtol=1e-5)
+    print(case, trainer._pact_ahead, logs[-1]["loss"], flush=True)
+    distributed.barrier()
+    if distributed.get_rank() == 0:
+        assert "3 steps" in verify_run(folder)
+
+
 def main(folder: Path, mode: str) -> None:
     if mode in ("zero2", "zero3"):
         resume(mode, folder / "resumed")
     if mode == "zero3":
         refused(mode, folder / "refused")
     for number, case in enumerate(cases(mode)):
-        compare(case, mode, folder / str(number))
+        (compare_preferences if mode == "dpo" else compare)(case, mode, folder / str(number))
     leave()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("mode", ["ddp", "zero1", "zero2", "zero3", "dpo"])
 def test_two_ranks_equal_a_plain_loop(tmp_path, mode):
     """LoRA and full fine-tuning, with and without reentrant checkpointing, accumulation 2; DeepSpeed resumes."""
     script = Path(__file__).parents[1] / "support" / "trainer_ranks.py"

@@ -14,6 +14,7 @@ from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import resumption_problems
 from pact_axolotl.check.sharding import fsdp1, fsdp_version, sharding
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
+from pact_axolotl.settings import PREFERENCES
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 
@@ -65,7 +66,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
         check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
         _check_fsdp(cfg, axolotl, report)
-        _note_anchors(settings, report)
+        _note_anchors(cfg, settings, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
@@ -166,7 +167,7 @@ def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, rep
         report.find([fsdp1(cfg)])
 
 
-def _note_anchors(settings: PactConfig, report: Report) -> None:
+def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
     try:
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already
@@ -174,6 +175,8 @@ def _note_anchors(settings: PactConfig, report: Report) -> None:
     if not prompts:
         return
     assert settings.anchors is not None
+    if cfg.get("rl") == PREFERENCES:
+        report.notes.append("Anchors alone: preferences have no next-token labels that could be eased")
     report.notes.append(
         f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
         "aligned model answers as it should when training starts"

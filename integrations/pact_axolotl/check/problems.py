@@ -8,7 +8,7 @@ from typing import Any
 
 from pact_axolotl.check import sharding
 from pact_axolotl.check.data import unreadable
-from pact_axolotl.settings import plain, settings
+from pact_axolotl.settings import PREFERENCES, plain, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
@@ -102,8 +102,13 @@ class _ManyRanks(_OtherLoss):
         return isinstance(size, int) and size > 1
 
 
+class _OtherLearning(_OtherLoss):
+    def asked_for(self, value: Any) -> bool:
+        return super().asked_for(value) and value != PREFERENCES
+
+
 _OTHER_LOSSES = (
-    _OtherLoss("rl", "reinforcement and preference learning have no next-token loss"),
+    _OtherLearning("rl", "of reinforcement and preference learning only `dpo` is held"),
     _OtherLoss("reward_model", "a reward model has no next-token loss"),
     _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
     _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),

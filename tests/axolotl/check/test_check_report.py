@@ -193,14 +193,23 @@ def test_the_summary_of_a_good_run():
     assert "Not checked: whether Axolotl's environment has pact-plugin" in output
 
 
+@pytest.mark.parametrize("changes", [{}, LORA], ids=["full", "lora"])
+def test_preferences_have_anchors_alone(changes):
+    report = checked(config(rl="dpo", **changes))
+    assert report.constrained
+    assert report.reference.kind == "start"
+    assert sum(note.startswith("Anchors alone") for note in report.notes) == 1
+    assert not [note for note in checked(config(**changes)).notes if "alone" in note]
+
+
 def test_findings_are_readable_at_80_columns_with_whole_paths(tmp_path):
     path = f"/nowhere/{'long/' * 20}tokens.safetensors"
-    Path("config.yml").write_text(yaml.safe_dump(config(pact={"safety_tokens": path}, rl="dpo")))
+    Path("config.yml").write_text(yaml.safe_dump(config(pact={"safety_tokens": path}, rl="ipo")))
     status, output = run("config.yml")
     assert status == 1
     lines = output.splitlines()
     assert [line for line in lines if len(line) > 80] == [f"  {path}"]
-    assert "✗ rl: dpo" in lines
+    assert "✗ rl: ipo" in lines
     assert "  → Remove `rl`, or set `pact: false`." in lines
     assert "2 reasons" in output
 
