@@ -110,9 +110,11 @@ class _Frozen(torch.autograd.Function):
             parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
+        # Tokens of each position have many rows in common.
+        kept, ctx.places = ids.unique(return_inverse=True) if ids.ndim == 2 else (ids, None)
         # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
         with gathered(head.projection):
-            rows = head.projection.weight[ids], head.projection.weight[labels]
+            rows = head.projection.weight[kept], head.projection.weight[labels]
         ctx.slope = head.slope
         ctx.save_for_backward(torch.cat(gradients), *rows, safety, label)
         return safety, label, outside
@@ -122,8 +124,9 @@ class _Frozen(torch.autograd.Function):
     def backward(ctx: Any, by_safety: Tensor, by_label: Tensor, by_outside: Tensor) -> Any:
         outside, safety_rows, label_rows, safety, label = ctx.saved_tensors
         gradient = by_outside[:, None] * outside
-        # [K, d] of all positions, or [N, K, d].
-        by_logit, rows = by_safety * ctx.slope(safety), safety_rows.to(by_safety.dtype)
-        gradient += by_logit @ rows if rows.ndim == 2 else torch.einsum("nk,nkd->nd", by_logit, rows)
+        by_logit = by_safety * ctx.slope(safety)
+        if ctx.places is not None:
+            by_logit = by_logit.new_zeros(len(by_logit), len(safety_rows)).scatter(1, ctx.places, by_logit)
+        gradient += by_logit @ safety_rows.to(by_safety.dtype)
         gradient += (by_label * ctx.slope(label))[:, None] * label_rows
         return gradient.to(outside.dtype), None, None, None, None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pact_plugin.config import Anchors
 from pact_plugin.judge import is_refusal
 
 
@@ -146,7 +147,9 @@ def micro_batch_loss(
     return total, parts
 
 
-def anchor_divergence(model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int = 0) -> Tensor:
+def anchor_divergence(
+    model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int | None = None
+) -> Tensor:
     """Mean over the tokens of the documents' answers, each document given to the models by itself.
 
     Args:
@@ -154,8 +157,9 @@ def anchor_divergence(model: Any, aligned: Any, documents: Any, safety: Tensor, 
         aligned: The reference.
         documents: The anchors.
         safety: The safety tokens.
-        top_k: Tokens of each position that the reference holds likeliest beside them.
+        top_k: Tokens of each position that the reference holds likeliest beside them; by default the setting's.
     """
+    top_k = Anchors().top_k if top_k is None else top_k
     parts = []
     for document in documents:
         batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
