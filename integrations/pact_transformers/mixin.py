@@ -50,7 +50,7 @@ class PactTrainerMixin:
         **kwargs: Any,
     ) -> Any:
         """The trainer's own loss, plus the constraint in training."""
-        batch = {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
+        batch = self._pact_batch(inputs)
         training = self.model.training
         weight = self.pact.config.weight
         step = Step(
@@ -71,7 +71,7 @@ class PactTrainerMixin:
         constraint = self.pact.loss(
             batch,
             step,
-            label_logprobs=task.value,
+            label_logprobs=None if task.value is None else self._pact_label_logprobs(task.value, inputs),
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
         )
         if weight == 0:
@@ -79,6 +79,14 @@ class PactTrainerMixin:
         if return_outputs:
             return result[0] + constraint.to(result[0].device), result[1]
         return result + constraint.to(result.device)
+
+    def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Labels, ids and boundaries of whole rows, of a batch as the trainer's own loss is given it."""
+        return {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
+
+    def _pact_label_logprobs(self, seen: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """[B, T - 1] log-probabilities of the labels, from those that the task loss has had."""
+        return seen
 
     def _pact_goes_ahead(self) -> bool:
         if self._pact_ahead is None:
@@ -154,13 +162,13 @@ class PactTrainerMixin:
         return result
 
 
-def constrained_class(trainer_class: type) -> type:
-    """`trainer_class` with the mixin in front of it; composes with whatever it inherits."""
-    return type(f"Pact{trainer_class.__name__}", (PactTrainerMixin, trainer_class), {})
+def constrained_class(trainer_class: type, mixin: type[PactTrainerMixin] = PactTrainerMixin) -> type:
+    """`trainer_class` with a mixin in front of it; composes with whatever it inherits."""
+    return type(f"Pact{trainer_class.__name__}", (mixin, trainer_class), {})
 
 
-def constrain(trainer: Any, constraint: Constraint) -> Any:
-    """Turn a trainer into its constrained class, in place.
+def constrain(trainer: Any, constraint: Constraint, mixin: type[PactTrainerMixin] = PactTrainerMixin) -> Any:
+    """Turn a trainer into its constrained class, in place; the `mixin` adds the constraint to its loss.
 
     Raises:
         AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or ranks share
@@ -174,7 +182,7 @@ def constrain(trainer: Any, constraint: Constraint) -> Any:
             value=type(trainer).__name__,
             remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
         )
-    trainer.__class__ = constrained_class(type(trainer))
+    trainer.__class__ = constrained_class(type(trainer), mixin)
     trainer.pact = constraint
     trainer.add_callback(FillTable(trainer))
     return trainer

@@ -1,4 +1,4 @@
-"""`pact-plugin check`: would an Axolotl configuration's run be constrained?"""
+"""`pact-plugin check`: would a configuration's run be constrained?"""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Annotated
 import typer
 
 from pact_plugin.errors import PluginError
-from pact_plugin.hooks.manager import one_offered
+from pact_plugin.hooks.manager import find_config_check
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="An Axolotl configuration, as given to `axolotl train`.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="A configuration of Axolotl, or of ms-swift: as given to `axolotl train` or `swift sft`."
+        ),
+    ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else, for scripts.")
     ] = False,
 ) -> None:
-    """Say whether an Axolotl run would be constrained, before it starts; exit status 1 and remedies if not."""
-    reader = one_offered(
-        "pact_config_checks", "Install the integration of your trainer, such as pact_axolotl."
-    )
+    """Say whether a run would be constrained, before it starts; exit status 1 and remedies if not."""
+    reader = find_config_check(config)
     try:
         constrained = reader.run(config, as_json)
     except ModuleNotFoundError as error:

@@ -113,10 +113,12 @@ class ConfigCheck:
     Args:
         name: Of the framework whose configurations it reads.
         run: (file, as_json) -> whether the run would be constrained; prints why not.
+        reads: Whether a file is a configuration of this framework. Without it, those that no other reads.
     """
 
     name: str
     run: Callable[[Path, bool], bool]
+    reads: Callable[[Path], bool] | None = None
 
 
 @dataclass(frozen=True)
