@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 VENV_TRL19 := .venv-trl19
 VENV_AXOLOTL := .venv-axolotl
+VENV_SWIFT := .venv-swift
 VENV_DOCS := .venv-docs
 BIN := $(VENV)/bin
 TEST_ARGS ?= -n auto --maxprocesses 4
@@ -9,7 +10,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -80,5 +81,14 @@ test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolot
 	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 $(TEST_ENV) AXOLOTL_DO_NOT_TRACK=1 \
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
+$(VENV_SWIFT)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_SWIFT)
+	$(VENV_SWIFT)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_SWIFT)/bin/python -m pip install --quiet --editable '.[swift,cli]' 'ms-swift==4.6.0' pytest pytest-xdist
+	touch $@
+
+test-swift: $(VENV_SWIFT)/installed  ## Run the ms-swift tests against ms-swift 4.6, through its own command.
+	$(TEST_ENV) $(VENV_SWIFT)/bin/python -m pytest tests/swift $(TEST_ARGS)
+
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_DOCS) dist build .cache demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_SWIFT) $(VENV_DOCS) dist build .cache demo-output benchmark-output

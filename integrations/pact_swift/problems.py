@@ -18,6 +18,7 @@ from pact_plugin.tokens.safety_tokens import SafetyTokens
 Arguments = Mapping[str, Any]
 """ms-swift's arguments by name: of a configuration file, or as ms-swift has parsed them."""
 
+UNEASED = "`{'easing': False}`"
 _PLAIN_SCALES = {"default", "last_round", "all", "base", "ignore_empty_think", "ignore_think_prefix"}
 """Values of `loss_scale`, joined by `+`, that leave tokens out and weight none."""
 _SWIFT_TUNERS = ("longlora", "llamapro", "adapter", "reft")
@@ -85,7 +86,7 @@ def _weighted_losses(arguments: Arguments) -> Iterator[PactError]:
                 "it weights the tokens of the cross-entropy, but easing needs a plain one",
                 key=key,
                 value=arguments[key],
-                remedy=f"Remove `{key}`, or register `{\"easing\": False}`.",
+                remedy=f"Remove `{key}`, or register {UNEASED}.",
             )
 
 
@@ -109,7 +110,7 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             "ranks that share a layer would read different anchors",
             key="deepspeed_autotp_size",
             value=size,
-            remedy="Remove `deepspeed_autotp_size`, or register `{\"anchors\": False}`.",
+            remedy="Remove `deepspeed_autotp_size`, or register `{'anchors': False}`.",
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pact_plugin.constraint import Constraint
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
+from pact_swift.problems import UNEASED
 
 
 class PactSwiftMixin(PactTrainerMixin):
@@ -31,7 +32,7 @@ class PactSwiftMixin(PactTrainerMixin):
             raise AdapterError(
                 "it weights the tokens of the cross-entropy, but easing needs a plain one",
                 key="loss_scale",
-                remedy='Remove `loss_scale`, or register `{"easing": False}`.',
+                remedy=f"Remove `loss_scale`, or register {UNEASED}.",
             )
         batch = super()._pact_batch(inputs)
         if "logits_to_keep" in inputs:
