@@ -3,6 +3,7 @@ VENV := .venv
 VENV_TRL19 := .venv-trl19
 VENV_AXOLOTL := .venv-axolotl
 VENV_SWIFT := .venv-swift
+VENV_LLAMAFACTORY := .venv-llamafactory
 VENV_DOCS := .venv-docs
 BIN := $(VENV)/bin
 TEST_ARGS ?= -n auto --maxprocesses 4
@@ -10,7 +11,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -90,5 +91,16 @@ $(VENV_SWIFT)/installed: pyproject.toml
 test-swift: $(VENV_SWIFT)/installed  ## Run the ms-swift tests against ms-swift 4.6, through its own command.
 	$(TEST_ENV) $(VENV_SWIFT)/bin/python -m pytest tests/swift $(TEST_ARGS)
 
+# A build of torch for CPUs has not what torchaudio's extension links to, which LLaMA-Factory imports and does not need.
+$(VENV_LLAMAFACTORY)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_LLAMAFACTORY)
+	$(VENV_LLAMAFACTORY)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_LLAMAFACTORY)/bin/python -m pip install --quiet --editable '.[llamafactory,cli]' 'llamafactory==0.9.5' pytest pytest-xdist
+	$(VENV_LLAMAFACTORY)/bin/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV_LLAMAFACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
+	touch $@
+
+test-llamafactory: $(VENV_LLAMAFACTORY)/installed  ## Run the LLaMA-Factory tests against LLaMA-Factory 0.9.5.
+	$(TEST_ENV) $(VENV_LLAMAFACTORY)/bin/python -m pytest tests/llamafactory $(TEST_ARGS)
+
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_SWIFT) $(VENV_DOCS) dist build .cache demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_DOCS) dist build .cache demo-output benchmark-output

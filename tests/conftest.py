@@ -29,6 +29,8 @@ if "axolotl" not in packages_distributions():  # `make test-axolotl` has an envi
     collect_ignore += [str(path) for path in HERE.glob("axolotl/test_axolotl*.py")]
 if "swift" not in packages_distributions():  # `make test-swift`, likewise
     collect_ignore += [str(path) for path in HERE.glob("swift/test_swift*.py")]
+if "llamafactory" not in packages_distributions():  # `make test-llamafactory`
+    collect_ignore += [str(path) for path in HERE.glob("llamafactory/test_llamafactory*.py")]
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 

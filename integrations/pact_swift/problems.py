@@ -8,12 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.preflight import file_problems
+
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, PactError
-from pact_plugin.hooks.manager import offered
 from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
-from pact_plugin.terms.anchor_prompts import anchor_prompts
-from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 Arguments = Mapping[str, Any]
 """ms-swift's arguments by name: of a configuration file, or as ms-swift has parsed them."""
@@ -38,25 +37,13 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     yield from _tuners(arguments)
     yield from _ranks(arguments, config)
     yield from _moving_references(arguments, config)
-    yield from _files(config)
+    yield from file_problems(config)
 
 
 def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
     """Raise the first of the `problems`."""
     for problem in problems(arguments, config):
         raise problem
-
-
-def configured_tokens(config: PactConfig) -> SafetyTokens | None:
-    """The safety tokens that are named; None where they are chosen from the model or by a plugin.
-
-    Raises:
-        TokenFileError: There is no such file, or it is damaged.
-    """
-    named = config.safety_tokens
-    if named is None or isinstance(named, SafetyTokens):
-        return named
-    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
 
 
 def _other_losses(arguments: Arguments) -> Iterator[PactError]:
@@ -122,15 +109,6 @@ def _moving_references(arguments: Arguments, config: PactConfig) -> Iterator[Pac
             value=True,
             remedy="Remove `resume_only_model`, or register the aligned model as `reference`.",
         )
-
-
-def _files(config: PactConfig) -> Iterator[PactError]:
-    try:
-        configured_tokens(config)
-        if config.anchors is not None and config.has_anchors:
-            anchor_prompts(config.anchors.prompts)
-    except PactError as error:
-        yield error
 
 
 def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:

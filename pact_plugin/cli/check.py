@@ -14,9 +14,7 @@ from pact_plugin.hooks.manager import find_config_check
 def check(
     config: Annotated[
         Path,
-        typer.Argument(
-            help="A configuration of Axolotl, or of ms-swift: as given to `axolotl train` or `swift sft`."
-        ),
+        typer.Argument(help="A configuration of Axolotl, ms-swift or LLaMA-Factory."),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else, for scripts.")

@@ -6,7 +6,7 @@ objects are resolved once and then called directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,6 +122,21 @@ class ConfigCheck:
 
 
 @dataclass(frozen=True)
+class Command:
+    """A sub-command of `pact-plugin`, which hands over everything behind its name.
+
+    Args:
+        name: Of the sub-command.
+        help: One line.
+        run: (arguments) -> exit status; raises `PactError`.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
 class JudgeSource:
     """A judge of answers, chosen by `--judge <name>`; the one named `guard` loads paths and hub ids of guard models.
 
@@ -163,6 +178,10 @@ class PactSpec:
     @hookspec
     def pact_config_checks(self) -> Iterable[ConfigCheck]:  # type: ignore[empty-body]
         """Checks of training configurations, for `pact-plugin check`."""
+
+    @hookspec
+    def pact_commands(self) -> Iterable[Command]:  # type: ignore[empty-body]
+        """Sub-commands of `pact-plugin`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

@@ -148,7 +148,10 @@ def test_the_check_that_reads_a_configuration(tmp_path):
         assert manager.find_config_check(mine).name == "mine"
         rest = manager.find_config_check(other)
         assert rest.reads is None
-        with plugged(plugin("also", lambda file: True), "second"), pytest.raises(PluginError, match="more than one"):
+        with (
+            plugged(plugin("also", lambda file: True), "second"),
+            pytest.raises(PluginError, match="more than one"),
+        ):
             manager.find_config_check(mine)
     with plugged(plugin("rest", None)), pytest.raises(PluginError, match=r"other\.yml.*more than one"):
         manager.find_config_check(other)

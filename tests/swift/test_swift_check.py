@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from command_runs import pact_command
 from pact_swift.check.check import check
 from pact_swift.check.config_file import is_swift
-from swift_runs import LORA, Workshop, pact_command
+from swift_runs import LORA, Workshop
 
 from pact_plugin.hooks.manager import find_config_check
 

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_runs import Run
 from pact_swift.problems import problems
-from swift_runs import FULL, LORA, Run, Workshop
+from swift_runs import FULL, LORA, Workshop
 from tiny import tiny_model
 
 import pact_plugin as pact

@@ -11,8 +11,8 @@ import pytest
 import torch
 from plain import documents
 from safetensors.torch import load_file
-from swift_plain import assert_equal_to_plain
 from swift_runs import FULL, LORA, PACKED, Workshop
+from whole_step_plain import assert_equal_to_plain
 
 import pact_plugin as pact
 
@@ -138,7 +138,9 @@ def test_pretraining_data_warns_that_nothing_is_masked(workshop):
 
 
 def test_the_chosen_tokens_lie_beside_the_model(workshop):
-    run = workshop.train("chosen", external_plugins=[chosen(workshop)], max_steps=1, save_steps=1, **LORA).ok()
+    run = workshop.train(
+        "chosen", external_plugins=[chosen(workshop)], max_steps=1, save_steps=1, **LORA
+    ).ok()
     tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
     assert tokens.provenance["contrast"] == "benign"
     assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens

@@ -1,4 +1,7 @@
-"""What `swift sft` should have logged: the formulas of `plain` on the batches and weights of its own run."""
+"""What a run should have logged whose cross-entropy is a mean over the tokens of a whole step, as ms-swift's.
+
+By the formulas of `plain`, on the batches and weights of the run.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,18 @@ import torch
 from loop import probe_of
 from peft import LoraConfig, get_peft_model
 from plain import Eased, anchor_divergence, micro_batch_loss
-from swift_runs import Run, Workshop
 from transformers import AutoModelForCausalLM
 
 import pact_plugin as pact
 
 
 def expected(
-    workshop: Workshop, run: Run, accumulation: int, tokens: pact.SafetyTokens
+    workshop: Any, run: Any, accumulation: int, tokens: pact.SafetyTokens
 ) -> tuple[list[float], list[list[dict[str, float]]]]:
     """The loss of every step, and the sums of its micro-batches.
 
-    ms-swift's cross-entropy is a mean over the tokens of the whole step.
-
     Args:
-        workshop: Where the run was.
+        workshop: Where the run was: its `folder`, `tokenizer` and `tokens`.
         run: With dumped batches, under the settings that its receipt names.
         accumulation: Micro-batches of a step.
         tokens: The safety tokens.
@@ -72,7 +72,7 @@ def _micro_batch(
     settings: dict[str, Any],
     easing: Eased | None,
     count: int,
-    run: Run,
+    run: Any,
 ) -> dict[str, float]:
     parameters = dict(model.named_parameters())
     for name, weight in dumped["weights"].items():
@@ -92,7 +92,7 @@ def _micro_batch(
 
 
 def assert_equal_to_plain(
-    workshop: Workshop, run: Run, accumulation: int = 2, tokens: pact.SafetyTokens | None = None
+    workshop: Any, run: Any, accumulation: int = 2, tokens: pact.SafetyTokens | None = None
 ) -> None:
     """Losses, metrics and receipt of a run of one process are the plain ones."""
     losses, steps = expected(workshop, run, accumulation, tokens or workshop.tokens)
@@ -101,9 +101,7 @@ def assert_equal_to_plain(
     sums = [{name: sum(part.get(name, 0.0) for part in parts) for name in parts[0]} for parts in steps]
     for entry, total in zip(run.steps, sums, strict=True):
         if settings["easing"]:
-            assert entry["pact/eased"] == pytest.approx(
-                total["eased"] / total["eased_positions"], abs=1e-6
-            )
+            assert entry["pact/eased"] == pytest.approx(total["eased"] / total["eased_positions"], abs=1e-6)
         if settings["anchors"]:
             found = total["anchor_divergence"] / total["tokens"]
             assert entry["pact/anchor_divergence"] == pytest.approx(found, rel=1e-3, abs=1e-6)
