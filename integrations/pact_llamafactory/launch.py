@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,5 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     # With several devices the launcher starts this file on each, which is its own otherwise.
     launcher.__file__ = str(Path(__file__).parent / "worker" / "train.py")
     sys.argv = ["llamafactory-cli", *arguments]
-    launcher.launch()
+    try:
+        launcher.launch()
+    except subprocess.CalledProcessError as error:  # of torchrun, which has said why
+        return error.returncode
     return 0
