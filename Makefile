@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TRL19 := .venv-trl19
+VENV_SWIFT := .venv-swift
+VENV_LLAMAFACTORY := .venv-llamafactory
 VENV_DOCS := .venv-docs
 # Another release has an environment of its own: 0.21 needs Python 3.12.
 AXOLOTL ?= 0.19.0
@@ -11,7 +13,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -82,5 +84,25 @@ test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolot
 	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 $(TEST_ENV) AXOLOTL_DO_NOT_TRACK=1 \
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
+$(VENV_SWIFT)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_SWIFT)
+	$(VENV_SWIFT)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_SWIFT)/bin/python -m pip install --quiet --editable '.[swift,cli]' 'ms-swift==4.6.0' pytest pytest-xdist
+	touch $@
+
+test-swift: $(VENV_SWIFT)/installed  ## Run the ms-swift tests against ms-swift 4.6, through its own command.
+	$(TEST_ENV) $(VENV_SWIFT)/bin/python -m pytest tests/swift $(TEST_ARGS)
+
+# A build of torch for CPUs has not what torchaudio's extension links to, which LLaMA-Factory imports and does not need.
+$(VENV_LLAMAFACTORY)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_LLAMAFACTORY)
+	$(VENV_LLAMAFACTORY)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_LLAMAFACTORY)/bin/python -m pip install --quiet --editable '.[llamafactory,cli]' 'llamafactory==0.9.5' pytest pytest-xdist
+	$(VENV_LLAMAFACTORY)/bin/python -c 'import torchaudio' 2>/dev/null || rm -f $(VENV_LLAMAFACTORY)/lib/python3*/site-packages/torchaudio/lib/*.so
+	touch $@
+
+test-llamafactory: $(VENV_LLAMAFACTORY)/installed  ## Run the LLaMA-Factory tests against LLaMA-Factory 0.9.5.
+	$(TEST_ENV) $(VENV_LLAMAFACTORY)/bin/python -m pytest tests/llamafactory $(TEST_ARGS)
+
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_DOCS) dist build .cache demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_DOCS) dist build .cache demo-output benchmark-output

@@ -27,6 +27,10 @@ if not torch.cuda.is_available():
     collect_ignore.append("core/test_cuda.py")
 if "axolotl" not in packages_distributions():  # `make test-axolotl` has an environment of its own
     collect_ignore += [str(path) for path in HERE.glob("axolotl/test_axolotl*.py")]
+if "swift" not in packages_distributions():  # `make test-swift`, likewise
+    collect_ignore += [str(path) for path in HERE.glob("swift/test_swift*.py")]
+if "llamafactory" not in packages_distributions():  # `make test-llamafactory`
+    collect_ignore += [str(path) for path in HERE.glob("llamafactory/test_llamafactory*.py")]
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 

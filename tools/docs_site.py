@@ -21,6 +21,8 @@ PREPARED, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 COPIED = {".svg", ".png", ".css", ".json"}
 INCLUDED = {
     "integrations/pact_axolotl/README.md": "integrations/axolotl.md",
+    "integrations/pact_llamafactory/README.md": "integrations/llamafactory.md",
+    "integrations/pact_swift/README.md": "integrations/swift.md",
     "integrations/pact_transformers/README.md": "integrations/transformers.md",
     "integrations/pact_trl/README.md": "integrations/trl.md",
     "spec/PACT.md": "specification.md",

@@ -34,8 +34,10 @@ LAYERS = (
 """Of the core, from the lowest. Each may import those before it, and the command line only what is below it."""
 ON_TOP = ("audit", "cli")
 """Nothing below imports them."""
-TRAINERS = frozenset({"transformers", "trl", "axolotl", "peft", "accelerate", "datasets"})
-INTEGRATIONS = frozenset({"pact_transformers", "pact_trl", "pact_axolotl"})
+TRAINERS = frozenset(
+    {"transformers", "trl", "axolotl", "swift", "llamafactory", "peft", "accelerate", "datasets"}
+)
+INTEGRATIONS = frozenset({"pact_transformers", "pact_trl", "pact_axolotl", "pact_swift", "pact_llamafactory"})
 NAMES_AT_THE_TOP = 16
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS = 260, 60, 6
 FREE_SIGNATURES = ("math", "cli")

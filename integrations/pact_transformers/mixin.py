@@ -38,7 +38,7 @@ class PactTrainerMixin(PactRunMixin):
         **kwargs: Any,
     ) -> Any:
         """The trainer's own loss, plus the constraint in training."""
-        batch = {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
+        batch = self._pact_batch(inputs)
         training = self.model.training
         weight = self.pact.config.weight
         step = Step(
@@ -59,12 +59,20 @@ class PactTrainerMixin(PactRunMixin):
         constraint = self.pact.loss(
             batch,
             step,
-            label_logprobs=task.value,
+            label_logprobs=None if task.value is None else self._pact_label_logprobs(task.value, inputs),
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
         )
         if weight == 0:
             return result
         return with_constraint(result, constraint)
+
+    def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Labels, ids and boundaries of whole rows, of a batch as the trainer's own loss is given it."""
+        return {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
+
+    def _pact_label_logprobs(self, seen: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """[B, T - 1] log-probabilities of the labels, from those that the task loss has had."""
+        return seen
 
     def _pact_world_size(self, num_items_in_batch: Any) -> int:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""

@@ -14,7 +14,7 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
-_OWN_ADAPTERS = ("trl", "axolotl")
+_OWN_ADAPTERS = ("trl", "axolotl", "swift", "llamafactory")
 """Packages whose trainers have adapters of their own, or none."""
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from pact_plugin.errors import AdapterError, PluginError
-from pact_plugin.hooks.spec import NAME, Adapter, PactSpec
+from pact_plugin.hooks.spec import NAME, Adapter, ConfigCheck, PactSpec
 
 
 @cache
@@ -96,6 +97,28 @@ def one_offered(hook: str, remedy: str) -> Any:
             remedy=remedy,
         )
     return next(iter(found.values()))
+
+
+def find_config_check(config: Path) -> ConfigCheck:
+    """The check that reads a training configuration.
+
+    Args:
+        config: Its file, which need not be there.
+
+    Raises:
+        PluginError: There is none, or more than one.
+    """
+    checks: list[ConfigCheck] = list(offered("pact_config_checks").values())
+    found = [check for check in checks if check.reads is not None and check.reads(config)]
+    found = found or [check for check in checks if check.reads is None]
+    if len(found) != 1:
+        raise PluginError(
+            f"{'no' if not found else 'more than one'} plugin reads this configuration",
+            key="config",
+            value=str(config),
+            remedy="Install the integration of your trainer, such as pact_axolotl; uninstall one that claims it, too.",
+        )
+    return found[0]
 
 
 def find_adapter(trainer: Any) -> Adapter:

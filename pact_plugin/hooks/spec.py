@@ -113,10 +113,27 @@ class ConfigCheck:
     Args:
         name: Of the framework whose configurations it reads.
         run: (file, as_json) -> whether the run would be constrained; prints why not.
+        reads: Whether a file is a configuration of this framework. Without it, those that no other reads.
     """
 
     name: str
     run: Callable[[Path, bool], bool]
+    reads: Callable[[Path], bool] | None = None
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command of `pact-plugin`, which hands over everything behind its name.
+
+    Args:
+        name: Of the sub-command.
+        help: One line.
+        run: (arguments) -> exit status; raises `PactError`.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Sequence[str]], int]
 
 
 @dataclass(frozen=True)
@@ -180,6 +197,10 @@ class PactSpec:
     @hookspec
     def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
         """Training by a configuration, for `pact-plugin train`."""
+
+    @hookspec
+    def pact_commands(self) -> Iterable[Command]:  # type: ignore[empty-body]
+        """Sub-commands of `pact-plugin`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

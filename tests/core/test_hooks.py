@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from tiny import tiny_model, tiny_tokenizer
@@ -119,20 +121,40 @@ def test_named_token_sources_and_references():
 def test_one_that_is_offered():
     """By hooks of which the command line needs exactly one."""
 
-    def check(name: str) -> object:
-        class Plugin:
-            @hookimpl
-            def pact_config_checks(self):
-                return [ConfigCheck(name, lambda file, as_json: True)]
+    class Another:
+        @hookimpl
+        def pact_model_loaders(self):
+            return [dataclasses.replace(offered, name="another")]
 
-        return Plugin()
-
-    offered = manager.one_offered("pact_config_checks", remedy="Install one.")
-    with plugged(check("another")), pytest.raises(PluginError, match="more than one plugin offers") as caught:
-        manager.one_offered("pact_config_checks", remedy="Install one.")
+    offered = manager.one_offered("pact_model_loaders", remedy="Install one.")
+    with plugged(Another()), pytest.raises(PluginError, match="more than one plugin offers") as caught:
+        manager.one_offered("pact_model_loaders", remedy="Install one.")
     assert set(caught.value.value.split(", ")) == {offered.name, "another"}
     with pytest.raises(PluginError, match=r"no plugin offers pact_token_sources.*Install one"):
         manager.one_offered("pact_token_sources", remedy="Install one.")
+
+
+def test_the_check_that_reads_a_configuration(tmp_path):
+    def plugin(name: str, reads: Any) -> object:
+        class Plugin:
+            @hookimpl
+            def pact_config_checks(self):
+                return [ConfigCheck(name, lambda file, as_json: True, reads)]
+
+        return Plugin()
+
+    mine, other = tmp_path / "mine.yml", tmp_path / "other.yml"
+    with plugged(plugin("mine", lambda file: file == mine)):
+        assert manager.find_config_check(mine).name == "mine"
+        rest = manager.find_config_check(other)
+        assert rest.reads is None
+        with (
+            plugged(plugin("also", lambda file: True), "second"),
+            pytest.raises(PluginError, match="more than one"),
+        ):
+            manager.find_config_check(mine)
+    with plugged(plugin("rest", None)), pytest.raises(PluginError, match=r"other\.yml.*more than one"):
+        manager.find_config_check(other)
 
 
 def test_a_plugin_that_fails_to_import(tmp_path, monkeypatch):

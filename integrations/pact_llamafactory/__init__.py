@@ -1,0 +1,1 @@
+"""PACT for LLaMA-Factory: `pact: true` in a configuration, and `pact-plugin llamafactory train config.yaml`."""

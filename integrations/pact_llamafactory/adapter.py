@@ -1,0 +1,68 @@
+"""What LLaMA-Factory adds to pact-plugin: an adapter for its trainers, a command, and a check of its configurations.
+
+Imports LLaMA-Factory only when one of its trainers is at hand, or trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pact_plugin.hooks.spec import Adapter, Command, ConfigCheck, TrainerParts, hookimpl
+
+
+def _matches(trainer: Any) -> bool:
+    """Every trainer of LLaMA-Factory's, so that those which cannot be constrained are refused by name."""
+    return any(base.__module__.split(".")[0] == "llamafactory" for base in type(trainer).__mro__)
+
+
+def _parts(trainer: Any, folder: str | None) -> TrainerParts:
+    from pact_llamafactory.trainer import llamafactory_parts
+
+    return llamafactory_parts(trainer, folder)
+
+
+def _attach(trainer: Any, constraint: Any) -> Any:
+    from pact_llamafactory.trainer import constrain_llamafactory
+
+    return constrain_llamafactory(trainer, constraint)
+
+
+@hookimpl
+def pact_adapters() -> Iterable[Adapter]:
+    """LLaMA-Factory's trainers for supervised fine-tuning and pretraining."""
+    return [Adapter("llamafactory", _matches, _parts, _attach)]
+
+
+@hookimpl
+def pact_commands() -> Iterable[Command]:
+    """`pact-plugin llamafactory train config.yaml`."""
+
+    def run(arguments: Sequence[str]) -> int:
+        from pact_llamafactory.launch import run
+
+        return run(arguments)
+
+    return [
+        Command(
+            "llamafactory", "Train with LLaMA-Factory, with `pact:` in its configuration: train FILE.", run
+        )
+    ]
+
+
+@hookimpl
+def pact_config_checks() -> Iterable[ConfigCheck]:
+    """`pact-plugin check`."""
+
+    def run(config: Path, as_json: bool) -> bool:
+        from pact_llamafactory.check.check import run
+
+        return run(config, as_json=as_json)
+
+    def reads(config: Path) -> bool:
+        from pact_llamafactory.check.config_file import is_llamafactory
+
+        return is_llamafactory(config)
+
+    return [ConfigCheck("llamafactory", run, reads)]

@@ -1,0 +1,93 @@
+"""Would this configuration's run be constrained? What can be said before it starts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pact_transformers.preflight import check_model, resumption_problems
+from pact_transformers.report import Report
+
+from pact_llamafactory.check import config_file
+from pact_llamafactory.problems import problems
+from pact_llamafactory.settings import settings
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import AdapterError, ConfigError
+
+
+def run(config: Path, *, as_json: bool = False) -> bool:
+    """Check a configuration and print the report.
+
+    Args:
+        config: A configuration, as given to `pact-plugin llamafactory train`.
+        as_json: Print one JSON object and nothing else.
+
+    Returns:
+        Whether the run would be constrained.
+    """
+    report = check(config)
+    report.show(config, as_json=as_json)
+    return report.constrained
+
+
+def check(config: Path) -> Report:
+    """Check a configuration of LLaMA-Factory, without loading a model or data.
+
+    Args:
+        config: Its file.
+    """
+    report = Report()
+    try:
+        arguments = config_file.read(config)
+    except ConfigError as error:
+        report.find([error])
+        return report
+    _check_keys(arguments, report)
+    try:
+        found = settings(arguments)
+    except ConfigError as error:
+        report.find([error], block=True)
+        return report
+    if found is None or found.weight == 0:
+        key, value = ("pact", False) if found is None else ("pact.weight", 0)
+        problem = "it is off, so this run is not constrained"
+        report.find([ConfigError(problem, key=key, value=value, remedy="Write `pact: true`.")])
+        return report
+    own = set(PactConfig.model_fields)
+    for one in problems(arguments, found):
+        report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
+    check_model("model_name_or_path", arguments.get("model_name_or_path"), found, report)
+    report.find(resumption_problems(arguments.get("resume_from_checkpoint"), found))
+    report.notes.append(
+        "`llamafactory-cli` stops at the key `pact`: train with `pact-plugin llamafactory train`"
+    )
+    return report
+
+
+def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
+    """Those that LLaMA-Factory does not know stop it."""
+    if importlib.util.find_spec("llamafactory") is None:
+        report.unchecked.append("the names of the arguments, as LLaMA-Factory is not in this environment")
+        return
+    from llamafactory.hparams import (
+        DataArguments,
+        FinetuningArguments,
+        GeneratingArguments,
+        ModelArguments,
+        RayArguments,
+        TrainingArguments,
+    )
+
+    report.notes.append(f"LLaMA-Factory {version('llamafactory')}")
+    kinds = (ModelArguments, DataArguments, TrainingArguments, FinetuningArguments, GeneratingArguments)
+    known = {field.name for kind in (*kinds, RayArguments) for field in fields(kind)} | {"pact"}
+    for key in arguments.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        remedy = f"Did you mean `{near[0]}`?" if near else "Remove it."
+        problem = "no argument of LLaMA-Factory, which stops"
+        report.find([ConfigError(problem, key=key, value=arguments[key], remedy=remedy)])

@@ -1,0 +1,95 @@
+"""Whether a LLaMA-Factory configuration will be constrained: decided without a model and without LLaMA-Factory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pact_transformers.preflight import file_problems
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import AdapterError, PactError
+from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
+
+Arguments = Mapping[str, Any]
+"""LLaMA-Factory's arguments by name, as its configuration file gives them."""
+
+_STAGES = {
+    "dpo": "DPO compares answers and has no next-token loss",
+    "kto": "KTO compares answers and has no next-token loss",
+    "ppo": "PPO rewards answers and has no next-token loss",
+    "rm": "a reward model has no next-token loss",
+}
+_REFUSED = {
+    "use_asft_loss": "ASFT adds a divergence of its own to the loss",
+    "use_mca": "Megatron has trainers of its own",
+    "use_hyper_parallel": "HyperParallel has a trainer of its own",
+    "use_kt": "KTransformers replaces the model's forward pass",
+    "use_unsloth": "Unsloth replaces the model's forward pass",
+    "use_ray": "Ray starts workers that PACT is not brought into",
+    "predict_with_generate": "evaluation data is left without its answers",
+    "mixture_of_depths": "it converts the model into another than the aligned one",
+    "use_llama_pro": "it trains blocks that the aligned model does not have",
+}
+_WEIGHTED = ("use_dft_loss", "use_eaft_loss", "label_smoothing_factor")
+
+
+def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
+    """Every reason, visible in the arguments, why a run would fail or would not be constrained as it says.
+
+    Args:
+        arguments: LLaMA-Factory's.
+        config: The settings under `pact`.
+    """
+    stage = arguments.get("stage", "sft")
+    if stage in _STAGES:
+        yield _refused("stage", arguments, _STAGES[stage])
+    for key, why in _REFUSED.items():
+        if arguments.get(key):
+            yield _refused(key, arguments, why)
+    for key in _WEIGHTED:
+        if config.eases and arguments.get(key):
+            yield AdapterError(
+                "it weights the tokens of the cross-entropy, but easing needs a plain one",
+                key=key,
+                value=arguments[key],
+                remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
+            )
+    held = config.hold_data is not None or config.advanced.published is not None
+    if held and stage == "sft" and arguments.get("packing") and not arguments.get("neat_packing"):
+        yield AdapterError(
+            "packed conversations see each other, but the aligned model reads each by itself",
+            key="packing",
+            value=True,
+            remedy="Set `neat_packing: true`, or leave `hold_data` out.",
+        )
+    if _is_zero3(arguments.get("deepspeed")):
+        yield AdapterError(ZERO3, key="deepspeed", value=str(arguments["deepspeed"]), remedy=ZERO3_REMEDY)
+    yield from file_problems(config)
+
+
+def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
+    """Raise the first of the `problems`."""
+    for problem in problems(arguments, config):
+        raise problem
+
+
+def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
+    return AdapterError(
+        f"{why}, so it cannot be constrained",
+        key=key,
+        value=arguments.get(key),
+        remedy=f"Remove `{key}`, or set `pact: false`.",
+    )
+
+
+def _is_zero3(deepspeed: Any) -> bool:
+    if isinstance(deepspeed, str):
+        with suppress(OSError, ValueError):  # LLaMA-Factory says what is wrong with it
+            deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
+    if not isinstance(deepspeed, Mapping):
+        return False
+    return (deepspeed.get("zero_optimization") or {}).get("stage") == 3

@@ -1,0 +1,31 @@
+"""The key `pact` of a LLaMA-Factory configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError
+
+
+def settings(arguments: Mapping[str, Any]) -> PactConfig | None:
+    """The settings under `pact`; None where it is false.
+
+    Args:
+        arguments: Of a configuration file.
+
+    Raises:
+        ConfigError: It is missing or empty, has an unknown key, a value out of range, or keys that conflict.
+    """
+    value = arguments.get("pact")
+    if value is False:
+        return None
+    if value is None:
+        found = "empty" if "pact" in arguments else "missing"
+        raise ConfigError(
+            f"it is {found}, which would leave the run unconstrained",
+            key="pact",
+            remedy="Write `pact: true`, or indent its settings below it.",
+        )
+    return PactConfig.of(value)

@@ -1,0 +1,47 @@
+"""PACT around LLaMA-Factory's trainers for supervised fine-tuning and pretraining."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamafactory.train.pt.trainer import CustomTrainer
+from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from pact_transformers.mixin import constrain, foreign_loss, require_plain_task_loss
+from pact_transformers.resuming import store_beside
+from pact_transformers.trainer import causal_parts
+
+from pact_plugin.constraint import Constraint
+from pact_plugin.errors import AdapterError
+from pact_plugin.hooks.spec import TrainerParts
+
+_KNOWN = (CustomSeq2SeqTrainer, CustomTrainer)
+
+
+def llamafactory_parts(trainer: Any, folder: str | None) -> TrainerParts:
+    """The parts of one of the trainers whose loss is the next token's.
+
+    Raises:
+        AdapterError: It is another trainer, has ASFT's loss, or is set up in a way that cannot be constrained.
+    """
+    asft = getattr(getattr(trainer, "finetuning_args", None), "use_asft_loss", False)
+    if asft or not isinstance(trainer, _KNOWN):
+        raise AdapterError(
+            "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
+            key="trainer",
+            value="ASFT" if asft else type(trainer).__name__,
+            remedy="Set `stage: sft` or `pt`, without `use_asft_loss`, or set `pact: false`.",
+        )
+    return causal_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+
+
+def constrain_llamafactory(trainer: Any, constraint: Constraint) -> Any:
+    """Constrain one of them in place.
+
+    Raises:
+        AdapterError: Easing is on, and the task loss is not the model's own.
+    """
+    own_loss = trainer.compute_loss_func is not None
+    # Their own overrides hand over to transformers, but for ASFT's.
+    foreign = foreign_loss(trainer, *_KNOWN)
+    require_plain_task_loss(trainer, constraint, own_loss=own_loss, foreign=foreign)
+    return constrain(trainer, constraint)

@@ -1,0 +1,12 @@
+"""PACT for ms-swift: `swift sft --external_plugins "$(python -m pact_swift)" ...`.
+
+With settings, the plugin is a file of one's own, `--external_plugins pact.py`:
+
+    import pact_swift
+
+    pact_swift.register({"weight": 2.0, "hold_data": True})
+"""
+
+from pact_swift.registration import register
+
+__all__ = ["register"]

@@ -1,0 +1,80 @@
+"""Would this configuration's run be constrained? What can be said before it starts."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pact_transformers.preflight import check_model, resumption_problems
+from pact_transformers.report import Report
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_swift.check import config_file
+from pact_swift.problems import problems
+
+_FLAG = "Add `external_plugins: [FILE]`; `python -m pact_swift` prints the file of the default settings."
+
+
+def check(config: Path) -> Report:
+    """Check a configuration of ms-swift, without loading a model or data.
+
+    Args:
+        config: Its file.
+    """
+    report = Report()
+    try:
+        arguments = config_file.read(config)
+    except ConfigError as error:
+        report.find([error])
+        return report
+    _check_keys(arguments, report)
+    settings = _settings(arguments, report)
+    if settings is None:
+        return report
+    own = set(PactConfig.model_fields)
+    for problem in problems(arguments, settings):
+        report.find([problem], block=not isinstance(problem, AdapterError) and problem.key in own)
+    check_model("model", arguments.get("model"), settings, report)
+    report.find(resumption_problems(arguments.get("resume_from_checkpoint"), settings))
+    return report
+
+
+def _settings(arguments: Mapping[str, Any], report: Report) -> PactConfig | None:
+    found = list(config_file.registered(arguments))
+    settings = [one for one in found if isinstance(one, PactConfig)]
+    for error in (one for one in found if isinstance(one, PactError)):
+        report.find([error], block=isinstance(error, ConfigError))
+    if not settings and len(found) == 0:
+        problem = "no plugin registers PACT, so this run is not constrained"
+        report.find([AdapterError(problem, key="external_plugins", remedy=_FLAG)])
+    if any(one != settings[0] for one in settings[1:]):
+        problem = "two plugins register PACT with different settings"
+        report.find([ConfigError(problem, key="external_plugins", remedy="Name one of them.")])
+    if settings and settings[0].weight == 0:
+        problem = "a weight of 0 only measures: the run is not constrained"
+        remedy = "Give a weight above 0, or leave it out."
+        report.find([ConfigError(problem, key="pact.weight", value=0, remedy=remedy)])
+    return settings[0] if settings else None
+
+
+def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
+    """Those that ms-swift does not know stop it."""
+    if importlib.util.find_spec("swift") is None:
+        report.unchecked.append("the names of the arguments, as ms-swift is not in this environment")
+        return
+    from swift.arguments import PretrainArguments, RLHFArguments, SftArguments
+
+    report.notes.append(f"ms-swift {version('ms-swift')}")
+    kinds = (SftArguments, PretrainArguments, RLHFArguments)
+    known = {field.name for kind in kinds for field in fields(kind)}
+    for key in arguments.keys() - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        remedy = f"Did you mean `{near[0]}`?" if near else "Remove it."
+        problem = "no argument of ms-swift, which stops"
+        report.find([ConfigError(problem, key=key, value=arguments[key], remedy=remedy)])

@@ -1,0 +1,71 @@
+"""Brings the constraint into ms-swift's `TrainerFactory`, which every training asks for its arguments and trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pact_transformers.resuming import resumed
+from swift.trainers import TrainerFactory
+from swift.utils import get_logger
+
+from pact_plugin.assemble import attach
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError
+from pact_swift.problems import require_constrainable
+
+logger = get_logger()
+_settings: PactConfig | None = None
+
+
+def bring_in(settings: PactConfig) -> None:
+    """Let the factory check the arguments before a model is loaded, and constrain the trainer that it makes.
+
+    Raises:
+        ConfigError: Other settings are there already.
+    """
+    global _settings
+    if _settings is None:
+        _settings = settings
+        TrainerFactory.get_training_args = staticmethod(_checked(TrainerFactory.get_training_args, settings))
+        TrainerFactory.get_trainer_cls = staticmethod(_constrained(TrainerFactory.get_trainer_cls, settings))
+    elif _settings != settings:
+        raise ConfigError(
+            "two plugins register PACT with different settings",
+            key="external_plugins",
+            remedy="Name one of them.",
+        )
+
+
+def _checked(make: Callable[[Any], Any], settings: PactConfig) -> Callable[[Any], Any]:
+    def get_training_args(args: Any) -> Any:
+        require_constrainable(vars(args), settings)
+        made = make(args)
+        if not args.resume_only_model:
+            # The Trainer loads the checkpoint when it trains. Here ms-swift would load its adapter once more, before
+            # the constraint has seen the model as it was when the run began.
+            args.resume_from_checkpoint = None
+        return made
+
+    return get_training_args
+
+
+def _constrained(choose: Callable[[Any], Any], settings: PactConfig) -> Callable[[Any], Any]:
+    def get_trainer_cls(args: Any) -> Any:
+        kind = choose(args)
+
+        def make(*positional: Any, **named: Any) -> Any:
+            trainer = kind(*positional, **named)
+            config = resumed(settings, trainer.args.resume_from_checkpoint)
+            if config.safety_tokens is None:
+                logger.info(
+                    "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
+                )
+            attach(trainer, config)
+            begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
+            logger.info(f"PACT: {begins}; {trainer.pact.record.receipt}")
+            return trainer
+
+        return make
+
+    return get_trainer_cls

@@ -1,0 +1,133 @@
+"""Whether ms-swift's arguments will be constrained: decided without a model and without ms-swift."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pact_transformers.preflight import file_problems
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import AdapterError, PactError
+from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
+
+Arguments = Mapping[str, Any]
+"""ms-swift's arguments by name: of a configuration file, or as ms-swift has parsed them."""
+
+UNEASED = "`{'easing': False}`"
+_PLAIN_SCALES = {"default", "last_round", "all", "base", "ignore_empty_think", "ignore_think_prefix"}
+"""Values of `loss_scale`, joined by `+`, that leave tokens out and weight none."""
+_SWIFT_TUNERS = ("longlora", "llamapro", "adapter", "reft")
+"""Whose model is ms-swift's own wrapper."""
+
+
+def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
+    """Every reason, visible in the arguments, why a run would fail or would not be constrained as it says.
+
+    Args:
+        arguments: ms-swift's.
+        config: What is registered.
+    """
+    yield from _other_losses(arguments)
+    if config.eases:
+        yield from _weighted_losses(arguments)
+    yield from _tuners(arguments)
+    yield from _ranks(arguments, config)
+    yield from _moving_references(arguments, config)
+    yield from file_problems(config)
+
+
+def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
+    """Raise the first of the `problems`."""
+    for problem in problems(arguments, config):
+        raise problem
+
+
+def _other_losses(arguments: Arguments) -> Iterator[PactError]:
+    if arguments.get("rlhf_type") is not None:
+        yield _refused(
+            "rlhf_type", arguments, "reinforcement and preference learning have no next-token loss"
+        )
+    if arguments.get("task_type") not in (None, "causal_lm"):
+        yield _refused("task_type", arguments, "it is not trained on the next token")
+    if arguments.get("predict_with_generate"):
+        yield _refused("predict_with_generate", arguments, "evaluation data is left without token ids")
+
+
+def _weighted_losses(arguments: Arguments) -> Iterator[PactError]:
+    scales = str(arguments.get("loss_scale") or "default").split("+")
+    binary = arguments.get("is_binary_loss_scale")
+    weighted = {
+        "loss_scale": binary is not True and not _PLAIN_SCALES.issuperset(scales),
+        "is_binary_loss_scale": binary is False,
+        "enable_dft_loss": arguments.get("enable_dft_loss"),
+        "loss_type": arguments.get("loss_type") is not None,
+        "label_smoothing_factor": arguments.get("label_smoothing_factor"),
+    }
+    for key, found in weighted.items():
+        if found:
+            yield AdapterError(
+                "it weights the tokens of the cross-entropy, but easing needs a plain one",
+                key=key,
+                value=arguments[key],
+                remedy=f"Remove `{key}`, or register {UNEASED}.",
+            )
+
+
+def _tuners(arguments: Arguments) -> Iterator[PactError]:
+    if arguments.get("tuner_type") in _SWIFT_TUNERS:
+        yield _refused("tuner_type", arguments, "ms-swift wraps the model for it in a way of its own")
+    if arguments.get("tuner_backend") == "unsloth":
+        yield _refused("tuner_backend", arguments, "it replaces the model's forward pass")
+
+
+def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
+    if int(arguments.get("sequence_parallel_size") or 1) > 1:
+        yield _refused(
+            "sequence_parallel_size", arguments, "sequence parallelism splits a sequence over ranks"
+        )
+    if _is_zero3(arguments.get("deepspeed")):
+        yield AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+    size = arguments.get("deepspeed_autotp_size")
+    if config.has_anchors and size is not None and int(size) > 1:
+        yield AdapterError(
+            "ranks that share a layer would read different anchors",
+            key="deepspeed_autotp_size",
+            value=size,
+            remedy="Remove `deepspeed_autotp_size`, or register `{'anchors': False}`.",
+        )
+
+
+def _moving_references(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
+    if config.reference == "auto" and arguments.get("resume_only_model"):
+        yield AdapterError(
+            "training starts from the checkpoint's weights, which are not the aligned model's",
+            key="resume_only_model",
+            value=True,
+            remedy="Remove `resume_only_model`, or register the aligned model as `reference`.",
+        )
+
+
+def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
+    return AdapterError(
+        f"{why}, so it cannot be constrained",
+        key=key,
+        value=arguments.get(key),
+        remedy=f"Remove `{key}`, or PACT's plugin.",
+    )
+
+
+def _is_zero3(deepspeed: Any) -> bool:
+    """Of a name that ms-swift knows, a file, JSON text or settings."""
+    if isinstance(deepspeed, str):
+        if deepspeed.startswith("zero"):
+            return deepspeed.startswith("zero3")
+        with suppress(OSError, ValueError):  # ms-swift says what is wrong with it
+            text = deepspeed if deepspeed.lstrip().startswith("{") else Path(deepspeed).read_text("utf-8")
+            deepspeed = json.loads(text)
+    if not isinstance(deepspeed, Mapping):
+        return False
+    return (deepspeed.get("zero_optimization") or {}).get("stage") == 3

@@ -1,0 +1,84 @@
+"""PACT around ms-swift's trainer for supervised fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pact_transformers.mixin import PactTrainerMixin, constrain, foreign_loss, require_plain_task_loss
+from pact_transformers.resuming import store_beside
+from pact_transformers.trainer import causal_parts
+from swift.trainers import Seq2SeqTrainer
+from torch import Tensor
+
+from pact_plugin.constraint import Constraint
+from pact_plugin.errors import AdapterError
+from pact_plugin.hooks.spec import TrainerParts
+from pact_swift.problems import UNEASED
+
+
+class PactSwiftMixin(PactTrainerMixin):
+    """The mixin for a trainer that cuts labels down to the logits that it keeps, before its loss is computed."""
+
+    _pact_labels: Tensor
+
+    def prepare_logits_to_keep(self, inputs: dict[str, Any]) -> None:
+        """Keep the labels of whole rows, which the constraint reads."""
+        self._pact_labels = inputs["labels"]
+        super().prepare_logits_to_keep(inputs)  # type: ignore[misc]
+
+    def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        if inputs.get("loss_scale") is not None and self.pact.config.eases:
+            raise AdapterError(
+                "it weights the tokens of the cross-entropy, but easing needs a plain one",
+                key="loss_scale",
+                remedy=f"Remove `loss_scale`, or register {UNEASED}.",
+            )
+        batch = super()._pact_batch(inputs)
+        if "logits_to_keep" in inputs:
+            batch["labels"] = self._pact_labels
+        if "text_position_ids" in inputs:
+            batch["position_ids"] = inputs["text_position_ids"]
+        return batch
+
+    def _pact_label_logprobs(self, seen: Tensor, inputs: dict[str, Any]) -> Tensor:
+        kept = inputs.get("logits_to_keep")
+        if kept is None:
+            return seen
+        whole = seen.new_zeros(self._pact_labels[:, 1:].shape)
+        if torch.is_tensor(kept):  # [T], which positions
+            whole[:, kept[:-1]] = seen
+        else:  # the last so many
+            whole[:, -seen.shape[1] :] = seen
+        return whole
+
+
+def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:
+    """The parts of ms-swift's trainer for supervised fine-tuning.
+
+    A resumed run writes into another folder than the run that it goes on with, but reads that one's table.
+
+    Raises:
+        AdapterError: It is another trainer, or set up in a way that cannot be constrained.
+    """
+    if not isinstance(trainer, Seq2SeqTrainer):
+        raise AdapterError(
+            "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
+            key="trainer",
+            value=type(trainer).__name__,
+            remedy="Train with `swift sft` or `swift pt`, or remove PACT's plugin.",
+        )
+    return causal_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+
+
+def constrain_swift(trainer: Seq2SeqTrainer, constraint: Constraint) -> Seq2SeqTrainer:
+    """Constrain ms-swift's trainer in place.
+
+    Raises:
+        AdapterError: Easing is on, and the task loss is not the trainer's own.
+    """
+    own_loss = trainer.compute_loss_func is not None
+    # Its own override is the mean of the next-token cross-entropy; what it weights by is refused in `problems`.
+    foreign = foreign_loss(trainer, Seq2SeqTrainer)
+    require_plain_task_loss(trainer, constraint, own_loss=own_loss, foreign=foreign)
+    return constrain(trainer, constraint, PactSwiftMixin)

@@ -1,0 +1,90 @@
+"""What a check of any framework's configuration asks: files, the tokenizer, the checkpoint to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pact_plugin.config import PactConfig
+from pact_plugin.errors import ConfigError, PactError, ReceiptError
+from pact_plugin.hooks.manager import offered
+from pact_plugin.run.receipt import Receipt, differing
+from pact_plugin.terms.anchor_prompts import anchor_prompts
+from pact_plugin.terms.build import check_tokenizer
+from pact_plugin.tokens.safety_tokens import SafetyTokens
+from pact_transformers.loading import load_tokenizer
+
+if TYPE_CHECKING:  # it needs packages of the command line
+    from pact_transformers.report import Report
+
+
+def configured_tokens(config: PactConfig) -> SafetyTokens | None:
+    """The safety tokens that are named; None where they are chosen from the model or by a plugin.
+
+    Raises:
+        TokenFileError: There is no such file, or it is damaged.
+    """
+    named = config.safety_tokens
+    if named is None or isinstance(named, SafetyTokens):
+        return named
+    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
+
+
+def file_problems(config: PactConfig) -> Iterator[PactError]:
+    """What is wrong with the files that settings name."""
+    try:
+        configured_tokens(config)
+        if config.anchors is not None and config.has_anchors:
+            anchor_prompts(config.anchors.prompts)
+    except PactError as error:
+        yield error
+
+
+def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> None:
+    """Look for the model's folder, and compare its tokenizer with the tokens, where they are here.
+
+    Args:
+        key: What the configuration calls the model.
+        name: Its value.
+        settings: Of the constraint.
+        report: Takes what is found.
+    """
+    if not isinstance(name, str) or not name:
+        report.find([ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")])
+        return
+    if not Path(name).is_dir():
+        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+            problem, remedy = "there is no such folder", f"Correct the path in `{key}`."
+            report.find([ConfigError(problem, key=key, value=name, remedy=remedy)])
+        else:
+            report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")
+        return
+    try:
+        tokenizer, tokens = load_tokenizer(name), configured_tokens(settings)
+        if tokens is not None:
+            tokens.check(tokenizer)
+        check_tokenizer(settings, tokenizer)
+    except PactError as error:
+        report.find([error], block=error.key in PactConfig.model_fields)
+    if settings.safety_tokens is None:
+        report.notes.append("Safety tokens: chosen from the model itself when training starts")
+
+
+def resumption_problems(checkpoint: Any, settings: PactConfig) -> Iterator[PactError]:
+    """Why a run could not go on from `resume_from_checkpoint`: no receipt there, or one of other settings."""
+    if not checkpoint or not Path(str(checkpoint)).is_dir():
+        return
+    try:
+        earlier = Receipt.read(Path(str(checkpoint)))
+    except ReceiptError as error:
+        remedy = "Begin a new run, or resume from a checkpoint of a constrained one."
+        yield ReceiptError(error.problem, key="resume_from_checkpoint", value=str(checkpoint), remedy=remedy)
+        return
+    for key, ours, theirs in differing(settings.summary(), earlier.config):
+        yield ReceiptError(
+            f"the checkpoint {checkpoint} was constrained with {theirs!r}",
+            key=f"pact.{key}",
+            value=ours,
+            remedy="Resume with the settings of the run, or begin a new run.",
+        )

@@ -1,0 +1,155 @@
+"""Everything that must stop LLaMA-Factory rather than let it train unconstrained, and what `check` says of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from command_runs import Run, pact_command
+from llamafactory_runs import BIN, FULL, LORA, Workshop
+from pact_llamafactory.check.check import check
+from pact_llamafactory.launch import run as launch
+from pact_llamafactory.problems import problems
+
+import pact_plugin as pact
+from pact_plugin.errors import AdapterError, ConfigError
+from pact_plugin.hooks.manager import find_config_check
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("llamafactory"))
+
+
+def assert_stops(run: Run, *words: str) -> None:
+    """With one line, before a model is loaded."""
+    text = " ".join(run.log.split())
+    assert run.status == 1
+    for word in words:
+        assert word in text, run.log[-2000:]
+    assert "Traceback" not in run.log
+    assert not (run.output / "pact_receipt.json").exists()
+
+
+def test_the_command_stops(workshop):
+    assert_stops(
+        workshop.train("dpo", stage="dpo", **LORA), "stage='dpo'", "DPO compares answers", "Remove `stage`"
+    )
+    wrong = workshop.named_tokens | {"weigth": 2}
+    assert_stops(workshop.train("unknown", pact=wrong, **FULL), "weigth", "Did you mean `weight`?")
+    assert_stops(workshop.train("missing", pact=None, **FULL), "it is missing", "Write `pact: true`")
+
+
+def test_a_checkpoint_of_other_settings_stops(workshop):
+    first = workshop.train("first", max_steps=1, save_steps=1, **LORA).ok()
+    heavier = workshop.named_tokens | {"weight": 2}
+    run = workshop.train("first", pact=heavier, max_steps=2, **LORA)
+    assert run.status == 1
+    assert "constrained differently: weight was 1.0" in " ".join(run.log.split())
+    assert run.checkpoints == first.checkpoints
+
+
+@pytest.mark.parametrize("arguments", [[], ["export", "config.yaml"]])
+def test_other_commands_are_llamafactorys(arguments):
+    with pytest.raises(AdapterError, match="only training"):
+        launch(arguments)
+
+
+@pytest.mark.parametrize("name", ["USE_MCA", "USE_V1"])
+def test_trainers_that_the_environment_chooses(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(AdapterError, match=name):
+        launch(["train", "config.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "word"),
+    [
+        ({"stage": "dpo"}, {}, "DPO"),
+        ({"stage": "kto"}, {"easing": False}, "KTO"),
+        ({"stage": "ppo"}, {}, "PPO"),
+        ({"stage": "rm"}, {}, "reward model"),
+        ({"use_asft_loss": True}, {"easing": False}, "ASFT"),
+        ({"use_dft_loss": True}, {}, "plain one"),
+        ({"use_eaft_loss": True}, {}, "plain one"),
+        ({"label_smoothing_factor": 0.1}, {}, "plain one"),
+        ({"use_unsloth": True}, {}, "Unsloth"),
+        ({"use_ray": True}, {}, "Ray"),
+        ({"predict_with_generate": True}, {}, "evaluation data"),
+        ({"packing": True}, {"hold_data": True}, "see each other"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, {}, "ZeRO stage 3"),
+    ],
+    ids=str,
+)
+def test_refused_by_its_arguments(arguments, settings, word):
+    (problem,) = problems(arguments, pact.PactConfig(**settings))
+    assert isinstance(problem, AdapterError)
+    assert problem.key in arguments
+    assert word in problem.problem
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ({"stage": "sft", "finetuning_type": "lora"}, {}),
+        ({"packing": True}, {}),
+        ({"packing": True, "neat_packing": True}, {"hold_data": True}),
+        ({"stage": "pt", "packing": True}, {"hold_data": True}),
+        ({"use_dft_loss": True}, {"easing": False}),
+    ],
+    ids=str,
+)
+def test_not_refused(arguments, settings):
+    assert list(problems(arguments, pact.PactConfig(**settings))) == []
+
+
+def test_trainers_of_another_loss_are_refused_by_name():
+    from llamafactory.train.kto.trainer import CustomKTOTrainer
+    from pact_llamafactory.trainer import llamafactory_parts
+
+    with pytest.raises(AdapterError, match=r"CustomKTOTrainer.*not a next-token"):
+        llamafactory_parts(CustomKTOTrainer.__new__(CustomKTOTrainer), None)
+
+
+# --- check ---
+
+
+def test_check(workshop):
+    good = pact_command("check", str(workshop.written("good", **LORA)))
+    assert good.returncode == 0, good.stdout
+    assert "LLaMA-Factory 0.9.5" in good.stdout
+    assert "this run will be constrained" in good.stdout
+    bad = workshop.written("bad", leraning_rate=3, stage="kto", model_name_or_path="./nowhere", **LORA)
+    done = pact_command("check", str(bad), "--json")
+    assert done.returncode == 1
+    found = {one["key"]: one["remedy"] for one in json.loads(done.stdout)["findings"]}
+    assert set(found) == {"leraning_rate", "stage", "model_name_or_path"}
+    assert "`learning_rate`" in found["leraning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        (None, "pact"),
+        (False, "pact"),
+        ({"weight": 0}, "pact.weight"),
+        ({"weigth": 1}, "pact.weigth"),
+        ("yes", "pact"),
+    ],
+)
+def test_check_of_the_key(workshop, value, key):
+    (finding,) = check(workshop.written("key", pact=value, **LORA)).findings
+    assert finding.key == key
+
+
+def test_which_files_are_its_own(workshop, tmp_path):
+    assert find_config_check(workshop.written("mine", **LORA)).name == "llamafactory"
+    other = tmp_path / "other.yml"
+    other.write_text("base_model: m\npact: true\n")
+    assert find_config_check(other).name == "axolotl"
+
+
+def test_flags_in_place_of_a_file(workshop):
+    words = [str(BIN / "pact-plugin"), "llamafactory", "train", "--stage", "sft"]
+    run = workshop.command(words, workshop.folder / "flags")
+    assert_stops(run, ConfigError.__name__ if "ConfigError" in run.log else "configuration file")
