@@ -7,7 +7,7 @@ from pact_plugin.run.receipt import Receipt
 FAR = 0.01
 """Nats a token at the anchors, over a run. With four tokens each, of 46 runs in benchmarks/preservation/README.md 38
 moved by 0.002 to 0.007; the others by 0.012 and more, and at other prompts two to eight times as far as any of the
-38. Of safety tokens alone: with `anchors.top_k` a well-kept model moves further, and how far is too far is not known."""
+38. Of safety tokens alone: with `anchors.top_k` a well-kept model moves further, and there is no limit yet."""
 
 
 def drift_warning(receipt: Receipt) -> str | None:
