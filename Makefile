@@ -1,10 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 VENV_TRL19 := .venv-trl19
-VENV_AXOLOTL := .venv-axolotl
 VENV_SWIFT := .venv-swift
 VENV_LLAMAFACTORY := .venv-llamafactory
 VENV_DOCS := .venv-docs
+# Another release has an environment of its own: 0.21 needs Python 3.12.
+AXOLOTL ?= 0.19.0
+VENV_AXOLOTL := .venv-axolotl$(addprefix -,$(filter-out 0.19.0,$(AXOLOTL)))
 BIN := $(VENV)/bin
 TEST_ARGS ?= -n auto --maxprocesses 4
 # One thread for each process: several in each, on the same cores, are many times slower.
@@ -70,15 +72,15 @@ $(VENV_TRL19)/installed: pyproject.toml
 	touch $@
 
 test-trl19: $(VENV_TRL19)/installed  ## Run the TRL tests against the oldest TRL that is supported.
-	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_table_values.py tests/trainers/test_equality.py $(TEST_ARGS)
+	$(TEST_ENV) $(VENV_TRL19)/bin/python -m pytest tests/trainers/test_trl.py tests/trainers/test_preferences.py tests/trainers/test_table_values.py tests/trainers/test_equality.py $(TEST_ARGS)
 
 $(VENV_AXOLOTL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_AXOLOTL)
 	$(VENV_AXOLOTL)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV_AXOLOTL)/bin/python -m pip install --quiet --editable '.[axolotl,cli]' 'axolotl==0.19.0' pytest pytest-xdist
+	$(VENV_AXOLOTL)/bin/python -m pip install --quiet --editable '.[axolotl,cli]' 'axolotl==$(AXOLOTL)' pytest pytest-xdist
 	touch $@
 
-test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolotl 0.19, through its own command.
+test-axolotl: $(VENV_AXOLOTL)/installed  ## Run the Axolotl tests against Axolotl 0.19, or AXOLOTL=0.21.0, through its own command.
 	PATH="$(CURDIR)/$(VENV_AXOLOTL)/bin:$$PATH" ACCELERATE_USE_CPU=1 $(TEST_ENV) AXOLOTL_DO_NOT_TRACK=1 \
 		$(VENV_AXOLOTL)/bin/python -m pytest tests/axolotl/test_axolotl*.py $(TEST_ARGS)
 
@@ -103,4 +105,4 @@ test-llamafactory: $(VENV_LLAMAFACTORY)/installed  ## Run the LLaMA-Factory test
 	$(TEST_ENV) $(VENV_LLAMAFACTORY)/bin/python -m pytest tests/llamafactory $(TEST_ARGS)
 
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) $(VENV_AXOLOTL) $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_DOCS) dist build .cache demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_DOCS) dist build .cache demo-output benchmark-output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from pact_plugin.constraint import Constraint
 from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
-from pact_plugin.model.head import LanguageHead, check_head, language_head
-from pact_plugin.model.ranks import refuse_unreadable
+from pact_plugin.model.check_head import check_head
+from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.model.ranks import gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
 from pact_plugin.reference.pool import Pool
@@ -25,6 +27,8 @@ from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+logger = logging.getLogger("pact_plugin")
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
@@ -77,34 +81,54 @@ class PactConstraint(Constraint):
         data: Data | None = None,
     ) -> None:
         settings = PactConfig.of(config)
-        refuse_unreadable(model)
-        head = language_head(model)
-        other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
-        choice = choose(
-            named=other is not None,
-            adapter=adapter_state(model) if other is None else "none",
-            data=data or Data(folder=settings.advanced.store),
-            asked=settings.asks_at_responses,
-        )
-        source = build_source(choice.source, model, other)
-        named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
-        pool, held = ask_pools(settings, source, tokenizer)
-        tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
-        student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
-        with evaluation_mode(model):
-            check_head(model, head, student.ids[:16])
-        log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
-        looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
-        anchors = anchor_terms(settings, held, student, source, choice)
-        reference = Reference(
-            choice,
-            source,
-            tuple(dict.fromkeys(one for term in looking for one in term.columns)),
-            chunk_size=settings.advanced.chunk_size,
-            tokenizer=tokenizer,
-            tokenizer_fingerprint=tokens.fingerprint,
-        )
-        super().__init__(Parts(settings, model, student, tokens, reference, (*looking, *anchors)))
+        if data is not None and not data.labels:
+            settings = _anchors_alone(settings)
+        refuse_fsdp1(model)
+        # DeepSpeed's partitions are put together as long as the model is asked.
+        with gathered(model):
+            parts = build_parts(settings, model, tokenizer, reference_model, data)
+        super().__init__(parts)
+
+
+def build_parts(
+    settings: PactConfig,
+    model: nn.Module,
+    tokenizer: Any,
+    reference_model: nn.Module | None,
+    data: Data | None,
+) -> Parts:
+    """What a constraint is made of; the arguments are those of `PactConstraint`.
+
+    Raises:
+        PactError: They do not fit.
+    """
+    head = language_head(model)
+    other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
+    choice = choose(
+        named=other is not None,
+        adapter=adapter_state(model) if other is None else "none",
+        data=data or Data(folder=settings.advanced.store),
+        asked=settings.asks_at_responses,
+    )
+    source = build_source(choice.source, model, other)
+    named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
+    pool, held = ask_pools(settings, source, tokenizer)
+    tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
+    student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
+    with evaluation_mode(model):
+        check_head(model, head, student.ids[:16])
+    log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
+    looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
+    anchors = anchor_terms(settings, held, student, source, choice)
+    reference = Reference(
+        choice,
+        source,
+        tuple(dict.fromkeys(one for term in looking for one in term.columns)),
+        chunk_size=settings.advanced.chunk_size,
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=tokens.fingerprint,
+    )
+    return Parts(settings, model, student, tokens, reference, (*looking, *anchors))
 
 
 def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, Pool | None]:
@@ -172,7 +196,7 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
     """The aligned model where a configuration names one; None for the model in training itself.
 
     Raises:
-        ReferenceModelError: It cannot be loaded, or no plugin loads it.
+        ReferenceModelError: It cannot be loaded, no plugin loads it, or DeepSpeed has partitioned it.
     """
     if config.reference == "auto":
         return None
@@ -186,7 +210,22 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
             remedy="Use `reference: auto`, or install pact-plugin[transformers] for paths and hub ids.",
         )
     loaded: nn.Module = source.load(config.reference, model, tokenizer)
+    if is_partitioned(loaded):  # no engine would put it together
+        raise ReferenceModelError(
+            "DeepSpeed's ZeRO stage 3 partitions a second model, which nothing puts together",
+            key="reference",
+            value=config.reference,
+            remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
+        )
     return loaded
+
+
+def _anchors_alone(config: PactConfig) -> PactConfig:
+    """See `PactConfig.without_labels`; easing that is on by default goes off with a word in the log."""
+    alone = config.without_labels()
+    if config.easing is not None:
+        logger.warning("PACT: preferences have no next-token labels to ease, so anchors alone are held.")
+    return alone
 
 
 def _vocabulary(aligned: Source) -> int | None:

@@ -44,6 +44,9 @@ class Anchors(Settings):
     """Benign anchors to each harmful one (spec clause C10.4)."""
     tokens: Annotated[int, Field(ge=1, le=24)] = 16
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1)."""
+    top_k: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Tokens that the aligned model holds likeliest at each position of an anchor, held there beside the safety tokens
+    (spec clause C10.2)."""
 
     @model_validator(mode="after")
     def _has_two_kinds(self) -> Anchors:
@@ -185,6 +188,36 @@ class PactConfig(Settings):
     def eases(self) -> bool:
         """Whether the task loss yields; never at weight 0, which leaves training as it was."""
         return self.easing is not None and self.weight > 0
+
+    def without_labels(self) -> PactConfig:
+        """The settings where the task has no labels, as with preferences: anchors alone (spec clause C10.6).
+
+        Raises:
+            ConfigError: A setting names what needs labels, or there are no anchors.
+        """
+        named = {
+            "advanced.published": self.advanced.published,
+            "advanced.store": self.advanced.store,
+            "hold_data": self.hold_data,
+            "easing": self.easing if "easing" in self.model_fields_set else None,
+        }
+        for key, value in named.items():
+            if value is not None:
+                raise ConfigError(
+                    "preferences have no next-token labels, so anchors alone can be held",
+                    key=key,
+                    value=value if isinstance(value, str) else True,
+                    remedy=f"Remove `{key}`.",
+                )
+        if not self.has_anchors:
+            key = "anchors" if self.anchors is None else "weight"
+            raise ConfigError(
+                "preferences have no next-token labels, so nothing is held without anchors",
+                key=key,
+                value={"anchors": False, "weight": 0}[key],
+                remedy=f"Remove `{key}`, or do not attach PACT.",
+            )
+        return self.model_copy(update={"easing": None})
 
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:

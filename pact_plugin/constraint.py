@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -12,26 +12,20 @@ from torch import Tensor, nn
 
 from pact_plugin.data.positions import trained_labels, warn_of_nothing_masked
 from pact_plugin.data.view import Watch
-from pact_plugin.errors import NoResponseError
-from pact_plugin.model.ranks import refuse_unreadable
+from pact_plugin.errors import ConfigError, NoResponseError
+from pact_plugin.model.ranks import refuse_fsdp1
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.reference.reference import Filling
 from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.parts import Parts
-from pact_plugin.run.receipt import Receipt
-from pact_plugin.run.record import Mode, Record
+from pact_plugin.run.record import Record
 from pact_plugin.terms.ahead import Ahead
-from pact_plugin.terms.base import Contribution, MicroBatch, Step, Term, Turn, combined
+from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Step, Turn, combined
 
 
 class Constraint:
     """Holds a causal language model's safety tokens to the aligned model that it starts from.
-
-        for batch in loader:
-            with constraint.watch():
-                output = model(**batch)
-            loss = output.loss + constraint.loss(batch)
 
     Args:
         parts: What it is made of.
@@ -40,21 +34,12 @@ class Constraint:
     def __init__(self, parts: Parts) -> None:
         self.config, self.model, self.terms = parts.config, parts.model, parts.terms
         self.tokens, self.reference = parts.tokens, parts.reference
-        self._student = parts.student
+        self._student, self._device = parts.student, parts.student.ids.device
         self._looking = tuple(term for term in parts.terms if term.columns)
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
         self._first, self._micro_batch = True, (0, 0)
-        receipt = Receipt(
-            config=self.config.summary(),
-            terms=[term.name for term in parts.terms],
-            tokens=self.tokens.summary(),
-            reference=parts.reference.choice.name,
-            table=parts.reference.digest,
-        )
-        names: dict[Mode, list[str]] = {"train": _metrics(self.terms), "eval": _metrics(self._looking)}
-        device = parts.student.ids.device
-        self.record = Record(receipt, self.tokens, device, names, looks=bool(self._looking))
+        self.record = Record.of(parts)
         """Metrics and receipt."""
 
     def fill(
@@ -78,12 +63,12 @@ class Constraint:
 
         Raises:
             ConfigError: The reference has no table.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
             ReferenceModelError: The model's weights have changed since the constraint was built.
             StoreError: A document is missing and the model is no longer the aligned one, another run is filling the
                 same folder, or it does not fit on the disk.
         """
-        refuse_unreadable(self.model)
+        refuse_fsdp1(self.model)
         self._note_begun()
         self.reference.fill(
             batches, Filling(self.model if model is None else model, tokens_per_pass, progress)
@@ -115,13 +100,12 @@ class Constraint:
             A scalar in nats; without effect where there are no anchors.
 
         Raises:
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
         """
-        refuse_unreadable(self.model)
+        refuse_fsdp1(self.model)
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
-        device = self._student.ids.device
-        turn = Turn(step, self._number(step), trained, ambient_autocast(device))
-        return step.per_token(self._ahead.add(turn, device), trained)
+        turn = Turn(step, self._number(step), trained, ambient_autocast(self._device), apart=True)
+        return step.per_token(self._ahead.add(turn, self._device), trained)
 
     def loss(
         self,
@@ -147,7 +131,7 @@ class Constraint:
 
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing.
@@ -174,9 +158,45 @@ class Constraint:
             given = MicroBatch(view, self._student.reading(view), aligned, step, number, task_loss)
             total = self._noted([self._ahead.part(term, given) for term in self.terms], given, "train")
         self.record.receipt.add_step(step.number)
-        if not acting:
-            return torch.zeros((), device=total.device)
-        return step.per_token(total, trained)
+        return step.per_token(total, trained) if acting else torch.zeros((), device=total.device)
+
+    def anchor_loss(
+        self, step: Step | None = None, *, tokens: Tensor | int, apart: bool = False
+    ) -> Float[Tensor, ""]:
+        """What anchors add to a task loss that has no labels, such as DPO's (spec/PACT.md, clause C10.6).
+
+            loss = dpo_loss + constraint.anchor_loss(tokens=completion_mask[:, 1:].sum())
+
+        It is weight · mean D over the anchors of this micro-batch. To be averaged over the micro-batches and ranks of a
+        step, as the task loss is. No forward pass is watched.
+
+        Args:
+            step: The optimiser step that this micro-batch is part of; when absent, the next one, of this alone.
+            tokens: Those of the micro-batch that are trained on, for the receipt.
+            apart: Whether it has a backward pass of its own, before the forward pass of the batch: as `ahead`.
+
+        Returns:
+            A scalar in nats, with gradient; zero without effect at weight 0.
+
+        Raises:
+            ConfigError: A term needs labels; or, not `apart`, there are several ranks and reentrant checkpointing.
+            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            NonFiniteError: The constraint is NaN or infinite (on accelerators one step later).
+        """
+        self.record.check()
+        if self._looking:
+            key, problem = self._looking[0].name, "it looks at labels, of which this task has none"
+            raise ConfigError(problem, key=key, value=True, remedy=f"Turn `{key}` off.")
+        self._check_first()
+        step = step or self._next_step()
+        number = self._number(step)
+        self._micro_batch = step.number, number
+        turn = Turn(step, number, 1, ambient_autocast(self._device), apart)
+        parts = [term.ahead(turn) for term in self.terms if isinstance(term, OwnPassTerm)]
+        whole = combined(parts, self._device)
+        self.record.add(Sums(tokens, means=whole.means), (whole.penalty, 1), whole.penalty, "train")
+        self.record.receipt.add_step(step.number)
+        return whole.penalty if parts else torch.zeros((), device=self._device, requires_grad=True)
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
@@ -214,13 +234,8 @@ class Constraint:
         """The sum of the terms' parts, which go into the record."""
         whole = combined(parts, given.view.hidden.device)
         total, trained = whole.penalty - whole.relief, given.view.positions.trained
-        sums = Sums(
-            tokens=trained,
-            positions=len(given.view.host_positions),
-            means={**whole.means, "loss": (whole.penalty.detach(), trained)},
-            invalid=invalid(given.aligned),
-        )
-        self.record.add(sums, total, mode)
+        sums = Sums(trained, len(given.view.host_positions), whole.means, invalid(given.aligned))
+        self.record.add(sums, (whole.penalty, trained), total, mode)
         return total
 
     def _next_step(self) -> Step:
@@ -234,14 +249,11 @@ class Constraint:
         if self.record.receipt.total_steps > 0:
             self.reference.begin()
 
-    def _check_first(self, batch: Mapping[str, Any]) -> None:
+    def _check_first(self, batch: Mapping[str, Any] | None = None) -> None:
         if not self._first:
             return
-        refuse_unreadable(self.model)  # an engine may have partitioned the model since
-        warn_of_nothing_masked(batch)
+        refuse_fsdp1(self.model)  # it may have been wrapped since
+        if batch is not None:
+            warn_of_nothing_masked(batch)
         self.reference.begin()
         self._first = False
-
-
-def _metrics(terms: Sequence[Term]) -> list[str]:
-    return list(dict.fromkeys(name for term in terms for name in term.metrics))

@@ -86,7 +86,7 @@ def _as_config_error(model: type[Settings], error: ValidationError) -> ConfigErr
         inside = [block for block, fields in _blocks(model) if name in fields]
         hint = f"Valid keys: {', '.join(model.model_fields)}."
         if inside:
-            hint = f"Write it below `{inside[0]}:`."
+            hint = f"Write it below {' or '.join(f'`{block}:`' for block in inside)}."
         elif near:
             hint = f"Did you mean `{near[0]}`?"
         return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)

@@ -1,4 +1,4 @@
-"""What Axolotl adds to pact-plugin: an adapter for its trainers, and the check of its configurations.
+"""What Axolotl adds to pact-plugin: an adapter for its trainers, the check of its configurations, and training by them.
 
 Imports Axolotl only when one of its trainers is at hand.
 """
@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from pact_axolotl.check import pact_config_checks
+from pact_axolotl.launch import pact_train_commands
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
 
-__all__ = ["pact_adapters", "pact_config_checks"]
+__all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
 _OTHER_LOSSES = (
     "axolotl.integrations.diffusion",
@@ -28,26 +29,37 @@ def _matches(trainer: Any) -> bool:
     return any(base.__module__.split(".")[0] == "axolotl" for base in type(trainer).__mro__)
 
 
+def _prefers(trainer: Any) -> bool:
+    from trl import DPOTrainer
+
+    return isinstance(trainer, DPOTrainer)
+
+
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from axolotl.core.trainers.base import AxolotlTrainer
     from pact_transformers.mixin import trainer_parts
 
+    prefers = _prefers(trainer)
     other = any(kind.__module__.startswith(_OTHER_LOSSES) for kind in type(trainer).__mro__)
-    if other or not isinstance(trainer, AxolotlTrainer):
+    if other or not (prefers or isinstance(trainer, AxolotlTrainer)):
         raise AdapterError(
-            "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
+            "this trainer's loss is neither a next-token cross-entropy nor DPO's, so it cannot be constrained",
             key="trainer",
             value=type(trainer).__name__,
             remedy="Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
             "`pact: false`.",
         )
-    return trainer_parts(trainer, folder)
+    return trainer_parts(trainer, folder, labels=not prefers)
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
     from axolotl.core.trainers.base import AxolotlTrainer
     from pact_transformers.mixin import constrain, foreign_loss, require_plain_task_loss
 
+    if _prefers(trainer):
+        from pact_trl.preference import constrain_preferences
+
+        return constrain_preferences(trainer, constraint)
     require_plain_task_loss(
         trainer,
         constraint,
@@ -59,5 +71,5 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
-    """Axolotl's trainers for supervised fine-tuning."""
+    """Axolotl's trainers for supervised fine-tuning, and for preferences by DPO."""
     return [Adapter("axolotl", _matches, _parts, _attach)]

@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from pact_axolotl.settings import settings
-
 
 class PactArgs(BaseModel):
     """What `PactPlugin` adds to Axolotl's configuration."""
@@ -22,5 +20,7 @@ class PactArgs(BaseModel):
     @field_validator("pact", mode="before")
     @classmethod
     def _valid(cls, value: Any) -> Any:
+        from pact_axolotl.settings import settings
+
         settings({"pact": value})
         return value

@@ -15,7 +15,21 @@ PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
 
 
+PREFERENCES = "dpo"
+"""The kind of `rl` that can be constrained."""
+
+
 def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
+    """The settings that a run is held to, or None where the configuration asks for no constraint.
+
+    Raises:
+        ConfigError: As `configured` does; or preferences are trained on, and a setting needs labels.
+    """
+    config = configured(cfg)
+    return config.without_labels() if config is not None and cfg.get("rl") == PREFERENCES else config
+
+
+def configured(cfg: Mapping[str, Any]) -> PactConfig | None:
     """The settings under `pact`, or None where the configuration asks for no constraint.
 
     Args:
@@ -41,6 +55,11 @@ def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
     if config.safety_tokens is not None or not checkpoint or not path.is_file():
         return config
     return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
+
+
+def output_of(cfg: Mapping[str, Any]) -> Path:
+    """Where a run writes; Axolotl has a default."""
+    return Path(str(cfg.get("output_dir") or "./model-out"))
 
 
 def plain(value: Any) -> Any:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pact_transformers.preflight import file_problems
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, PactError
-from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
 
 Arguments = Mapping[str, Any]
 """LLaMA-Factory's arguments by name, as its configuration file gives them."""
@@ -66,8 +62,6 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             value=True,
             remedy="Set `neat_packing: true`, or leave `hold_data` out.",
         )
-    if _is_zero3(arguments.get("deepspeed")):
-        yield AdapterError(ZERO3, key="deepspeed", value=str(arguments["deepspeed"]), remedy=ZERO3_REMEDY)
     yield from file_problems(config)
 
 
@@ -84,12 +78,3 @@ def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
         value=arguments.get(key),
         remedy=f"Remove `{key}`, or set `pact: false`.",
     )
-
-
-def _is_zero3(deepspeed: Any) -> bool:
-    if isinstance(deepspeed, str):
-        with suppress(OSError, ValueError):  # LLaMA-Factory says what is wrong with it
-            deepspeed = json.loads(Path(deepspeed).read_text(encoding="utf-8"))
-    if not isinstance(deepspeed, Mapping):
-        return False
-    return (deepspeed.get("zero_optimization") or {}).get("stage") == 3

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from pact_transformers.preflight import file_problems
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, PactError
-from pact_plugin.model.ranks import ZERO3, ZERO3_REMEDY
 
 Arguments = Mapping[str, Any]
 """ms-swift's arguments by name: of a configuration file, or as ms-swift has parsed them."""
@@ -89,8 +85,6 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
         yield _refused(
             "sequence_parallel_size", arguments, "sequence parallelism splits a sequence over ranks"
         )
-    if _is_zero3(arguments.get("deepspeed")):
-        yield AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
     size = arguments.get("deepspeed_autotp_size")
     if config.has_anchors and size is not None and int(size) > 1:
         yield AdapterError(
@@ -118,16 +112,3 @@ def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
         value=arguments.get(key),
         remedy=f"Remove `{key}`, or PACT's plugin.",
     )
-
-
-def _is_zero3(deepspeed: Any) -> bool:
-    """Of a name that ms-swift knows, a file, JSON text or settings."""
-    if isinstance(deepspeed, str):
-        if deepspeed.startswith("zero"):
-            return deepspeed.startswith("zero3")
-        with suppress(OSError, ValueError):  # ms-swift says what is wrong with it
-            text = deepspeed if deepspeed.lstrip().startswith("{") else Path(deepspeed).read_text("utf-8")
-            deepspeed = json.loads(text)
-    if not isinstance(deepspeed, Mapping):
-        return False
-    return (deepspeed.get("zero_optimization") or {}).get("stage") == 3

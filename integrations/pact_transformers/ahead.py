@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import torch
 from accelerate.utils import DistributedType
+from torch import Tensor
 from transformers.training_args import OptimizerNames
 
-from pact_plugin.model.ranks import is_sharded
+from pact_plugin.model.ranks import is_fsdp
 from pact_plugin.terms.base import Step
 
 _STEPS_IN_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
@@ -20,23 +21,32 @@ def goes_ahead(trainer: Any) -> bool:
     FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it, and are part of
     the batch's backward pass. So they are where an optimiser acts on each gradient at once.
     """
-    return not (is_sharded(trainer.model) or _steps_in_backward(trainer))
+    return not (is_fsdp(trainer.model) or _steps_in_backward(trainer))
 
 
-def backward_ahead(trainer: Any, batch: dict[str, Any], step: Step) -> None:
-    """Add the anchors' gradient to that of the step, scaled as the trainer will scale the batch's."""
+def backward_ahead(trainer: Any, anchors: Callable[[], Tensor], step: Step) -> Tensor:
+    """Add the anchors' gradient to that of the step, scaled as the trainer will scale the batch's.
+
+    Args:
+        trainer: The trainer.
+        anchors: Computes their part of the loss of a micro-batch.
+        step: The optimiser step.
+
+    Returns:
+        That part, without gradient and not yet scaled.
+    """
     with trainer.accelerator.autocast():
-        loss = trainer.pact.ahead(batch, step)
-    if not _scaled_for_accumulation(trainer, step):
-        loss = loss / step.micro_batches
+        part = anchors()
+    loss = part if _scaled_for_accumulation(trainer, step) else part / step.micro_batches
     accelerator = trainer.accelerator
-    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # Accelerate's own would make the optimiser's step.
+        engine = accelerator.deepspeed_engine_wrapped.engine
+        engine.set_gradient_accumulation_boundary(is_boundary=False)
+        engine.backward(loss, scale_wrt_gas=False)
+    else:
         accelerator.backward(loss)
-        return
-    # Accelerate's own would make the optimiser's step.
-    engine = accelerator.deepspeed_engine_wrapped.engine
-    engine.set_gradient_accumulation_boundary(is_boundary=False)
-    engine.backward(loss, scale_wrt_gas=False)
+    return part.detach()
 
 
 def _scaled_for_accumulation(trainer: Any, step: Step) -> bool:
@@ -57,5 +67,5 @@ def _steps_in_backward(trainer: Any) -> bool:
     return any(_hooks(parameter) for parameter in trainer.model.parameters())
 
 
-def _hooks(parameter: torch.Tensor) -> bool:
+def _hooks(parameter: Tensor) -> bool:
     return bool(getattr(parameter, "_post_accumulate_grad_hooks", None))

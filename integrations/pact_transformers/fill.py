@@ -15,6 +15,7 @@ from transformers.trainer_utils import has_length
 from pact_plugin.data.documents import require_text
 from pact_plugin.errors import StoreError
 from pact_plugin.reference.choose import Data
+from pact_transformers.sharding import is_zero3, share_head
 
 if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
@@ -40,7 +41,7 @@ def data_of(trainer: Any, folder: str | None) -> Data:
     return Data(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
-        sharded="fsdp" if trainer.is_fsdp_enabled else None,
+        sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
     )
 
 
@@ -71,6 +72,7 @@ class FillTable(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Fill it with the training data, then with the evaluation data."""
         constraint: Constraint = self._trainer.pact
+        share_head(self._trainer.model)
         if constraint.reference.table is None:
             return
         train = kwargs["train_dataloader"]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers.trainer_utils import get_last_checkpoint
-
 from pact_plugin.errors import AdapterError
-from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.hooks.spec import TrainerParts
-from pact_plugin.run.receipt import Receipt
+from pact_plugin.reference.choose import Data
 from pact_plugin.terms.base import Step
-from pact_transformers.ahead import backward_ahead, goes_ahead
+from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
-from pact_transformers.sharding import refuse_unreadable, require_own_inputs, tensor_parallel
+from pact_transformers.run_mixin import PactRunMixin
+from pact_transformers.sharding import refuse_fsdp1, require_own_inputs, tensor_parallel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,20 +23,11 @@ if TYPE_CHECKING:
 _BATCH_KEYS = ("labels", "input_ids", "shift_labels", "position_ids", "cu_seq_lens_q", "attention_mask")
 
 
-class PactTrainerMixin:
+class PactTrainerMixin(PactRunMixin):
     """Adds a constraint to `transformers.Trainer` and its subclasses; goes before them in the bases.
 
-    The evaluation loss stays the task's; `eval_pact/*` metrics stand beside it. `pact_receipt.json` lies beside every
-    model that is saved.
+    The evaluation loss stays the task's; `eval_pact/*` metrics stand beside it.
     """
-
-    pact: Constraint
-    _pact_ahead: bool | None = None
-    if TYPE_CHECKING:  # what transformers.Trainer has
-        model: Any
-        args: Any
-        state: Any
-        accelerator: Any
 
     def compute_loss(
         self,
@@ -60,7 +48,7 @@ class PactTrainerMixin:
             world_size=self._pact_world_size(num_items_in_batch),
         )
         if training and weight and self._pact_goes_ahead():
-            backward_ahead(self, batch, step)
+            backward_ahead(self, partial(self.pact.ahead, batch, step), step)
         with self.pact.watch(batch), label_logprobs(model if weight and training else None) as task:
             result = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
@@ -76,9 +64,7 @@ class PactTrainerMixin:
         )
         if weight == 0:
             return result
-        if return_outputs:
-            return result[0] + constraint.to(result[0].device), result[1]
-        return result + constraint.to(result.device)
+        return with_constraint(result, constraint)
 
     def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Labels, ids and boundaries of whole rows, of a batch as the trainer's own loss is given it."""
@@ -88,87 +74,32 @@ class PactTrainerMixin:
         """[B, T - 1] log-probabilities of the labels, from those that the task loss has had."""
         return seen
 
-    def _pact_goes_ahead(self) -> bool:
-        if self._pact_ahead is None:
-            self._pact_ahead = goes_ahead(self)
-        return self._pact_ahead and torch.is_grad_enabled()
-
     def _pact_world_size(self, num_items_in_batch: Any) -> int:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""
         if num_items_in_batch is None or not self.args.average_tokens_across_devices:
             return 1
         return self.accelerator.num_processes // tensor_parallel(self)
 
-    def _pact_reduce(self, sums: Tensor) -> Tensor:
-        return self.accelerator.reduce(sums, reduction="sum")
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Put the `pact/*` metrics beside the training loss."""
-        if "loss" in logs:
-            metrics = self.pact.metrics("train", self._pact_reduce)
-            plugin_manager().hook.pact_step(step=self.state.global_step, metrics=dict(metrics))
-            logs.update(metrics)
-        super().log(logs, start_time)  # type: ignore[misc]
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Put the `pact/*` metrics of an evaluation beside its loss.
-
-        Rows that are repeated to fill the last batches of several ranks count as often as they are seen.
-        """
-        output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
-        if output.metrics and any(name.endswith("_loss") for name in output.metrics):
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            measured = self.pact.metrics("eval", self._pact_reduce)
-            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
-        return output
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model with the receipt and the safety tokens beside it."""
-        folder = output_dir or self.args.output_dir
-        self._pact_write(folder)
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
-
-    def _pact_write(self, folder: str) -> None:
-        record = self.pact.record
-        record.flush("train", self._pact_reduce)
-        if self.args.should_save:
-            record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
-            record.write(folder)
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train; a resumed run continues its receipt.
-
-        The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
-        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
-        table is filled first; a resumed run finds it filled.
-
-        Raises:
-            AdapterError: The parameters cannot be read, or ranks share their inputs and there are anchors.
-            ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
-            StoreError: The table is another model's, or lacks a document and cannot be filled any more.
-        """
-        refuse_unreadable(self)
-        require_own_inputs(self, self.pact.config)
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)
-        if checkpoint:
-            self.pact.record.receipt.resume(Receipt.read(Path(str(checkpoint))))
-        if self.args.should_save:
-            self.pact.record.write(self.args.output_dir)
-        self._pact_ahead = None  # the model is wrapped and checkpointed in there
-        result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
-        self._pact_write(self.args.output_dir)
-        return result
+def with_constraint(result: Any, constraint: Tensor) -> Any:
+    """What a trainer's `compute_loss` gave, a loss or that and the outputs, with the constraint added to the loss."""
+    if isinstance(result, tuple):
+        return result[0] + constraint.to(result[0].device), *result[1:]
+    return result + constraint.to(result.device)
 
 
-def constrained_class(trainer_class: type, mixin: type[PactTrainerMixin] = PactTrainerMixin) -> type:
+def constrained_class(trainer_class: type, mixin: type[PactRunMixin] = PactTrainerMixin) -> type:
     """`trainer_class` with a mixin in front of it; composes with whatever it inherits."""
     return type(f"Pact{trainer_class.__name__}", (mixin, trainer_class), {})
 
 
-def constrain(trainer: Any, constraint: Constraint, mixin: type[PactTrainerMixin] = PactTrainerMixin) -> Any:
-    """Turn a trainer into its constrained class, in place; the `mixin` adds the constraint to its loss.
+def constrain(trainer: Any, constraint: Constraint, mixin: type[PactRunMixin] = PactTrainerMixin) -> Any:
+    """Turn a trainer into its constrained class, in place.
+
+    Args:
+        trainer: The trainer.
+        constraint: Its constraint.
+        mixin: What adds the constraint to the trainer's loss.
 
     Raises:
         AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or ranks share
@@ -188,17 +119,18 @@ def constrain(trainer: Any, constraint: Constraint, mixin: type[PactTrainerMixin
     return trainer
 
 
-def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
+def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> TrainerParts:
     """The model, the tokenizer and the data of a Trainer, which stays as it is.
 
     Args:
         trainer: The trainer.
         folder: Where the configuration wants the table of predictions; in the output folder when None.
+        labels: Whether its data has labels, as not with preferences.
 
     Raises:
         AdapterError: The trainer is constrained already, or set up in a way that cannot be constrained.
     """
-    if isinstance(trainer, PactTrainerMixin) and hasattr(trainer, "pact"):
+    if isinstance(trainer, PactRunMixin) and hasattr(trainer, "pact"):
         raise AdapterError("it is constrained already", key="trainer", remedy="Attach the constraint once.")
     if trainer.args.n_gpu > 1:
         raise AdapterError(
@@ -207,7 +139,7 @@ def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
-    refuse_unreadable(trainer)
+    refuse_fsdp1(trainer)
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:
@@ -216,7 +148,8 @@ def trainer_parts(trainer: Any, folder: str | None) -> TrainerParts:
             key="processing_class",
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
-    return TrainerParts(trainer.model, tokenizer, data_of(trainer, folder))
+    data = data_of(trainer, folder) if labels else Data(labels=False)
+    return TrainerParts(trainer.model, tokenizer, data)
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:

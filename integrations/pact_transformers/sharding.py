@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import AdapterError
-from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, ZERO3, ZERO3_REMEDY
+from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, is_partitioned
+from pact_plugin.model.wrappers import unwrap
 
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
@@ -18,16 +19,25 @@ def is_zero3(trainer: Any) -> bool:
     return config is not None and config.is_zero3()
 
 
-def refuse_unreadable(trainer: Any) -> None:
-    """Refuse ways to spread parameters in which they are not to be had between forward passes.
-
-    Raises:
-        AdapterError: ZeRO stage 3, or the first version of FSDP.
-    """
-    if is_zero3(trainer):
-        raise AdapterError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+def refuse_fsdp1(trainer: Any) -> None:
+    """Raise `AdapterError` for the first version of FSDP, which flattens the parameters."""
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
         raise AdapterError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)
+
+
+def share_head(model: Any) -> None:
+    """Tell DeepSpeed that the causal language model reads its head's weight itself, where it is partitioned.
+
+    TRL's loss does so. DeepSpeed finds that out where it meets the weight in pieces, and not where a pass before, such
+    as that of the table, has put it together.
+    """
+    if not is_partitioned(model):
+        return
+    from deepspeed import zero
+
+    base = unwrap(model)
+    for parameter in base.get_output_embeddings().parameters():
+        zero.register_external_parameter(base, parameter)
 
 
 def require_own_inputs(trainer: Any, config: PactConfig) -> None:

@@ -1,4 +1,4 @@
-"""The TRL adapter, as pact-plugin finds it. Imports TRL only when a TRL trainer is at hand."""
+"""The TRL adapters, as pact-plugin finds them. They import TRL only when a TRL trainer is at hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
+
+_PREFERENCES = ("DPOTrainer", "KTOTrainer")
 
 
 def _matches(trainer: Any) -> bool:
@@ -26,7 +28,30 @@ def _attach(trainer: Any, constraint: Any) -> Any:
     return constrain_sft(trainer, constraint)
 
 
+def _prefers(trainer: Any) -> bool:
+    """By names, so that nothing is imported. Those of Axolotl's have its own adapter."""
+    bases = type(trainer).__mro__
+    packages = {base.__module__.split(".")[0] for base in bases}
+    ours = any(base.__name__ in _PREFERENCES and base.__module__.split(".")[0] == "trl" for base in bases)
+    return ours and "axolotl" not in packages
+
+
+def _preference_parts(trainer: Any, folder: str | None) -> TrainerParts:
+    from pact_trl.preference import preference_parts
+
+    return preference_parts(trainer, folder)
+
+
+def _attach_preferences(trainer: Any, constraint: Any) -> Any:
+    from pact_trl.preference import constrain_preferences
+
+    return constrain_preferences(trainer, constraint)
+
+
 @hookimpl
 def pact_adapters() -> Iterable[Adapter]:
-    """TRL's SFTTrainer and its subclasses."""
-    return [Adapter("trl", _matches, _parts, _attach)]
+    """TRL's SFTTrainer, and its trainers on preferences, and their subclasses."""
+    return [
+        Adapter("trl", _matches, _parts, _attach),
+        Adapter("trl preferences", _prefers, _preference_parts, _attach_preferences),
+    ]

@@ -13,7 +13,8 @@ from torch import Tensor
 from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.head import LanguageHead, check_head, language_head
+from pact_plugin.model.check_head import check_head
+from pact_plugin.model.head import LanguageHead, language_head
 
 Report = Callable[[int], None]
 """Called with the number of prompts done."""

@@ -21,11 +21,19 @@ def check(
     ] = False,
 ) -> None:
     """Say whether a run would be constrained, before it starts; exit status 1 and remedies if not."""
+    if not would_be_constrained(config, as_json=as_json):
+        raise typer.Exit(1)
+
+
+def would_be_constrained(config: Path, *, as_json: bool = False) -> bool:
+    """Check a configuration by the one integration that can, which prints its report.
+
+    Raises:
+        PluginError: No integration is installed that can, or it lacks a package.
+    """
     reader = find_config_check(config)
     try:
-        constrained = reader.run(config, as_json)
+        return bool(reader.run(config, as_json))
     except ModuleNotFoundError as error:
         problem = f"checking a configuration needs the package {error.name}"
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error
-    if not constrained:
-        raise typer.Exit(1)

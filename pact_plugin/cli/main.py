@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 try:
+    import rich  # noqa: F401
     import typer
-    from rich.console import Console
 except ModuleNotFoundError as missing:
     sys.exit(
         f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'."
     )
 
-from pact_plugin.cli import audit, check, demo, tokens
+from pact_plugin.cli import audit, check, demo, tokens, train, verify
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError, ReceiptError
 from pact_plugin.hooks.manager import offered
@@ -32,23 +31,8 @@ app.add_typer(tokens.app, name="tokens")
 app.command("audit")(audit.audit)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
-
-
-@app.command("verify")
-def verify(
-    output: Annotated[Path, typer.Argument(help="Output or checkpoint directory of a training run.")],
-) -> None:
-    """Say whether a run was constrained; exit status 1 when it was not, in whole or in part.
-
-    Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
-    """
-    from pact_plugin.run.drift import drift_warning
-    from pact_plugin.run.receipt import Receipt
-    from pact_plugin.run.verify import verify_run
-
-    Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
-    if (drifted := drift_warning(Receipt.read(output))) is not None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {drifted}", markup=False)
+app.command("train")(train.train)
+app.command("verify")(verify.verify)
 
 
 def add_offered(app: typer.Typer) -> None:

@@ -137,6 +137,21 @@ class Command:
 
 
 @dataclass(frozen=True)
+class TrainCommand:
+    """Trains by a configuration, for `pact-plugin train`.
+
+    Args:
+        name: Of the framework whose configurations it reads; that of its `ConfigCheck`.
+        output: file -> folder of the run's output; raises `ConfigError` when it cannot be read.
+        run: (file, launcher or None for the framework's own, arguments for the launcher) -> exit status.
+    """
+
+    name: str
+    output: Callable[[Path], Path]
+    run: Callable[[Path, str | None, Sequence[str]], int]
+
+
+@dataclass(frozen=True)
 class JudgeSource:
     """A judge of answers, chosen by `--judge <name>`; the one named `guard` loads paths and hub ids of guard models.
 
@@ -182,6 +197,10 @@ class PactSpec:
     @hookspec
     def pact_commands(self) -> Iterable[Command]:  # type: ignore[empty-body]
         """Sub-commands of `pact-plugin`."""
+
+    @hookspec
+    def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
+        """Training by a configuration, for `pact-plugin train`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
+from pact_plugin.model.ranks import gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import unwrap
 
@@ -73,20 +74,23 @@ class LanguageHead:
             chunk_size: Positions per chunk where the head is not plain and all logits are needed.
             project: Replaces the projection (a reference's own head).
             weight: Replaces the weight [V, d] of a plain linear head.
+
+        Raises:
+            ModelStructureError: DeepSpeed has partitioned a head in training.
         """
         if type(self.projection) is nn.Linear:
-            bias = self.projection.bias
-            rows = (self.projection.weight if weight is None else weight)[ids]
-            return self.logits(
-                hidden, lambda states: F.linear(states, rows, None if bias is None else bias[ids])
-            )
+            self._require_rows(hidden)
+            with gathered(self.projection):
+                bias = None if self.projection.bias is None else self.projection.bias[ids]
+                rows = (self.projection.weight if weight is None else weight)[ids]
+            return self.logits(hidden, lambda states: F.linear(states, rows, bias))
         chunks = hidden.split(chunk_size)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
 
     def readout(
         self,
         hidden: Float[Tensor, "N d"],
-        ids: Int[Tensor, " K"],
+        ids: Int[Tensor, " K"] | Int[Tensor, "N K"],
         labels: Int[Tensor, " N"],
         *,
         chunk_size: int = 256,
@@ -100,7 +104,7 @@ class LanguageHead:
 
         Args:
             hidden: Final hidden states at the positions that predict.
-            ids: The safety tokens; fewer than the vocabulary.
+            ids: The safety tokens, or each position's own; fewer than the vocabulary.
             labels: The tokens predicted.
             chunk_size: Positions per chunk.
             project: Replaces the projection (a reference's own head).
@@ -171,6 +175,18 @@ class LanguageHead:
         label = self.logits(hidden, of_label)
         return self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
 
+    def _require_rows(self, hidden: Tensor) -> None:
+        if (
+            hidden.requires_grad
+            and is_partitioned(self.projection)
+            and not _is_frozen_linear(self.projection)
+        ):
+            raise ModelStructureError(
+                "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it",
+                key="deepspeed",
+                remedy="Train an adapter, or use ZeRO stage 2 or FSDP2.",
+            )
+
     def _slope(self, logits: Tensor) -> Tensor | float:
         """Derivative of the logits by what the projection returns."""
         if self.softcap is None:
@@ -223,29 +239,3 @@ def _logit_settings(config: Any) -> tuple[float, float | None]:
     if divisor is not None:
         scale = float(divisor) if getattr(text, "model_type", "") == "hyperclovax" else 1.0 / float(divisor)
     return scale, getattr(text, "final_logit_softcapping", None)
-
-
-@torch.no_grad()
-def check_head(model: nn.Module, head: LanguageHead, token_ids: Int[Tensor, " n"]) -> None:
-    """Compare with the model's own logits on a few tokens, so that an unknown kind of head is never misread.
-
-    Raises:
-        ModelStructureError: The logits differ by more than rounding.
-    """
-    tokens = token_ids[None]
-    own = model(input_ids=tokens).logits[0].to(torch.float32)
-    hidden = head.decoder(input_ids=tokens).last_hidden_state[0]
-    ours = head.logits(hidden.to(own.device)).to(torch.float32)
-    if ours.shape == own.shape:
-        error = (ours - own).abs().max().item()
-        if error <= 8 * torch.finfo(hidden.dtype).eps * own.abs().max().item() + 1e-4:
-            return
-        problem = f"logits read from the hidden states differ from the model's own by {error:.3g}"
-    else:
-        problem = f"logits read from the hidden states have shape {tuple(ours.shape)}, not {tuple(own.shape)}"
-    raise ModelStructureError(
-        problem,
-        key="model",
-        value=type(unwrap(model)).__name__,
-        remedy="This architecture transforms its logits in a way pact-plugin does not know: please report it.",
-    )

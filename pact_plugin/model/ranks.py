@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from torch import distributed, nn
@@ -10,8 +11,6 @@ from pact_plugin.errors import ModelStructureError
 
 T = TypeVar("T")
 
-ZERO3 = "ZeRO stage 3 keeps parameters empty between forward passes, where the constraint reads the head"
-ZERO3_REMEDY = "Use ZeRO stage 2, or FSDP2."
 FSDP1 = "FSDP's first version keeps parameters in flat pieces, which the constraint cannot read"
 FSDP1_REMEDY = "Use FSDP2: `fsdp_version: 2`, or `version: 2` in `fsdp_config`."
 
@@ -22,20 +21,35 @@ def several() -> bool:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether a forward pass needs every rank, as under FSDP."""
+    """Whether a forward pass needs every rank: under FSDP2, and where DeepSpeed has partitioned the parameters."""
+    return is_fsdp(model) or is_partitioned(model)
+
+
+def is_fsdp(model: nn.Module) -> bool:
+    """Whether FSDP2 has sharded the parameters."""
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
-def refuse_unreadable(model: nn.Module) -> None:
-    """Refuse parameters that are not to be had between forward passes.
+def is_partitioned(model: nn.Module) -> bool:
+    """Whether DeepSpeed has partitioned the parameters (ZeRO stage 3): it gives each a `ds_id`."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
-    Raises:
-        ModelStructureError: DeepSpeed has partitioned them, or the first version of FSDP has flattened them.
-    """
-    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise ModelStructureError(ZERO3, key="deepspeed", remedy=ZERO3_REMEDY)
+
+def refuse_fsdp1(model: nn.Module) -> None:
+    """Raise `ModelStructureError` for the first version of FSDP, which flattens the parameters."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ModelStructureError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)
+
+
+def gathered(module: nn.Module) -> AbstractContextManager[Any]:
+    """A module's own parameters are whole inside, where DeepSpeed has partitioned them; every rank has to enter."""
+    partitioned = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
+    if not partitioned:
+        return nullcontext()
+    from deepspeed import zero
+
+    context: AbstractContextManager[Any] = zero.GatheredParameters(partitioned)
+    return context
 
 
 def rank() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from pact_plugin.model.ranks import gathered
 
 Logits = Callable[[Tensor], Tensor]
 """[n, d] -> [n, V]."""
@@ -25,20 +27,18 @@ def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chu
     Args:
         logits: The head.
         hidden: [N, d] final hidden states.
-        ids: [K] safety tokens.
+        ids: [K] safety tokens, or [N, K].
         labels: [N] tokens predicted.
         chunk_size: Positions per chunk.
     """
 
-    def read(states: Tensor, targets: Tensor) -> Read:
-        return _read(logits(states), ids, targets)
+    def read(states: Tensor, tokens: Tensor, targets: Tensor) -> Read:
+        return _read(logits(states), tokens, targets)
 
     recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
     parts = [
-        checkpoint(read, states, targets, use_reentrant=False, preserve_rng_state=False)
-        if recompute
-        else read(states, targets)
-        for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True)
+        checkpoint(read, *chunk, use_reentrant=False, preserve_rng_state=False) if recompute else read(*chunk)
+        for chunk in _chunks(hidden, ids, labels, chunk_size)
     ]
     return _joined(parts)
 
@@ -67,16 +67,25 @@ def read_frozen(head: FrozenHead, hidden: Tensor, ids: Tensor, labels: Tensor, c
     Args:
         head: The head.
         hidden: [N, d] final hidden states.
-        ids: [K] safety tokens.
+        ids: [K] safety tokens, or [N, K].
         labels: [N] tokens predicted.
         chunk_size: Positions per chunk.
     """
     return _Frozen.apply(hidden, head, ids, labels, chunk_size)
 
 
+def _chunks(
+    hidden: Tensor, ids: Tensor, labels: Tensor, size: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    parts, targets = hidden.split(size), labels.split(size)
+    return zip(parts, ids.split(size) if ids.ndim == 2 else [ids] * len(parts), targets, strict=True)
+
+
 def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
-    outside = logits.index_fill(1, ids, -torch.inf).logsumexp(1)
-    return logits.index_select(1, ids), logits.gather(1, labels[:, None])[:, 0], outside
+    label = logits.gather(1, labels[:, None])[:, 0]
+    if ids.ndim == 2:
+        return logits.gather(1, ids), label, logits.scatter(1, ids, -torch.inf).logsumexp(1)
+    return logits.index_select(1, ids), label, logits.index_fill(1, ids, -torch.inf).logsumexp(1)
 
 
 def _joined(parts: list[Read]) -> Read:
@@ -91,19 +100,23 @@ class _Frozen(torch.autograd.Function):
     ) -> Read:
         parts: list[Read] = []
         gradients: list[Tensor] = []
-        for states, targets in zip(hidden.split(chunk_size), labels.split(chunk_size), strict=True):
+        for states, tokens, targets in _chunks(hidden, ids, labels, chunk_size):
             with torch.enable_grad():
                 leaf = states.detach().requires_grad_()
                 part = _read(
-                    head.logits(leaf.view_as(leaf)), ids, targets
+                    head.logits(leaf.view_as(leaf)), tokens, targets
                 )  # some module hooks cannot bear a leaf
                 (gradient,) = torch.autograd.grad(part[2].sum(), leaf)
             parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
-        ctx.slope, weight = head.slope, head.projection.weight
-        # The rows are kept, not the head: where it is sharded, it may be gone by the time of the backward pass.
-        ctx.save_for_backward(torch.cat(gradients), weight[ids], weight[labels], safety, label)
+        # Tokens of each position have many rows in common.
+        kept, ctx.places = ids.unique(return_inverse=True) if ids.ndim == 2 else (ids, None)
+        # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
+        with gathered(head.projection):
+            rows = head.projection.weight[kept], head.projection.weight[labels]
+        ctx.slope = head.slope
+        ctx.save_for_backward(torch.cat(gradients), *rows, safety, label)
         return safety, label, outside
 
     @staticmethod
@@ -111,6 +124,9 @@ class _Frozen(torch.autograd.Function):
     def backward(ctx: Any, by_safety: Tensor, by_label: Tensor, by_outside: Tensor) -> Any:
         outside, safety_rows, label_rows, safety, label = ctx.saved_tensors
         gradient = by_outside[:, None] * outside
-        gradient += (by_safety * ctx.slope(safety)) @ safety_rows.to(by_safety.dtype)
+        by_logit = by_safety * ctx.slope(safety)
+        if ctx.places is not None:
+            by_logit = by_logit.new_zeros(len(by_logit), len(safety_rows)).scatter(1, ctx.places, by_logit)
+        gradient += by_logit @ safety_rows.to(by_safety.dtype)
         gradient += (by_label * ctx.slope(label))[:, None] * label_rows
         return gradient.to(outside.dtype), None, None, None, None

@@ -1,4 +1,4 @@
-"""The task's loss for each label, which the constraint can use instead of reading the language-model head again."""
+"""The task's loss for each label, to use instead of reading the head again; and what the task divides it by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pact_plugin.errors import AdapterError
+from pact_plugin.model.head import LanguageHead
+
 _IGNORED = -100
+_CHUNK = 256
+"""Positions projected on the vocabulary at a time."""
+_TOLERANCE, _ROUNDING = 0.05, 1e-3
+"""Relative, for heads that round otherwise, and in nats."""
 
 
 def label_losses(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "B T-1"]:
@@ -17,3 +24,53 @@ def label_losses(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> 
     targets = F.pad(labels.to(logits.device), (0, 1), value=_IGNORED)[:, 1:]
     losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, reduction="none")
     return losses.view(targets.shape)[:, :-1]
+
+
+@torch.no_grad()
+def summed_loss(
+    head: LanguageHead, hidden: Float[Tensor, "B T d"], targets: Int[Tensor, "B T"]
+) -> tuple[float, int]:
+    """The cross-entropy of a micro-batch in nats, summed over its labels, and how many these are.
+
+    Args:
+        head: The model's head.
+        hidden: Final hidden states.
+        targets: The label that each position predicts; -100 where there is none.
+    """
+    kept = targets.to(hidden.device) != _IGNORED
+    states, labels = hidden[kept], targets.to(hidden.device)[kept]
+    total = 0.0
+    for part, own in zip(states.split(_CHUNK), labels.split(_CHUNK), strict=True):
+        total += F.cross_entropy(head.logits(part), own, reduction="sum").item()
+    return total, len(labels)
+
+
+def require_denominator(loss: float, summed: float, count: int, named: int | None) -> None:
+    """Refuse a task loss that is not divided by what the constraint is divided by.
+
+    Args:
+        loss: What a model gave as the loss of a micro-batch, in nats.
+        summed: The cross-entropy of its labels, summed.
+        count: How many labels these are.
+        named: The denominator that the model was given, as `num_items_in_batch`; None for the count.
+
+    Raises:
+        AdapterError: The loss is another than the sum by that denominator.
+    """
+    expected = summed / max(count if named is None else named, 1)
+    if abs(loss - expected) <= _TOLERANCE * expected + _ROUNDING:
+        return
+    ignored = named is not None and abs(loss - summed / count) <= _TOLERANCE * summed / count + _ROUNDING
+    if ignored:
+        problem = f"its loss is divided by {count} tokens, though it was given num_items_in_batch={named}"
+        remedy = (
+            "Use a model whose `forward` hands `num_items_in_batch` on to its loss, or set `easing: false`."
+        )
+    else:
+        problem = f"its loss of {loss:.4g} is not the cross-entropy of its labels, {expected:.4g}"
+        remedy = "Remove what weights the loss or adds to it, or set `easing: false`."
+    raise AdapterError(
+        f"{problem}; easing takes back part of a plain cross-entropy, and would be too weak or too strong",
+        key="model",
+        remedy=remedy,
+    )

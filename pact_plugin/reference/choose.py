@@ -17,11 +17,13 @@ class Data:
         folder: Where a table of predictions can lie; None where nobody has named a place.
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
+        labels: Whether each token of a response is a label, as not with preferences; else anchors alone are held.
     """
 
     folder: str | None = None
     obstacle: str | None = None
     sharded: str | None = None
+    labels: bool = True
 
 
 @dataclass(frozen=True)

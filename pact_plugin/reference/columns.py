@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from pact_plugin.model.linear import Linear
 from pact_plugin.reference.source import Source
 
-Kind = Literal["logprobs", "log_rest", "logits", "linear"]
+Kind = Literal["logprobs", "log_rest", "logits", "linear", "buckets"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Columns:
 
     Args:
         kind: `logprobs`, log p of each token, in nats, [K]; `log_rest`, that of all other tokens together; `logits`,
-            [K], moved so that the largest of each position is 0; `linear`, a linear function of the final hidden state.
+            [K], moved so that the largest of each position is 0; `linear`, a linear function of the final hidden state;
+            `buckets`, see `Buckets`.
         ids: The K tokens that they are about; none for `linear`.
         first: First tokens of each response; None for all.
         behind: Tokens that each response is read behind, in place of its prompt; None for the whole context.
         linear: The function, for `linear`.
+        top_k: Tokens of each position beside the K, for `buckets`.
     """
 
     kind: Kind
@@ -34,15 +36,40 @@ class Columns:
     first: int | None = None
     behind: tuple[int, ...] | None = None
     linear: Linear | None = None
+    top_k: int = 0
 
     @property
     def width(self) -> int:
         """Numbers for each position."""
+        if self.kind == "buckets":
+            return len(self.ids) + 2 * self.top_k + 1
         return len(self.ids) if self.kind in ("logprobs", "logits") else 1
 
 
 Aligned = Mapping[Columns, Float[Tensor, "M W"]]
 """The numbers of each columns that were asked, at the positions that they are asked at."""
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """What a divergence compares at M positions: K tokens, the T likeliest others of each position, and the rest."""
+
+    likeliest: Int[Tensor, "M T"]
+    """The others."""
+    logprobs: Float[Tensor, "M K+T"]
+    """Of all of them, in nats."""
+    log_rest: Float[Tensor, " M"]
+    """Log-probability of every other token together."""
+
+    def packed(self) -> Float[Tensor, "M W"]:
+        """As one array of columns; token ids are exact in float32."""
+        ids = self.likeliest.to(self.logprobs.dtype)
+        return torch.cat([ids, self.logprobs, self.log_rest[:, None]], 1)
+
+    @staticmethod
+    def of(packed: Float[Tensor, "M W"], top_k: int) -> Buckets:
+        """From such an array."""
+        return Buckets(packed[:, :top_k].long(), packed[:, top_k:-1], packed[:, -1])
 
 
 class Looks(Protocol):
@@ -71,8 +98,11 @@ def read(
     for one in columns:
         if one.linear is not None:
             found[one] = one.linear(hidden)[:, None]
-    for ids in dict.fromkeys(one.ids for one in columns if one.linear is None):
-        asked = [one for one in columns if one.linear is None and one.ids == ids]
+        elif one.kind == "buckets":
+            found[one] = _buckets(source, hidden, one, chunk_size).packed()
+    plain = [one for one in columns if one not in found]
+    for ids in dict.fromkeys(one.ids for one in plain):
+        asked = [one for one in plain if one.ids == ids]
         tokens = torch.tensor(ids, device=hidden.device)
         if any(one.kind != "logits" for one in asked):
             unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
@@ -85,6 +115,28 @@ def read(
                 values: Tensor = getattr(read, one.kind)
                 found[one] = values if values.ndim == 2 else values[:, None]
     return found
+
+
+def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) -> Buckets:
+    head, ids = source.head, torch.tensor(asked.ids, device=hidden.device)
+    found = []
+    for states in hidden.split(chunk_size):
+        others = head.logits(states, source.project).index_fill(1, ids, -torch.inf)
+        found.append(others.topk(asked.top_k).indices)
+    likeliest = torch.cat(found)
+    tokens = tokens_of_each(ids, likeliest)
+    unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
+    read = head.readout(hidden, tokens, unused, chunk_size=chunk_size, project=source.project)
+    return Buckets(likeliest, read.logprobs, read.log_rest)
+
+
+def tokens_of_each(
+    tokens: Int[Tensor, " K"], likeliest: Int[Tensor, "M T"]
+) -> Int[Tensor, " K"] | Int[Tensor, "M K+T"]:
+    """The tokens that are buckets at each position; those of all positions alone where there are no others."""
+    if not likeliest.shape[1]:
+        return tokens
+    return torch.cat([tokens.expand(len(likeliest), -1), likeliest], 1)
 
 
 def invalid(aligned: Aligned) -> Tensor | int:

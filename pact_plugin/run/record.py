@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.finite import FiniteCheck
-from pact_plugin.run.meter import Meter, Reduce, Sums
+from pact_plugin.run.meter import Meter, Number, Reduce, Sums
+from pact_plugin.run.parts import Parts
 from pact_plugin.run.receipt import TOKENS_FILE, Receipt
+from pact_plugin.terms.base import Term
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 Mode = Literal["train", "eval"]
@@ -43,13 +46,35 @@ class Record:
         self._meters = {mode: Meter(own, looks=looks) for mode, own in names.items()}
         self._finite, self._warned = FiniteCheck(), False
 
+    @classmethod
+    def of(cls, parts: Parts) -> Record:
+        """The record of a run that begins, constrained by these parts."""
+        receipt = Receipt(
+            config=parts.config.summary(),
+            terms=[term.name for term in parts.terms],
+            tokens=parts.tokens.summary(),
+            reference=parts.reference.choice.name,
+            table=parts.reference.digest,
+        )
+        looking = [term for term in parts.terms if term.columns]
+        names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(looking)}
+        return cls(receipt, parts.tokens, parts.student.ids.device, names, looks=bool(looking))
+
     def check(self) -> None:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
         self._finite.check()
 
-    def add(self, sums: Sums, loss: Tensor, mode: Mode) -> None:
-        """Take note of a micro-batch, and of what it adds to the loss."""
-        self._meters[mode].add(sums)
+    def add(self, sums: Sums, penalty: tuple[Tensor, Number], loss: Tensor, mode: Mode) -> None:
+        """Take note of a micro-batch.
+
+        Args:
+            sums: Without the metric `loss`.
+            penalty: Which is this sum, and what it is divided by.
+            loss: What is added to the task's summed loss.
+            mode: Training or an evaluation.
+        """
+        total, count = penalty
+        self._meters[mode].add(replace(sums, means={**sums.means, "loss": (total.detach(), count)}))
         self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
 
     def unknown(self) -> None:
@@ -79,3 +104,7 @@ class Record:
         if drifted and not self._warned:
             warnings.warn(f"PACT: {drifted}", stacklevel=2)
             self._warned = True
+
+
+def _metrics(terms: Sequence[Term]) -> list[str]:
+    return list(dict.fromkeys(name for term in terms for name in term.metrics))

@@ -18,8 +18,8 @@ from pact_plugin.data.documents import Document, full_context, to_device
 from pact_plugin.data.generation import Pair
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.ranks import is_sharded, of_first_rank, rank, ranks
-from pact_plugin.reference.columns import Aligned, Columns
+from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
+from pact_plugin.reference.columns import Aligned, Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Pool
 from pact_plugin.reference.source import Source
@@ -63,13 +63,12 @@ class AnchorsTerm:
     ) -> None:
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
-        ids = tuple(student.ids.tolist())
-        self._logprobs, self._log_rest = Columns("logprobs", ids), Columns("log_rest", ids)
+        self._buckets = Columns("buckets", tuple(student.ids.tolist()), top_k=settings.top_k)
         kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         self.turns = turns(len(harmful), len(benign), settings.ratio)
-        passes = Passes(source, (self._logprobs, self._log_rest), student.chunk_size)
+        passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None
         self._aligned: list[Aligned] | None = (
@@ -79,13 +78,13 @@ class AnchorsTerm:
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
-        if self._first:
-            require_one_backward(self._student.head.decoder)
-            self._first = False
         return self.ahead(batch.turn)
 
     def ahead(self, turn: Turn) -> Contribution:
         """The same, whose gradient can be made before the data's forward pass."""
+        if self._first and not turn.apart:
+            require_one_backward(self._student.head.decoder)
+            self._first = False
         chosen = self.chosen(turn.step.number, turn.number, rank(), turn.step.micro_batches)
         # Without a response too: sharded models need every rank.
         total = self._divergence(chosen, turn.autocast) * turn.trained
@@ -107,12 +106,11 @@ class AnchorsTerm:
         rows = [full_context(self.documents[i]) for i in chosen]
         hidden = states_of(rows, student.ids.device, call, flat=student.head.keeps_documents_apart)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-        read = student.head.readout(hidden, student.ids, unused, chunk_size=student.chunk_size)
-        logprobs, log_rest = (
-            to_device(torch.cat([self._aligned[i][one] for i in chosen]), hidden.device)
-            for one in (self._logprobs, self._log_rest)
-        )
-        return confidence_divergence(read.logprobs, logprobs, read.log_rest, log_rest[:, 0]).mean()
+        packed = torch.cat([self._aligned[i][self._buckets] for i in chosen])
+        aligned = Buckets.of(to_device(packed, hidden.device), self._buckets.top_k)
+        tokens = tokens_of_each(student.ids, aligned.likeliest)
+        read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
+        return confidence_divergence(read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest).mean()
 
     def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
         """The numbers of a micro-batch's anchors: cyclic over the steps, the same in a run that was interrupted.
@@ -142,7 +140,7 @@ def require_one_backward(decoder: nn.Module) -> None:
     Raises:
         ConfigError: Names the setting to change.
     """
-    for module in decoder.modules() if ranks() > 1 and not is_sharded(decoder) else ():
+    for module in decoder.modules() if ranks() > 1 and not is_fsdp(decoder) else ():
         function = getattr(module, "_gradient_checkpointing_func", None)
         keywords = getattr(function, "keywords", None) or {}
         # torch's own default is reentrant

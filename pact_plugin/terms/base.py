@@ -67,14 +67,16 @@ class Turn:
     Args:
         step: The optimiser step.
         number: Of this micro-batch within the step, from 0.
-        trained: Labels that the task loss counts.
+        trained: Labels that the task loss counts; 1 where it counts none (clause C10.6).
         autocast: The precision that the model runs in.
+        apart: Whether what is added has a backward pass of its own, before the forward pass of the batch.
     """
 
     step: Step
     number: int
-    trained: Tensor
+    trained: Tensor | int
     autocast: AbstractContextManager[Any]
+    apart: bool = False
 
 
 @dataclass(frozen=True)

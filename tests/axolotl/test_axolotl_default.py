@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from axolotl_plain import Place, assert_equal_to_plain, assert_metrics, expected
 from axolotl_runs import LORA, Workshop
@@ -53,13 +55,41 @@ def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, c
     assert_equal_to_plain(workshop, run)
 
 
+@pytest.mark.skipif(find_spec("axolotl.integrations.mixlora") is None, reason="of Axolotl 0.21")
+def test_mixlora(workshop):
+    """Its experts stay on with the adapter off, and its routers have a loss: a reference is named, nothing is eased."""
+    aligned = str(workshop.folder / "model")
+    settings = LORA | {
+        "adapter": "mixlora",
+        "lora_target_linear": None,
+        "lora_target_modules": ["q_proj", "v_proj"],
+        "plugins": ["axolotl.integrations.mixlora.MixLoraPlugin", "pact_axolotl.PactPlugin"],
+        "pact": {**workshop.named_tokens, "reference": aligned, "easing": False},
+    }
+    run = workshop.train("mixlora", **settings).ok()
+    assert run.receipt["terms"] == ["anchors"]
+    assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+    assert run.steps[-1]["pact/anchor_divergence"] > 1e-5
+    assert all(step["mixlora_aux_loss"] > 0 for step in run.steps)
+    assert "constrained: 3 steps" in run.verify().stdout
+
+
 TWO_RANKS = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
 
 
-def test_two_ranks(workshop):
-    """The default: anchors are spread over the ranks."""
+REENTRANT = {
+    "gradient_checkpointing": True,
+    "gradient_checkpointing_kwargs": {"use_reentrant": True},
+    "ddp_find_unused_parameters": False,
+}
+
+
+@pytest.mark.parametrize("changes", [{}, REENTRANT], ids=["plain", "reentrant"])
+def test_two_ranks(workshop, changes):
+    """The default: anchors are spread over the ranks, whatever the checkpointing."""
     pact = workshop.named_tokens
-    run = workshop.train("ranks", *TWO_RANKS, dump=True, pact=pact, micro_batch_size=2, **LORA).ok()
+    settings = {"dump": True, "pact": pact, "micro_batch_size": 2, **LORA, **changes}
+    run = workshop.train(f"ranks-{len(changes)}", *TWO_RANKS, **settings).ok()
     both = [expected(workshop, run, Place(rank=rank, ranks=2)) for rank in (0, 1)]
     losses = [sum(pair) / 2 for pair in zip(both[0][0], both[1][0], strict=True)]
     assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)

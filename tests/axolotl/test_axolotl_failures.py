@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from axolotl_runs import LORA, Workshop
+from axolotl_runs import LORA, Workshop, loads_installed
 from tiny import tiny_model
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
-from pact_plugin.run.receipt import Receipt
 
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
@@ -59,11 +58,12 @@ def test_tokens_of_another_tokenizer_stop_before_the_data_is_prepared(workshop):
             {"pact": {"advanced": {"published": True}, "easing": True}},
             ("easing", "Set `easing: false`"),
         ),
-        ("rl", {"rl": "dpo"}, ("rl='dpo'", "no next-token loss", "Remove `rl`")),
+        ("rl", {"rl": "kto"}, ("rl='kto'", "only `dpo`", "Remove `rl`")),
+        ("dpo", {"rl": "dpo"}, ("hold_data=True", "no next-token labels", "Remove `hold_data`")),
         ("reward", {"reward_model": True}, ("reward_model=True", "Remove `reward_model`")),
         ("diffusion", {"plugins": [DIFFUSION, PLUGIN]}, (DIFFUSION, "not trained on the next token")),
     ],
-    ids=["conflicting-keys", "rl", "reward-model", "diffusion"],
+    ids=["conflicting-keys", "rl", "dpo", "reward-model", "diffusion"],
 )
 def test_what_cannot_be_constrained_stops_before_the_data_is_prepared(workshop, name, changes, words):
     prepared = workshop.folder / "never"
@@ -79,23 +79,25 @@ def test_a_misspelt_plugin_class_stops(workshop):
     assert not run.checkpoints
 
 
-def test_reentrant_checkpointing_on_several_ranks_stops_before_the_first_step(workshop):
-    """Axolotl's own default where `gradient_checkpointing` is on."""
-    ranks = ("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
-    checkpointing = {"gradient_checkpointing": True, "logging_steps": 1, "save_steps": 1}
-    named = workshop.named_tokens
-    run = workshop.train("reentrant", *ranks, dump=True, pact=named, **checkpointing, **LORA)
+def test_a_model_that_divides_its_loss_by_another_count_stops_before_the_first_step(workshop):
+    """Axolotl 0.19 names no denominator, so that there is none to ignore."""
+    plugins = ["dump_batches.IgnoringPlugin", PLUGIN]
+    run = workshop.train("ignoring", plugins=plugins, micro_batch_size=1, gradient_accumulation_steps=4)
+    if not loads_installed():
+        assert "constrained: 3 steps" in run.ok().verify().stdout
+        return
     assert run.status != 0
-    assert "gradient_checkpointing_kwargs" in run.log
-    assert "does not average the gradients of anchors" in run.log
-    assert "Set `gradient_checkpointing_kwargs: {use_reentrant: false}`" in run.log
-    for rank in (0, 1):
-        assert len(run.dumped(rank)) == 1  # of the first step, which was not taken
+    assert "though it was given num_items_in_batch=" in run.log
+    assert "or set `easing: false`" in run.log
     assert not run.checkpoints
-    assert Receipt.read(run.output).total_steps == 0
-    line = run.verify()
-    assert line.returncode == 1
-    assert "no token was trained on" in line.stderr
+    assert run.verify().returncode == 1
+
+
+def test_flex_attention_on_a_cpu_stops_before_the_data_is_prepared(workshop):
+    prepared = workshop.folder / "never"
+    flex = {"attn_implementation": "flex_attention", "dataset_prepared_path": str(prepared)}
+    assert_stops(workshop.train("flex", **flex), "flex_attention", "Write `attn_implementation: sdpa`")
+    assert not prepared.exists()
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
@@ -134,7 +136,7 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"pact": {"advanced": {"published": True}}}, ConfigError, "Set `easing: false`"),
         ({"pact": {"advanced": {"published": {"topp": 1}}}}, ConfigError, "Did you mean `top_p`"),
         ({"pact": {"safety_tokens": "/nowhere.safetensors"}}, TokenFileError, "nowhere"),
-        ({"rl": "dpo"}, AdapterError, "`rl`"),
+        ({"rl": "kto"}, AdapterError, "`rl`"),
         ({"reward_model": True}, AdapterError, "`reward_model`"),
         ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
         ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),
@@ -142,6 +144,13 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"tensor_parallel_size": 2, "pact": True}, AdapterError, "anchors: false"),
         ({"diffusion_lm": {}}, AdapterError, "`diffusion_lm`"),
         ({"relora": True, **LORA}, AdapterError, "`relora`"),
+        ({**LORA, "adapter": "mixlora"}, AdapterError, "adapter='mixlora'.*`adapter: lora`"),
+        ({"pcat": True}, ConfigError, "pcat.*The key is called `pact`"),
+        (
+            {"datasets": [{"path": "x", "type": "y", "pact": True}]},
+            ConfigError,
+            r"datasets\.0\.pact.*outermost",
+        ),
         (
             {"lisa_n_layers": 1, "lisa_step_interval": 2, "streaming": True},
             AdapterError,

@@ -197,7 +197,12 @@ def test_the_plugin_claims_neither_trainer_nor_collator_nor_data():
 
     hooks = {name for name in vars(PactPlugin) if callable(getattr(BasePlugin, name, None))}
     assert hooks == {"register", "get_input_args", "load_datasets", "post_trainer_create"}
-    assert PactPlugin().load_datasets({"pact": True}) is None
+    plugin = PactPlugin()
+    assert plugin.load_datasets({"pact": True}) is None
+    others = {name for name in dir(BasePlugin) if not name.startswith("_")} - hooks
+    assert len(others) > 10
+    assert all(callable(getattr(plugin, name)) for name in others)
+    assert not plugin.get_adapter_capabilities()
 
 
 def test_pact_false_and_weight_0_are_axolotl_bit_for_bit(workshop):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
 from hf import hf_trainer
+from preferences import (
+    CONFIG,
+    FIVE_STEPS,
+    assert_equal_to_a_plain_loop,
+    dpo_loss,
+    dpo_trainer,
+    lora_of_dpo,
+)
 from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     DataCollatorForSeq2Seq,
 )
@@ -36,27 +43,16 @@ def sft_trainer(output: Path, trainer_class: type | None = None):
     )
 
 
-def preference_trainers(output: Path) -> Iterator[Any]:
-    """Two of Axolotl's trainers whose loss compares answers."""
+def reward_trainer(output: Path) -> Any:
+    """One of Axolotl's trainers whose loss is no language model's."""
     from axolotl.core.trainers import AxolotlRewardTrainer
-    from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
-    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
     from axolotl.core.training_args import AxolotlRewardConfig
 
-    rows = [{"prompt": "How?", "chosen": "I can't", "rejected": "Sure, here is"}] * 4
-    tiny_model().save_pretrained(output / "model")  # DPO's own reference is loaded by the model's name
-    plain = {"output_dir": str(output), "use_cpu": True, "bf16": False, "report_to": []}
-    yield AxolotlDPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(output / "model"),
-        args=AxolotlDPOConfig(**plain),
-        train_dataset=Dataset.from_list(rows),
-        processing_class=TOKENIZER,
-    )
     settings = tiny_model().config.to_dict() | {"num_labels": 1}
-    yield AxolotlRewardTrainer(
+    return AxolotlRewardTrainer(
         model=AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**settings)),
-        args=AxolotlRewardConfig(**plain),
-        train_dataset=Dataset.from_list([{"chosen": r["chosen"], "rejected": r["rejected"]} for r in rows]),
+        args=AxolotlRewardConfig(output_dir=str(output), use_cpu=True, bf16=False, report_to=[]),
+        train_dataset=Dataset.from_list([{"chosen": "I can't", "rejected": "Sure, here is"}] * 4),
         processing_class=TOKENIZER,
     )
 
@@ -71,19 +67,31 @@ def test_axolotls_trainer_has_the_adapter_and_others_than_sft_are_refused(tmp_pa
     assert pact.attach(trainer, EASED) is trainer
     trainer.train()
     assert trainer.pact.record.receipt.steps == [[1, 3]]
-    for other in preference_trainers(tmp_path):
-        kind = type(other)
-        assert find_adapter(other).name == "axolotl"
-        with pytest.raises(AdapterError, match=rf"{kind.__name__}.*not a next-token.*pact: false"):
-            pact.attach(other, EASED)
-        assert type(other) is kind
+    other = reward_trainer(tmp_path)
+    kind = type(other)
+    assert find_adapter(other).name == "axolotl"
+    with pytest.raises(AdapterError, match=rf"{kind.__name__}.*neither a next-token.*pact: false"):
+        pact.attach(other, EASED)
+    assert type(other) is kind
+
+
+@pytest.mark.parametrize("peft", [None, lora_of_dpo()], ids=["full", "lora"])
+def test_five_steps_of_its_dpo_trainer_equal_a_plain_loop(tmp_path, peft):
+    from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+    classes = {"trainer_class": AxolotlDPOTrainer, "config_class": AxolotlDPOConfig}
+    trainer = dpo_trainer(tmp_path, peft=peft, **classes, **FIVE_STEPS)
+    assert find_adapter(trainer).name == "axolotl"
+    pact.attach(trainer, CONFIG)
+    assert_equal_to_a_plain_loop(trainer, partial(dpo_loss, reference=tiny_model()))
 
 
 def test_trainers_of_another_loss_than_the_next_tokens_are_refused_even_with_easing_off(tmp_path):
     from axolotl.integrations.diffusion.trainer import DiffusionTrainer
 
     trainer = sft_trainer(tmp_path, DiffusionTrainer)
-    with pytest.raises(AdapterError, match=r"DiffusionTrainer.*not a next-token.*pact: false"):
+    with pytest.raises(AdapterError, match=r"DiffusionTrainer.*neither a next-token.*pact: false"):
         pact.attach(trainer, UNEASED)
     assert type(trainer) is DiffusionTrainer
 

@@ -242,7 +242,7 @@ def test_reentrant_checkpointing_on_several_ranks_is_refused(monkeypatch, count,
         require_one_backward(model)
         return
     with pytest.raises(
-        ConfigError, match=r"gradient_checkpointing_kwargs.*use_reentrant: false.*anchors: false"
+        ConfigError, match=r"gradient_checkpointing_kwargs.*constraint\.ahead.*use_reentrant: false"
     ):
         require_one_backward(model)
 
@@ -407,7 +407,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     loss_of(constraint, moved(model), a_batch())
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
-    assert receipt.config["anchors"] == {"per_step": 3, "ratio": 1, "tokens": 4} | FEW_ANCHORS
+    assert receipt.config["anchors"] == {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 0} | FEW_ANCHORS
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]
     assert f"anchor_divergence {moved_by:.4g}" in verify_run(tmp_path)

@@ -63,7 +63,7 @@ def published(**settings):
         ({"first": 8}, "first", ["Write it below `easing:`"]),
         ({"store": "folder"}, "store", ["Write it below `advanced:`"]),
         ({"chunk_size": 8}, "chunk_size", ["Write it below `advanced:`"]),
-        ({"top_k": 8}, "top_k", ["Write it below `advanced:`"]),
+        ({"top_k": 8}, "top_k", ["Write it below `anchors:` or `advanced:`"]),
         ({"published": {}}, "published", ["Write it below `advanced:`"]),
         ({"advanced": {"temperature": 2}}, "advanced.temperature", ["Write it below `published:`"]),
         # what does not go together
@@ -164,7 +164,7 @@ def test_the_summary_is_plain():
     summary = json.loads(json.dumps(config.summary()))
     assert summary["easing"] == {"first": 4}
     assert summary["hold_data"] == {"first": "all"}
-    assert summary["anchors"] == {"per_step": 8, "prompts": "both", "ratio": 1, "tokens": 16}
+    assert summary["anchors"] == {"per_step": 8, "prompts": "both", "ratio": 1, "tokens": 16, "top_k": 0}
     off = PactConfig(easing=False).summary()
     assert (off["easing"], off["hold_data"], off["advanced"]["published"]) == (False, False, None)
     assert PactConfig(safety_tokens=TOKENS).summary()["safety_tokens"] == TOKENS.digest

@@ -14,6 +14,7 @@ import yaml
 from hf import tokenized
 from loop import a_batch
 from pact_axolotl.check.problems import problems
+from preferences import pairs
 from sft import TOKENIZER, TOKENS, completions, lora
 from test_readme import texts_of_the_code
 from tiny import tiny_model
@@ -51,7 +52,7 @@ def run(code: str, **names: Any) -> dict[str, Any]:
     """Run a block with a tiny model in place of the one that it names, for two steps."""
     quick = "max_steps=2, use_cpu=True, bf16=False, report_to=[]"
     code = code.replace("my-org/my-aligned-model", "model")
-    code = re.sub(r'(SFTConfig|TrainingArguments)\("out"\)', rf'\1("out", {quick})', code)
+    code = re.sub(r'(SFTConfig|DPOConfig|TrainingArguments)\("out"\)', rf'\1("out", {quick})', code)
     names = {"pact": pact} | names
     exec(code, names)
     return names
@@ -84,6 +85,12 @@ def test_the_trainer_as_a_class():
     assert trainer.pact.config.weight == 2
     trainer.train()
     assert verify_run("out").startswith("constrained: 2 steps")
+
+
+@pytest.mark.usefixtures("_a_model")
+def test_preferences():
+    run(blocks(TRL, "python")[2], preferences=pairs(), lora=lora())
+    assert "anchors, 5 safety tokens" in verify_run("out")
 
 
 @pytest.mark.usefixtures("_a_model")

@@ -8,7 +8,8 @@ from tiny import ARCHITECTURES, tiny_model
 from torch import nn
 
 from pact_plugin.errors import ModelStructureError
-from pact_plugin.model.head import check_head, language_head
+from pact_plugin.model.check_head import check_head
+from pact_plugin.model.head import language_head
 
 TRANSFORMED = {
     "gemma2": {"final_logit_softcapping": 5.0},

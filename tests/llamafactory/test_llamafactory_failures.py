@@ -77,7 +77,6 @@ def test_trainers_that_the_environment_chooses(monkeypatch, name):
         ({"use_ray": True}, {}, "Ray"),
         ({"predict_with_generate": True}, {}, "evaluation data"),
         ({"packing": True}, {"hold_data": True}, "see each other"),
-        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, {}, "ZeRO stage 3"),
     ],
     ids=str,
 )

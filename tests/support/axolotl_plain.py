@@ -50,7 +50,8 @@ def expected(
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the sums of every micro-batch, of what the model was given in a run.
 
-    Axolotl's cross-entropy is a mean over each micro-batch, and their mean over a step.
+    Axolotl 0.19's cross-entropy is a mean over each micro-batch, and their mean over a step. Later ones name the
+    denominator to the model: the rank's tokens of the whole step.
 
     Args:
         workshop: Where the run was.
@@ -75,7 +76,8 @@ def expected(
             probe = probe_of(constraint)
             easing = Eased(probe.weights, probe.bias, workshop.tokenizer, _first(settings["easing"]))
     losses, parts = [], []
-    for number, dumped in enumerate(run.dumped(place.rank)):
+    size, batches = place.accumulation, run.dumped(place.rank)
+    for number, dumped in enumerate(batches):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name, weight in dumped["weights"].items():
@@ -85,12 +87,18 @@ def expected(
                 divergence = anchor_divergence(model, aligned, place.anchors(pool, number), safety)
                 loss = loss + settings["weight"] * divergence
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
-        losses.append(loss.item())
+        share = 1 / size
+        if "num_items_in_batch" in dumped["inputs"]:
+            first = number - number % size
+            labels = [one["inputs"]["labels"][:, 1:] for one in batches[first : first + size]]
+            total = sum(int((own != -100).sum()) for own in labels)
+            assert int(dumped["inputs"]["num_items_in_batch"]) == total
+            share = part["tokens"] / total
+        losses.append(loss.item() * share)
         parts.append(part)
-    size = place.accumulation
     assert losses
     assert len(losses) % size == 0
-    return [sum(losses[i : i + size]) / size for i in range(0, len(losses), size)], parts
+    return [sum(losses[i : i + size]) for i in range(0, len(losses), size)], parts
 
 
 def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, **how: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,23 @@ class Workshop:
     def axolotl(
         self, command: str, name: str, config: dict[str, Any], *arguments: str, **environment: str
     ) -> Run:
-        """An `axolotl` command on a configuration; `environment` replaces what this process has."""
+        """An `axolotl` command on a configuration."""
+        return self.command(["axolotl", command], name, config, *arguments, **environment)
+
+    def pact_train(
+        self, name: str, *arguments: str, environment: dict[str, str] | None = None, **changes: Any
+    ) -> Run:
+        """`pact-plugin train` on a configuration, by default without a launcher."""
+        words = [sys.executable, "-m", "pact_plugin.cli.main", "train"]
+        given = arguments or ("--launcher", "python")
+        return self.command(words, name, self.config(**changes), *given, **(environment or {}))
+
+    def command(
+        self, words: list[str], name: str, config: dict[str, Any], *arguments: str, **environment: str
+    ) -> Run:
+        """Any command on a configuration; `environment` replaces what this process has."""
         output = self.folder / name
-        file = self.folder / f"{name}-{command}.yml"
+        file = self.folder / f"{name}-{words[-1]}.yml"
         file.write_text(yaml.safe_dump(config | {"output_dir": str(output)}))
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
         base = {
@@ -140,7 +155,7 @@ class Workshop:
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
-            ["axolotl", command, str(file), *arguments],
+            [*words, str(file), *arguments],
             env=os.environ | base | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -149,6 +164,11 @@ class Workshop:
             check=False,
         )
         return Run(output, done.returncode, done.stdout)
+
+
+def loads_installed() -> bool:
+    """Whether this Axolotl loads installed plugins without a line, and stops at a listed one that fails to load."""
+    return any(point.value.startswith("axolotl.") for point in entry_points(group="axolotl.plugins"))
 
 
 def environment_without_plugin(folder: Path) -> Path:

@@ -16,6 +16,11 @@ from axolotl.integrations.base import BasePlugin
 
 
 class DumpPlugin(BasePlugin):
+    def register(self, cfg: Any) -> None:
+        if torch.version.cuda and not torch.cuda.is_available():
+            # Asked of several ranks; Axolotl knows the answer of a torch without CUDA, not of one without driver.
+            torch.cuda.can_device_access_peer = _no_cuda
+
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         if not torch.cuda.is_available():
             cfg.device_map = None  # with several ranks Axolotl asks for one accelerator each
@@ -46,8 +51,14 @@ class DumpPlugin(BasePlugin):
         decoder.register_forward_pre_hook(note)
 
 
+def _no_cuda(*args: Any) -> bool:
+    raise AssertionError("Torch not compiled with CUDA enabled")
+
+
 class OtherTrainerPlugin(BasePlugin):
     """Another plugin that brings a trainer class of its own, and a model that computes no logits in training."""
+
+    counts = True
 
     def get_trainer_cls(self, cfg: Any) -> type:
         from axolotl.core.trainers.base import AxolotlTrainer
@@ -66,13 +77,23 @@ class OtherTrainerPlugin(BasePlugin):
         forward = model.forward
 
         @functools.wraps(forward)  # Axolotl drops the columns that the signature does not name
-        def without_logits(*args: Any, labels: Any = None, **kwargs: Any) -> Any:
+        def without_logits(
+            *args: Any, labels: Any = None, num_items_in_batch: Any = None, **kwargs: Any
+        ) -> Any:
             if labels is None or not model.training:
                 return forward(*args, labels=labels, **kwargs)
             hidden = model.model(*args, **kwargs).last_hidden_state[:, :-1]
             targets = labels[:, 1:]
             kept = targets != -100
-            loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[kept]).float(), targets[kept])
-            return CausalLMOutputWithPast(loss=loss)
+            logits = model.lm_head(hidden[kept]).float()
+            loss = torch.nn.functional.cross_entropy(logits, targets[kept], reduction="sum")
+            named = num_items_in_batch if self.counts else None
+            return CausalLMOutputWithPast(loss=loss / (kept.sum() if named is None else named))
 
         model.forward = without_logits
+
+
+class IgnoringPlugin(OtherTrainerPlugin):
+    """Likewise, but the model divides by its own tokens, whatever denominator it is given."""
+
+    counts = False

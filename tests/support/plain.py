@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pact_plugin.config import Anchors
 from pact_plugin.judge import is_refusal
 
 
@@ -146,15 +147,29 @@ def micro_batch_loss(
     return total, parts
 
 
-def anchor_divergence(model: Any, aligned: Any, documents: Any, safety: Tensor) -> Tensor:
-    """Mean over the tokens of the documents' answers, each document given to the models by itself."""
+def anchor_divergence(
+    model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int | None = None
+) -> Tensor:
+    """Mean over the tokens of the documents' answers, each document given to the models by itself.
+
+    Args:
+        model: In training.
+        aligned: The reference.
+        documents: The anchors.
+        safety: The safety tokens.
+        top_k: Tokens of each position that the reference holds likeliest beside them; by default the setting's.
+    """
+    top_k = Anchors().top_k if top_k is None else top_k
     parts = []
     for document in documents:
         batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
         where = torch.from_numpy(document.columns) - 1
-        p = row_outputs(model, batch, 0)[0][where].softmax(-1)[:, safety]
+        every = row_outputs(model, batch, 0)[0][where].softmax(-1)
         with torch.no_grad():
-            p_ref = row_outputs(aligned, batch, 0)[0][where].softmax(-1)[:, safety]
+            every_ref = row_outputs(aligned, batch, 0)[0][where].softmax(-1)
+        others = every_ref.index_fill(1, safety, -1.0).argsort(dim=1, descending=True)[:, :top_k]
+        tokens = torch.cat([safety.expand(len(where), -1), others], 1)
+        p, p_ref = every.gather(1, tokens), every_ref.gather(1, tokens)
         r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
         parts.append((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log())
     return torch.cat(parts).mean()

@@ -1,6 +1,6 @@
-"""Runs of `SFTTrainer` on several ranks, each compared with a plain loop over what all ranks were given.
+"""Runs of `SFTTrainer` and `DPOTrainer` on several ranks, each compared with a plain loop over all ranks' batches.
 
-trainer_ranks.py FOLDER ddp|zero1|zero2. The settings are the default's, but for the safety tokens. For
+trainer_ranks.py FOLDER ddp|zero1|zero2|zero3|dpo. The settings are the default's, but for the safety tokens. For
 test_trainer_ranks.py.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,19 @@ import pytest
 import torch
 from both import Recording, anchors_of, probe_of
 from leaving import leave
-from peft import get_peft_model
+from peft import get_peft_model, get_peft_model_state_dict
 from plain_run import Plain
-from sft import TOKENS, completions, lora, sft_trainer, train_logs
+from preferences import CONFIG as PREFERENCES
+from preferences import PlainPreferences, dpo_loss, dpo_trainer, lora_of_dpo
+from safetensors.torch import load_file
+from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer, train_logs
 from tiny import tiny_model
 from torch import Tensor, distributed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 import pact_plugin as pact
+from pact_plugin.errors import ModelStructureError, ReferenceModelError
+from pact_plugin.model.ranks import gathered, is_partitioned
 from pact_plugin.run.verify import verify_run
 
 CONFIG = pact.PactConfig(safety_tokens=TOKENS)
@@ -41,6 +48,8 @@ class Case:
     train: str
     checkpointing: bool | None = None
     """Whether it is reentrant; None where there is none."""
+    loaded: bool = False
+    """Whether the trainer loads the model, which ZeRO 3 then partitions before the constraint sees it."""
 
     def settings(self, mode: str) -> dict[str, Any]:
         found = SETTINGS | MODES[mode]
@@ -69,24 +78,32 @@ MODES: dict[str, dict[str, Any]] = {
     "ddp": {},
     "zero1": deepspeed(1),
     "zero2": deepspeed(2),
+    "zero3": deepspeed(3),
+    "dpo": {},
 }
 
 
 def cases(mode: str) -> list[Case]:
     kinds = itertools.product(("lora", "full"), (None, True))
-    return [Case(train, checkpointing) for train, checkpointing in kinds]
-
-
-def whole(parameter: Tensor) -> Tensor:
-    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    found = [Case(train, checkpointing) for train, checkpointing in kinds]
+    return [*found, *(Case(train, loaded=True) for train in ("lora", "full"))] if mode == "zero3" else found
 
 
 def weights(model: Any) -> dict[str, Tensor]:
-    return {
-        name: whole(parameter.detach()).clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    with gathered(model):
+        return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def build(case: Case, mode: str, folder: Path, **settings: Any) -> Any:
+    model = None
+    if case.loaded:
+        model = str(folder / "model")
+        tiny_model().save_pretrained(model)
+        TOKENIZER.save_pretrained(model)
+        distributed.barrier()  # a trainer before has begun the group
+    peft = lora() if case.train == "lora" else None
+    data = completions(36)
+    return sft_trainer(folder, model=model, peft=peft, data=data, **(case.settings(mode) | settings))
 
 
 def of_all_ranks(value: Any) -> list[Any]:
@@ -96,11 +113,12 @@ def of_all_ranks(value: Any) -> list[Any]:
 
 
 def compare(case: Case, mode: str, folder: Path) -> None:
-    trainer = sft_trainer(
-        folder, peft=lora() if case.train == "lora" else None, data=completions(36), **case.settings(mode)
-    )
+    trainer = build(case, mode, folder)
+    assert is_partitioned(trainer.model) == case.loaded
+    unset_hf_deepspeed_config()  # else every model from here on is partitioned
     twin = get_peft_model(tiny_model(), lora()) if case.train == "lora" else tiny_model()
-    twin.load_state_dict(trainer.model.state_dict())
+    with gathered(trainer.model):
+        twin.load_state_dict(trainer.model.state_dict())
     pact.attach(trainer, CONFIG)
     recording = Recording(trainer)
     trainer.train()
@@ -133,9 +151,88 @@ def compare(case: Case, mode: str, folder: Path) -> None:
         assert "3 steps" in verify_run(folder)
 
 
+def resume(mode: str, folder: Path) -> None:
+    """A run that goes on after its second step ends where the other one has ended."""
+    found = []
+    for checkpoint in (None, str(folder / "checkpoint-2")):
+        trainer = build(Case("lora"), mode, folder, save_strategy="steps", save_steps=2)
+        unset_hf_deepspeed_config()
+        pact.attach(trainer, CONFIG)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(str(folder / "saved"))
+        found.append((train_logs(trainer)[-1], weights(trainer.model)))
+    (log, before), (resumed, after) = found
+    assert resumed["loss"] == pytest.approx(log["loss"], abs=1e-6)
+    assert resumed["pact/anchor_divergence"] == pytest.approx(log["pact/anchor_divergence"], rel=1e-4)
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-6, rtol=1e-5)
+    distributed.barrier()
+    assert "3 steps" in verify_run(folder)
+    saved = load_file(folder / "saved" / "adapter_model.safetensors")
+    ours = get_peft_model_state_dict(twin_with(after))
+    assert set(saved) == set(ours)
+    for name, weight in ours.items():
+        torch.testing.assert_close(saved[name], weight)
+
+
+def twin_with(trained: dict[str, Tensor]) -> Any:
+    twin = get_peft_model(tiny_model(), lora())
+    twin.load_state_dict(trained, strict=False)
+    return twin
+
+
+def refused(mode: str, folder: Path) -> None:
+    """Single rows of a head in training, and a second model, cannot be had in pieces."""
+    published = {"easing": False, "anchors": False, "advanced": {"published": True}}
+    trainer = build(Case("full"), mode, folder)
+    unset_hf_deepspeed_config()
+    pact.attach(trainer, pact.PactConfig(safety_tokens=TOKENS, **published))
+    with pytest.raises(ModelStructureError, match=r"^deepspeed: single rows .*ZeRO stage 3"):
+        trainer.train()
+    trainer = build(Case("full", loaded=True), mode, folder / "loaded")
+    with pytest.raises(ReferenceModelError, match=r"^reference=.*reference: auto"):
+        pact.attach(trainer, {"safety_tokens": TOKENS, "reference": str(folder / "loaded" / "model")})
+    unset_hf_deepspeed_config()
+
+
+def compare_preferences(case: Case, mode: str, folder: Path) -> None:
+    adapter = {"peft": lora_of_dpo()} if case.train == "lora" else {}
+    trainer = dpo_trainer(folder, rows=36, **adapter, **case.settings(mode))
+    twin = get_peft_model(tiny_model(), lora_of_dpo()) if case.train == "lora" else tiny_model()
+    twin.load_state_dict(trainer.model.state_dict())
+    pact.attach(trainer, PREFERENCES)
+    recording = Recording(trainer)
+    trainer.train()
+    size, batches = SETTINGS["gradient_accumulation_steps"], of_all_ranks(recording.batches)
+    task = partial(dpo_loss, reference=tiny_model())
+    plain = PlainPreferences(task, PREFERENCES.weight, tiny_model(), anchors_of(trainer))
+    trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=SETTINGS["learning_rate"])
+    logs = train_logs(trainer)
+    for step, log in enumerate(logs, 1):
+        parts = [one[(step - 1) * size : step * size] for one in batches]
+        loss, divergence = plain.step(twin, parts, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert log["loss"] == pytest.approx(loss.item(), abs=1e-5)
+        assert log["pact/anchor_divergence"] == pytest.approx(divergence, rel=1e-3, abs=1e-6)
+    assert logs[-1]["pact/anchor_divergence"] > 5e-6
+    for weight, expected in zip(weights(trainer.model).values(), trained, strict=True):
+        torch.testing.assert_close(weight, expected.detach(), atol=1e-5, rtol=1e-5)
+    print(case, trainer._pact_ahead, logs[-1]["loss"], flush=True)
+    distributed.barrier()
+    if distributed.get_rank() == 0:
+        assert "3 steps" in verify_run(folder)
+
+
 def main(folder: Path, mode: str) -> None:
+    if mode in ("zero2", "zero3"):
+        resume(mode, folder / "resumed")
+    if mode == "zero3":
+        refused(mode, folder / "refused")
     for number, case in enumerate(cases(mode)):
-        compare(case, mode, folder / str(number))
+        (compare_preferences if mode == "dpo" else compare)(case, mode, folder / str(number))
     leave()
 
 

@@ -41,7 +41,6 @@ def test_every_reason_is_given(workshop):
         model="./nowhere",
         loss_scale="hermes",
         sequence_parallel_size=2,
-        deepspeed="zero3",
         leraning_rate=3,
         resume_from_checkpoint=str(workshop.folder),
     )
@@ -51,7 +50,7 @@ def test_every_reason_is_given(workshop):
     assert answer["constrained"] is False
     remedies = {one["key"]: one["remedy"] for one in answer["findings"]}
     assert set(remedies) == {
-        *("leraning_rate", "model", "loss_scale", "sequence_parallel_size", "deepspeed"),
+        *("leraning_rate", "model", "loss_scale", "sequence_parallel_size"),
         *("resume_from_checkpoint", "pact.safety_tokens"),
     }
     assert "`learning_rate`" in remedies["leraning_rate"]

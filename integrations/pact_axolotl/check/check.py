@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
+from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Finding, Report
 from pact_axolotl.check.resumption import resumption_problems
+from pact_axolotl.check.sharding import fsdp1, fsdp_version, sharding
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
-from pact_axolotl.check.zero3 import is_zero3
+from pact_axolotl.settings import PREFERENCES
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 
@@ -38,30 +40,38 @@ def check(config: Path, *, python: str | None = None) -> Report:
     report.find(config_file.repeated_keys(config))
     misspelt = list(config_file.misspelt_keys(cfg))
     report.find(misspelt)
-    report.find(config_file.switched_off(cfg, misspelt))
+    misplaced = list(config_file.misplaced_keys(cfg))
+    report.find(misplaced)
+    report.find(config_file.switched_off(cfg, [*misspelt, *misplaced]))
     if cfg.get("pact") is False:
         return report
-    axolotl = _environment(report, python)
+    axolotl = _environment(report, cfg, python)
+    # Where the package is missing, installing it is enough.
     installed = axolotl is not None and axolotl.loads_installed
-    report.find(config_file.plugin_problems(cfg, loads_installed=installed))
+    needs_line = axolotl is None or (axolotl.needs_line and not (installed and axolotl.plugin is None))
+    report.find(config_file.plugin_problems(cfg, loads_installed=not needs_line))
     if installed and not config_file.has_plugin(cfg, loads_installed=True):
         report.notes.append(
-            "This Axolotl loads installed plugins; releases before 0.21 need the line `plugins:`"
+            "This Axolotl loads installed plugins, but trains on without one that fails to load: the line "
+            f"`plugins: [{config_file.PLUGIN}]` makes it stop, and `pact-plugin train` verifies the run"
         )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
     report.find(loading.missing_folders(cfg))
     settings, _ = valid_settings(cfg)
     device = _as_axolotl_reads(config, axolotl, settings, report)
+    if device is not None:
+        report.find(flex_attention_problems(cfg, device))
     if settings is not None:
         check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)
+        _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)
         report.find(resumption_problems(cfg, settings))
     return report
 
 
-def _environment(report: Report, python: str | None) -> environment.Axolotl | None:
+def _environment(report: Report, cfg: Mapping[str, Any], python: str | None) -> environment.Axolotl | None:
     """The Axolotl that would train, where there is one that could."""
     try:
         found = environment.find_axolotl(python)
@@ -78,7 +88,7 @@ def _environment(report: Report, python: str | None) -> environment.Axolotl | No
         return None
     report.notes.append(f"Axolotl {found.version} of {found.python}")
     try:
-        environment.require_plugin(found)
+        environment.require_plugin(found, listed=config_file.has_plugin(cfg, loads_installed=True))
     except AdapterError as error:
         report.find([error])
     return found
@@ -129,22 +139,32 @@ def _check_reference(
         return
     if settings.reference != "auto":
         report.find(other_tokenizer(cfg, settings, report), block=True)
-    sharding = reference_plan.sharding(cfg)
     try:
-        if is_zero3(cfg):  # reported already
-            return
+        sharded = sharding(cfg)
         report.reference = plan = reference_plan.measured(plan, cfg, device)
     except ConfigError as error:
         report.find([error])
         return
     except loading.NotAvailableError as error:
         report.unchecked.append(f"how much memory the reference needs, as {error}")
-    if sharding is None:
+    if sharded is None:
         report.find(reference_plan.too_large(plan, settings), block=True)
     elif settings.reference != "auto":
         report.unchecked.append(
-            f"whether the reference fits, as `{sharding}` shards the model, but every process loads the reference whole"
+            f"whether the reference fits, as `{sharded}` shards the model, but every process loads the reference whole"
         )
+
+
+def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: Report) -> None:
+    """Without a version, FSDP is the first before Axolotl 0.21."""
+    if not any(cfg.get(key) for key in ("fsdp", "fsdp_config")) or fsdp_version(cfg) is not None:
+        return
+    if axolotl is None:
+        report.notes.append(
+            "Before Axolotl 0.21 FSDP needs `fsdp_version: 2`; as it is the run would stop there"
+        )
+    elif axolotl.is_before_0_21:
+        report.find([fsdp1(cfg)])
 
 
 def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
@@ -155,13 +175,9 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
     if not prompts:
         return
     assert settings.anchors is not None
+    if cfg.get("rl") == PREFERENCES:
+        report.notes.append("Anchors alone: preferences have no next-token labels that could be eased")
     report.notes.append(
         f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
         "aligned model answers as it should when training starts"
     )
-    options = cfg.get("gradient_checkpointing_kwargs") or {}
-    if cfg.get("gradient_checkpointing") and options.get("use_reentrant", True):  # as Axolotl has it
-        report.notes.append(
-            "On several GPUs, anchors need `gradient_checkpointing_kwargs: {use_reentrant: false}`; as it is the run "
-            "would stop"
-        )

@@ -14,7 +14,6 @@ from pact_axolotl.settings import PLUGIN
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError
 
-_PATHS = (PLUGIN, "pact_axolotl.plugin.PactPlugin")
 _WATCHED = ("pact", "plugins")
 
 
@@ -61,13 +60,19 @@ def repeated_keys(path: Path) -> Iterator[PactError]:
             )
 
 
-def misspelt_keys(cfg: Mapping[str, Any]) -> Iterator[PactError]:
-    """Keys beside `pact` that were meant to be `pact`, or settings of it; Axolotl drops keys that it does not know."""
-    inside = set(PactConfig.model_fields)
+def misspelt_keys(cfg: Mapping[str, Any], *, asked: bool = True) -> Iterator[PactError]:
+    """Keys beside `pact` that were meant to be `pact`, or settings of it; Axolotl drops keys that it does not know.
+
+    Args:
+        cfg: The configuration.
+        asked: Whether PACT is asked for in another way. If not, a key named like `pact` counts only with a value that
+            `pact` could have, and one named like a setting is none.
+    """
+    inside = set(PactConfig.model_fields) if asked else set()
     for key in map(str, cfg):
         if key in _WATCHED:
             continue
-        if _near_pact(key):
+        if _near_pact(key) and (asked or cfg.get(key) is True or isinstance(cfg.get(key), Mapping)):
             yield ConfigError(
                 "Axolotl does not know this key and drops it",
                 key=key,
@@ -81,6 +86,17 @@ def misspelt_keys(cfg: Mapping[str, Any]) -> Iterator[PactError]:
                 value=cfg.get(key),
                 remedy=f"Indent it below `pact:`, as `pact: {{{key}: ...}}`.",
             )
+
+
+def misplaced_keys(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """`pact` below another key, where Axolotl drops it or reads something else."""
+    for place, value in _below(cfg):
+        yield ConfigError(
+            "it stands below another key, where Axolotl drops it",
+            key=place,
+            value=value if isinstance(value, bool) else None,
+            remedy="Move it to the outermost level, without indentation.",
+        )
 
 
 def switched_off(cfg: Mapping[str, Any], misspelt: Iterable[PactError] = ()) -> Iterator[PactError]:
@@ -137,10 +153,10 @@ def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterato
 
 
 def has_plugin(cfg: Mapping[str, Any], *, loads_installed: bool = False) -> bool:
-    """Whether `plugins:` lists PACT's plugin; newer releases of Axolotl also read `module:Class`."""
+    """Whether `plugins:` lists PACT's plugin; from 0.21 on Axolotl also reads `module:Class`."""
     plugins = cfg.get("plugins")
     entries = plugins if isinstance(plugins, list) else []
-    return any((str(one).replace(":", ".") if loads_installed else one) in _PATHS for one in entries)
+    return any((str(one).replace(":", ".") if loads_installed else one) == PLUGIN for one in entries)
 
 
 def with_known_plugin(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -156,10 +172,21 @@ def _near_pact(key: str) -> bool:
     return plain.startswith("pact") or difflib.SequenceMatcher(None, plain, "pact").ratio() >= 0.75
 
 
+def _below(block: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `pact` below the outermost level, with its place."""
+    pairs = block.items() if isinstance(block, Mapping) else []
+    for key, value in [*pairs, *(enumerate(block) if isinstance(block, list) else [])]:
+        here = f"{place}.{key}" if place else str(key)
+        if place and str(key).casefold() == "pact":
+            yield here, value
+        elif here != "pact":
+            yield from _below(value, here)
+
+
 def _near_plugin(entry: str) -> bool:
     parts = entry.casefold().replace(":", ".").split(".")
     return any(part.startswith("pact") for part in parts) or bool(
-        difflib.get_close_matches(entry, _PATHS, n=1, cutoff=0.75)
+        difflib.get_close_matches(entry, [PLUGIN], n=1, cutoff=0.75)
     )
 
 

@@ -16,6 +16,9 @@ from typing import Any
 
 from pact_plugin.errors import AdapterError
 
+_LAUNCHER = "accelerate"
+"""What `axolotl train` calls by default, found on the path."""
+
 _QUESTION = """
 import importlib.metadata as metadata, importlib.util as util, json, sys
 sys.path = [folder for folder in sys.path if folder]
@@ -25,12 +28,13 @@ def version(package, distribution):
         return metadata.version(distribution) if found and found.origin else None
     except metadata.PackageNotFoundError:
         return "of unknown version"
-plugins = metadata.entry_points(group="axolotl.plugins")
+plugins = {point.value.split(".")[0].split(":")[0] for point in metadata.entry_points(group="axolotl.plugins")}
 print(json.dumps({
     "python": sys.executable,
     "version": version("axolotl", "axolotl"),
     "plugin": version("pact_axolotl", "pact-plugin"),
-    "loads_installed": {"axolotl", "pact_axolotl"} <= {point.value.split(".")[0].split(":")[0] for point in plugins},
+    "loads_installed": "axolotl" in plugins,
+    "registered": "pact_axolotl" in plugins,
 }))
 """
 """Asked without importing Axolotl. A release that loads installed plugins registers its own in the same way."""
@@ -44,13 +48,26 @@ class Axolotl:
         python: Its interpreter.
         version: Its version.
         plugin: The version of pact-plugin that its interpreter can import; None where it cannot.
-        loads_installed: Whether it loads PACT's plugin without a line under `plugins:`.
+        loads_installed: Whether it loads installed plugins without a line under `plugins:` (0.21 and newer do).
+        registered: Whether PACT's plugin is installed as one.
     """
 
     python: str
     version: str
     plugin: str | None
     loads_installed: bool
+    registered: bool
+
+    @property
+    def needs_line(self) -> bool:
+        """Whether PACT's plugin is not loaded without a line under `plugins:`."""
+        return not (self.loads_installed and self.registered)
+
+    @property
+    def is_before_0_21(self) -> bool:
+        """Whether FSDP is its first version unless that is set."""
+        found = re.match(r"(\d+)\.(\d+)", self.version)
+        return found is not None and (int(found[1]), int(found[2])) < (0, 21)
 
 
 class UnknownInterpreterError(Exception):
@@ -87,14 +104,42 @@ def find_axolotl(python: str | None = None) -> Axolotl | None:
     return found
 
 
-def require_plugin(axolotl: Axolotl) -> None:
-    """Raise `AdapterError` where Axolotl's interpreter cannot import the plugin."""
+def require_plugin(axolotl: Axolotl, *, listed: bool) -> None:
+    """Refuse an environment in which the plugin cannot be imported by what trains.
+
+    Args:
+        axolotl: The Axolotl that would train.
+        listed: Whether the configuration lists the plugin.
+
+    Raises:
+        AdapterError: Axolotl's interpreter, or that of the launcher that it calls, has no plugin.
+    """
     if axolotl.plugin is None:
+        stops = axolotl.loads_installed and listed
         raise AdapterError(
-            "Axolotl's environment has no pact-plugin: Axolotl would log that and train on, unconstrained",
+            "Axolotl's environment has no pact-plugin: Axolotl would "
+            + ("stop" if stops else "drop `pact` and train on, unconstrained"),
             key="pact-plugin",
-            remedy=f"{axolotl.python} -m pip install 'pact-plugin[axolotl]'",
+            remedy=_install(axolotl.python),
         )
+    launcher = shutil.which(_LAUNCHER)
+    if launcher is None or _interpreter(Path(launcher)) == axolotl.python:
+        return
+    try:
+        other = _ask(_interpreter(Path(launcher)))
+    except (OSError, ValueError, subprocess.SubprocessError):  # a wrapper, which may know where to go
+        return
+    if other is None or other.plugin is None:
+        raise AdapterError(
+            f"`axolotl train` calls this launcher, whose environment has no {'pact-plugin' if other else 'Axolotl'}",
+            key=_LAUNCHER,
+            value=launcher,
+            remedy=f"Put {Path(axolotl.python).parent} first on PATH.",
+        )
+
+
+def _install(python: str) -> str:
+    return f"{python} -m pip install 'pact-plugin[axolotl]'"
 
 
 def ask_axolotl(axolotl: Axolotl, config: Path, timeout: float = 300) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 _GIB = 2**30
+_CPU = "CPU"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Device:
     def as_json(self) -> dict[str, Any]:
         """The fields as plain values."""
         return asdict(self)
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is no accelerator."""
+        return self.name == _CPU
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ def device() -> Device:
         return Device(torch.cuda.get_device_name(), free)
     import psutil  # type: ignore[import-untyped]  # comes with accelerate, without which no Trainer runs
 
-    return Device("CPU", psutil.virtual_memory().available)
+    return Device(_CPU, psutil.virtual_memory().available)
 
 
 def size(config: Any, unfrozen: list[str] | None = None, *, trust_remote_code: bool = False) -> Size:

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_axolotl.check import sharding
 from pact_axolotl.check.data import unreadable
-from pact_axolotl.check.zero3 import partitioned
-from pact_axolotl.settings import plain, settings
+from pact_axolotl.settings import PREFERENCES, plain, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.hooks.manager import offered
@@ -26,7 +26,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     if config is None:
         return
     yield from _other_losses(cfg)
-    yield from partitioned(cfg)
+    yield from sharding.unreadable(cfg, config)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
     yield from _shared_inputs(cfg, config)
@@ -102,8 +102,13 @@ class _ManyRanks(_OtherLoss):
         return isinstance(size, int) and size > 1
 
 
+class _OtherLearning(_OtherLoss):
+    def asked_for(self, value: Any) -> bool:
+        return super().asked_for(value) and value != PREFERENCES
+
+
 _OTHER_LOSSES = (
-    _OtherLoss("rl", "reinforcement and preference learning have no next-token loss"),
+    _OtherLearning("rl", "of reinforcement and preference learning only `dpo` is held"),
     _OtherLoss("reward_model", "a reward model has no next-token loss"),
     _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
     _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
@@ -119,6 +124,9 @@ _OTHER_LOSSES = (
 _SWITCHES = ("easing", "anchors", "hold_data")
 
 _REWEIGHTED = ("use_eaft", "use_dft")
+
+_MIXLORA = "mixlora"
+"""The adapter of Axolotl 0.21 that puts experts, and a router with a loss of its own, into the model."""
 
 
 def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -153,6 +161,13 @@ def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[P
             value=cfg["relora"],
             remedy=f"Remove `relora`, or {named}.",
         )
+    if cfg.get("adapter") == _MIXLORA:
+        yield AdapterError(
+            "its experts stay on when the adapter is switched off, so that the model would be no reference",
+            key="adapter",
+            value=_MIXLORA,
+            remedy=f"Use `adapter: lora`, or {named}.",
+        )
     data = unreadable(cfg)
     if cfg.get("lisa_n_layers") and data is not None and config.asks_at_responses:
         yield AdapterError(
@@ -174,6 +189,13 @@ def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactEr
                 value=cfg[key],
                 remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
             )
+    if cfg.get("adapter") == _MIXLORA:
+        yield AdapterError(
+            "it adds its routers' loss to the cross-entropy, but easing needs a plain one",
+            key="adapter",
+            value=_MIXLORA,
+            remedy="Use `adapter: lora`, or set `pact: {easing: false}`.",
+        )
 
 
 def _shared_inputs(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pact_axolotl.check import loading, memory
 from pact_axolotl.check.data import unreadable
+from pact_axolotl.check.sharding import sharding
+from pact_axolotl.settings import output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
@@ -56,9 +58,8 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     """
     state, start = _adapter(cfg)
     key = unreadable(cfg)
-    output = str(cfg.get("output_dir") or "./model-out")
     data = Data(
-        folder=config.advanced.store or str(Path(output) / "_pact_store"),
+        folder=config.advanced.store or str(output_of(cfg) / "_pact_store"),
         obstacle=None if key is None else f"`{key}` data cannot be read before training",
         sharded=sharding(cfg),
     )
@@ -173,8 +174,3 @@ def too_large(plan: ReferencePlan, config: PactConfig) -> Iterator[PactError]:
         value=config.reference,
         remedy=remedy,
     )
-
-
-def sharding(cfg: Mapping[str, Any]) -> str | None:
-    """The key that shards the parameters over devices: FSDP's."""
-    return next((key for key in ("fsdp", "fsdp_config") if cfg.get(key)), None)

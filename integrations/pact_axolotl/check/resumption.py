@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_axolotl.settings import output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReceiptError
 from pact_plugin.run.receipt import Receipt, differing
@@ -20,7 +21,7 @@ def checkpoint_of(cfg: Mapping[str, Any]) -> Path | None:
         return None
     found = {
         int(path.name.split("-")[-1]): path
-        for path in Path(str(cfg.get("output_dir") or "./model-out")).glob("checkpoint-*")
+        for path in output_of(cfg).glob("checkpoint-*")
         if path.name.split("-")[-1].isdigit()
     }
     return found[max(found)] if found else None

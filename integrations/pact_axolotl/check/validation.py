@@ -39,9 +39,11 @@ def _validated(content: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:
         prepare_plugins(cfg)
         kept = validate_config(cfg).get("pact")
     except PactError as error:  # it hides what Axolotl finds beside it
-        rest = {**content, "pact": False}
         own = {"key": error.key, "value": error.value, "problem": error.problem, "remedy": error.remedy}
-        return [own, *(_validated(rest)[0] if content.get("pact") else [])], None
+        rest = {**content, "pact": False}
+        if rest == content:  # a misspelt key, which is refused without a `pact` as well
+            rest = {key: value for key, value in content.items() if key != error.key}
+        return [own, *(_validated(rest)[0] if rest != content else [])], None
     except ValidationError as error:
         return [_problem(one) for one in error.errors()], None
     return [], kept.to_dict() if isinstance(kept, DictDefault) else kept

@@ -130,9 +130,11 @@ def test_a_table_and_an_adapter_need_no_memory(changes):
 ZERO3 = {"zero_optimization": {"stage": 3}}
 
 
-@pytest.mark.parametrize("sharded", [{"fsdp_config": {"version": 2}}, {"fsdp": ["full_shard"]}], ids=str)
+@pytest.mark.parametrize(
+    "sharded", [{"fsdp_config": {"version": 2}}, {"fsdp": ["full_shard"], "fsdp_version": 2}], ids=str
+)
 def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
-    (key,) = sharded
+    key = next(iter(sharded))
     text = found(checked(config(**sharded, **STREAMING)))[key]
     assert "a copy of the parameters, which are sharded, cannot serve as the reference" in text
     assert "Write `pact: {reference: ./model}`, or remove `streaming`." in text
@@ -144,13 +146,20 @@ def test_a_copy_is_no_reference_where_parameters_are_sharded(sharded):
 
 
 @pytest.mark.parametrize("deepspeed", ["zero3.json", ZERO3], ids=str)
-@pytest.mark.parametrize("changes", [{}, STREAMING, LORA, LARGE], ids=str)
-def test_zero_stage_3_is_refused_whatever_the_reference(deepspeed, changes):
+def test_zero_stage_3_shards_the_parameters(deepspeed):
     Path("zero3.json").write_text(json.dumps(ZERO3))
-    (item,) = found(checked(config(deepspeed=deepspeed, **changes))).items()
-    assert item[0] == "deepspeed"
-    assert "ZeRO stage 3 keeps parameters empty" in item[1]
-    assert "Use ZeRO stage 2, or FSDP2." in item[1]
+    sharded = {"deepspeed": deepspeed}
+    assert checked(config(**sharded)).reference.kind == "table"
+    assert checked(config(**sharded, **LARGE)).constrained
+    assert checked(config(**sharded, **LORA, **STREAMING)).constrained
+    text = found(checked(config(**sharded, **STREAMING)))["deepspeed"]
+    assert "a copy of the parameters, which are sharded, cannot serve as the reference" in text
+    named = found(checked(config(**LARGE, **sharded, pact={"reference": "./large"})))
+    assert "partitions a second model" in named["pact.reference"]
+    published = {"easing": False, "anchors": False, "advanced": {"published": True}}
+    rows = found(checked(config(**sharded, pact=published)))
+    assert "single rows of a head in training" in rows["pact.advanced.published"]
+    assert checked(config(**sharded, **LORA, pact=published)).constrained
 
 
 def test_deepspeed_without_sharded_parameters_is_measured():

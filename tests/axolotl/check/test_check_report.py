@@ -83,23 +83,30 @@ def test_a_file_of_anchors_is_read(tmp_path):
     assert "cannot be read" in found(gone)["pact.anchors.prompts"]
 
 
+FSDP = {"fsdp_config": {"transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "noted"),
+    ("changes", "refused"),
     [
-        ({}, True),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": True}}, True),
-        ({"gradient_checkpointing_kwargs": {"use_reentrant": False}}, False),
-        ({"gradient_checkpointing": False}, False),
-        ({"pact": {"anchors": False}}, False),
+        ({"fsdp_version": 1}, True),
+        ({"fsdp_config": {"version": 1}}, True),
+        ({"fsdp_version": 2}, False),
+        ({"fsdp_config": {"version": 2}}, False),
     ],
     ids=str,
 )
-def test_reentrant_checkpointing_is_noted(changes, noted):
-    report = checked(config(**({"gradient_checkpointing": True} | changes)))
-    assert report.constrained  # on one GPU it is
-    notes = [note for note in report.notes if "gradient_checkpointing_kwargs: {use_reentrant: false}" in note]
-    assert len(notes) == noted
-    assert all(note.startswith("On several GPUs") and note.endswith("the run would stop") for note in notes)
+def test_the_first_fsdp_is_refused(changes, refused):
+    report = checked(config(**(FSDP | changes)))
+    assert report.constrained is not refused
+    if refused:
+        assert "`fsdp_version: 2`" in found(report)["fsdp_version"]
+
+
+def test_fsdp_without_a_version_is_noted():
+    """What it then is depends on Axolotl's release, which is not known here."""
+    report = checked(config(**FSDP))
+    assert any("Before Axolotl 0.21 FSDP needs `fsdp_version: 2`" in note for note in report.notes)
 
 
 # --- going on from a checkpoint ---
@@ -186,14 +193,23 @@ def test_the_summary_of_a_good_run():
     assert "Not checked: whether Axolotl's environment has pact-plugin" in output
 
 
+@pytest.mark.parametrize("changes", [{}, LORA], ids=["full", "lora"])
+def test_preferences_have_anchors_alone(changes):
+    report = checked(config(rl="dpo", **changes))
+    assert report.constrained
+    assert report.reference.kind == "start"
+    assert sum(note.startswith("Anchors alone") for note in report.notes) == 1
+    assert not [note for note in checked(config(**changes)).notes if "alone" in note]
+
+
 def test_findings_are_readable_at_80_columns_with_whole_paths(tmp_path):
     path = f"/nowhere/{'long/' * 20}tokens.safetensors"
-    Path("config.yml").write_text(yaml.safe_dump(config(pact={"safety_tokens": path}, rl="dpo")))
+    Path("config.yml").write_text(yaml.safe_dump(config(pact={"safety_tokens": path}, rl="ipo")))
     status, output = run("config.yml")
     assert status == 1
     lines = output.splitlines()
     assert [line for line in lines if len(line) > 80] == [f"  {path}"]
-    assert "✗ rl: dpo" in lines
+    assert "✗ rl: ipo" in lines
     assert "  → Remove `rl`, or set `pact: false`." in lines
     assert "2 reasons" in output
 

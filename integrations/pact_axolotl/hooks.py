@@ -1,0 +1,76 @@
+"""What the hooks of the plugin do. Imported when Axolotl calls one, so that what is missing stops the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
+from pact_axolotl.check.devices import require_flex_attention
+from pact_axolotl.check.problems import configured_tokens, require_constrainable
+from pact_axolotl.settings import configured, resumed, settings
+
+_LOG = logging.getLogger("axolotl.pact")
+
+
+def register(cfg: Mapping[str, Any]) -> None:
+    """Refuse a configuration as read from its file, where its run would fail or would not be constrained.
+
+    Raises:
+        PactError: Names the key to change.
+    """
+    listed = has_plugin(cfg, loads_installed=True)
+    for error in (*misspelt_keys(cfg, asked=listed or "pact" in cfg), *misplaced_keys(cfg)):
+        raise error
+    require_constrainable(cfg)
+    if settings(cfg) is None and listed:
+        _log(logging.WARNING, "PACT: `pact` is off, so this run is NOT constrained.")
+
+
+def before_the_data(cfg: Any) -> None:
+    """Refuse a token file of another tokenizer, and attention that cannot be trained on this device.
+
+    Raises:
+        PactError: Names the key to change.
+    """
+    config = settings(cfg)
+    if config is None:
+        return
+    require_flex_attention(cfg)
+    tokens = configured_tokens(config)
+    if tokens is not None:
+        from axolotl.loaders import load_tokenizer
+
+        tokens.check(load_tokenizer(cfg))
+
+
+def constrain(cfg: Any, trainer: Any) -> None:
+    """Put the constraint into a trainer.
+
+    Raises:
+        PactError: The trainer, the model, the safety tokens and the reference do not fit.
+    """
+    config = configured(cfg)
+    if config is None:
+        return
+    from axolotl.utils.train import determine_last_checkpoint
+
+    from pact_plugin.assemble import attach
+
+    config = resumed(config, determine_last_checkpoint(cfg))
+    if config.safety_tokens is None:
+        _log(
+            logging.INFO,
+            "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes.",
+        )
+    attach(trainer, config)
+    begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
+    _log(logging.INFO, f"PACT: {begins}; {trainer.pact.record.receipt}")
+
+
+def _log(level: int, message: str) -> None:
+    """Once for all ranks, by the standard library: Axolotl's own helper may move."""
+    if os.environ.get("RANK", "0") == "0":
+        _LOG.log(level, message)

@@ -1,0 +1,101 @@
+"""Measures once what the model divides its loss by: easing takes back a part with the denominator that was given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from pact_plugin.data.positions import IGNORED
+from pact_plugin.model.head import language_head
+from pact_plugin.model.task_loss import require_denominator, summed_loss
+from pact_plugin.model.wrappers import is_compiled, unwrap
+
+
+class CheckDenominator(TrainerCallback):
+    """Compares the loss of every micro-batch of the first step with the sum over its labels, where easing is on.
+
+    A loss that the trainer computes outside of the model is the trainer's own, and is not measured.
+
+    Args:
+        trainer: The constrained trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer, self._begun = trainer, False
+        self._handles: list[Any] = []
+        self._targets: Tensor | None = None
+        self._hidden: Tensor | None = None
+        self._summed: tuple[float, int] | None = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch the model from the first micro-batch on."""
+        eased = self._trainer.pact.config.eases and getattr(args, "loss_type", None) != "dft"
+        if self._begun or not eased:
+            return
+        self._begun = True
+        # Outside of the wrappers, so that nothing but the hidden states is looked at inside of a compiled model.
+        model: nn.Module = self._trainer.model_wrapped
+        self._head = language_head(self._trainer.model)
+        self._later = is_compiled(model)
+        self._handles = [
+            model.register_forward_pre_hook(self._enter, with_kwargs=True),
+            self._head.decoder.register_forward_hook(self._see),
+            model.register_forward_hook(self._compare, with_kwargs=True),
+        ]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _enter(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._targets = self._hidden = self._summed = None
+        if model.training:
+            self._targets = _targets(kwargs)
+
+    def _see(self, decoder: nn.Module, args: Any, output: Any) -> None:
+        if self._later:
+            self._hidden = output.last_hidden_state
+        elif self._targets is not None and self._summed is None:
+            # At once: a head that is spread over ranks is whole inside of the model alone.
+            self._summed = summed_loss(self._head, output.last_hidden_state, self._targets)
+
+    def _compare(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        loss = getattr(output, "loss", None)
+        if self._targets is None or loss is None:
+            return
+        if self._later and self._hidden is not None:
+            self._summed = summed_loss(self._head, self._hidden, self._targets)
+        if self._summed is None or self._summed[1] == 0:
+            return
+        named = kwargs.get("num_items_in_batch")
+        own = loss.item() - _router_loss(self._trainer.model, output)
+        require_denominator(own, *self._summed, None if named is None else int(named))
+
+
+def _targets(kwargs: dict[str, Any]) -> Tensor | None:
+    """[B, T] the label that each position predicts; of a trainer that keeps only some logits, none elsewhere."""
+    if kwargs.get("shift_labels") is not None:
+        return kwargs["shift_labels"]
+    labels = kwargs.get("labels")
+    if labels is None:
+        return None
+    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    kept, ids = kwargs.get("logits_to_keep"), kwargs.get("input_ids")
+    if ids is None or targets.shape == ids.shape:
+        return targets
+    whole = torch.full_like(ids, IGNORED)
+    # Which positions, or the last so many.
+    whole[:, kept if torch.is_tensor(kept) else slice(-targets.shape[1], None)] = targets
+    return whole
+
+
+def _router_loss(model: Any, output: Any) -> float:
+    """What a mixture of experts adds to its cross-entropy."""
+    routers = getattr(output, "aux_loss", None)
+    factor = getattr(unwrap(model), "router_aux_loss_coef", 0.0)
+    return routers.item() * float(factor) if torch.is_tensor(routers) else 0.0

@@ -1,0 +1,100 @@
+"""The Trainer mixin for all of a constrained run but its loss: logs, evaluations, checkpoints, the receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from pact_plugin.hooks.manager import plugin_manager
+from pact_plugin.run.receipt import Receipt
+from pact_transformers.ahead import goes_ahead
+from pact_transformers.denominator import CheckDenominator
+from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pact_plugin.constraint import Constraint
+
+
+class PactRunMixin:
+    """For `transformers.Trainer` and its subclasses. `pact_receipt.json` lies beside every model that is saved."""
+
+    pact: Constraint
+    _pact_ahead: bool | None = None
+    if TYPE_CHECKING:  # what transformers.Trainer has
+        model: Any
+        args: Any
+        state: Any
+        accelerator: Any
+
+    def _pact_goes_ahead(self) -> bool:
+        if self._pact_ahead is None:
+            self._pact_ahead = goes_ahead(self)
+        return self._pact_ahead and torch.is_grad_enabled()
+
+    def _pact_reduce(self, sums: Tensor) -> Tensor:
+        return self.accelerator.reduce(sums, reduction="sum")
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Put the `pact/*` metrics beside the training loss."""
+        if "loss" in logs:
+            metrics = self.pact.metrics("train", self._pact_reduce)
+            plugin_manager().hook.pact_step(step=self.state.global_step, metrics=dict(metrics))
+            logs.update(metrics)
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Put the `pact/*` metrics of an evaluation beside its loss.
+
+        Rows that are repeated to fill the last batches of several ranks count as often as they are seen.
+        """
+        output = super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+        if output.metrics and any(name.endswith("_loss") for name in output.metrics):
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            measured = self.pact.metrics("eval", self._pact_reduce)
+            output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
+        return output
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model with the receipt and the safety tokens beside it."""
+        folder = output_dir or self.args.output_dir
+        self._pact_write(folder)
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+    def _pact_write(self, folder: str) -> None:
+        record = self.pact.record
+        record.flush("train", self._pact_reduce)
+        if self.args.should_save:
+            record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
+            record.write(folder)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train; a resumed run continues its receipt.
+
+        The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
+        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
+        table is filled first; a resumed run finds it filled.
+
+        Raises:
+            AdapterError: The parameters cannot be read, or ranks share their inputs and there are anchors.
+            ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
+            StoreError: The table is another model's, or lacks a document and cannot be filled any more.
+        """
+        refuse_fsdp1(self)
+        require_own_inputs(self, self.pact.config)
+        self.add_callback(CheckDenominator(self))  # type: ignore[attr-defined]
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self.args.output_dir)
+        if checkpoint:
+            self.pact.record.receipt.resume(Receipt.read(Path(str(checkpoint))))
+        if self.args.should_save:
+            self.pact.record.write(self.args.output_dir)
+        self._pact_ahead = None  # the model is wrapped and checkpointed in there
+        result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        self._pact_write(self.args.output_dir)
+        return result

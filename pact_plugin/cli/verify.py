@@ -1,0 +1,25 @@
+"""`pact-plugin verify`: was a run constrained?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def verify(
+    output: Annotated[Path, typer.Argument(help="Output or checkpoint directory of a training run.")],
+) -> None:
+    """Say whether a run was constrained; exit status 1 when it was not, in whole or in part.
+
+    Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
+    """
+    from pact_plugin.run.drift import drift_warning
+    from pact_plugin.run.receipt import Receipt
+    from pact_plugin.run.verify import verify_run
+
+    Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
+    if (drifted := drift_warning(Receipt.read(output))) is not None:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {drifted}", markup=False)

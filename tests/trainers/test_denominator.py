@@ -1,0 +1,94 @@
+"""What the model divides its loss by is measured in the first step: easing would be too weak beside another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hf import adapted, hf_trainer
+from sft import TOKENS, train_logs
+from tiny import tiny_model
+
+import pact_plugin as pact
+from pact_plugin.errors import AdapterError
+
+EASED = pact.PactConfig(safety_tokens=TOKENS, anchors=False)
+
+
+def ignoring(model: Any = None) -> Any:
+    """A model that takes any argument, and divides by its own tokens whatever the trainer names."""
+    model = model or tiny_model()
+    forward = model.forward
+
+    def own(*args: Any, num_items_in_batch: Any = None, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    model.forward = own
+    return model
+
+
+def run(tmp_path: Any, config: pact.PactConfig = EASED, **settings: Any) -> Any:
+    settings = {"per_device_train_batch_size": 2, "remove_unused_columns": False} | settings
+    trainer = pact.attach(hf_trainer(tmp_path, **settings), config)
+    trainer.train()
+    return trainer
+
+
+def test_a_model_that_ignores_the_denominator_stops_before_the_first_step(tmp_path):
+    model = ignoring()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(AdapterError, match=r"divided by \d+ tokens.*num_items_in_batch=\d+.*easing: false"):
+        run(tmp_path, model=model, gradient_accumulation_steps=2)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_alone_in_its_step_it_has_the_same_denominator(tmp_path):
+    assert run(tmp_path, model=ignoring()).pact.record.receipt.steps == [[1, 3]]
+
+
+def test_without_easing_nothing_is_measured(tmp_path):
+    config = pact.PactConfig(safety_tokens=TOKENS, anchors=False, easing=False, hold_data=True)
+    trainer = run(tmp_path, config, model=ignoring(), gradient_accumulation_steps=2)
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+
+
+def test_another_loss_of_the_models_own_stops(tmp_path):
+    model = tiny_model()
+    stock = model.loss_function
+    model.loss_function = lambda *args, **kwargs: 1.5 * stock(*args, **kwargs)
+    with pytest.raises(AdapterError, match=r"is not the cross-entropy of its labels.*easing: false"):
+        run(tmp_path, model=model)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": adapted()},
+        {"model": tiny_model("gpt2")},
+        {"torch_compile": True, "torch_compile_backend": "eager"},
+        {"bf16": True},
+        {"average_tokens_across_devices": False},
+    ],
+    ids=["lora", "gpt2", "compiled", "bf16", "per-device"],
+)
+def test_a_loss_that_is_as_it_should_be_passes(tmp_path, settings):
+    trainer = run(tmp_path, gradient_accumulation_steps=2, **settings)
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+    assert all("pact/eased" in step for step in train_logs(trainer))
+
+
+def test_the_loss_of_routers_is_no_cross_entropy(tmp_path):
+    model = tiny_model("mixtral", router_aux_loss_coef=0.5)
+    trainer = hf_trainer(tmp_path, model=model, gradient_accumulation_steps=2)
+    pact.attach(trainer, EASED)
+    # Only now: with them, transformers' Mixtral cannot generate.
+    model.config.output_router_logits = True
+    trainer.train()
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+
+
+def test_nothing_is_left_on_the_model(tmp_path):
+    trainer = run(tmp_path)
+    modules = [trainer.model, trainer.model.model]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
