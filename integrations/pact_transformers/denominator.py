@@ -78,13 +78,20 @@ class CheckDenominator(TrainerCallback):
 
 
 def _targets(kwargs: dict[str, Any]) -> Tensor | None:
-    """The label that each position predicts."""
+    """[B, T] the label that each position predicts; of a trainer that keeps only some logits, none elsewhere."""
     if kwargs.get("shift_labels") is not None:
         return kwargs["shift_labels"]
     labels = kwargs.get("labels")
     if labels is None:
         return None
-    return torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    kept, ids = kwargs.get("logits_to_keep"), kwargs.get("input_ids")
+    if ids is None or targets.shape == ids.shape:
+        return targets
+    whole = torch.full_like(ids, IGNORED)
+    # Which positions, or the last so many.
+    whole[:, kept if torch.is_tensor(kept) else slice(-targets.shape[1], None)] = targets
+    return whole
 
 
 def _router_loss(model: Any, output: Any) -> float:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from pact_plugin.cli.check import would_be_constrained
 from pact_plugin.cli.verify import verify
-from pact_plugin.errors import ReceiptError
-from pact_plugin.hooks.manager import one_offered
+from pact_plugin.errors import PluginError, ReceiptError
+from pact_plugin.hooks.manager import find_config_check, offered
 
 
 def train(
@@ -29,9 +29,14 @@ def train(
     Nothing is trained where the check finds a reason against it. Other options of the trainer are not taken: what is
     trained is what the file says.
     """
-    command = one_offered(
-        "pact_train_commands", "Install the integration of your trainer, such as pact_axolotl."
-    )
+    command = offered("pact_train_commands").get(find_config_check(config).name)
+    if command is None:
+        raise PluginError(
+            "no plugin trains by this configuration",
+            key="config",
+            value=str(config),
+            remedy="Train with the framework's own command, then `pact-plugin verify`.",
+        )
     if not would_be_constrained(config):
         raise typer.Exit(1)
     output = command.output(config)

@@ -195,12 +195,12 @@ class PactSpec:
         """Checks of training configurations, for `pact-plugin check`."""
 
     @hookspec
-    def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
-        """Training by a configuration, for `pact-plugin train`."""
-
-    @hookspec
     def pact_commands(self) -> Iterable[Command]:  # type: ignore[empty-body]
         """Sub-commands of `pact-plugin`."""
+
+    @hookspec
+    def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
+        """Training by a configuration, for `pact-plugin train`."""
 
     @hookspec
     def pact_step(self, step: int, metrics: dict[str, float]) -> None:

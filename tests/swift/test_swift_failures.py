@@ -138,7 +138,6 @@ def test_refused_by_its_arguments(arguments, settings, words):
         ({"loss_scale": "hermes"}, {"easing": False}),
         ({"loss_scale": "hermes", "is_binary_loss_scale": True}, {}),
         ({"enable_dft_loss": True}, {"easing": False}),
-        ({"deepspeed": "zero2"}, {}),
         ({"deepspeed": "zero3"}, {}),
         ({"deepspeed_autotp_size": 2}, {"anchors": False}),
         ({"resume_only_model": True}, {"reference": "model"}),
