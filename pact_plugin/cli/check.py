@@ -26,7 +26,7 @@ def check(
 
 
 def would_be_constrained(config: Path, *, as_json: bool = False) -> bool:
-    """Check a configuration by the integration that reads it, which prints its report.
+    """Check a configuration by the one integration that can, which prints its report.
 
     Raises:
         PluginError: No integration is installed that can, or it lacks a package.

@@ -39,10 +39,9 @@ class Framework:
             receipt(self.folder)
         return self.status
 
-    def check(self, config: Path) -> ConfigCheck:
-        return ConfigCheck("mine", lambda config, as_json: self.good)
-
     def offered(self, hook: str, remedy: str) -> Any:
+        if hook == "pact_config_checks":
+            return ConfigCheck("mine", lambda config, as_json: self.good)
         assert hook == "pact_train_commands"
         return TrainCommand("mine", lambda config: self.folder, self.run)
 
@@ -51,8 +50,8 @@ class Framework:
 def framework(tmp_path, monkeypatch):
     def made(**how: Any) -> Framework:
         one = Framework(tmp_path / "out", **how)
-        monkeypatch.setattr(train, "one_offered", one.offered)
-        monkeypatch.setattr(check, "find_config_check", one.check)
+        for module in (check, train):
+            monkeypatch.setattr(module, "one_offered", one.offered)
         return one
 
     return made
