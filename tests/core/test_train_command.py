@@ -39,19 +39,21 @@ class Framework:
             receipt(self.folder)
         return self.status
 
-    def offered(self, hook: str, remedy: str) -> Any:
-        if hook == "pact_config_checks":
-            return ConfigCheck("mine", lambda config, as_json: self.good)
+    def check(self, config: Path) -> ConfigCheck:
+        return ConfigCheck("mine", lambda config, as_json: self.good)
+
+    def offered(self, hook: str) -> dict[str, TrainCommand]:
         assert hook == "pact_train_commands"
-        return TrainCommand("mine", lambda config: self.folder, self.run)
+        return {"mine": TrainCommand("mine", lambda config: self.folder, self.run)}
 
 
 @pytest.fixture
 def framework(tmp_path, monkeypatch):
     def made(**how: Any) -> Framework:
         one = Framework(tmp_path / "out", **how)
+        monkeypatch.setattr(train, "offered", one.offered)
         for module in (check, train):
-            monkeypatch.setattr(module, "one_offered", one.offered)
+            monkeypatch.setattr(module, "find_config_check", one.check)
         return one
 
     return made
