@@ -30,8 +30,8 @@ class Row:
         seeds: Which were run.
         changes: Of the refusals, from the aligned model, by set.
         nll: -log p of the held-out items' answers, in nats per token.
-        nll_above_plain: The same minus that of plain fine-tuning with the same seeds; with its 95% interval, a
-            bootstrap over items. None where plain was not run.
+        nll_above_plain: The same minus that of plain fine-tuning, over the seeds that both have; with its 95%
+            interval, a bootstrap over items. None where they have none in common.
         exact: School problems solved, and how many there are; None where none were asked.
         everyday_kl: KL to the aligned model along its answers to everyday questions, in nats per token.
         incoherent: Share of all answers that the aligned model finds very unlikely, or that are empty.
@@ -96,7 +96,7 @@ def summarise(group: Group) -> Row:
 def _above_plain(group: Group) -> tuple[float, float, float] | None:
     """Difference of the NLL per token, with its interval."""
     seeds = [seed for seed in group.seeds if seed in group.plain]
-    if not seeds or len(seeds) < len(group.seeds):
+    if not seeds:
         return None
 
     def by_item(results: Mapping[int, Result]) -> list[float]:
