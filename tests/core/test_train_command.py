@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import pact_plugin as pact
 from pact_plugin.cli import check, train
 from pact_plugin.cli.main import app
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import PluginError, ReceiptError
 from pact_plugin.hooks.spec import ConfigCheck, TrainCommand
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 
@@ -39,11 +39,12 @@ class Framework:
             receipt(self.folder)
         return self.status
 
-    def offered(self, hook: str, remedy: str) -> Any:
-        if hook == "pact_config_checks":
-            return ConfigCheck("mine", lambda config, as_json: self.good)
+    def check(self, config: Path) -> ConfigCheck:
+        return ConfigCheck("mine", lambda config, as_json: self.good)
+
+    def offered(self, hook: str) -> dict[str, TrainCommand]:
         assert hook == "pact_train_commands"
-        return TrainCommand("mine", lambda config: self.folder, self.run)
+        return {"mine": TrainCommand("mine", lambda config: self.folder, self.run)}
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def framework(tmp_path, monkeypatch):
     def made(**how: Any) -> Framework:
         one = Framework(tmp_path / "out", **how)
         for module in (check, train):
-            monkeypatch.setattr(module, "one_offered", one.offered)
+            monkeypatch.setattr(module, "find_config_check", one.check)
+        monkeypatch.setattr(train, "offered", one.offered)
         return one
 
     return made
@@ -102,3 +104,13 @@ def test_the_receipt_of_an_earlier_run_is_none(framework):
     before = os.stat(one.folder / FILE_NAME)
     assert run().exit_code == 0
     assert os.stat(one.folder / FILE_NAME).st_ino != before.st_ino
+
+
+def test_a_configuration_that_another_framework_trains(framework, monkeypatch):
+    one = framework()
+    monkeypatch.setattr(
+        train, "find_config_check", lambda config: ConfigCheck("other", one.check(config).run)
+    )
+    with pytest.raises(PluginError, match="no plugin trains by this configuration"):
+        run("config.yml")
+    assert one.calls == []
