@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -111,7 +112,9 @@ def test_no_warning_without_anchors_or_before_anything_was_noted():
     unseen = {"anchor_divergence": [0.0, 0.0]}
     for receipt in (a_receipt(**ONE_TO_FOUR), a_receipt(sums=unseen), at_the_anchors(0.0)):
         assert drift_warning(receipt) is None
-    assert drift_warning(at_the_anchors(1.0))
+    far = at_the_anchors(1.0)
+    assert drift_warning(far)
+    assert drift_warning(replace(far, config=far.config | {"anchors": {"top_k": 64}})) is None
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import pact_plugin as pact
 from pact_plugin.cli import check, train
 from pact_plugin.cli.main import app
-from pact_plugin.errors import PluginError, ReceiptError
+from pact_plugin.errors import ReceiptError
 from pact_plugin.hooks.spec import ConfigCheck, TrainCommand
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 
@@ -51,9 +51,9 @@ class Framework:
 def framework(tmp_path, monkeypatch):
     def made(**how: Any) -> Framework:
         one = Framework(tmp_path / "out", **how)
+        monkeypatch.setattr(train, "offered", one.offered)
         for module in (check, train):
             monkeypatch.setattr(module, "find_config_check", one.check)
-        monkeypatch.setattr(train, "offered", one.offered)
         return one
 
     return made
@@ -104,13 +104,3 @@ def test_the_receipt_of_an_earlier_run_is_none(framework):
     before = os.stat(one.folder / FILE_NAME)
     assert run().exit_code == 0
     assert os.stat(one.folder / FILE_NAME).st_ino != before.st_ino
-
-
-def test_a_configuration_that_another_framework_trains(framework, monkeypatch):
-    one = framework()
-    monkeypatch.setattr(
-        train, "find_config_check", lambda config: ConfigCheck("other", one.check(config).run)
-    )
-    with pytest.raises(PluginError, match="no plugin trains by this configuration"):
-        run("config.yml")
-    assert one.calls == []
