@@ -123,12 +123,21 @@ def _buckets(axes: Axes, colours: Colours, base: float) -> None:
 # --- what was measured ---
 
 
+NAMES = {
+    "pact": "PACT, the default",
+    "top64": "PACT, top_k: 64",
+    "pact-4-tokens": "PACT, anchors of 4 tokens",
+    "replay-kl+easing": "full KL at the anchors, with easing",
+}
+"""Of methods that the benchmark calls otherwise."""
+
+
 def frontier(figure: Figure, colours: Colours) -> None:
     """Refusals lost against the task, and against over-refusal, of each method that the field benchmark reports."""
     rows = json.loads(FIELD.read_text(encoding="utf-8"))["rows"]
-    shown = {row["title"]: row for row in rows if row["method"] != "aligned"}
+    shown = {NAMES.get(row["method"], row["title"]): row for row in rows if row["method"] != "aligned"}
     panels = figure.subplots(2, 1, sharey=True)
-    figure.subplots_adjust(left=0.15, right=0.97, top=0.99, bottom=0.1 + 0.035 * len(shown), hspace=0.3)
+    figure.subplots_adjust(left=0.15, right=0.97, top=0.99, bottom=0.14 + 0.035 * len(shown), hspace=0.3)
     palette = [colours["candidate"], colours["reference"], *OTHERS]
     for index, (title, row) in enumerate(shown.items()):
         harmful = row["changes"]["harmful"]
@@ -162,7 +171,7 @@ def main() -> None:
     """Draw every figure."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     both("method", method, 5.6)
-    both("frontier", frontier, 5.8)
+    both("frontier", frontier, 6.4)
 
 
 if __name__ == "__main__":
