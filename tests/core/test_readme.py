@@ -22,7 +22,7 @@ from pact_plugin.config import PactConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRL, LOOP, BARE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TRL, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 AXOLOTL = (ROOT / "integrations" / "pact_axolotl" / "README.md").read_text(encoding="utf-8")
 TRANSFORMERS = (ROOT / "integrations" / "pact_transformers" / "README.md").read_text(encoding="utf-8")
 
@@ -79,15 +79,6 @@ def test_own_loop():
     }
     exec(LOOP, names)
     assert names["constraint"].record.receipt.steps == [[1, 3]]
-
-
-def test_bare_loss():
-    logprobs = torch.randn(5, 9).log_softmax(-1)
-    names = {"pact": pact}
-    names |= {f"{side}_logprobs": logprobs[:, :4] for side in ("student", "reference")}
-    names |= {f"{side}_log_rest": logprobs[:, 4:].logsumexp(1) for side in ("student", "reference")}
-    exec(BARE, names)
-    torch.testing.assert_close(names["divergence"], torch.zeros(5), atol=1e-6, rtol=0)
 
 
 def yaml_of(text: str) -> list[dict[str, Any]]:
