@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from pact_plugin.errors import PluginError
 from pact_plugin.hooks.manager import find_config_check
+from pact_plugin.hooks.spec import ConfigCheck
 
 
 def check(
@@ -31,9 +34,25 @@ def would_be_constrained(config: Path, *, as_json: bool = False) -> bool:
     Raises:
         PluginError: No integration is installed that can, or it lacks a package.
     """
-    reader = find_config_check(config)
-    try:
+    reader = reader_of(config)
+    with _missing_packages_named():
         return bool(reader.run(config, as_json))
+
+
+def reader_of(config: Path) -> ConfigCheck:
+    """The check that reads a configuration.
+
+    Raises:
+        PluginError: There is none, more than one, or a package is missing.
+    """
+    with _missing_packages_named():
+        return find_config_check(config)
+
+
+@contextmanager
+def _missing_packages_named() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         problem = f"checking a configuration needs the package {error.name}"
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pact_plugin.cli.check import would_be_constrained
+from pact_plugin.cli.check import reader_of, would_be_constrained
 from pact_plugin.cli.verify import verify
 from pact_plugin.errors import PluginError, ReceiptError
-from pact_plugin.hooks.manager import find_config_check, offered
+from pact_plugin.hooks.manager import offered
 
 
 def train(
@@ -29,7 +29,7 @@ def train(
     Nothing is trained where the check finds a reason against it. Other options of the trainer are not taken: what is
     trained is what the file says.
     """
-    command = offered("pact_train_commands").get(find_config_check(config).name)
+    command = offered("pact_train_commands").get(reader_of(config).name)
     if command is None:
         raise PluginError(
             "no plugin trains by this configuration",

@@ -52,8 +52,7 @@ def framework(tmp_path, monkeypatch):
     def made(**how: Any) -> Framework:
         one = Framework(tmp_path / "out", **how)
         monkeypatch.setattr(train, "offered", one.offered)
-        for module in (check, train):
-            monkeypatch.setattr(module, "find_config_check", one.check)
+        monkeypatch.setattr(check, "find_config_check", one.check)
         return one
 
     return made

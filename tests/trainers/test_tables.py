@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from both import (
     CONFIG,
     HELD,
@@ -134,15 +135,18 @@ def test_streaming_data_runs_the_reference_in_each_step_and_says_so(tmp_path, ca
 def test_streaming_data_with_sharded_parameters_has_no_reference(tmp_path, build):
     trainer = build(tmp_path, streaming=True, eval_strategy="no")
     kind = type(trainer)
-    trainer.is_fsdp_enabled = True  # as where several accelerators are
-    with pytest.raises(ReferenceModelError, match=r"^fsdp: .*no length.*sharded.*text data of known length"):
+    sharded = HfDeepSpeedConfig({"zero_optimization": {"stage": 3}})
+    trainer.args.hf_deepspeed_config = sharded
+    with pytest.raises(
+        ReferenceModelError, match=r"^deepspeed: .*no length.*sharded.*text data of known length"
+    ):
         pact.attach(trainer, HELD)
     assert type(trainer) is kind
     adapter = build(tmp_path, with_lora=True, streaming=True, eval_strategy="no")
-    adapter.is_fsdp_enabled = True
+    adapter.args.hf_deepspeed_config = sharded
     assert pact.attach(adapter, HELD).pact.reference.choice.name == "adapter_off"
     rows = build(tmp_path)
-    rows.is_fsdp_enabled = True
+    rows.args.hf_deepspeed_config = sharded
     assert pact.attach(rows, HELD).pact.reference.choice.name == "table"
 
 
