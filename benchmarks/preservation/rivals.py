@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def tokenwise_loss(
     return -2 / beta * F.logsigmoid(beta * (logprob - reference_logprob))
 
 
-class WithReference(SFTTrainer):
+class WithReference(SFTTrainer, ABC):
     """Compares the model in training with the aligned one.
 
     `aligned` and `strength` are set before training.
@@ -80,9 +81,9 @@ class WithReference(SFTTrainer):
         loss = self.objective(student, reference, labels, index)
         return (loss, output) if return_outputs else loss
 
+    @abstractmethod
     def objective(self, student: Tensor, reference: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         """From logits [N, V] at response positions, their labels [N] and places [N] in the response."""
-        raise NotImplementedError
 
 
 class FullKLTrainer(WithReference):

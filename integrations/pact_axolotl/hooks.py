@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
+
+from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
 from pact_axolotl.check.devices import require_flex_attention
-from pact_axolotl.check.problems import configured_tokens, require_constrainable
-from pact_axolotl.settings import configured, resumed, settings
+from pact_axolotl.check.problems import require_constrainable
+from pact_axolotl.settings import configured, settings
 
 _LOG = logging.getLogger("axolotl.pact")
 
@@ -56,18 +59,9 @@ def constrain(cfg: Any, trainer: Any) -> None:
     if config is None:
         return
     from axolotl.utils.train import determine_last_checkpoint
+    from pact_transformers.resuming import attach_and_say
 
-    from pact_plugin.assemble import attach
-
-    config = resumed(config, determine_last_checkpoint(cfg))
-    if config.safety_tokens is None:
-        _log(
-            logging.INFO,
-            "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes.",
-        )
-    attach(trainer, config)
-    begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
-    _log(logging.INFO, f"PACT: {begins}; {trainer.pact.record.receipt}")
+    attach_and_say(trainer, config, determine_last_checkpoint(cfg), partial(_log, logging.INFO))
 
 
 def _log(level: int, message: str) -> None:

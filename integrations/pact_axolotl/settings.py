@@ -8,8 +8,6 @@ from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError
-from pact_plugin.run.receipt import TOKENS_FILE
-from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
@@ -47,14 +45,6 @@ def configured(cfg: Mapping[str, Any]) -> PactConfig | None:
             remedy="Write `pact: true`, `pact: false`, or indent its settings below it.",
         )
     return PactConfig.of(plain(cfg["pact"]))
-
-
-def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
-    """The settings of a run that goes on from a checkpoint: tokens that it chose when it began are not chosen again."""
-    path = Path(checkpoint or "") / TOKENS_FILE
-    if config.safety_tokens is not None or not checkpoint or not path.is_file():
-        return config
-    return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
 
 
 def output_of(cfg: Mapping[str, Any]) -> Path:

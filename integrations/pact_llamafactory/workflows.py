@@ -9,11 +9,10 @@ from llamafactory.extras.logging import get_logger
 from llamafactory.train import tuner
 from llamafactory.train.pt import workflow as pt
 from llamafactory.train.sft import workflow as sft
-from pact_transformers.resuming import resumed
+from pact_transformers.resuming import attach_and_say
 
 from pact_llamafactory.problems import require_constrainable
 from pact_llamafactory.settings import settings
-from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError
 
@@ -52,14 +51,7 @@ def _constrained(kind: type, found: list[PactConfig | None]) -> Callable[..., An
         (config,) = found
         if config is None or not trainer.args.do_train:
             return trainer
-        config = resumed(config, trainer.args.resume_from_checkpoint)
-        if config.safety_tokens is None:
-            logger.info_rank0(
-                "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
-            )
-        attach(trainer, config)
-        begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
-        logger.info_rank0(f"PACT: {begins}; {trainer.pact.record.receipt}")
+        attach_and_say(trainer, config, trainer.args.resume_from_checkpoint, logger.info_rank0)
         return trainer
 
     return make

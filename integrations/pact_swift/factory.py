@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pact_transformers.resuming import resumed
+from pact_transformers.resuming import attach_and_say
 from swift.trainers import TrainerFactory
 from swift.utils import get_logger
 
-from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError
 from pact_swift.problems import require_constrainable
@@ -56,14 +55,7 @@ def _constrained(choose: Callable[[Any], Any], settings: PactConfig) -> Callable
 
         def make(*positional: Any, **named: Any) -> Any:
             trainer = kind(*positional, **named)
-            config = resumed(settings, trainer.args.resume_from_checkpoint)
-            if config.safety_tokens is None:
-                logger.info(
-                    "PACT: choosing the safety tokens from the model's own answers, once; this can take minutes."
-                )
-            attach(trainer, config)
-            begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
-            logger.info(f"PACT: {begins}; {trainer.pact.record.receipt}")
+            attach_and_say(trainer, settings, trainer.args.resume_from_checkpoint, logger.info)
             return trainer
 
         return make

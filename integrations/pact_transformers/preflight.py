@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from pact_plugin.run.receipt import Receipt, differing
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-from pact_transformers.loading import load_tokenizer
 
 if TYPE_CHECKING:  # it needs packages of the command line
     from pact_transformers.report import Report
@@ -41,6 +41,20 @@ def file_problems(config: PactConfig) -> Iterator[PactError]:
         yield error
 
 
+def unknown_arguments(
+    arguments: Mapping[str, Any], known: Collection[str], framework: str
+) -> Iterator[ConfigError]:
+    """An error for each argument that a framework stops at, as it does not know it."""
+    for key in arguments.keys() - set(known):
+        near = get_close_matches(key, known, n=1)
+        yield ConfigError(
+            f"no argument of {framework}, which stops",
+            key=key,
+            value=arguments[key],
+            remedy=f"Did you mean `{near[0]}`?" if near else "Remove it.",
+        )
+
+
 def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> None:
     """Look for the model's folder, and compare its tokenizer with the tokens, where they are here.
 
@@ -60,6 +74,8 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
         else:
             report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")
         return
+    from pact_transformers.loading import load_tokenizer
+
     try:
         tokenizer, tokens = load_tokenizer(name), configured_tokens(settings)
         if tokens is not None:

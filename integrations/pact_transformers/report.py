@@ -52,9 +52,16 @@ class Report:
             key = error.key or "config"
             if block and key != "pact":
                 key = f"pact.{key}"
-            finding = Finding(key, error.value, error.problem, error.remedy)
-            if finding not in self.findings:
-                self.findings.append(finding)
+            self.add(Finding(key, error.value, error.problem, error.remedy))
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding, unless it was found already (a framework's own reading may find again what ours found)."""
+        if all((finding.problem, finding.remedy) != (one.problem, one.remedy) for one in self.findings):
+            self.findings.append(finding)
+
+    def facts(self) -> Iterable[str]:
+        """What is known of the run, before the notes."""
+        return ()
 
     def show(self, config: Path, *, as_json: bool) -> None:
         """Print it: lines of 80 columns in which no path or key is cut, or one JSON object.
@@ -73,7 +80,7 @@ class Report:
             _print(console, f"{finding.key}{shown}", "✗ ", "bold red")
             _print(console, f"{finding.problem[:1].upper()}{finding.problem[1:]}.", "  ")
             _print(console, finding.remedy, "  → ", "green")
-        for line in self.notes:
+        for line in (*self.facts(), *self.notes):
             _print(console, line, "· ", "dim")
         for line in self.unchecked:
             _print(console, f"Not checked: {line}", "? ", "yellow")

@@ -1,9 +1,12 @@
-"""What a run that goes on from a checkpoint takes from it."""
+"""How a trainer that a framework has built is constrained, and what a run takes from the checkpoint it goes on from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -16,6 +19,28 @@ def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
     if config.safety_tokens is not None or not checkpoint or not path.is_file():
         return config
     return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
+
+
+def attach_and_say(
+    trainer: Any, config: PactConfig, checkpoint: str | None, say: Callable[[str], None]
+) -> None:
+    """Constrain a trainer that a framework has built, and say by what.
+
+    Args:
+        trainer: The trainer.
+        config: Settings.
+        checkpoint: What the run goes on from, if from anything.
+        say: Writes a line into the framework's log.
+
+    Raises:
+        PactError: The trainer, the model, the safety tokens and the reference do not fit.
+    """
+    config = resumed(config, checkpoint)
+    if config.safety_tokens is None:
+        say("PACT: choosing the safety tokens from the model's own answers, once; this can take minutes.")
+    attach(trainer, config)
+    begins = "constrained" if config.weight else "measured with weight 0, NOT constrained"
+    say(f"PACT: {begins}; {trainer.pact.record.receipt}")
 
 
 def store_beside(checkpoint: str | None) -> str | None:

@@ -23,15 +23,7 @@ import pact_plugin as pact
 HERE = Path(sys.executable).parent
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    monkeypatch.setenv("PATH", f"{HERE}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+pytestmark = pytest.mark.usefixtures("own_path")
 
 
 def written(workshop: Workshop, **changes: Any) -> Path:

@@ -6,12 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 from axolotl_plain import Place, assert_equal_to_plain, assert_metrics, expected
-from axolotl_runs import LORA, Workshop
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
+from axolotl_runs import LORA
 
 
 @pytest.mark.parametrize("changes", [LORA, {"learning_rate": 1e-3}], ids=["lora", "full"])

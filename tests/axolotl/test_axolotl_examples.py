@@ -16,11 +16,6 @@ CAPABILITIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
-
-
 def localised(workshop: Workshop, name: str) -> dict[str, Any]:
     """An example with this folder's model, data and tokens in place of the names that it gives."""
     config = yaml.safe_load(EXAMPLES[name].read_text(encoding="utf-8"))

@@ -15,11 +15,6 @@ from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
-
-
 # --- through the command itself ---
 
 

@@ -6,14 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from axolotl_runs import LORA, SHORT, Run, Workshop
+from axolotl_runs import LORA, Run, Workshop
+from command_runs import SHORT
 
 NAMES = {"pact/loss", "pact/anchor_divergence"}
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
 
 
 def preferences(workshop: Workshop, **changes: Any) -> dict[str, Any]:

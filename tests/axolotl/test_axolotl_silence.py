@@ -23,15 +23,7 @@ ONE_LINE = None if loads_installed() else ["pact_axolotl.PactPlugin"]
 """`plugins:` as short as this Axolotl allows."""
 
 
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
-
-
-@pytest.fixture(autouse=True)
-def _path(monkeypatch):
-    monkeypatch.setenv("PATH", f"{HERE}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "1")
+pytestmark = pytest.mark.usefixtures("own_path")
 
 
 def checked(workshop: Workshop, **changes: Any) -> Report:
@@ -109,7 +101,7 @@ def test_axolotls_command_and_launcher_bypassed(workshop):
     """The training module by itself, as users of clusters start it."""
     words = [sys.executable, "-m", "axolotl.cli.train"]
     config = workshop.config(**ONE_STEP, plugins=ONE_LINE) if ONE_LINE else workshop.config(**ONE_STEP)
-    run = workshop.command(words, "bypassed", config).ok()
+    run = workshop.on_configuration(words, "bypassed", config).ok()
     assert "constrained: 1 steps" in run.verify().stdout
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from axolotl_plain import Place, assert_equal_to_plain, expected
-from axolotl_runs import LORA, Workshop
+from axolotl_runs import LORA
 from peft import PeftModel
 from plain import documents
 from safetensors.torch import load_file
@@ -14,11 +14,6 @@ from transformers import AutoModelForCausalLM
 import pact_plugin as pact
 
 PLUGINS = ["pact_axolotl.PactPlugin", "dump_batches.DumpPlugin"]
-
-
-@pytest.fixture(scope="module")
-def workshop(tmp_path_factory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("axolotl"))
 
 
 def test_lora_interrupted_resumed_and_merged(workshop):

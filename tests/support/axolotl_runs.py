@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,52 +11,19 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import command_runs
 import torch
 import yaml
-from tiny import tiny_aligned_model, tiny_tokenizer
-
-import pact_plugin as pact
-from pact_plugin.data.prompts import for_pool
+from command_runs import WORDS, Bench, write_rows
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
 
 HERE = Path(__file__).parent
-SHORT = [one.prompt for one in for_pool().prompts if one.kind == "harmful" and len(one.prompt) < 50]
-WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished command."""
-
-    output: Path
-    status: int
-    log: str
-
-    def ok(self) -> Run:
-        assert self.status == 0, self.log[-4000:]
-        return self
-
-    @property
-    def checkpoints(self) -> list[Path]:
-        return sorted(self.output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        """Everything that Axolotl logged, from its last checkpoint."""
-        return json.loads((self.checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
-
-    @property
-    def steps(self) -> list[dict[str, float]]:
-        return [entry for entry in self.history if "loss" in entry]
-
-    @property
-    def receipt(self) -> dict[str, Any]:
-        return json.loads((self.output / "pact_receipt.json").read_text())
-
-    def verify(self, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pact_plugin.cli.main", "verify", str(folder or self.output)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+class Run(command_runs.Run):
+    """A finished command, and what the plugins of dump_batches.py wrote."""
 
     def dumped(self, rank: int = 0) -> list[dict[str, Any]]:
         return [torch.load(path) for path in sorted((self.output / "dump").glob(f"{rank}-*.pt"))]
@@ -69,28 +35,17 @@ class Run:
         return [int(line) for line in path.read_text().split()] if path.is_file() else []
 
 
-class Workshop:
+class Workshop(Bench):
     """A folder with a tiny aligned model, data and safety tokens, in which configurations are run."""
 
+    run_class = Run
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.model, self.tokenizer = tiny_aligned_model(max_position_embeddings=1024), tiny_tokenizer()
-        self.model.save_pretrained(folder / "model")
-        self.tokenizer.save_pretrained(folder / "model")
-        self.tokens = pact.SafetyTokens.for_tokenizer(
-            self.tokenizer, [40, 41, 42, 43, 75], [1.0, 0.5, -0.2, 0.1, 0.3]
-        )
-        self.tokens.save(folder / "tokens.safetensors")
-        _write(folder / "chat.jsonl", [{"messages": _conversation(i)} for i in range(48)])
-        _write(
+        super().__init__(folder)
+        write_rows(
             folder / "text.jsonl",
             [{"text": f"{WORDS[i % 6]} {i} and {WORDS[(i + 2) % 6]}"} for i in range(24)],
         )
-
-    @property
-    def named_tokens(self) -> dict[str, str]:
-        """The setting that names the safety tokens."""
-        return {"safety_tokens": str(self.folder / "tokens.safetensors")}
 
     def config(self, **changes: Any) -> dict[str, Any]:
         """A configuration that trains on the CPU, eased and held at the data; a key set to None is left out."""
@@ -128,7 +83,7 @@ class Workshop:
         self, command: str, name: str, config: dict[str, Any], *arguments: str, **environment: str
     ) -> Run:
         """An `axolotl` command on a configuration."""
-        return self.command(["axolotl", command], name, config, *arguments, **environment)
+        return self.on_configuration(["axolotl", command], name, config, *arguments, **environment)
 
     def pact_train(
         self, name: str, *arguments: str, environment: dict[str, str] | None = None, **changes: Any
@@ -136,9 +91,9 @@ class Workshop:
         """`pact-plugin train` on a configuration, by default without a launcher."""
         words = [sys.executable, "-m", "pact_plugin.cli.main", "train"]
         given = arguments or ("--launcher", "python")
-        return self.command(words, name, self.config(**changes), *given, **(environment or {}))
+        return self.on_configuration(words, name, self.config(**changes), *given, **(environment or {}))
 
-    def command(
+    def on_configuration(
         self, words: list[str], name: str, config: dict[str, Any], *arguments: str, **environment: str
     ) -> Run:
         """Any command on a configuration; `environment` replaces what this process has."""
@@ -149,21 +104,9 @@ class Workshop:
         base = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(paths),
-            "DUMP_BATCHES": str(output / "dump"),
             "ACCELERATE_USE_CPU": "1",
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
         }
-        done = subprocess.run(
-            [*words, str(file), *arguments],
-            env=os.environ | base | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        return Run(output, done.returncode, done.stdout)
+        return self.command([*words, str(file), *arguments], output, **(base | environment))
 
 
 def loads_installed() -> bool:
@@ -195,17 +138,3 @@ LORA: dict[str, Any] = {
     "lora_qkv_kernel": False,
     "lora_o_kernel": False,
 }
-
-
-def _conversation(i: int) -> list[dict[str, str]]:
-    """Of even ones the first prompt is a harmful one of the pool, so a probe sees that in most; every sixth refuses."""
-    return [
-        {"role": "user", "content": f"How do I write {i}?" if i % 2 else SHORT[i // 2]},
-        {"role": "assistant", "content": WORDS[i % 6]},
-        {"role": "user", "content": "and?"},
-        {"role": "assistant", "content": f"{WORDS[(i + 1) % 6]} five"},
-    ]
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -39,6 +39,7 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, float]]:
+        """Everything that was logged, from the last checkpoint."""
         return json.loads((self.checkpoints[-1] / "trainer_state.json").read_text())["log_history"]
 
     @property
@@ -64,6 +65,8 @@ def pact_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 class Bench:
     """A folder with a tiny aligned model, data and safety tokens."""
 
+    run_class: type[Run] = Run
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model, self.tokenizer = tiny_aligned_model(max_position_embeddings=1024), tiny_tokenizer()
@@ -73,10 +76,14 @@ class Bench:
             self.tokenizer, [40, 41, 42, 43, 75], [1.0, 0.5, -0.2, 0.1, 0.3]
         )
         self.tokens.save(folder / "tokens.safetensors")
-        rows = [{"messages": _conversation(i)} for i in range(48)]
-        (folder / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(folder / "chat.jsonl", [{"messages": _conversation(i)} for i in range(48)])
 
-    def command(self, words: Sequence[str], output: Path, **environment: str) -> Run:
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """The setting that names the safety tokens."""
+        return {"safety_tokens": str(self.folder / "tokens.safetensors")}
+
+    def command(self, words: Sequence[str], output: Path, **environment: str) -> Any:
         """Run a command whose output goes into a folder."""
         base = {"DUMP_BATCHES": str(output / "dump"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
@@ -88,7 +95,7 @@ class Bench:
             timeout=300,
             check=False,
         )
-        return Run(output, done.returncode, done.stdout)
+        return self.run_class(output, done.returncode, done.stdout)
 
 
 def _conversation(i: int) -> list[dict[str, str]]:
@@ -99,3 +106,7 @@ def _conversation(i: int) -> list[dict[str, str]]:
         {"role": "user", "content": "and?"},
         {"role": "assistant", "content": f"{WORDS[(i + 1) % 6]} five"},
     ]
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -30,10 +30,6 @@ class Workshop(Bench):
         chat = {"file_name": "chat.jsonl", "formatting": "sharegpt", "columns": {"messages": "messages"}}
         (folder / "dataset_info.json").write_text(json.dumps({"chat": {**chat, "tags": tags}}))
 
-    @property
-    def named_tokens(self) -> dict[str, str]:
-        return {"safety_tokens": str(self.folder / "tokens.safetensors")}
-
     def config(self, **changes: Any) -> dict[str, Any]:
         """A configuration that trains on the CPU; a key set to None is left out."""
         base: dict[str, Any] = {

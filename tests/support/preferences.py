@@ -12,7 +12,7 @@ from both import FEW_ANCHORS, Recording, anchors_of
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from plain import anchor_divergence
-from sft import TOKENIZER, TOKENS, question, train_logs, weights
+from sft import ON_A_CPU, TOKENIZER, TOKENS, question, train_logs, weights
 from tiny import tiny_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -64,22 +64,6 @@ def judged(rows: int = 16) -> Dataset:
 
 def _built(kind: tuple[type, type, Callable[[int], Dataset]], output: Any, given: dict[str, Any]) -> Any:
     trainer_class, config_class, data_of = kind
-    settings = {
-        "output_dir": str(output),
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "max_length": 64,
-        "disable_tqdm": True,
-        "gradient_checkpointing": False,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-    }
     data, peft, model = data_of(given.pop("rows", 16)), given.pop("peft", None), given.pop("model", None)
     streaming = given.pop("streaming", False)
     reference = given.pop("ref_model", None)
@@ -90,7 +74,7 @@ def _built(kind: tuple[type, type, Callable[[int], Dataset]], output: Any, given
     return trainer_class(
         model=tiny_model() if model is None else model,
         ref_model=reference,
-        args=config_class(**(settings | given)),
+        args=config_class(**({"output_dir": str(output)} | ON_A_CPU | given)),
         train_dataset=data.to_iterable_dataset() if streaming else data,
         eval_dataset=data,
         processing_class=TOKENIZER,

@@ -14,6 +14,22 @@ import pact_plugin as pact
 
 TOKENIZER = tiny_tokenizer()
 TOKENS = pact.SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43, 75], [1.0, 0.5, -0.2, 0.1, 0.3])
+ON_A_CPU: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "bf16": False,
+    "max_length": 64,
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+}
+"""Of TRL's configurations: three steps on the CPU, each logged."""
 WORDS = ("I can't", "Sure, here is", "one two", "three four five", "positive", "negative")
 
 
@@ -63,27 +79,11 @@ def sft_trainer(
     **settings: Any,
 ) -> SFTTrainer:
     """An SFTTrainer on the CPU that logs every step; `settings` go to SFTConfig."""
-    defaults: dict[str, Any] = {
-        "output_dir": str(output),
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "learning_rate": 1e-3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "max_length": 64,
-        "disable_tqdm": True,
-        "gradient_checkpointing": False,
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-    }
     data = completions() if data is None else data
     torch.manual_seed(0)  # TRL 1.9 draws the adapter's weights before it sets its own seed
     return trainer_class(
         model=tiny_model() if model is None else model,
-        args=SFTConfig(**(defaults | settings)),
+        args=SFTConfig(**({"output_dir": str(output)} | ON_A_CPU | settings)),
         train_dataset=data,
         eval_dataset=data,
         processing_class=TOKENIZER,

@@ -20,7 +20,7 @@ class Workshop(Bench):
 
     def plugin(self, name: str = "pact", **settings: Any) -> str:
         """A file that registers PACT with the workshop's tokens and some settings."""
-        named = {"safety_tokens": str(self.folder / "tokens.safetensors")} | settings
+        named = self.named_tokens | settings
         file = self.folder / "plugins" / f"{name}.py"
         file.parent.mkdir(exist_ok=True)
         file.write_text(f"import pact_swift\n\npact_swift.register({named!r})\n")

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.preflight import resumption_problems
+from pact_transformers.report import Finding
+
 from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
 from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
-from pact_axolotl.check.report import Finding, Report
-from pact_axolotl.check.resumption import resumption_problems
+from pact_axolotl.check.report import Report
+from pact_axolotl.check.resumption import checkpoint_of
 from pact_axolotl.check.sharding import fsdp1, fsdp_version, sharding
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
 from pact_axolotl.settings import PREFERENCES
@@ -67,7 +70,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
         _check_reference(cfg, settings, device, report)
         _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)
-        report.find(resumption_problems(cfg, settings))
+        report.find(resumption_problems(checkpoint_of(cfg), settings))
     return report
 
 

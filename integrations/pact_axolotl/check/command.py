@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from rich.console import Console
-
 from pact_axolotl.check.check import check
-from pact_axolotl.check.view import show
 
 
 def run(config: Path, *, as_json: bool = False, python: str | None = None) -> bool:
@@ -23,8 +19,5 @@ def run(config: Path, *, as_json: bool = False, python: str | None = None) -> bo
         Whether the run would be constrained.
     """
     report = check(config, python=python)
-    if as_json:
-        print(json.dumps(report.as_json(), default=str))
-    else:
-        show(report, config, Console(highlight=False, soft_wrap=True))
+    report.show(config, as_json=as_json)
     return report.constrained

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_transformers.preflight import configured_tokens
+
 from pact_axolotl.check import sharding
 from pact_axolotl.check.data import unreadable
 from pact_axolotl.settings import PREFERENCES, plain, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
-from pact_plugin.hooks.manager import offered
 from pact_plugin.terms.anchor_prompts import anchor_prompts
-from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
 def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -62,18 +62,6 @@ def require_constrainable(cfg: Mapping[str, Any]) -> None:
     """Raise the first of the `problems`."""
     for problem in problems(cfg):
         raise problem
-
-
-def configured_tokens(config: PactConfig) -> SafetyTokens | None:
-    """The safety tokens that `pact.safety_tokens` names; None where they are chosen from the model or by a plugin.
-
-    Raises:
-        TokenFileError: There is no such file, or it is damaged.
-    """
-    named = config.safety_tokens
-    if named is None or isinstance(named, SafetyTokens):
-        return named
-    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
 
 
 def configured_anchors(config: PactConfig) -> int:

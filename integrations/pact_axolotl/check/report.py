@@ -1,62 +1,55 @@
-"""What a check found: reasons against a run, facts about it, and what could not be checked."""
+"""What a check of an Axolotl configuration found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from pact_transformers import report
+
+from pact_axolotl.check.memory import readable
 from pact_axolotl.check.reference_plan import ReferencePlan
-from pact_plugin.errors import PactError
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A reason why a run would fail or would not be constrained."""
-
-    key: str
-    value: Any
-    problem: str
-    remedy: str
 
 
 @dataclass
-class Report:
+class Report(report.Report):
     """The answer of `pact-plugin check`.
 
     Args:
-        findings: Every reason why the run would fail or would not be constrained.
-        notes: What else is worth knowing.
-        unchecked: What could not be checked here.
         reference: The reference that the run would have.
         tokens: Where its safety tokens would come from: `source` (`file`, `model`, `plugin` or `checkpoint`), with
             what is known of them.
     """
 
-    findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
     reference: ReferencePlan | None = None
     tokens: dict[str, Any] | None = None
 
-    @property
-    def constrained(self) -> bool:
-        """Whether nothing was found that speaks against it."""
-        return not self.findings
+    def facts(self) -> Iterator[str]:
+        """The reference and the safety tokens."""
+        if self.reference is not None:
+            yield f"Reference: {self.reference.kind}, {self.reference.why}{_memory(self.reference)}"
+        if self.tokens is not None:
+            yield f"Safety tokens: {_tokens(self.tokens)}"
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {"constrained": self.constrained, **asdict(self)}
 
-    def find(self, errors: Iterable[PactError], *, block: bool = False) -> None:
-        """Add errors, each once; those of the `block` get the full name of their key."""
-        for error in errors:
-            key = error.key or "config"
-            if block and key != "pact":
-                key = f"pact.{key}"
-            self.add(Finding(key, error.value, error.problem, error.remedy))
+def _memory(plan: ReferencePlan) -> str:
+    if plan.bytes == 0:
+        return "; no memory"
+    if plan.bytes is None or plan.model_bytes is None or plan.device is None:
+        return "; as large as the adapter" if plan.source == "copy" else ""
+    return (
+        f"; about {readable(plan.bytes)} beside the {readable(plan.model_bytes)} of the model's weights, with "
+        f"{readable(plan.device.free)} free ({plan.device.name})"
+    )
 
-    def add(self, finding: Finding) -> None:
-        """Add a finding, unless it was found already (Axolotl's reading finds again what ours found)."""
-        if all((finding.problem, finding.remedy) != (one.problem, one.remedy) for one in self.findings):
-            self.findings.append(finding)
+
+def _tokens(tokens: dict[str, Any]) -> str:
+    source = tokens["source"]
+    if source == "file":
+        return f"{tokens['count']} ({tokens['digest']}) of {tokens['name']}"
+    if source == "plugin":
+        return f"from the plugin {tokens['name']}"
+    if source == "checkpoint":
+        return f"those that the run began with, {tokens['name']}"
+    return "chosen from the model itself when training starts"

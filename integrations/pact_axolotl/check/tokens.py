@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pact_transformers.preflight import configured_tokens
+
 from pact_axolotl.check import loading
-from pact_axolotl.check.problems import configured_tokens
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.resumption import checkpoint_of
 from pact_plugin.config import PactConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import fields
@@ -10,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import check_model, resumption_problems
+from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments
 from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
@@ -86,8 +85,4 @@ def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
     report.notes.append(f"LLaMA-Factory {version('llamafactory')}")
     kinds = (ModelArguments, DataArguments, TrainingArguments, FinetuningArguments, GeneratingArguments)
     known = {field.name for kind in (*kinds, RayArguments) for field in fields(kind)} | {"pact"}
-    for key in arguments.keys() - known:
-        near = difflib.get_close_matches(key, known, n=1)
-        remedy = f"Did you mean `{near[0]}`?" if near else "Remove it."
-        problem = "no argument of LLaMA-Factory, which stops"
-        report.find([ConfigError(problem, key=key, value=arguments[key], remedy=remedy)])
+    report.find(unknown_arguments(arguments, known, "LLaMA-Factory"))
