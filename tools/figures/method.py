@@ -66,7 +66,7 @@ def _buckets(axes: Axes, colours: Colours, base: float) -> None:
     axes.bar(40, -9.5, 14, bottom=base, color=colours["box"], edgecolor=colours["held"], linewidth=1.2)
     for index, height in enumerate((1.6, 0.9, 1.3, 0.6)):
         axes.bar(35.5 + 3.0 * index, -height, 1.5, bottom=base, color=colours["muted"], alpha=0.55)
-    small = {"ha": "center", "va": "center", "fontsize": 9.5}
+    small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9.5}
     axes.text(40, base - 8.0, "free among", color=colours["muted"], **small)
     axes.text(40, base - 6.0, "themselves", color=colours["muted"], **small)
     axes.text(26.2, base + 1.7, "64 likeliest others", **small)
