@@ -12,6 +12,7 @@ from pact_transformers.mixin import (
     require_plain_task_loss,
     trainer_parts,
 )
+from pact_trl.plugin import sft_classes
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
@@ -59,5 +60,5 @@ def _check(trainer: SFTTrainer, constraint: Constraint) -> None:
         trainer,
         constraint,
         own_loss=own is not None and not is_trl_dft,
-        foreign=foreign_loss(trainer, SFTTrainer),
+        foreign=foreign_loss(trainer, *sft_classes(trainer)),
     )
