@@ -12,13 +12,13 @@ from pact_transformers.mixin import (
     require_plain_task_loss,
     trainer_parts,
 )
-from pact_trl.plugin import sft_classes
 from trl import SFTTrainer
 from trl.trainer import sft_trainer
 
 from pact_plugin.assemble import PactConstraint
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
+from pact_trl.plugin import sft_classes
 
 
 class PactSFTTrainer(PactTrainerMixin, SFTTrainer):

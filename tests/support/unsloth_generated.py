@@ -24,6 +24,7 @@ class _OnceThere(MetaPathFinder):
 
 
 os.environ["UNSLOTH_ALLOW_CPU"] = "1"
+os.environ["UNSLOTH_MIXED_PRECISION"] = "bfloat16"  # the name it has for no autocast; fp16 otherwise
 sys.meta_path.insert(0, _OnceThere())
 
 import torch  # noqa: E402
@@ -44,14 +45,12 @@ if __name__ == "__main__":
     assert Trainer.compute_loss.__name__ == "_unsloth_pre_compute_loss"
     assert SFTTrainer.__module__ == "UnslothSFTTrainer"
     output = sys.argv[1]
-    settings = {"gradient_accumulation_steps": 2, "optim": "sgd", "learning_rate": 0.1}
+    settings = {"gradient_accumulation_steps": 2, "optim": "sgd", "learning_rate": 0.1, "weight_decay": 0.0}
     trainer = sft_trainer(output, model=adapted(), **settings)
     assert trainer.args.padding_free
     assert "train" in vars(trainer)
     pact.attach(trainer, CONFIG)
     formulas = partial(Plain, CONFIG, tiny_model(), torch.tensor(TOKENS.positive.ids))
-    logs = assert_equal_to_a_plain_loop(
-        trainer, adapted().eval(), formulas, partial(torch.optim.SGD, lr=0.1)
-    )
+    logs = assert_equal_to_a_plain_loop(trainer, adapted().eval(), formulas, partial(torch.optim.SGD, lr=0.1))
     assert trainer.pact.record.receipt.reference == "table"
     print("equal to a plain loop in", len(logs), "steps")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import unsloth  # before TRL, as Unsloth wants it
+
+# isort: split
 import subprocess
 import sys
 from functools import partial
@@ -9,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-unsloth = pytest.importorskip("unsloth")  # before TRL, as Unsloth wants it
-
 import torch
 from both import CONFIG, HELD, SAVING, changed, each_kind
 from command_runs import pact_command
@@ -155,9 +155,7 @@ def test_unsloths_trainer(tmp_path, folder):
         output_dir=str(tmp_path), max_steps=2, embedding_learning_rate=1e-5, logging_steps=1, report_to=[]
     )
     model = loaded(folder, False)
-    trainer = unsloth.UnslothTrainer(
-        model=model, tokenizer=TOKENIZER, train_dataset=completions(), args=args
-    )
+    trainer = unsloth.UnslothTrainer(model=model, tokenizer=TOKENIZER, train_dataset=completions(), args=args)
     pact.attach(trainer, CONFIG).train()
     assert len(trainer.optimizer.param_groups) > 2
     assert trainer.pact.record.receipt.steps == [[1, 2]]
