@@ -113,7 +113,7 @@ $(VENV_UNSLOTH)/installed: pyproject.toml
 
 # One process: each that imports Unsloth takes half a minute to.
 test-unsloth: $(VENV_UNSLOTH)/installed  ## Run the Unsloth tests against Unsloth 2026.10, on its CPU back end.
-	UNSLOTH_FORCE_CPU=1 $(TEST_ENV) $(VENV_UNSLOTH)/bin/python -m pytest tests/unsloth $(patsubst -n auto --maxprocesses 4,,$(TEST_ARGS))
+	UNSLOTH_FORCE_CPU=1 $(TEST_ENV) $(VENV_UNSLOTH)/bin/python -m pytest tests/unsloth $(subst -n auto --maxprocesses 4,,$(TEST_ARGS))
 
 clean:  ## Remove the environments and build outputs.
 	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_UNSLOTH) $(VENV_DOCS) dist build .cache demo-output benchmark-output

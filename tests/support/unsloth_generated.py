@@ -23,6 +23,7 @@ class _OnceThere(MetaPathFinder):
             os.environ["UNSLOTH_ALLOW_CPU"] = "0"
 
 
+os.environ.pop("UNSLOTH_FORCE_CPU", None)
 os.environ["UNSLOTH_ALLOW_CPU"] = "1"
 os.environ["UNSLOTH_MIXED_PRECISION"] = "bfloat16"  # the name it has for no autocast; fp16 otherwise
 sys.meta_path.insert(0, _OnceThere())
