@@ -3,6 +3,7 @@ VENV := .venv
 VENV_TRL19 := .venv-trl19
 VENV_SWIFT := .venv-swift
 VENV_LLAMAFACTORY := .venv-llamafactory
+VENV_UNSLOTH := .venv-unsloth
 VENV_DOCS := .venv-docs
 # Another release has an environment of its own: 0.21 needs Python 3.12.
 AXOLOTL ?= 0.19.0
@@ -15,7 +16,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory clean
+.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory test-unsloth clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -106,5 +107,15 @@ $(VENV_LLAMAFACTORY)/installed: pyproject.toml
 test-llamafactory: $(VENV_LLAMAFACTORY)/installed  ## Run the LLaMA-Factory tests against LLaMA-Factory 0.9.5.
 	$(TEST_ENV) $(VENV_LLAMAFACTORY)/bin/python -m pytest tests/llamafactory $(TEST_ARGS)
 
+$(VENV_UNSLOTH)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV_UNSLOTH)
+	$(VENV_UNSLOTH)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_UNSLOTH)/bin/python -m pip install --quiet --editable '.[unsloth,cli]' 'unsloth==2026.10.9' pytest pytest-xdist
+	touch $@
+
+# One process: each that imports Unsloth takes half a minute to.
+test-unsloth: $(VENV_UNSLOTH)/installed  ## Run the Unsloth tests against Unsloth 2026.10, on its CPU back end.
+	UNSLOTH_FORCE_CPU=1 $(TEST_ENV) $(VENV_UNSLOTH)/bin/python -m pytest tests/unsloth $(subst -n auto --maxprocesses 4,,$(TEST_ARGS))
+
 clean:  ## Remove the environments and build outputs.
-	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_DOCS) dist build .cache demo-output benchmark-output
+	rm -rf $(VENV) $(VENV_TRL19) .venv-axolotl* $(VENV_SWIFT) $(VENV_LLAMAFACTORY) $(VENV_UNSLOTH) $(VENV_DOCS) dist build .cache demo-output benchmark-output

@@ -31,6 +31,8 @@ if "swift" not in packages_distributions():  # `make test-swift`, likewise
     collect_ignore += [str(path) for path in HERE.glob("swift/test_swift*.py")]
 if "llamafactory" not in packages_distributions():  # `make test-llamafactory`
     collect_ignore += [str(path) for path in HERE.glob("llamafactory/test_llamafactory*.py")]
+if "unsloth" not in packages_distributions():  # `make test-unsloth`
+    collect_ignore += [str(path) for path in HERE.glob("unsloth/test_unsloth*.py")]
 if find_spec("hypothesis") is not None:
     from hypothesis import settings
 

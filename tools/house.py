@@ -35,7 +35,7 @@ LAYERS = (
 ON_TOP = ("audit", "cli")
 """Nothing below imports them."""
 TRAINERS = frozenset(
-    {"transformers", "trl", "axolotl", "swift", "llamafactory", "peft", "accelerate", "datasets"}
+    {"transformers", "trl", "axolotl", "swift", "llamafactory", "unsloth", "peft", "accelerate", "datasets"}
 )
 INTEGRATIONS = frozenset({"pact_transformers", "pact_trl", "pact_axolotl", "pact_swift", "pact_llamafactory"})
 NAMES_AT_THE_TOP = 16

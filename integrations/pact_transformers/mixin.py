@@ -13,7 +13,12 @@ from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
 from pact_transformers.label_logprobs import label_logprobs
 from pact_transformers.run_mixin import PactRunMixin
-from pact_transformers.sharding import refuse_fsdp1, require_own_inputs, tensor_parallel
+from pact_transformers.sharding import (
+    refuse_fsdp1,
+    refuse_split_sequences,
+    require_own_inputs,
+    tensor_parallel,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +118,8 @@ def constrain(trainer: Any, constraint: Constraint, mixin: type[PactRunMixin] = 
             value=type(trainer).__name__,
             remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
         )
+    # One that was set on the object would be called in place of the class's, which writes the receipt. It runs inside.
+    trainer._pact_own_train = vars(trainer).pop("train", None)
     trainer.__class__ = constrained_class(type(trainer), mixin)
     trainer.pact = constraint
     trainer.add_callback(FillTable(trainer))
@@ -140,6 +147,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
         )
     refuse_fsdp1(trainer)
+    refuse_split_sequences(trainer)
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:

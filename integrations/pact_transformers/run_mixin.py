@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ class PactRunMixin:
 
     pact: Constraint
     _pact_ahead: bool | None = None
+    _pact_own_train: Callable[..., Any] | None = None
+    """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
     if TYPE_CHECKING:  # what transformers.Trainer has
         model: Any
         args: Any
@@ -95,6 +98,7 @@ class PactRunMixin:
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
         self._pact_ahead = None  # the model is wrapped and checkpointed in there
-        result = super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        train = self._pact_own_train or super().train  # type: ignore[misc]
+        result = train(resume_from_checkpoint, *args, **kwargs)
         self._pact_write(self.args.output_dir)
         return result

@@ -63,6 +63,28 @@ def require_own_inputs(trainer: Any, config: PactConfig) -> None:
         )
 
 
+def refuse_split_sequences(trainer: Any) -> None:
+    """Refuse Unsloth's own ways of spreading a row or a layer over ranks, of which Accelerate knows nothing.
+
+    Raises:
+        AdapterError: Names context or tensor parallelism.
+    """
+    size = getattr(trainer.args, "context_parallel_size", None) or 1
+    if size > 1:
+        raise AdapterError(
+            "each rank would see a part of a row, and of an anchor",
+            key="context_parallel_size",
+            value=size,
+            remedy="Remove it, and shorten `max_length` if memory does not suffice.",
+        )
+    if any("_unsloth_tp_style" in vars(module) for module in trainer.model.modules()):
+        raise AdapterError(
+            "ranks that share a layer would read different anchors, and each has a part of the head",
+            key="UNSLOTH_TP_SIZE",
+            remedy="Unset it.",
+        )
+
+
 def tensor_parallel(trainer: Any) -> int:
     """Ranks that share a layer, and so their inputs."""
     return _parallel(trainer, "tp_size")

@@ -11,9 +11,22 @@ from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
 _PREFERENCES = ("DPOTrainer", "KTOTrainer")
 
 
-def _matches(trainer: Any) -> bool:
+def sft_classes(trainer: Any) -> list[type]:
+    """Those of a trainer's classes that are TRL's SFTTrainer: its own, or what stands in its place.
+
+    Unsloth puts a class of its own there. Who imported TRL before Unsloth still holds TRL's.
+    """
     trl = sys.modules.get("trl.trainer.sft_trainer")
-    return trl is not None and isinstance(trainer, trl.SFTTrainer)
+    return [
+        base
+        for base in type(trainer).__mro__
+        if trl is not None
+        and (base is trl.SFTTrainer or (base.__name__, base.__module__) == ("SFTTrainer", trl.__name__))
+    ]
+
+
+def _matches(trainer: Any) -> bool:
+    return bool(sft_classes(trainer))
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

@@ -18,6 +18,7 @@ from trl.trainer import sft_trainer
 from pact_plugin.assemble import PactConstraint
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
+from pact_trl.plugin import sft_classes
 
 
 class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
@@ -59,5 +60,5 @@ def _check(trainer: SFTTrainer, constraint: Constraint) -> None:
         trainer,
         constraint,
         own_loss=own is not None and not is_trl_dft,
-        foreign=foreign_loss(trainer, SFTTrainer),
+        foreign=foreign_loss(trainer, *sft_classes(trainer)),
     )

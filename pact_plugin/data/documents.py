@@ -110,8 +110,10 @@ def require_text(batch: Mapping[str, Any]) -> None:
     Raises:
         StoreError: Names the key of the batch.
     """
+    # Unsloth's lengths of documents say no more than the positions beside them.
+    said = _SAID | ({"packed_seq_lengths"} if "position_ids" in batch else set())
     for key, value in batch.items():
-        if key not in _SAID and torch.is_tensor(value) and value.ndim and bool((value != 0).any()):
+        if key not in said and torch.is_tensor(value) and value.ndim and bool((value != 0).any()):
             raise StoreError(
                 "documents are stored by their token ids alone, and this batch holds more",
                 key=key,

@@ -161,6 +161,18 @@ def test_tensor_parallel_ranks_would_read_different_anchors(tmp_path, build):
 
 
 @each_trainer
+def test_rows_or_layers_that_unsloth_spreads_over_ranks(tmp_path, build):
+    """By means of its own, which need GPUs: only its marks are set here."""
+    rows, layers = build(tmp_path), build(tmp_path)
+    rows.args.context_parallel_size = 2
+    with pytest.raises(AdapterError, match=r"context_parallel_size=2.*Remove it"):
+        pact.attach(rows, CONFIG)
+    layers.model.model.layers[0].mlp.up_proj._unsloth_tp_style = "colwise"
+    with pytest.raises(AdapterError, match=r"UNSLOTH_TP_SIZE.*Unset it"):
+        pact.attach(layers, HELD)
+
+
+@each_trainer
 def test_the_trainers_parts_are_looked_at_and_left_alone(tmp_path, build):
     """Also the flag by which bitsandbytes would repack 4-bit weights; only a pass of the reference turns that off."""
     trainer = build(tmp_path, with_lora=True)

@@ -48,6 +48,30 @@ def test_an_interrupted_run_resumes_as_one(tmp_path, build, with_lora):
 
 
 @each_trainer
+def test_a_train_that_was_set_on_the_trainer_runs_inside_of_ours(tmp_path, build):
+    """Unsloth sets one; called in place of ours, it left the run without a receipt and resumed any checkpoint."""
+
+    def wrapped(trainer: Any) -> Any:
+        inner = trainer.train
+
+        def train(*args: Any, **kwargs: Any) -> Any:
+            called.append(args)
+            return inner(*args, **kwargs)
+
+        trainer.train = train
+        return trainer
+
+    called: list[Any] = []
+    settings = {"gradient_accumulation_steps": 2, **SAVING}
+    pact.attach(wrapped(build(tmp_path, max_steps=2, **settings)), CONFIG).train()
+    assert Receipt.read(tmp_path).steps == [[1, 2]]
+    resumed = pact.attach(wrapped(build(tmp_path, max_steps=4, **settings)), CONFIG)
+    resumed.train(resume_from_checkpoint=True)
+    assert Receipt.read(tmp_path).steps == [[1, 4]]
+    assert called == [(None,), (True,)]
+
+
+@each_trainer
 def test_a_run_is_not_resumed_with_other_settings(tmp_path, build):
     pact.attach(build(tmp_path, max_steps=2, **SAVING), CONFIG).train()
     for changes, words in (
