@@ -109,8 +109,8 @@ test-llamafactory: $(VENV_LLAMAFACTORY)/installed  ## Run the LLaMA-Factory test
 
 $(VENV_UNSLOTH)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV_UNSLOTH)
-	$(VENV_UNSLOTH)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV_UNSLOTH)/bin/python -m pip install --quiet --editable '.[unsloth,cli]' 'unsloth==2026.10.9' pytest pytest-xdist
+	$(VENV_UNSLOTH)/bin/python -m $(INSTALL) --upgrade pip
+	$(VENV_UNSLOTH)/bin/python -m $(INSTALL) --editable '.[unsloth,cli]' 'unsloth==2026.10.9' pytest pytest-xdist
 	touch $@
 
 # One process: each that imports Unsloth takes half a minute to.

@@ -41,19 +41,11 @@ def share_head(model: Any) -> None:
 
 
 def require_own_inputs(trainer: Any, config: PactConfig) -> None:
-    """Refuse ranks that share a sequence, and anchors where they share a layer, as each rank would read others.
+    """Refuse anchors where ranks share their inputs, as each would read others.
 
     Raises:
-        AdapterError: Names context, sequence or tensor parallelism.
+        AdapterError: Names tensor parallelism.
     """
-    for key in ("cp_size", "sp_size"):
-        if (size := _parallel(trainer, key)) > 1:
-            raise AdapterError(
-                "a rank with a part of a sequence does not see where its responses begin",
-                key=key,
-                value=size,
-                remedy=f"Remove `{key}` from the parallelism configuration.",
-            )
     if config.has_anchors and tensor_parallel(trainer) > 1:
         raise AdapterError(
             "ranks that share a layer would read different anchors",
@@ -64,19 +56,21 @@ def require_own_inputs(trainer: Any, config: PactConfig) -> None:
 
 
 def refuse_split_sequences(trainer: Any) -> None:
-    """Refuse Unsloth's own ways of spreading a row or a layer over ranks, of which Accelerate knows nothing.
+    """Refuse ranks that share a sequence, and Unsloth's layers in parts, of which Accelerate knows nothing.
 
     Raises:
-        AdapterError: Names context or tensor parallelism.
+        AdapterError: Names context, sequence or tensor parallelism.
     """
-    size = getattr(trainer.args, "context_parallel_size", None) or 1
-    if size > 1:
-        raise AdapterError(
-            "each rank would see a part of a row, and of an anchor",
-            key="context_parallel_size",
-            value=size,
-            remedy="Remove it, and shorten `max_length` if memory does not suffice.",
-        )
+    sizes = {key: _parallel(trainer, key) for key in ("cp_size", "sp_size")}
+    sizes["context_parallel_size"] = getattr(trainer.args, "context_parallel_size", None) or 1  # Unsloth's
+    for key, size in sizes.items():
+        if size > 1:
+            raise AdapterError(
+                "a rank with a part of a sequence does not see where its responses begin",
+                key=key,
+                value=size,
+                remedy=f"Remove `{key}`, and shorten `max_length` if memory does not suffice.",
+            )
     if any("_unsloth_tp_style" in vars(module) for module in trainer.model.modules()):
         raise AdapterError(
             "ranks that share a layer would read different anchors, and each has a part of the head",

@@ -165,7 +165,7 @@ def test_rows_or_layers_that_unsloth_spreads_over_ranks(tmp_path, build):
     """By means of its own, which need GPUs: only its marks are set here."""
     rows, layers = build(tmp_path), build(tmp_path)
     rows.args.context_parallel_size = 2
-    with pytest.raises(AdapterError, match=r"context_parallel_size=2.*Remove it"):
+    with pytest.raises(AdapterError, match=r"context_parallel_size=2.*Remove `context_parallel_size`"):
         pact.attach(rows, CONFIG)
     layers.model.model.layers[0].mlp.up_proj._unsloth_tp_style = "colwise"
     with pytest.raises(AdapterError, match=r"UNSLOTH_TP_SIZE.*Unset it"):
