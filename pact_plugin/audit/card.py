@@ -128,20 +128,24 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Those that say what was held; where files lie is nobody's business."""
-    shown = {key: config.get(key) for key in ("weight", "easing", "anchors", "hold_data")}
-    anchors = shown["anchors"]
+    shown = {
+        key: config.get(key) or False for key in ("weight", "easing", "anchors", "hold_data", "advanced")
+    }
+    anchors, advanced = shown["anchors"], shown["advanced"]
     if isinstance(anchors, dict) and "prompts" in anchors:
         shown["anchors"] = anchors | {"prompts": Path(str(anchors["prompts"])).name}
-    published = (config.get("advanced") or {}).get("published")
-    return {key: value or False for key, value in shown.items()} | (
-        {"published": published} if published else {}
-    )
+    if isinstance(advanced, dict):
+        shown["advanced"] = {
+            key: value for key, value in advanced.items() if key not in ("store", "chunk_size")
+        }
+    return shown
 
 
 def _yaml(value: Any) -> str:
-    """A setting in YAML's short form."""
+    """A setting in YAML's short form; in a receipt's order, without what is unset."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_yaml(one)}" for key, one in value.items()) + "}"
+        own = (f"{key}: {_yaml(one)}" for key, one in sorted(value.items()) if one is not None)
+        return "{" + ", ".join(own) + "}"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pact_plugin.errors import ConfigError, PluginError
 from pact_plugin.tokens.file import FILE_NAME, unusable
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 README = "README.md"
 SHOWN = 10
@@ -39,27 +38,39 @@ def push(file: str | os.PathLike[str], repo_id: str, *, private: bool = False) -
         raise unusable(path, "there is no such file")
     tokens = SafetyTokens.load(path)
     path = path / FILE_NAME if path.is_dir() else path
-    try:
-        import huggingface_hub as hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-    except ModuleNotFoundError as error:
-        raise PluginError(
-            "a token file is uploaded by huggingface_hub, which is missing",
-            remedy="pip install huggingface_hub",
-        ) from error
+    hub = _client()
     if hub.get_token() is None:
         raise ConfigError(
             "you are not logged in to the hub", key="HF_TOKEN", remedy="Run `hf auth login`, or set it."
         )
     api = hub.HfApi()
-    try:
+    with _errors(repo_id, api.endpoint):
         api.create_repo(repo_id, private=private, exist_ok=True)
-        pages = () if api.file_exists(repo_id, README) else (page(tokens, repo_id).encode(),)
-        added: list[Any] = [hub.CommitOperationAdd(FILE_NAME, path)]
-        added += [hub.CommitOperationAdd(README, one) for one in pages]
-        commit: str = api.create_commit(
-            repo_id, added, commit_message=f"Safety tokens {tokens.digest}"
-        ).commit_url
+        added = [hub.CommitOperationAdd(FILE_NAME, path)]
+        if not api.file_exists(repo_id, README):
+            added.append(hub.CommitOperationAdd(README, page(tokens, repo_id).encode()))
+        done = api.create_commit(repo_id, added, commit_message=f"Safety tokens {tokens.digest}")
+    return str(done.commit_url)
+
+
+def _client() -> Any:
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise PluginError(
+            "a token file is uploaded by huggingface_hub, which is missing",
+            remedy="pip install huggingface_hub",
+        ) from error
+    return huggingface_hub
+
+
+@contextmanager
+def _errors(repo_id: str, endpoint: str) -> Iterator[None]:
+    """The client's errors as ours."""
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        yield
     except HFValidationError as error:
         raise ConfigError(
             "not the name of a repository", key="repo_id", value=repo_id, remedy="Write `ORG/NAME`."
@@ -74,14 +85,13 @@ def push(file: str | os.PathLike[str], repo_id: str, *, private: bool = False) -
     except (
         OSError,
         HfHubHTTPError.__mro__[1],
-    ) as error:  # the errors of httpx or httpx2, by release of the client
+    ) as error:  # the errors of httpx or httpx2, by the client's release
         raise ConfigError(
             f"the hub cannot be reached ({type(error).__name__})",
             key="HF_ENDPOINT",
-            value=api.endpoint,
+            value=endpoint,
             remedy="Unset $HF_HUB_OFFLINE, and look at the connection.",
         ) from error
-    return commit
 
 
 def page(tokens: SafetyTokens, repo_id: str) -> str:
