@@ -11,7 +11,7 @@ import torch
 import typer
 
 from benchmarks import commands
-from benchmarks.field.command import field, measures
+from benchmarks.field.command import along, field, measures
 from benchmarks.preservation.command import preservation
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
@@ -131,13 +131,16 @@ def tables(
     commands.run_overhead([replace(base, shape="tiny", modes=MODES, cycles=2 * cycles)], output)
     growth(None, cycles, threads, clock, output)
     profile_operators("135m", "default", threads, output)
-    count_operations(None, 0.5, "bfloat16", output)
+    count_operations(None, None, None, "bfloat16", output)
 
 
 @app.command("count")
 def count_operations(
     shape: Annotated[list[str] | None, typer.Option(help="Repeatable; by default 1b and 8b.")] = None,
-    response_share: Annotated[float, typer.Option(help="Share of a row that is response.")] = 0.5,
+    mode: Annotated[list[str] | None, typer.Option(help="As for overhead; by default each.")] = None,
+    response_share: Annotated[
+        list[float] | None, typer.Option(help="Share of a row that is response; repeatable. By default 0.5.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
     output: Output = OUTPUT,
 ) -> None:
@@ -148,10 +151,11 @@ def count_operations(
                 shape=name,
                 train=train,
                 loss=loss,
-                modes=COUNTED,
-                response_share=response_share,
+                modes=tuple(mode or COUNTED),
+                response_share=share,
                 dtype=dtype,
             )
+            for share in response_share or [0.5]
             for name in shape or ["1b", "8b"]
             for train in ("lora", "full")
             for loss in ("chunked", "full")
@@ -192,6 +196,7 @@ def profile_operators(
 app.command()(preservation)
 app.command()(field)
 app.command()(measures)
+app.command()(along)
 
 
 def main() -> None:

@@ -60,6 +60,7 @@ COUNT_HEADINGS = (
     "shape",
     "training",
     "loss",
+    "response",
     "step",
     "TFLOP",
     "FLOP ratio",
@@ -80,9 +81,11 @@ def run_counts(measured: list[Settings], output: Path) -> None:
     content = []
     for settings in measured:
         for name, counted in count(settings).items():
-            lines.append((settings.shape, settings.train, settings.loss, name, *_counted(name, counted)))
+            kind = (settings.shape, settings.train, settings.loss, f"{settings.response_share:.0%}", name)
+            lines.append((*kind, *_counted(name, counted)))
             about = asdict(settings) | asdict(settings.sizes)
             shares = {"anchor_share": counted.anchor_share, "reading_share": counted.reading_share}
+            shares |= {f"run_ratio_{epochs}": counted.run_ratio(epochs) for epochs in (1, 3)}
             content.append(about | {"kind": name, "ratio": counted.ratio} | shares | asdict(counted))
     output.mkdir(parents=True, exist_ok=True)
     (output / "counts.json").write_text(json.dumps(content, indent=2) + "\n")

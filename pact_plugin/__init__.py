@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pact_plugin.terms.base import Step as Step
     from pact_plugin.tokens.safety_tokens import SafetyTokens as SafetyTokens
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOME = {
     "PactConfig": "config",

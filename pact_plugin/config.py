@@ -44,9 +44,9 @@ class Anchors(Settings):
     """Benign anchors to each harmful one (spec clause C10.4)."""
     tokens: Annotated[int, Field(ge=1, le=24)] = 16
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1)."""
-    top_k: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Tokens that the aligned model holds likeliest at each position of an anchor, held there beside the safety tokens
-    (spec clause C10.2)."""
+    top_k: Annotated[int, Field(ge=0, le=1024)] = 64
+    """Tokens that the aligned model holds likeliest at each position of an anchor, held there beside the safety tokens;
+    0: none (spec clause C10.2)."""
 
     @model_validator(mode="after")
     def _has_two_kinds(self) -> Anchors:

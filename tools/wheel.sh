@@ -5,7 +5,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$2" -m build --quiet --wheel --outdir "$work" .
 "$1" -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet "$work"/*.whl
+"$work/venv/bin/python" -m pip install --quiet --no-compile "$work"/*.whl
 cd "$work"
 "$work/venv/bin/python" - <<'PYTHON'
 import importlib.util

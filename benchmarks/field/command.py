@@ -142,6 +142,34 @@ def measures(
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
+def along(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    method: Annotated[
+        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
+    ],
+    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
+    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
+    split: Annotated[str, typer.Option(help="As for field.")] = "held-out",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
+) -> None:
+    """P(S) along the aligned model's refusals, before and after; the runs must be there."""
+    from benchmarks.field.along import along as measure_along
+
+    torch.set_num_threads(threads)
+    _quiet()
+    base = Cell(_one_of(TASKS, task, "task"), contamination, seed=seed)
+    cells = [_named(base, one) for one in method]
+    found = measure_along(load(Sizes(model), output), _one_of(SPLITS, split, "split"), cells, console.print)
+    write_whole(
+        output / "along.json", {"model": Path(model).name, "seed": seed, "split": split, "models": found}
+    )
+    for name, line in found.items():
+        shown = " ".join(f"{one['mean']:.2f}" for one in line)
+        console.print(f"{name:>24}  {shown}", markup=False, soft_wrap=True)
+
+
 def cells_of(
     base: Cell,
     names: Sequence[str],
@@ -169,6 +197,13 @@ def cells_of(
             for strength in [None] if usual is None else strengths or [usual]:
                 found.append(replace(base, method=name, strength=strength, seed=seed))
     return found
+
+
+def _named(base: Cell, method: str) -> Cell:
+    """The run of METHOD@STRENGTH; without a strength that of its usual one, which for settings under a name is 1."""
+    name, _, strength = method.partition("@")
+    usual = method_of(name).strength if name.partition("+")[0] in METHODS else 1.0
+    return replace(base, method=name, strength=float(strength) if strength else usual)
 
 
 def _method(name: str, text: str) -> Method:

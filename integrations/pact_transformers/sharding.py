@@ -41,11 +41,19 @@ def share_head(model: Any) -> None:
 
 
 def require_own_inputs(trainer: Any, config: PactConfig) -> None:
-    """Refuse anchors where ranks share their inputs, as each would read others.
+    """Refuse ranks that share a sequence, and anchors where they share a layer, as each rank would read others.
 
     Raises:
-        AdapterError: Names tensor parallelism.
+        AdapterError: Names context, sequence or tensor parallelism.
     """
+    for key in ("cp_size", "sp_size"):
+        if (size := _parallel(trainer, key)) > 1:
+            raise AdapterError(
+                "a rank with a part of a sequence does not see where its responses begin",
+                key=key,
+                value=size,
+                remedy=f"Remove `{key}` from the parallelism configuration.",
+            )
     if config.has_anchors and tensor_parallel(trainer) > 1:
         raise AdapterError(
             "ranks that share a layer would read different anchors",
@@ -57,5 +65,8 @@ def require_own_inputs(trainer: Any, config: PactConfig) -> None:
 
 def tensor_parallel(trainer: Any) -> int:
     """Ranks that share a layer, and so their inputs."""
-    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
-    return getattr(parallelism, "tp_size", 1) or 1
+    return _parallel(trainer, "tp_size")
+
+
+def _parallel(trainer: Any, key: str) -> int:
+    return getattr(getattr(trainer.accelerator, "parallelism_config", None), key, 1) or 1

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
 from benchmarks.field.kept import claimed, once
+from benchmarks.field.measures import HARMFUL
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes
 from benchmarks.field.start import load
@@ -155,3 +156,24 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path):
         assert ours
         assert not theirs
     assert once(tmp_path, "x", lambda: 1) == once(tmp_path, "x", lambda: 2) == 1
+
+
+def test_the_mass_of_safety_tokens_along_refusals(first, folder):
+    words = ["--model", folder / "model", "--output", folder / "out", "--contamination", 0.25]
+    words += ["--split", "development", "--method", "plain", "--method", "mine@2"]
+    result = CliRunner().invoke(app, ["along", *map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "out" / "along.json").read_text())["models"]
+    assert list(found) == ["aligned", "plain", "mine"]
+    asked = first[1]["alpaca-aligned-development"]["asked"]
+    refused = [row for name in HARMFUL for row in asked[name] if row["refused"]]
+    for line in found.values():
+        assert line[0]["prompts"] == len(refused)
+        assert all(0 <= one["low"] <= one["mean"] <= one["high"] <= 1 for one in line)
+    assert found["plain"][0]["mean"] != found["aligned"][0]["mean"]
+
+
+def test_a_run_that_is_not_there_is_named(first, folder):
+    words = ["along", "--model", folder / "model", "--output", folder / "out", "--method", "replay"]
+    with pytest.raises(ConfigError, match="no such run"):
+        CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)

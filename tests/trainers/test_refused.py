@@ -133,6 +133,18 @@ def test_several_visible_gpus_without_a_launcher(tmp_path, build):
 
 
 @each_trainer
+@pytest.mark.parametrize("key", ["cp_size", "sp_size"])
+def test_ranks_that_share_a_sequence(tmp_path, build, key):
+    trainer = build(tmp_path)
+    trainer.accelerator.state.parallelism_config = SimpleNamespace(**{key: 2})
+    try:
+        with pytest.raises(AdapterError, match=rf"{key}=2.*Remove `{key}`"):
+            pact.attach(trainer, HELD)
+    finally:
+        trainer.accelerator.state.parallelism_config = None
+
+
+@each_trainer
 def test_tensor_parallel_ranks_would_read_different_anchors(tmp_path, build):
     early, late, held = build(tmp_path), pact.attach(build(tmp_path), CONFIG), build(tmp_path)
     late.accelerator.state.parallelism_config = SimpleNamespace(
