@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,10 +62,12 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
         for cell in notebook.cells
         for output in cell.get("outputs", [])
     ]
-    assert any("constrained: 8 steps" in text for text in texts)
-    assert any("harmless prompts refused" in text for text in texts)
+    assert any("constrained: 6 steps" in text for text in texts)
+    (table,) = (text for text in texts if "harmless prompts refused" in text)
+    aligned, plain, held = map(int, re.findall(r">(\d+)%<", table)[::2])
+    assert aligned >= held > plain
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
-    assert verify_run(tmp_path / "out" / "pact").startswith("constrained: 8 steps")
+    assert verify_run(tmp_path / "out" / "pact").startswith("constrained: 6 steps")
     audit = AuditResult.model_validate_json((tmp_path / "out" / "audit" / "audit.json").read_bytes())
     assert audit.harmful is not None
-    assert audit.harmful.reference.refused >= 12
+    assert round(100 * audit.harmful.candidate.rate) == held
