@@ -1,14 +1,16 @@
-"""The Trainer mixin for all of a constrained run but its loss: logs, evaluations, checkpoints, the receipt."""
+"""The Trainer mixin for all of a constrained run but its loss: logs, evaluations, checkpoints, receipt, model card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
+from pact_plugin.audit.card import AUDIT, block, read_audit, write_block
 from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.run.receipt import Receipt
 from pact_transformers.ahead import goes_ahead
@@ -28,6 +30,8 @@ class PactRunMixin:
     _pact_ahead: bool | None = None
     _pact_own_train: Callable[..., Any] | None = None
     """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
+    _pact_trained: datetime | None = None
+    """When the last training ended; None before, and while it trains."""
     if TYPE_CHECKING:  # what transformers.Trainer has
         model: Any
         args: Any
@@ -74,6 +78,27 @@ class PactRunMixin:
         if self.args.should_save:
             record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
             record.write(folder)
+            self._pact_card(folder, only_again=True)  # the card of a checkpoint is written before its numbers
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write the trainer's model card, with a block on PACT from the receipt.
+
+        Where an `audit.json` lies in the output folder that is newer than the training, its numbers, too.
+
+        Raises:
+            ConfigError: That audit cannot be read.
+        """
+        super().create_model_card(*args, **kwargs)  # type: ignore[misc]
+        if self.is_world_process_zero():  # type: ignore[attr-defined]
+            self._pact_card(self.args.output_dir)
+
+    def _pact_card(self, folder: str, *, only_again: bool = False) -> None:
+        audit = None
+        if self._pact_trained is not None and (Path(folder) / AUDIT).is_file():
+            found = read_audit(folder)
+            # An earlier one is of another model that has lain there.
+            audit = found if datetime.fromisoformat(found.created) >= self._pact_trained else None
+        write_block(folder, block(self.pact.record.receipt, audit), only_again=only_again)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt.
@@ -98,7 +123,9 @@ class PactRunMixin:
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
         self._pact_ahead = None  # the model is wrapped and checkpointed in there
+        self._pact_trained = None
         train = self._pact_own_train or super().train  # type: ignore[misc]
         result = train(resume_from_checkpoint, *args, **kwargs)
         self._pact_write(self.args.output_dir)
+        self._pact_trained = datetime.now(timezone.utc).replace(microsecond=0)
         return result

@@ -13,7 +13,7 @@ except ModuleNotFoundError as missing:
         f"pact-plugin: {missing.name} is not installed. Install the command line: pip install 'pact-plugin[cli]'."
     )
 
-from pact_plugin.cli import audit, check, demo, tokens, train, verify
+from pact_plugin.cli import audit, card, check, demo, tokens, train, verify
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError, ReceiptError
 from pact_plugin.hooks.manager import offered
@@ -29,6 +29,7 @@ app = typer.Typer(
 
 app.add_typer(tokens.app, name="tokens")
 app.command("audit")(audit.audit)
+app.command("card")(card.card)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
 app.command("train")(train.train)

@@ -35,6 +35,7 @@ class Receipt:
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
         positions: Response positions that a term has looked at, over all ranks.
         sums: By metric, a sum over the run and what it is divided by; divergences in nats.
+        release: Of pact-plugin, that constrained it.
         version: Of this file's format.
     """
 
@@ -48,6 +49,7 @@ class Receipt:
     trained_tokens: int = 0
     positions: int = 0
     sums: dict[str, list[float]] = field(default_factory=dict)
+    release: str | None = None
     version: int = _VERSION
 
     def mean(self, metric: str) -> float | None:
@@ -200,6 +202,7 @@ def _well_formed(receipt: Receipt) -> bool:
         and isinstance(receipt.steps, list)
         and all(map(is_span, receipt.steps))
         and all(map(is_count, (receipt.total_steps, receipt.trained_tokens, receipt.positions)))
+        and isinstance(receipt.release, str | None)
         and isinstance(receipt.sums, dict)
         and all(map(is_sum, receipt.sums.values()))
     )

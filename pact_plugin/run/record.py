@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pact_plugin import __version__
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.finite import FiniteCheck
 from pact_plugin.run.meter import Meter, Number, Reduce, Sums
@@ -55,6 +56,7 @@ class Record:
             tokens=parts.tokens.summary(),
             reference=parts.reference.choice.name,
             table=parts.reference.digest,
+            release=__version__,
         )
         looking = [term for term in parts.terms if term.columns]
         names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(looking)}

@@ -1,0 +1,183 @@
+"""The block of a model card: what a run was constrained by, and what an audit of its model found."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pact_plugin.audit.result import AuditResult
+from pact_plugin.errors import ConfigError
+from pact_plugin.run.drift import drift_warning
+from pact_plugin.run.receipt import Receipt
+
+CARD = "README.md"
+AUDIT = "audit.json"
+BEGIN, END = "<!-- pact-plugin: begin -->", "<!-- pact-plugin: end -->"
+_PLUGIN = "[pact-plugin](https://pypi.org/project/pact-plugin/)"
+_PAPER = "[PACT, arXiv 2603.07445](https://arxiv.org/abs/2603.07445)"
+
+
+def block(receipt: Receipt, audit: AuditResult | None = None) -> str:
+    """The block, in Markdown between two comments, from a run's receipt and perhaps an audit of its model."""
+    lines = [BEGIN, "## Refusals", "", *_run(receipt)]
+    if audit is not None:
+        lines += ["", *_audit(audit)]
+    return "\n".join([*lines, END]) + "\n"
+
+
+def with_block(text: str, new: str) -> str:
+    """A model card with the block: in the place of an earlier one, or at the end."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        return before + new.rstrip("\n") + after
+    return f"{text.rstrip()}\n\n{new}" if text.strip() else new
+
+
+def write_block(folder: str | os.PathLike[str], new: str, *, only_again: bool = False) -> Path | None:
+    """Put the block into the `README.md` of a folder; never half of it.
+
+    Args:
+        folder: Where the model lies.
+        new: The block.
+        only_again: Only where there is an earlier one.
+
+    Returns:
+        The file; None if nothing was to be done.
+    """
+    path = Path(folder) / CARD
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if only_again and BEGIN not in text:
+        return None
+    part = path.with_name(f".{CARD}.{os.getpid()}.part")
+    try:
+        part.write_text(with_block(text, new), encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_audit(path: str | os.PathLike[str]) -> AuditResult:
+    """The outcome of an audit, from its `audit.json` or the folder that holds it.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    file = Path(path)
+    file = file / AUDIT if file.is_dir() else file
+    try:
+        return AuditResult.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        found = "cannot be read" if file.is_file() else "there is no such file"
+        raise ConfigError(
+            f"not the outcome of an audit: {found}",
+            key="audit",
+            value=str(file),
+            remedy="Name the folder that `pact-plugin audit` of this release has written.",
+        ) from error
+
+
+def _run(receipt: Receipt) -> Iterator[str]:
+    held, release = receipt.config["weight"] != 0, f" {receipt.release}" if receipt.release else ""
+    yield (
+        f"Trained with {_PLUGIN}{release}, which holds a model to the refusals of the aligned model that it started "
+        f"from ({_PAPER})."
+        if held
+        else f"Trained beside {_PLUGIN}{release}, which measured and held nothing (`weight: 0`)."
+    )
+    yield from ("", "| | |", "| --- | --- |")
+    tokens = receipt.tokens
+    rows = {
+        "terms": ", ".join(receipt.terms),
+        "settings": ", ".join(f"`{key}: {_yaml(value)}`" for key, value in _settings(receipt.config).items()),
+        "aligned model": _aligned(receipt.config.get("reference", "auto")),
+        "safety tokens": f"{tokens['count']}, digest `{tokens['digest']}`, tokenizer `{tokens['tokenizer'][:16]}`",
+        "optimiser steps constrained" if held else "optimiser steps measured": (
+            f"{receipt.constrained_steps:,} of {receipt.total_steps:,}"
+        ),
+        "tokens trained on": f"{receipt.trained_tokens:,}",
+    } | dict(_measured(receipt))
+    yield from (f"| {name} | {value} |" for name, value in rows.items())
+    if spans := receipt.missing_steps:
+        steps = ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
+        yield from ("", f"**Steps {steps} were not constrained.**")
+    if (drifted := drift_warning(receipt)) is not None:
+        yield from ("", f"**Warning:** {drifted}")
+
+
+def _aligned(reference: str) -> str:
+    return "this model before its first step" if reference == "auto" else f"`{_named(reference)}`"
+
+
+def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
+    """Means over the run."""
+    for metric, name, shown in (
+        ("eased", "share of the first response tokens that easing left out", "{:.2%}"),
+        ("anchor_divergence", "drift at the anchors, nats a token", "{:.3g}"),
+        ("divergence", "drift at the data, nats a token", "{:.3g}"),
+    ):
+        if (mean := receipt.mean(metric)) is not None:
+            yield name, shown.format(mean)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Those that say what was held; where files lie is nobody's business."""
+    shown = {
+        key: config.get(key) or False for key in ("weight", "easing", "anchors", "hold_data", "advanced")
+    }
+    anchors, advanced = shown["anchors"], shown["advanced"]
+    if isinstance(anchors, dict) and "prompts" in anchors:
+        shown["anchors"] = anchors | {"prompts": Path(str(anchors["prompts"])).name}
+    if isinstance(advanced, dict):
+        shown["advanced"] = {
+            key: value for key, value in advanced.items() if key not in ("store", "chunk_size")
+        }
+    return shown
+
+
+def _yaml(value: Any) -> str:
+    """A setting in YAML's short form; in a receipt's order, without what is unset."""
+    if isinstance(value, dict):
+        own = (f"{key}: {_yaml(one)}" for key, one in sorted(value.items()) if one is not None)
+        return "{" + ", ".join(own) + "}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _audit(result: AuditResult) -> Iterator[str]:
+    """As `model_card.md` of the audit says it, in fewer words and without Jinja2."""
+    release = result.settings.versions.get("pact-plugin", "")
+    passed = "passed" if result.verdict.passed else "failed"
+    yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."
+    yield f"`{_named(result.candidate.name)}` was compared with `{_named(result.reference.name)}`."
+    yield from (
+        "",
+        "| prompts | n | the aligned model refuses | this model refuses | change, points (95% interval) |",
+    )
+    yield "| --- | --- | --- | --- | --- |"
+    for kind, one in result.comparisons().items():
+        change = one.change
+        yield (
+            f"| {kind} | {one.reference.n} | {one.reference.refused} ({one.reference.rate:.1%}) "
+            f"| {one.candidate.refused} ({one.candidate.rate:.1%}) "
+            f"| {100 * change.difference:+.1f} ({100 * change.low:+.1f} to {100 * change.high:+.1f}) |"
+        )
+    yield from (
+        "",
+        f"Prompts {_cell(result.settings.prompts)}; judge {_cell(result.settings.judges[0])}. That an answer does",
+    )
+    yield "not refuse does not make it harmful, and passing does not make a model safe."
+
+
+def _named(model: str) -> str:
+    """Of a model in a folder the folder's name: its path is nobody's business."""
+    return _cell(Path(model).name if Path(model).is_absolute() else model)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

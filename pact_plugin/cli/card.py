@@ -1,0 +1,38 @@
+"""`pact-plugin card`: what a model card should say of a constrained run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def card(
+    output: Annotated[Path, typer.Argument(help="Output or checkpoint directory of a training run.")],
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of `pact-plugin audit`; by default its audit.json in the directory, if there is one."
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--print", help="Print the block, and write nothing.")] = False,
+) -> None:
+    """Put a block on PACT into the README.md of a run; a second call replaces it.
+
+    Exit status 1 if `pact-plugin verify` would fail.
+    """
+    from pact_plugin.audit.card import AUDIT, block, read_audit, write_block
+    from pact_plugin.run.receipt import Receipt
+    from pact_plugin.run.verify import verify_run
+
+    verify_run(output)
+    beside = output / AUDIT if (output / AUDIT).is_file() else None
+    named = audit or beside
+    text = block(Receipt.read(output), None if named is None else read_audit(named))
+    console = Console(highlight=False, soft_wrap=True)
+    if show:
+        console.print(text, markup=False, end="")
+    else:
+        console.print(f"{write_block(output, text)}: the block on PACT", markup=False)
