@@ -40,11 +40,13 @@ class AnchorRows:
         length: Tokens read of each: by default the bundled prompts' mean in SmolLM2's chat format without a system
             message, and the answer.
         held: Positions held, of all together.
+        tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.
     """
 
     rows: int = 8
     length: int = 38
     held: int = 126
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Kind:
         tokenizer, tokens = _tokens(settings.sizes.vocab_size, settings.tokens)
         config = mode.config(tokens, Path())
         self._ids = torch.tensor(tokens.positive.ids, device="meta")
+        self._top_k = config.anchors.top_k if config.anchors else 0
         self._head, self._chunk = language_head(model), config.advanced.chunk_size
         self._student = Student(model, self._head, self._ids, self._chunk)
         log_odds = Linear(torch.zeros(settings.sizes.hidden_size), 0.0)
@@ -203,7 +206,10 @@ class Kind:
 
     def _anchors(self, anchors: AnchorRows) -> int:
         """FLOPs of a step's anchors: through the decoder and the head, forward and backward."""
-        count, ids = anchors.held, self._ids
+        count = anchors.held
+        most = min(len(self._ids) + self._top_k * count, self._settings.sizes.vocab_size)
+        # A frozen head's rows of all of them are multiplied, as those of so many safety tokens would be.
+        ids = torch.zeros(anchors.tokens or most, dtype=torch.long, device="meta")
         states = self._states(count).requires_grad_()
         with FlopCounterMode(display=False) as counter:
             read = self._head.readout(

@@ -18,6 +18,7 @@ from benchmarks.settings import MODES, PLAIN, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 from pact_plugin.data.documents import full_context
 from pact_plugin.model.head import LanguageHead
+from pact_plugin.reference.columns import Buckets
 
 SMALL = {"batch": 2, "length": 32, "cycles": 1, "warmup": 0, "fill_batches": 2}
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -59,11 +60,14 @@ def anchors_of(constraint, step):
     """The anchors of a step, as they were read."""
     for term in constraint.terms:
         if term.name == "anchors":
-            documents = [term.documents[i] for i in term.chosen(step, 0, 0, 1)]
+            chosen = term.chosen(step, 0, 0, 1)
+            documents = [term.documents[i] for i in chosen]
             rows = [full_context(document) for document in documents]
-            return AnchorRows(
-                len(rows), max(len(row.tokens) for row in rows), sum(len(row.columns) for row in rows)
-            )
+            length, held = max(len(row.tokens) for row in rows), sum(len(row.columns) for row in rows)
+            asked = term._buckets
+            packed = torch.cat([term._aligned[i][asked] for i in chosen])
+            tokens = {*asked.ids, *Buckets.of(packed, asked.top_k).likeliest.flatten().tolist()}
+            return AnchorRows(len(rows), length, held, len(tokens))
     return None
 
 

@@ -14,7 +14,7 @@ from pact_plugin.audit.charts import COLOURS
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-FIELD = ROOT / "benchmarks" / "field" / "results" / "qwen-0.5b-alpaca"
+FIELD = ROOT / "benchmarks" / "field" / "results" / "qwen-0.5b"
 LIGHT = COLOURS | {"held": COLOURS["reference"], "yields": COLOURS["candidate"], "box": "#eef1f5"}
 DARK = {
     **{"ink": "#e6eaf0", "muted": "#a3adba", "grid": "#3a414d", "box": "#2a303b", "paper": "#14171d"},
@@ -65,6 +65,8 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
+    "top0": "safety tokens alone at anchors",
+    "pact-4-tokens": "the same, 4 tokens of each answer",
     "replay-kl+easing": "full KL at the anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
