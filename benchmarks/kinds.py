@@ -48,6 +48,10 @@ class AnchorRows:
     held: int = 126
     tokens: int | None = None
 
+    def buckets(self, safety_tokens: int, top_k: int, vocab_size: int) -> int:
+        """Distinct tokens, of so many safety tokens and `top_k` others at each position."""
+        return self.tokens or min(safety_tokens + top_k * self.held, vocab_size - 1)
+
 
 @dataclass(frozen=True)
 class Count:
@@ -207,9 +211,9 @@ class Kind:
     def _anchors(self, anchors: AnchorRows) -> int:
         """FLOPs of a step's anchors: through the decoder and the head, forward and backward."""
         count = anchors.held
-        most = min(len(self._ids) + self._top_k * count, self._settings.sizes.vocab_size)
         # A frozen head's rows of all of them are multiplied, as those of so many safety tokens would be.
-        ids = torch.zeros(anchors.tokens or most, dtype=torch.long, device="meta")
+        tokens = anchors.buckets(len(self._ids), self._top_k, self._settings.sizes.vocab_size)
+        ids = torch.zeros(tokens, dtype=torch.long, device="meta")
         states = self._states(count).requires_grad_()
         with FlopCounterMode(display=False) as counter:
             read = self._head.readout(

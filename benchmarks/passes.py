@@ -18,6 +18,7 @@ from benchmarks.kinds import AnchorRows
 from benchmarks.meta import build, inputs
 from benchmarks.settings import Settings
 from benchmarks.shapes import lora
+from pact_plugin.config import Anchors
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import LanguageHead, language_head
 
@@ -51,7 +52,7 @@ def peaks(settings: Settings, anchors: AnchorRows) -> Peaks:
         return head.decoder(**inputs(sizes.batch, sizes.length, head)).last_hidden_state.sum()
 
     def held() -> Tensor:
-        return _divergence(head, anchors, settings.tokens)
+        return _divergence(head, anchors, anchors.buckets(settings.tokens, Anchors().top_k, sizes.vocab_size))
 
     def apart() -> None:
         held().backward()
