@@ -66,7 +66,7 @@ NAMES = {
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
     "top0": "safety tokens alone at anchors",
-    "pact-4-tokens": "the same, 4 tokens of each answer",
+    "pact-4-tokens": "safety tokens alone, 4 a prompt",
     "replay-kl+easing": "full KL at the anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
