@@ -37,7 +37,9 @@ def test_the_steps_are_those_of_a_plain_run(tmp_path, plain, way):
     with_lora, expected = plain
     found = logs_of(tmp_path / way, with_lora, **WAYS[way])
     assert len(found) == len(expected) == 3
+    # AdamW's first steps are nearly the signs of gradients, some of which rounding turns.
+    rounding = 2e-3 if way == "compiled" else 1e-4
     for ours, theirs in zip(found, expected, strict=True):
         for name in ("loss", "pact/loss", "pact/divergence", "pact/anchor_divergence", "pact/eased"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+            assert ours[name] == pytest.approx(theirs[name], rel=rounding, abs=1e-6), name
     assert expected[-1]["pact/divergence"] > 1e-5

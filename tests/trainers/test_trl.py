@@ -56,7 +56,8 @@ def test_modes(tmp_path, settings, data, with_lora):
     trainer.train()
     logs = train_logs(trainer)
     assert len(logs) == 3
-    rounding = 5e-6 if settings.get("bf16") else 2e-6
+    # The model is read before training, in float32.
+    rounding = 2e-4 if settings.get("bf16") else 2e-6
     for name in ("pact/divergence", "pact/anchor_divergence"):
         assert logs[0][name] == pytest.approx(0, abs=rounding), name
         assert logs[-1][name] > logs[0][name] + 1e-7, name
@@ -83,9 +84,11 @@ def plain_logs(tmp_path_factory) -> dict[bool, list[dict[str, float]]]:
 @pytest.mark.filterwarnings("ignore")
 def test_checkpointed_and_compiled_steps_are_those_of_a_plain_run(tmp_path, plain_logs, way, with_lora):
     plain, other = plain_logs[with_lora], logs_of(tmp_path, with_lora, **WAYS[way])
+    # AdamW's first steps are nearly the signs of gradients, some of which rounding turns.
+    rounding = 2e-3 if way == "compiled" else 1e-4
     for ours, theirs in zip(other, plain, strict=True):
         for name in ("loss", "pact/eased", "pact/divergence", "pact/anchor_divergence"):
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), name
+            assert ours[name] == pytest.approx(theirs[name], rel=rounding, abs=1e-6), name
     assert plain[-1]["pact/anchor_divergence"] > 1e-6
 
 
