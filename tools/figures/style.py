@@ -65,6 +65,7 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
+    "2-a-step": "PACT, two anchors a step",
     "top0": "safety tokens alone at anchors",
     "pact-4-tokens": "safety tokens alone, 4 a prompt",
     "replay-kl+easing": "full KL at the anchors, with easing",
