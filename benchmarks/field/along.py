@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.field.kept import read
+from benchmarks.field.measure import READ_AT_A_TIME
 from benchmarks.field.measures import HARMFUL
 from benchmarks.field.run import cell_path, merged
 from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Split
@@ -23,7 +24,6 @@ from pact_plugin.errors import ConfigError
 
 POSITIONS = 16
 """Tokens of a refusal that are looked at: as many as an anchor holds."""
-READ_AT_A_TIME = 8
 
 
 def along(
@@ -54,8 +54,8 @@ def along(
         say(cell.method)
         model = start.model if cell.method == ALIGNED else merged(start, _adapter(start.folder, cell))
         with inspecting(model):
-            read_ = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
-        found[cell.method] = summary([one.mass for one in read_])
+            read_through = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
+        found[cell.method] = summary([one.mass for one in read_through])
     return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pact_plugin.audit.result import AuditResult
+from pact_plugin.data.markdown import cell, model_name
 from pact_plugin.errors import ConfigError
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.receipt import Receipt
@@ -112,7 +113,7 @@ def _run(receipt: Receipt) -> Iterator[str]:
 
 
 def _aligned(reference: str) -> str:
-    return "this model before its first step" if reference == "auto" else f"`{_named(reference)}`"
+    return "this model before its first step" if reference == "auto" else f"`{model_name(reference)}`"
 
 
 def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
@@ -154,7 +155,7 @@ def _audit(result: AuditResult) -> Iterator[str]:
     release = result.settings.versions.get("pact-plugin", "")
     passed = "passed" if result.verdict.passed else "failed"
     yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."
-    yield f"`{_named(result.candidate.name)}` was compared with `{_named(result.reference.name)}`."
+    yield f"`{model_name(result.candidate.name)}` was compared with `{model_name(result.reference.name)}`."
     yield from (
         "",
         "| prompts | n | the aligned model refuses | this model refuses | change, points (95% interval) |",
@@ -169,15 +170,6 @@ def _audit(result: AuditResult) -> Iterator[str]:
         )
     yield from (
         "",
-        f"Prompts {_cell(result.settings.prompts)}; judge {_cell(result.settings.judges[0])}. That an answer does",
+        f"Prompts {cell(result.settings.prompts)}; judge {cell(result.settings.judges[0])}. That an answer does",
     )
     yield "not refuse does not make it harmful, and passing does not make a model safe."
-
-
-def _named(model: str) -> str:
-    """Of a model in a folder the folder's name: its path is nobody's business."""
-    return _cell(Path(model).name if Path(model).is_absolute() else model)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

@@ -12,6 +12,7 @@ from pact_plugin.audit.judging import refuses
 from pact_plugin.audit.measures import Said
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.audit.verdict import CRITERIA
+from pact_plugin.data.markdown import cell
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
 
@@ -154,7 +155,7 @@ def _render(name: str, *, escape: bool, **values: Any) -> str:
     environment = Environment(
         autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": _cell, "of": _of}
+    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": cell, "of": _of}
     environment.filters |= {"nats": nats, "change": nats_change}
     source = files("pact_plugin").joinpath("audit", "templates", name).read_text(encoding="utf-8")
     return environment.from_string(source).render(**values)
@@ -169,8 +170,3 @@ def _write(path: Path, text: str) -> Path:
     part = path.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     return part.replace(path)
-
-
-def _cell(text: str) -> str:
-    """Text inside a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

@@ -7,7 +7,7 @@ from pact_plugin.run.receipt import Receipt
 FAR = 0.1
 """Nats a token at the anchors, over a run, with the likeliest tokens of each position held as well. On a model that
 came aligned (benchmarks/field/README.md) runs that kept its refusals moved by 0.027; plain fine-tuning, which lost
-them, ended at 0.23."""
+them, ended at 0.23, over a third of the anchors."""
 FAR_ALONE = 0.01
 """The same of safety tokens alone (`anchors.top_k: 0`). With four tokens each, of 46 runs in
 benchmarks/preservation/README.md 38 moved by 0.002 to 0.007; the others by 0.012 and more, and at other prompts two to

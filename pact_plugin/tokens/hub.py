@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pact_plugin.data.markdown import cell, model_name
 from pact_plugin.errors import ConfigError, PluginError
 from pact_plugin.tokens.file import FILE_NAME, unusable
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -107,15 +108,8 @@ def _lines(tokens: SafetyTokens, repo_id: str) -> Iterator[str]:
     yield f"{len(tokens)} tokens, digest `{tokens.digest}`. The highest weights:"
     yield from ("", "| token | weight |", "| --- | --- |")
     highest = sorted(zip(tokens.weights, tokens.tokens, strict=True), reverse=True)[:SHOWN]
-    yield from (f"| `{_cell(token)}` | {weight:+.4f} |" for weight, token in highest)
+    yield from (f"| `{cell(token)}` | {weight:+.4f} |" for weight, token in highest)
     yield from ("", "| chosen from | |", "| --- | --- |", f"| tokenizer (SHA-256) | `{tokens.fingerprint}` |")
-    yield from (f"| {_cell(key)} | {_cell(_shown(key, value))} |" for key, value in tokens.provenance.items())
-
-
-def _shown(key: str, value: str) -> str:
-    """Of a model in a folder the folder's name: the path is nobody's business."""
-    return Path(value).name if key in ("model", "base_model") and Path(value).is_absolute() else value
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+    for key, value in tokens.provenance.items():
+        shown = model_name(value) if key in ("model", "base_model") else cell(value)
+        yield f"| {cell(key)} | {shown} |"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 from datasets import Dataset
 from hf import adapted, hf_trainer, tokenized
-from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer
+from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer, weights
 from tiny import tiny_model
 from transformers import TrainerCallback
 
 import pact_plugin as pact
 from pact_plugin.hooks.manager import find_adapter
+from pact_plugin.run.receipt import Receipt
 
 FEW_ANCHORS = {"prompts": str(Path(__file__).parent / "few_anchors.jsonl")}
 """The bundled ones, some 500, take a third of a second to be answered."""
@@ -128,3 +130,26 @@ class Recording(TrainerCallback):
         batch = self._collate(rows)
         self.batches.append({key: value.clone() for key, value in batch.items() if torch.is_tensor(value)})
         return batch
+
+
+def resumes_as_one(folder: Path, trainer: Callable[[Path, int], Any]) -> Any:
+    """A run of four steps that was interrupted after two ends as one that was not; the resumed trainer.
+
+    Args:
+        folder: For the outputs, `whole` and `cut`.
+        trainer: Builds one for an output folder and a number of steps, held in every term.
+    """
+    whole = trainer(folder / "whole", 4)
+    whole.train()
+    trainer(folder / "cut", 2).train()
+    resumed = trainer(folder / "cut", 4)
+    resumed.train(resume_from_checkpoint=True)
+    for name, weight in weights(whole).items():
+        torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
+    ours, theirs = (Receipt.read(folder / name) for name in ("cut", "whole"))
+    assert ours.steps == [[1, 4]]
+    assert (ours.trained_tokens, ours.positions) == (theirs.trained_tokens, theirs.positions)
+    assert ours.positions > 0
+    for name in ("loss", "eased", "divergence", "anchor_divergence"):
+        assert ours.mean(name) == pytest.approx(theirs.mean(name), rel=1e-4), name
+    return resumed

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from both import CONFIG, HELD, SAVING, changed, each_kind
+from both import CONFIG, HELD, SAVING, changed, each_kind, resumes_as_one
 from command_runs import pact_command
 from datasets import Dataset
 from pact_trl import PactSFTTrainer
@@ -25,7 +25,6 @@ from unsloth_runs import loaded, saved, twin_of
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError
-from pact_plugin.run.receipt import Receipt
 
 POSITIVE = torch.tensor(TOKENS.positive.ids)
 STEPS = {"max_steps": 4, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}
@@ -210,16 +209,7 @@ def test_an_interrupted_run_resumes_as_one(tmp_path, folder, with_lora):
         settings = {"learning_rate": 5e-3, "gradient_accumulation_steps": 2, "max_steps": steps}
         return pact.attach(sft_trainer(output, model=loaded(folder, with_lora), **settings, **SAVING), CONFIG)
 
-    whole = trainer(tmp_path / "whole", 4)
-    whole.train()
-    trainer(tmp_path / "cut", 2).train()
-    resumed = trainer(tmp_path / "cut", 4)
-    resumed.train(resume_from_checkpoint=True)
-    for name, weight in weights(whole).items():
-        torch.testing.assert_close(weights(resumed)[name], weight, atol=1e-6, rtol=1e-5)
-    ours, theirs = (Receipt.read(tmp_path / name) for name in ("cut", "whole"))
-    assert ours.steps == [[1, 4]]
-    assert (ours.trained_tokens, ours.positions) == (theirs.trained_tokens, theirs.positions)
+    resumed = resumes_as_one(tmp_path, trainer)
     for checkpoint in ("checkpoint-4", "."):
         done = pact_command("verify", str(tmp_path / "cut" / checkpoint))
         assert done.returncode == 0, done.stderr

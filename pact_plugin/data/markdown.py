@@ -1,0 +1,15 @@
+"""Texts that are not ours inside Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def cell(text: str) -> str:
+    """Text inside a cell of a table, or between backticks."""
+    return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
+
+
+def model_name(model: str) -> str:
+    """A model for other people's eyes: of one in a folder the folder's name, as its path is nobody's business."""
+    return cell(Path(model).name if Path(model).is_absolute() else model)
