@@ -43,9 +43,9 @@ class AnchorRows:
         tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.
     """
 
-    rows: int = 8
+    rows: int = 2
     length: int = 38
-    held: int = 126
+    held: int = 32
     tokens: int | None = None
 
     def buckets(self, safety_tokens: int, top_k: int, vocab_size: int) -> int:

@@ -71,7 +71,7 @@ def test_a_train_that_was_set_on_the_trainer_runs_inside_of_ours(tmp_path, build
 def test_a_run_is_not_resumed_with_other_settings(tmp_path, build):
     pact.attach(build(tmp_path, max_steps=2, **SAVING), CONFIG).train()
     for changes, words in (
-        ({"anchors": FEW_ANCHORS | {"per_step": 2}}, "constrained differently: anchors.per_step was 8"),
+        ({"anchors": FEW_ANCHORS | {"per_step": 4}}, "constrained differently: anchors.per_step was 2"),
         ({"weight": 1.0}, r"constrained differently: weight was 2\.0"),
         ({"hold_data": False}, "constrained differently: hold_data"),
     ):

@@ -65,9 +65,9 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
-    "2-a-step": "PACT, two anchors a step",
-    "top0": "safety tokens alone at anchors",
-    "pact-4-tokens": "safety tokens alone, 4 a prompt",
-    "replay-kl+easing": "full KL at the anchors, with easing",
+    "8-a-step": "PACT, eight anchors a step",
+    "8-a-step-top0": "safety tokens alone at anchors, eight",
+    "8-a-step-top0-4-tokens": "safety tokens alone, eight, 4 tokens each",
+    "replay-kl+easing": "full KL at eight anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
