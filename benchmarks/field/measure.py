@@ -16,7 +16,7 @@ from pact_plugin.audit import everyday
 from pact_plugin.audit.coherence import UNLIKELY
 from pact_plugin.audit.judging import refuses
 from pact_plugin.audit.reading import Answers, likelihoods
-from pact_plugin.data.generation import Generation, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, answers, inspecting, user_prompts
 from pact_plugin.judge import find_judge
 
 EXACT_TOKENS = 220
@@ -61,7 +61,7 @@ def _ask(model: Any, start: Start, prompts: Sequence[str]) -> list[dict[str, Any
     """Every answer with its verdict, and its mean log-likelihood under the aligned model in nats per token."""
     if not prompts:
         return []
-    asked = [user_prompt(start.tokenizer, one) for one in prompts]
+    asked = user_prompts(start.tokenizer, prompts)
     said = answers(model, start.tokenizer, asked, Generation(ANSWER_TOKENS, ASKED_AT_A_TIME))
     texts = [start.tokenizer.decode(answer) for answer in said]
     likely = likelihoods(
@@ -98,7 +98,7 @@ def _everyday(model: Any, start: Start) -> list[list[float]]:
     """KL(aligned ‖ model) in nats along the aligned model's answer to each everyday question, and its tokens."""
     questions = everyday.questions()
     said = once(start.folder, "everyday", lambda: start.answers(questions, ANSWER_TOKENS))
-    asked = [user_prompt(start.tokenizer, one) for one in questions]
+    asked = user_prompts(start.tokenizer, questions)
     kept = everyday.keep(
         start.model,
         Answers(asked, said, [start.tokenizer.decode(one) for one in said]),
@@ -113,7 +113,7 @@ def _solve(model: Any, start: Start, problems: Sequence[Item]) -> list[dict[str,
     """Each problem's answer, and whether its number is the right one."""
     if not problems:
         return []
-    asked = [user_prompt(start.tokenizer, one.prompt) for one in problems]
+    asked = user_prompts(start.tokenizer, [one.prompt for one in problems])
     said = answers(model, start.tokenizer, asked, Generation(EXACT_TOKENS, ASKED_AT_A_TIME))
     texts = [start.tokenizer.decode(answer) for answer in said]
     return [

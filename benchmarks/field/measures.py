@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.field.data import Data, digest, harmful_items
 from benchmarks.field.settings import ANSWER_TOKENS
 from benchmarks.field.start import Start
-from pact_plugin.data.generation import inspecting, user_prompt
+from pact_plugin.data.generation import inspecting, user_prompts
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference.pool import ends_of
 
@@ -83,7 +83,7 @@ def measured(
     begun = time.perf_counter()
     for name, prompts in sets.items():
         with inspecting(start.model):
-            hidden = ends_of(start.source, [user_prompt(start.tokenizer, one) for one in prompts])
+            hidden = ends_of(start.source, user_prompts(start.tokenizer, prompts))
             mass, other = _first(start, hidden, ids)
         harm = log_odds(hidden).sigmoid()
         values["P(S)"][name], values["odds"][name] = mass, mass / (mass + other)

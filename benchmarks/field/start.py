@@ -15,7 +15,7 @@ import torch
 from benchmarks.field.kept import locked, read, write_whole
 from benchmarks.field.settings import ANSWER_TOKENS, Sizes
 from pact_plugin import PactConfig, SafetyTokens
-from pact_plugin.data.generation import Generation, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, answers, inspecting, user_prompts
 from pact_plugin.data.prompts import for_pool
 from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.pool_file import CACHE, pool_of, tokens_of
@@ -77,7 +77,7 @@ class Start:
     def answers(self, prompts: Sequence[str], tokens: int) -> list[list[int]]:
         """Its greedy answers as token ids."""
         with inspecting(self.model):
-            asked = [user_prompt(self.tokenizer, one) for one in prompts]
+            asked = user_prompts(self.tokenizer, prompts)
             return answers(self.model, self.tokenizer, asked, Generation(tokens, ASKED_AT_A_TIME))
 
     def kept_answers(self, prompts: Sequence[str]) -> tuple[dict[str, str], float]:

@@ -15,7 +15,7 @@ from benchmarks.preservation.training import Start
 from examples.demo.models import CHAT_TEMPLATE, load_aligned, native_dtype
 from examples.demo.prepare import choose_tokens, spread
 from examples.demo.prompts import Example, example
-from pact_plugin.data.generation import Generation, Progress, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, Progress, answers, inspecting, user_prompts
 from pact_plugin.data.selection_prompts import harmful_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
@@ -122,7 +122,7 @@ def own_refusals(model: Any, tokenizer: Any, prompts: tuple[str, ...], bars: Pro
         found = answers(
             model,
             tokenizer,
-            [user_prompt(tokenizer, prompt) for prompt in prompts],
+            user_prompts(tokenizer, prompts),
             Generation(40, 32, lambda done: bars(done, len(prompts), "Its own refusals")),
         )
     texts = [tokenizer.decode(answer).strip() for answer in found]

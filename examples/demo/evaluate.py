@@ -9,7 +9,7 @@ from typing import Any
 
 from examples.demo.prompts import read_lines
 from examples.demo.task import task_examples
-from pact_plugin.data.generation import Generation, Progress, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, Progress, answers, inspecting, user_prompts
 
 BATCH = 100
 
@@ -69,7 +69,7 @@ class Score:
 def answer(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, report: Report) -> list[str]:
     """Greedy answers of at most ``tokens`` tokens."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    questions = [user_prompt(tokenizer, prompts[index]) for index in order]
+    questions = user_prompts(tokenizer, [prompts[index] for index in order])
     with inspecting(model):
         said = answers(model, tokenizer, questions, Generation(tokens, BATCH, report))
     texts = dict(zip(order, map(tokenizer.decode, said), strict=True))

@@ -14,7 +14,7 @@ from pact_plugin.audit.judging import Court
 from pact_plugin.audit.noise import Round, again
 from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, read
 from pact_plugin.audit.settings import Asking
-from pact_plugin.data.generation import Pair, Progress, user_prompt
+from pact_plugin.data.generation import Pair, Progress, user_prompts
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.data.prompts import AuditPrompt, Kind, of_kind
 from pact_plugin.judge.names import DEFAULT
@@ -143,7 +143,7 @@ class Interview:
         """From the reference on everyday questions, if they were asked."""
         if not isinstance(kept, everyday.Kept):
             return None
-        asked = [user_prompt(self.tokenizer, one) for one in everyday.questions()]
+        asked = user_prompts(self.tokenizer, everyday.questions())
         report = self._report(len(asked), "reading the reference's everyday answers")
         return everyday.divergence(self.model, asked, kept, batch_size=self._batch, report=report)
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompt
+from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompts
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
@@ -82,7 +82,7 @@ def ask(
         ConfigError: A prompt with its answer is longer than the model's context.
         NonFiniteError: The model's probabilities are NaN.
     """
-    questions = [user_prompt(tokenizer, one) for one in prompts]
+    questions = user_prompts(tokenizer, prompts)
     for one, question in zip(prompts, questions, strict=True):
         check_context(model, len(question), max_new_tokens, ("--prompts", one[:60]))
     # Damaged weights would answer too, with nonsense; they are found before the long part.

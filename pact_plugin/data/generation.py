@@ -34,14 +34,21 @@ def device_of(model: Any) -> torch.device:
 
 def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a user's prompt up to where the answer begins, in the tokenizer's chat format if any."""
+    return user_prompts(tokenizer, [prompt])[0]
+
+
+def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """As `user_prompt`, of several at once: many times faster than one by one."""
+    if not prompts:
+        return []
     if not has_chat_template(tokenizer):
-        return _plain(tokenizer, f"{prompt}\n")
-    messages = [{"role": "user", "content": prompt}]
+        return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
     # Models that can think aloud first are asked not to; other templates ignore the setting.
-    text = tokenizer.apply_chat_template(
+    texts = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:

@@ -6,6 +6,8 @@ their first 300 characters. `find_judge` gives it and others by name; `guards` a
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pact_plugin.judge.classifier import THRESHOLD, ClassifierJudge, default_classifier
 from pact_plugin.judge.keywords import KeywordJudge
 from pact_plugin.judge.names import find_judge, judge_names
@@ -38,6 +40,7 @@ def is_refusal(text: str) -> bool:
     return refusal_score(text) >= THRESHOLD
 
 
+@lru_cache(maxsize=1024)  # a pool is read again by each run of a process
 def refusal_score(text: str) -> float:
     """How much an answer refuses, in [0, 1]; from `THRESHOLD` on it counts as a refusal.
 

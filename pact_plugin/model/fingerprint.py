@@ -27,7 +27,7 @@ class Fingerprint:
     """Of every bit of them, too."""
 
 
-def model_fingerprint(model: nn.Module, *, base_only: bool = False) -> Fingerprint:
+def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bool = False) -> Fingerprint:
     """Fingerprint of a model, the same on every device, under every wrapper and for every shard.
 
     All values count, by a sum of 64-bit integers that does not depend on the order of summation. With sharded
@@ -36,13 +36,15 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False) -> Fingerpri
     Args:
         model: The model, with the adapters that are active.
         base_only: Leave the adapters out: they change nothing, and start at random.
+        any_type: Compare values as float32, so that the same weights in bfloat16 and in float32 are the same model.
     """
     structure, values = hashlib.sha256(), hashlib.sha256()
     for name, parameter in sorted(_named(model, base_only), key=lambda pair: pair[0]):
         tensor = parameter.detach()
-        line = f"{name} {tuple(tensor.shape)} {tensor.dtype}\n"
+        dtype = torch.float32 if any_type else tensor.dtype
+        line = f"{name} {tuple(tensor.shape)} {dtype}\n"
         structure.update(line.encode())
-        values.update(f"{line}{_checksum(tensor)}\n".encode())
+        values.update(f"{line}{_checksum(tensor, dtype)}\n".encode())
     return Fingerprint(structure.hexdigest(), values.hexdigest())
 
 
@@ -62,14 +64,15 @@ def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def _checksum(tensor: Tensor) -> int:
-    """Σ v_i · w_i modulo 2^64 over the bits v_i of the values, with odd pseudo-random weights w_i."""
+def _checksum(tensor: Tensor, dtype: torch.dtype) -> int:
+    """Σ v_i · w_i modulo 2^64 over the bits v_i of the values in a type, with odd pseudo-random weights w_i."""
     if hasattr(tensor, "full_tensor"):
         tensor = tensor.full_tensor()
-    bits = tensor.contiguous().view(-1).view(_INTEGERS[tensor.element_size()])
-    total = torch.zeros((), dtype=torch.int64, device=bits.device)
-    for start in range(0, bits.numel(), _CHUNK):
-        part = bits[start : start + _CHUNK].to(torch.int64)
+    flat = tensor.contiguous().view(-1)
+    total = torch.zeros((), dtype=torch.int64, device=flat.device)
+    for start in range(0, flat.numel(), _CHUNK):
+        values = flat[start : start + _CHUNK].to(dtype)
+        part = values.view(_INTEGERS[values.element_size()]).to(torch.int64)
         place = torch.arange(start, start + part.numel(), device=part.device)
         total += (part * ((place * 6364136223846793005 + 1442695040888963407) | 1)).sum()
     return int(total)

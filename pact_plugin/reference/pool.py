@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.data.documents import Row
-from pact_plugin.data.generation import Generation, Pair, answers, inspecting, user_prompt
+from pact_plugin.data.generation import Generation, Pair, answers, inspecting
 from pact_plugin.data.prompts import AuditPrompt, Kind
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
@@ -113,13 +113,16 @@ class Asking:
     report: Callable[[int], None] = lambda done: None
 
 
-def ask(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking) -> Pool:
+def ask(
+    source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], asked: Sequence[list[int]], how: Asking
+) -> Pool:
     """Let the aligned model answer prompts, once.
 
     Args:
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
+        asked: Their token ids up to where the answer begins.
         how: Prompts at a time, and who hears of it.
 
     Raises:
@@ -132,7 +135,6 @@ def ask(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Ask
             key="model",
             remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
         )
-    asked = [user_prompt(tokenizer, one.prompt) for one in prompts]
     with inspecting(model), source.session():
         hidden = ends_of(source, asked)
         said = answers(model, tokenizer, asked, Generation(ANSWER, how.batch_size, how.report))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
@@ -49,8 +49,9 @@ def cache_folder() -> Path:
 def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking = DEFAULT) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
-    Answers belong to the model's weights, the prompts' token ids (so to the tokenizer and its chat template) and the
-    length of answers. Whether they refuse is judged anew each time.
+    Answers belong to the model's weights, whatever type these are loaded in (`tokens select` takes the one that they
+    are stored in, TRL float32), to the prompts' token ids (so to the tokenizer and its chat template) and to the length
+    of answers. Whether they refuse is judged anew each time.
 
     Args:
         source: The aligned model.
@@ -61,17 +62,18 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
     """
-    key = _key(source, tokenizer, prompts)
+    asked = user_prompts(tokenizer, [one.prompt for one in prompts])
+    key = _key(source, asked)
     file = cache_folder() / f"{key}.safetensors"
-    kept = of_first_rank(_read(file, key, tokenizer, prompts))
+    kept = of_first_rank(_read(file, key, tokenizer, prompts, asked))
     if kept is not None:
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return kept
     logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
-    asked = of_first_rank(replace(ask(source, tokenizer, prompts, how), key=key))
-    _keep(file, lambda partial: _write(partial, asked))
-    return asked
+    pool = of_first_rank(replace(ask(source, tokenizer, prompts, asked, how), key=key))
+    _keep(file, lambda partial: _write(partial, pool))
+    return pool
 
 
 def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyTokens:
@@ -109,9 +111,8 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     return tokens
 
 
-def _key(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> str:
-    model = model_fingerprint(source.model, base_only=source.kind == "adapter_off").values
-    asked = [user_prompt(tokenizer, one.prompt) for one in prompts]
+def _key(source: Source, asked: Sequence[list[int]]) -> str:
+    model = model_fingerprint(source.model, base_only=source.kind == "adapter_off", any_type=True).values
     return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, asked]).encode()).hexdigest()[:32]
 
 
@@ -146,7 +147,9 @@ def _read_tokens(file: Path) -> SafetyTokens | None:
         return None
 
 
-def _read(file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt]) -> Pool | None:
+def _read(
+    file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt], asked: Sequence[list[int]]
+) -> Pool | None:
     """What a file holds; None where there is none, or not a whole one: it is only a saving."""
     try:
         with safe_open(file, framework="pt") as opened:
@@ -156,8 +159,8 @@ def _read(file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt]) 
         return None
     if not len(said) == len(hidden) == len(prompts):
         return None
-    asked = [
-        Asked(one.prompt, one.kind, user_prompt(tokenizer, one.prompt), answer, refuses(tokenizer, answer))
-        for one, answer in zip(prompts, said, strict=True)
+    found = [
+        Asked(one.prompt, one.kind, ids, answer, refuses(tokenizer, answer))
+        for one, ids, answer in zip(prompts, asked, said, strict=True)
     ]
-    return Pool(tuple(asked), hidden, key)
+    return Pool(tuple(found), hidden, key)

@@ -26,7 +26,7 @@ from pact_plugin.data.generation import (
     dialogue_prompt,
     has_chat_template,
     inspecting,
-    user_prompt,
+    user_prompts,
 )
 from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
@@ -157,7 +157,7 @@ class _Run:
 
     def answer(self, model: Any, prompts: Sequence[str], *, refused: bool) -> dict[str, Pair]:
         """The prompts that the model refuses (or answers otherwise), with their token ids and answers."""
-        asked = [user_prompt(self.tokenizer, prompt) for prompt in prompts]
+        asked = user_prompts(self.tokenizer, prompts)
         said = answers(
             model,
             self.tokenizer,

@@ -9,7 +9,7 @@ from pools import BARE, PROMPTS, TAUGHT, built, pool_of
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.generation import user_prompt, user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
@@ -106,7 +106,8 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     source = build_source("adapter_off", model)
     expected = pool_of(tiny_model())
     moved(model)
-    found = pool_module.ask(source, TOKENIZER, PROMPTS, Asking())
+    asked = user_prompts(TOKENIZER, [one.prompt for one in PROMPTS])
+    found = pool_module.ask(source, TOKENIZER, PROMPTS, asked, Asking())
     assert len(generated) == 2
     assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
     torch.testing.assert_close(found.hidden, expected.hidden)

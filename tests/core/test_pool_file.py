@@ -38,6 +38,13 @@ def test_an_adapter_that_changes_nothing_is_the_same_model(generated):
     assert len(generated) == 1
 
 
+def test_the_same_weights_in_another_type_are_the_same_model(generated):
+    """`tokens select` loads them as they are stored, TRL in float32."""
+    stored = built(tiny_model().bfloat16())
+    assert probe_of(built(tiny_model().bfloat16().float())) == probe_of(stored)
+    assert len(generated) == 1
+
+
 def test_the_pool_of_anchors_is_another_only_where_the_prompts_are_ones_own(generated, monkeypatch):
     monkeypatch.setattr("pact_plugin.terms.anchor_prompts.for_pool", assemble.for_pool)
     built(tiny_model(), anchors=True)

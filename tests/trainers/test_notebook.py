@@ -20,11 +20,13 @@ FEW = 20
 """Prompts of each kind that the model answers: all 720 take minutes."""
 FEWER_PROMPTS = f"""
 from pact_plugin import assemble
+from pact_plugin.data import prompts
 from pact_plugin.terms import anchor_prompts
 
-whole = assemble.for_pool()
-assemble.for_pool = anchor_prompts.for_pool = lambda: whole.limited({FEW})
+whole = prompts.for_pool()
+assemble.for_pool = anchor_prompts.for_pool = prompts.for_pool = lambda: whole.limited({FEW})
 """
+COMMAND = f"{FEWER_PROMPTS}\nfrom pact_plugin.cli.main import main\n\nmain()\n"
 
 
 @pytest.fixture
@@ -53,7 +55,8 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PACT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     replaced(notebook, '"quickstart-output"', repr(str(tmp_path / "out")))
-    replaced(notebook, "tokens select {MODEL}", f"tokens select {{MODEL}} --limit {FEW}")
+    (tmp_path / "command.py").write_text(COMMAND)
+    replaced(notebook, "!pact-plugin tokens", f"!{sys.executable} {tmp_path / 'command.py'} tokens")
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FEWER_PROMPTS))
     client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(NOTEBOOK.parent)}})
     client.execute()  # raises where a cell does
@@ -67,6 +70,8 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
     aligned, plain, held = map(int, re.findall(r">(\d+)%<", table)[::2])
     assert aligned >= held > plain
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)
+    asked = [path for path in (tmp_path / "cache").iterdir() if ".tokens." not in path.name]
+    assert len(asked) == 1  # training has not asked again
     assert verify_run(tmp_path / "out" / "pact").startswith("constrained: 6 steps")
     audit = AuditResult.model_validate_json((tmp_path / "out" / "audit" / "audit.json").read_bytes())
     assert audit.harmful is not None
