@@ -61,7 +61,7 @@ def field(
     learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4,
     ask: Annotated[int, typer.Option(min=1, help="Prompts of each set that are asked, at most.")] = 100,
     exact: Annotated[int, typer.Option(min=0, help="GSM8K problems to solve; 0: none.")] = 100,
-    per_step: Annotated[int, typer.Option(min=1, help="Prompts of the pool in each step.")] = 8,
+    per_step: Annotated[int, typer.Option(min=1, help="Prompts of the pool in each step.")] = 2,
     pool_tokens: Annotated[int, typer.Option(min=1, help="Tokens of their answers that rivals replay.")] = 16,
     tokens: Annotated[
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")

@@ -45,7 +45,7 @@ class Sizes:
     ask: int = 100
     held_out: int = 40
     exact: int = 100
-    per_step: int = 8
+    per_step: int = 2
     pool_tokens: int = 16
 
     @property
