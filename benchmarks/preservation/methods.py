@@ -58,7 +58,7 @@ WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 USUAL = 1.0
 """The weight of `pact: true`."""
 EASING: dict[str, Any] = {"first": 16}
-ANCHORS: dict[str, Any] = {"per_step": 8, "tokens": 16, "ratio": 1}
+ANCHORS: dict[str, Any] = {"per_step": 2, "tokens": 16, "ratio": 1}
 DEFAULT: dict[str, Any] = {"easing": EASING, "anchors": ANCHORS, "hold_data": False}
 """The settings of `pact: true`, named, so that a name means the same where the defaults change."""
 PAPER: dict[str, Any] = {"easing": False, "anchors": False, "hold_data": True}
@@ -100,7 +100,7 @@ METHODS = {
     "anchors-alone": _variant("anchors, no easing", easing=False),
     "anchors-only16": _anchored("easing + 16 anchors", per_step=16),
     "anchors-only32": _anchored("easing + 32 anchors", per_step=32),
-    "anchors-only-3to1": _anchored("easing + 8 anchors, 3 : 1", ratio=3),
+    "anchors-only-3to1": _anchored("easing + 8 anchors, 3 : 1", per_step=8, ratio=3),
     "anchors-only16-3to1": _anchored("easing + 16 anchors, 3 : 1", per_step=16, ratio=3),
     "anchors-only16-2to1": _anchored("easing + 16 anchors, 2 : 1", per_step=16, ratio=2),
     "anchors-only32-2to1": _anchored("easing + 32 anchors, 2 : 1", per_step=32, ratio=2),

@@ -53,7 +53,7 @@ def published(**settings):
         (published(alpha=True), "advanced.published.alpha", ["neither true nor false"]),
         # switches
         ({"easing": 16}, "easing", ["16", "neither true, false nor a block", "`{first: 16}`"]),
-        ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 8}`"]),
+        ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 2}`"]),
         ({"anchors": 0}, "anchors", ["neither true, false nor a block"]),
         ({"hold_data": "all"}, "hold_data", ["all", "`{first: all}`"]),
         ({"advanced": {"published": "yes"}}, "advanced.published", ["yes", "`{first: all}`"]),
