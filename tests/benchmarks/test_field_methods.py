@@ -26,7 +26,7 @@ from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import language_head
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
-SIZES = Sizes("tiny", items=16, epochs=1, held_out=4, pool_tokens=6, learning_rate=1e-2)
+SIZES = Sizes("tiny", items=16, epochs=1, held_out=4, per_step=8, pool_tokens=6, learning_rate=1e-2)
 """Two steps."""
 
 
