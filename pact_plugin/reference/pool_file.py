@@ -23,6 +23,7 @@ from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import of_first_rank, rank
 from pact_plugin.reference.pool import ANSWER, Asked, Asking, Pool, ask, refuses
 from pact_plugin.reference.source import Source
+from pact_plugin.tokens.checks import MINIMUM_ANSWERS, check_helpful, check_refusals
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_plugin.tokens.select import Selection, choose_from_answers
 
@@ -89,6 +90,10 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         ConfigError: It refuses fewer than 8 harmful prompts, or helps with fewer than 8 benign ones.
     """
     refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
+    asked = Counter(one.kind for one in pool.asked)
+    if min(len(refusals), len(helpful)) < MINIMUM_ANSWERS:
+        check_refusals(len(refusals), asked["harmful"])
+        check_helpful(len(helpful), asked["benign"])
     content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
@@ -104,7 +109,6 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     with source.session():
         how = Selection(top_k=top_k, max_new_tokens=ANSWER)
         chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, how)
-    asked = Counter(one.kind for one in pool.asked)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
     tokens = of_first_rank(replace(chosen, provenance={**chosen.provenance, **totals}))
     _keep(file, tokens.save)

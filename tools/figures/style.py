@@ -68,6 +68,8 @@ NAMES = {
     "8-a-step": "PACT, eight anchors a step",
     "8-a-step-top0": "safety tokens alone at anchors, eight",
     "8-a-step-top0-4-tokens": "safety tokens alone, eight, 4 tokens each",
+    "no-easing": "PACT without easing",
+    "plain+easing": "easing alone",
     "replay-kl+easing": "full KL at eight anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
