@@ -91,7 +91,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     """
     refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
     asked = Counter(one.kind for one in pool.asked)
-    if min(len(refusals), len(helpful)) < MINIMUM_ANSWERS:
+    if min(len(refusals), len(helpful)) < MINIMUM_ANSWERS:  # said here, where all that was asked is known
         check_refusals(len(refusals), asked["harmful"])
         check_helpful(len(helpful), asked["benign"])
     content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])

@@ -15,8 +15,10 @@ from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint, assemble
 from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference import pool_file
+from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -43,6 +45,12 @@ def test_the_same_weights_in_another_type_are_the_same_model(generated):
     stored = built(tiny_model().bfloat16())
     assert probe_of(built(tiny_model().bfloat16().float())) == probe_of(stored)
     assert len(generated) == 1
+
+
+def test_too_few_refusals_are_counted_of_all_that_were_asked():
+    model = tiny_model()
+    with pytest.raises(ConfigError, match=r"refuses 0 of 20 harmful prompts, fewer than 8"):
+        pool_file.tokens_of(pool_of(model), build_source("itself", model), TOKENIZER, 16)
 
 
 def test_the_pool_of_anchors_is_another_only_where_the_prompts_are_ones_own(generated, monkeypatch):
