@@ -15,6 +15,7 @@ import command_runs
 import torch
 import yaml
 from command_runs import WORDS, Bench, write_rows
+from forks import forks
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
 
@@ -106,7 +107,16 @@ class Workshop(Bench):
             "PYTHONPATH": os.pathsep.join(paths),
             "ACCELERATE_USE_CPU": "1",
         }
-        return self.command([*words, str(file), *arguments], output, **(base | environment))
+        words = [*words, str(file), *arguments]
+        if words[0] == "axolotl" and arguments == ("--launcher", "python") and not environment:
+            return self.forked(words, output, base)
+        return self.command(words, output, **(base | environment))
+
+    def forked(self, words: list[str], output: Path, environment: dict[str, str]) -> Run:
+        """The same in a child of a process that has imported Axolotl."""
+        log = self.folder / f"{output.name}.log"
+        known = os.environ | self.environment(output) | environment
+        return Run(output, forks().run(words, known, log), log.read_text())
 
 
 def loads_installed() -> bool:

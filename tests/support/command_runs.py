@@ -83,12 +83,15 @@ class Bench:
         """The setting that names the safety tokens."""
         return {"safety_tokens": str(self.folder / "tokens.safetensors")}
 
+    def environment(self, output: Path) -> dict[str, str]:
+        """Variables of every command."""
+        return {"DUMP_BATCHES": str(output / "dump"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
     def command(self, words: Sequence[str], output: Path, **environment: str) -> Any:
         """Run a command whose output goes into a folder."""
-        base = {"DUMP_BATCHES": str(output / "dump"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             list(words),
-            env=os.environ | base | environment,
+            env=os.environ | self.environment(output) | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
