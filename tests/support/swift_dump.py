@@ -1,10 +1,12 @@
 """A file for `--external_plugins`, for the tests: its callback writes what each micro-batch begins with.
 
-Into DUMP_BATCHES/<number>.pt go the rows as the data loader gives them, and the trained weights at that moment.
+Into DUMP_BATCHES/<number>.pt go the rows as the data loader gives them, and the trained weights at that moment; those
+of several ranks in turn.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,12 @@ class DumpCallback(TrainerCallback):
         folder = Path(os.environ["DUMP_BATCHES"])
         folder.mkdir(parents=True, exist_ok=True)
         trainer, step = self.trainer, self.trainer.training_step
+        numbers = itertools.count(args.process_index, args.world_size)
 
         def training_step(model: Any, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
             tensors = {key: value.clone() for key, value in inputs.items() if torch.is_tensor(value)}
             weights = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-            count = len(list(folder.iterdir()))
-            torch.save({"inputs": tensors, "weights": weights}, folder / f"{count:03d}.pt")
+            torch.save({"inputs": tensors, "weights": weights}, folder / f"{next(numbers):03d}.pt")
             return step(model, inputs, *rest, **named)
 
         trainer.training_step = training_step

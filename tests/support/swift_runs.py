@@ -60,14 +60,17 @@ class Workshop(Bench):
         file.write_text(yaml.safe_dump(output | self.config(**changes)))
         return file
 
-    def train(self, name: str, *, command: str = "sft", dump: bool = False, **changes: Any) -> Run:
-        """`swift sft` into the folder `name`."""
+    def train(
+        self, name: str, *, command: str = "sft", dump: bool = False, ranks: int = 1, **changes: Any
+    ) -> Run:
+        """`swift sft` into the folder `name`; several ranks through its own launcher."""
         if dump:
             plugins = changes.get("external_plugins", [self.plugin()])
             changes |= {"external_plugins": [*plugins, DUMP], "callbacks": ["dump"]}
-        return self.swift(command, self.written(name, **changes), self.folder / name)
+        launched = {"NPROC_PER_NODE": str(ranks)} if ranks > 1 else {}
+        return self.swift(command, self.written(name, **changes), self.folder / name, **launched)
 
-    def swift(self, command: str, file: Path, output: Path) -> Run:
+    def swift(self, command: str, file: Path, output: Path, **environment: str) -> Run:
         """A command of ms-swift on a configuration."""
         words = [str(Path(sys.executable).parent / "swift"), command, str(file)]
-        return self.command(words, output, MODELSCOPE_CACHE=str(self.folder / "cache"))
+        return self.command(words, output, MODELSCOPE_CACHE=str(self.folder / "cache"), **environment)

@@ -64,6 +64,18 @@ def test_padding_free(workshop):
 
 
 @each_tuner
+def test_two_ranks(workshop, request, tuner):
+    """Through ms-swift's own launcher; micro-batches of two ranks weigh in a step as two of one."""
+    name = f"ranks-{request.node.callspec.id}"
+    on_cpu = {"use_cpu": True, "ddp_backend": "gloo"}
+    settings = {"gradient_accumulation_steps": 1, **on_cpu, **tuner}
+    run = workshop.train(name, dump=True, ranks=2, **settings).ok()
+    assert len(run.dumped()) == 6
+    assert_equal_to_plain(workshop, run)
+    assert run.verify().returncode == 0
+
+
+@each_tuner
 def test_interrupted_and_resumed_into_another_folder(workshop, request, tuner):
     """As ms-swift does by default: the folder has a version, and the aligned model is not the one that goes on."""
     name = f"resumed-{request.node.callspec.id}"
