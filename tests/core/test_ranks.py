@@ -5,12 +5,8 @@ DeepSpeed: test_trainer_ranks.py. The first version of FSDP is refused: test_fsd
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from forks import run_script
 
 
 @pytest.mark.slow
@@ -20,14 +16,5 @@ def test_two_ranks_equal_one_process_with_the_whole_batch(tmp_path, wrapper):
 
     Accumulation 2; anchors with a backward pass of their own (DDP), and in that of the batch.
     """
-    script = Path(__file__).parents[1] / "support" / "rank_steps.py"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, str(script), str(tmp_path), wrapper],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-3000:]
-    assert done.stdout.count("Case(") == (40 if wrapper == "ddp" else 31)
+    printed = run_script("rank_steps.py", str(tmp_path), wrapper, log=tmp_path / "log", ranks=2)
+    assert printed.count("Case(") == (40 if wrapper == "ddp" else 31)

@@ -116,7 +116,8 @@ class Workshop(Bench):
         """The same in a child of a process that has imported Axolotl."""
         log = self.folder / f"{output.name}.log"
         known = os.environ | self.environment(output) | environment
-        return Run(output, forks().run(words, known, log), log.read_text())
+        server = forks("axolotl.cli.main", "axolotl.cli.train", "axolotl.core.builders")
+        return Run(output, server.run(words, known, log), log.read_text())
 
 
 def loads_installed() -> bool:

@@ -1,4 +1,4 @@
-"""Runs of `axolotl` in children of one process that has imported it: its imports take most of the time of a short run.
+"""Commands and scripts as children of one process that has imported what they need: imports take most of a short run.
 
 Started by `Forks`; read and answered line by line, in JSON.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,46 +17,80 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
+
 
 class Forks:
-    """A process that waits with Axolotl imported, and forks for each command."""
+    """A process that waits with some modules imported, as far as they are there, and forks for each command."""
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
+        on_cpu = {"ACCELERATE_USE_CPU": "1", "DS_ACCELERATOR": "cpu"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+            [sys.executable, __file__, *modules],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | on_cpu,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         atexit.register(self.process.kill)
 
-    def run(self, words: Sequence[str], environment: dict[str, str], log: Path) -> int:
-        """The status of a command, whose output goes into a file."""
+    def run(self, words: Sequence[str], environment: dict[str, str], log: Path, ranks: int = 0) -> int:
+        """The status of a command, whose output goes into a file.
+
+        Args:
+            words: A script or `axolotl`, and its arguments.
+            environment: All variables of the command.
+            log: The file.
+            ranks: Processes in a group, as torchrun starts them; 0 starts one that knows of none. If one fails, the
+                others are stopped.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        request = {"words": list(words), "environment": environment, "log": str(log), "folder": os.getcwd()}
+        request = {
+            "words": list(words),
+            "environment": environment,
+            "log": str(log),
+            "folder": os.getcwd(),
+            "ranks": ranks,
+        }
         print(json.dumps(request), file=self.process.stdin, flush=True)
         return int(self.process.stdout.readline())
 
 
 @cache
-def forks() -> Forks:
-    """That of this process."""
-    return Forks()
+def forks(*modules: str) -> Forks:
+    """That of this process and these modules."""
+    return Forks(*modules)
+
+
+def run_script(name: str, *arguments: str, log: Path, ranks: int) -> str:
+    """What a script of this folder prints, on so many ranks (0: without a group).
+
+    Raises:
+        AssertionError: It failed.
+    """
+    server = forks("datasets", "deepspeed", "peft", "sklearn.linear_model", "trl")
+    status = server.run([str(HERE / name), *arguments], dict(os.environ), log, ranks)
+    assert status == 0, log.read_text()[-3500:]
+    return log.read_text()
 
 
 def command(request: dict[str, Any]) -> int:
-    """Be the command `axolotl`."""
-    from axolotl.cli.main import main
+    """Be the command or the script."""
+    import runpy
 
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
-    sys.path[:0] = request["environment"]["PYTHONPATH"].split(os.pathsep)
+    sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = request["words"]
     try:
-        main()
+        if sys.argv[0] == "axolotl":
+            from axolotl.cli.main import main
+
+            main()
+        else:
+            runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -63,38 +99,70 @@ def command(request: dict[str, Any]) -> int:
     return 0
 
 
-def serve() -> None:
+def group(ranks: int) -> list[dict[str, str]]:
+    """The variables of each rank, as torchrun sets them."""
+    if not ranks:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def child(request: dict[str, Any]) -> int:
+    """The process of a forked one."""
+    import traceback
+
+    process = os.fork()
+    if process:
+        return process
+    status = 1
+    try:
+        signal.alarm(600)  # nothing here takes so long
+        log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        status = command(request)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def status_of(request: dict[str, Any]) -> int:
+    Path(request["log"]).write_text("")
+    environment, running, found = request["environment"], set(), 0
+    for rank in group(request["ranks"]):
+        running.add(child(request | {"environment": environment | rank}))
+    while running:
+        process, status = os.wait()
+        running.discard(process)
+        if status and not found:
+            found = os.waitstatus_to_exitcode(status)
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    return found
+
+
+def serve(modules: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # imports write, too
 
     import gc
-    import signal
-    import traceback
+    from importlib import import_module
+    from importlib.util import find_spec
 
-    import axolotl.cli.main
-    import axolotl.cli.train
-    import axolotl.core.builders  # noqa: F401
-
+    for module in modules:
+        if find_spec(module.partition(".")[0]):
+            import_module(module)
     gc.freeze()
     for line in sys.stdin:
-        request = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                signal.alarm(300)  # nothing here takes so long
-                log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                for stream in (1, 2):
-                    os.dup2(log, stream)
-                status = command(request)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
+        print(status_of(json.loads(line)), file=answers, flush=True)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1:])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from both import CONFIG, HELD, changed, each_kind, with_reference_in_steps
+from forks import run_script
 from pact_trl import PactSFTTrainer
 from sft import TOKENIZER, completions, conversations, lora, sft_trainer, train_logs, weights
 from tiny import tiny_model
@@ -164,18 +163,13 @@ def test_a_subclass_of_it_with_a_loss_of_its_own_needs_easing_off(tmp_path):
 
 
 def test_two_ranks_log_and_count_what_one_process_does(tmp_path):
-    def run(folder: Path, command: list[str], batch_size: int) -> dict[str, Any]:
+    def run(name: str, ranks: int, batch_size: int) -> dict[str, Any]:
+        folder = tmp_path / name
         folder.mkdir()
-        script = Path(__file__).parents[1] / "support" / "ddp_sft.py"
-        done = subprocess.run(
-            [*command, str(script), str(folder), str(batch_size)], capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_script("ddp_sft.py", str(folder), str(batch_size), log=tmp_path / f"{name}.log", ranks=ranks)
         return json.loads((folder / "result.json").read_text())
 
-    alone = run(tmp_path / "one", [sys.executable], 4)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    together = run(tmp_path / "two", launcher, 2)
+    alone, together = run("one", 0, 4), run("two", 2, 2)
     assert (alone["ranks"], together["ranks"]) == (1, 2)
     for a, b in zip(alone["logs"], together["logs"], strict=True):
         for name in ("loss", "divergence", "eased"):
