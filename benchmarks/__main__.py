@@ -11,7 +11,8 @@ import torch
 import typer
 
 from benchmarks import commands
-from benchmarks.field.command import along, field, measures
+from benchmarks.field.command import field
+from benchmarks.field.model_commands import along, chosen, measures
 from benchmarks.preservation.command import preservation
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
@@ -196,6 +197,7 @@ def profile_operators(
 app.command()(preservation)
 app.command()(field)
 app.command()(measures)
+app.command()(chosen)
 app.command()(along)
 
 

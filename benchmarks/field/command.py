@@ -16,7 +16,6 @@ from rich.console import Console
 
 from benchmarks.field import report
 from benchmarks.field.data import Data
-from benchmarks.field.kept import write_whole
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
@@ -80,7 +79,7 @@ def field(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
 ) -> None:
     """What is left of refusals after fine-tuning on others' data. Goes on where an interrupted call stopped."""
-    half = _one_of(SPLITS, split, "split")
+    half = one_of(SPLITS, split, "split")
     if compare is not None:
         console.print(report.comparison(output, half, *compare, judge_again=judge_again), soft_wrap=True)
         return
@@ -104,11 +103,11 @@ def field(
     )
     others = {} if pact is None or name is None else {name: _method(name, pact)}
     names = list(dict.fromkeys([*(method or []), *others]))
-    base = Cell(_one_of(TASKS, task, "task"), contamination, _one_of(WORDINGS, wording, "wording"))
+    base = Cell(one_of(TASKS, task, "task"), contamination, one_of(WORDINGS, wording, "wording"))
     cells = cells_of(base, names, others, strength or [], seed or [0])
     torch.set_num_threads(threads)
-    _quiet()
-    run(Bench(load(sizes, output, tokens), _sources(data_folder, data), half, others, console.print), cells)
+    quiet()
+    run(Bench(load(sizes, output, tokens), sources(data_folder, data), half, others, console.print), cells)
     _report(output, half, judge_again)
 
 
@@ -116,60 +115,6 @@ def _report(output: Path, split: Split, judge_again: bool) -> None:
     path = report.write(output, split, judge_again=judge_again)
     console.print(path.read_text(encoding="utf-8"), soft_wrap=True)
     console.print(f"{output}/: {path.name}, {path.with_suffix('.json').name}, and a plot for each data set")
-
-
-def measures(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
-    count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
-    answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
-) -> None:
-    """How well each measure of a model tells harmful requests from others, before any training."""
-    from benchmarks.field.measures import MEASURES, measured, table
-
-    torch.set_num_threads(threads)
-    _quiet()
-    start = load(Sizes(model), output)
-    found, seconds = measured(start, _sources(data_folder, data), count, answers=answers)
-    lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
-    lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
-    lines.append(f"- AUC over the pool, each prompt left out once: {start.asked.probe.auc:.3f}")
-    plain = {name: one.plain() for name, one in found.items()}
-    write_whole(
-        output / "measures.json", {"model": model, "count": count, "seconds": seconds, "measures": plain}
-    )
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
-
-
-def along(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    method: Annotated[
-        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
-    ],
-    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
-    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
-    split: Annotated[str, typer.Option(help="As for field.")] = "held-out",
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
-) -> None:
-    """P(S) along the aligned model's refusals, before and after; the runs must be there."""
-    from benchmarks.field.along import along as measure_along
-
-    torch.set_num_threads(threads)
-    _quiet()
-    base = Cell(_one_of(TASKS, task, "task"), contamination, seed=seed)
-    cells = [_named(base, one) for one in method]
-    found = measure_along(load(Sizes(model), output), _one_of(SPLITS, split, "split"), cells, console.print)
-    write_whole(
-        output / "along.json", {"model": Path(model).name, "seed": seed, "split": split, "models": found}
-    )
-    for name, line in found.items():
-        shown = " ".join(f"{one['mean']:.2f}" for one in line)
-        console.print(f"{name:>24}  {shown}", markup=False, soft_wrap=True)
 
 
 def cells_of(
@@ -201,13 +146,6 @@ def cells_of(
     return found
 
 
-def _named(base: Cell, method: str) -> Cell:
-    """The run of METHOD@STRENGTH; without a strength that of its usual one, which for settings under a name is 1."""
-    name, _, strength = method.partition("@")
-    usual = method_of(name).strength if name.partition("+")[0] in METHODS else 1.0
-    return replace(base, method=name, strength=float(strength) if strength else usual)
-
-
 def _method(name: str, text: str) -> Method:
     """pact-plugin with settings from the command line."""
     try:
@@ -221,18 +159,25 @@ def _method(name: str, text: str) -> Method:
     return configured(name, {} if config is True else config)
 
 
-def _sources(folder: Path | None, given: Sequence[str] | None) -> Data:
+def sources(folder: Path | None, given: Sequence[str] | None) -> Data:
+    """Where the data lies."""
     named = dict(one.partition("=")[::2] for one in given or [])
     return Data(folder, {name: Path(path) for name, path in named.items()})
 
 
-def _one_of(known: tuple[Any, ...], value: str, key: str) -> Any:
+def one_of(known: tuple[Any, ...], value: str, key: str) -> Any:
+    """A value that is known.
+
+    Raises:
+        ConfigError: It is not.
+    """
     if value not in known:
         raise ConfigError("unknown", key=key, value=value, remedy=f"There are: {', '.join(known)}.")
     return value
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Without the bars and warnings of transformers."""
     from transformers.utils import logging
 
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

@@ -173,6 +173,21 @@ def test_the_mass_of_safety_tokens_along_refusals(first, folder):
     assert found["plain"][0]["mean"] != found["aligned"][0]["mean"]
 
 
+def test_what_is_chosen_of_a_model(first, folder):
+    words = ["chosen", "--model", folder / "model", "--output", folder / "out"]
+    result = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads((folder / "out" / "chosen.json").read_text())
+    assert found["asked"] == {"harmful": 334, "benign": 386}
+    assert 0 < found["rightly"]["harmful"] <= 334
+    assert found["anchors"] == found["rightly"]
+    assert found["along"][0]["prompts"] == min(100, found["rightly"]["harmful"])
+    assert 0 < found["along"][0]["mean"] <= 1
+    assert 0.5 < found["auc"] <= 1
+    assert f"| {found['rightly']['harmful']} of 334 |" in result.output
+    assert all(f"`{one}`" in result.output for one in found["tokens"])
+
+
 def test_a_run_that_is_not_there_is_named(first, folder):
     words = ["along", "--model", folder / "model", "--output", folder / "out", "--method", "replay"]
     with pytest.raises(ConfigError, match="no such run"):

@@ -1,0 +1,93 @@
+"""`python -m benchmarks measures`, `chosen` and `along`: what a model that came aligned is like."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from benchmarks.field.command import FOLDER, console, one_of, quiet, sources
+from benchmarks.field.kept import write_whole
+from benchmarks.field.methods import METHODS, method_of
+from benchmarks.field.settings import SPLITS, TASKS, Cell, Sizes
+from benchmarks.field.start import load
+
+
+def measures(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
+    count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
+    answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+) -> None:
+    """How well each measure of a model tells harmful requests from others, before any training."""
+    from benchmarks.field.measures import MEASURES, measured, table
+
+    torch.set_num_threads(threads)
+    quiet()
+    start = load(Sizes(model), output)
+    found, seconds = measured(start, sources(data_folder, data), count, answers=answers)
+    lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
+    lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
+    lines.append(f"- AUC over the pool, each prompt left out once: {start.asked.probe.auc:.3f}")
+    plain = {name: one.plain() for name, one in found.items()}
+    write_whole(
+        output / "measures.json", {"model": model, "count": count, "seconds": seconds, "measures": plain}
+    )
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def chosen(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+) -> None:
+    """What `pact: true` chooses of a model: safety tokens, P(S) along refusals, anchors."""
+    from benchmarks.field.chosen import HEAD, line
+    from benchmarks.field.chosen import chosen as choose
+
+    torch.set_num_threads(threads)
+    quiet()
+    found, name = choose(load(Sizes(model), output)), Path(model).name
+    write_whole(output / "chosen.json", {"model": name, **found.plain()})
+    console.print(f"{HEAD}\n{line(name, found)}", markup=False, soft_wrap=True)
+
+
+def along(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    method: Annotated[
+        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
+    ],
+    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
+    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
+    split: Annotated[str, typer.Option(help="As for field.")] = "held-out",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
+) -> None:
+    """P(S) along the aligned model's refusals, before and after; the runs must be there."""
+    from benchmarks.field.along import along as measure_along
+
+    torch.set_num_threads(threads)
+    quiet()
+    base = Cell(one_of(TASKS, task, "task"), contamination, seed=seed)
+    cells = [_named(base, one) for one in method]
+    found = measure_along(load(Sizes(model), output), one_of(SPLITS, split, "split"), cells, console.print)
+    write_whole(
+        output / "along.json", {"model": Path(model).name, "seed": seed, "split": split, "models": found}
+    )
+    for name, line in found.items():
+        shown = " ".join(f"{one['mean']:.2f}" for one in line)
+        console.print(f"{name:>24}  {shown}", markup=False, soft_wrap=True)
+
+
+def _named(base: Cell, method: str) -> Cell:
+    """The run of METHOD@STRENGTH; without a strength that of its usual one, which for settings under a name is 1."""
+    name, _, strength = method.partition("@")
+    usual = method_of(name).strength if name.partition("+")[0] in METHODS else 1.0
+    return replace(base, method=name, strength=float(strength) if strength else usual)
