@@ -74,12 +74,13 @@ class Mode:
         """Whether any term looks at the data's response positions."""
         return self.terms != ("anchors",)
 
-    def config(self, tokens: SafetyTokens, folder: Path) -> PactConfig:
+    def config(self, tokens: SafetyTokens, folder: Path, prompts: str = "both") -> PactConfig:
         """For the constraint.
 
         Args:
             tokens: The safety tokens.
             folder: In which tables lie, each in a folder of its own.
+            prompts: `anchors.prompts`.
         """
         named = ".".join(map(str, (*self.terms, self.first)))
         advanced: dict[str, Any] = {}
@@ -93,7 +94,7 @@ class Mode:
             {
                 "safety_tokens": tokens,
                 "easing": first if "easing" in self.terms else False,
-                "anchors": "anchors" in self.terms,
+                "anchors": {"prompts": prompts} if "anchors" in self.terms else False,
                 "hold_data": first if "hold" in self.terms else False,
                 "advanced": advanced,
             }
@@ -117,6 +118,8 @@ class Settings:
     """The last three replace those of the shape."""
     tokens: int = 50
     """Safety tokens."""
+    prompts: str = "both"
+    """Of anchors; or a file of theirs."""
     rank: int = 16
     """Of the adapter."""
     cycles: int = 9

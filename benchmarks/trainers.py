@@ -100,7 +100,7 @@ class Switch:
         tokens = safety_tokens(trainer.processing_class, settings.tokens)
         for name in settings.modes:
             mode = Mode.parse(name)
-            self._attach(mode, mode.config(tokens, folder))
+            self._attach(mode, mode.config(tokens, folder, settings.prompts))
             (filler,) = [c for c in trainer.callback_handler.callbacks if isinstance(c, FillTable)]
             trainer.remove_callback(filler)
             self._kinds[name] = (type(trainer), trainer.pact, filler)

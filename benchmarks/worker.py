@@ -46,7 +46,8 @@ class _Timer(StepCallback):
 class _Gauge(StepCallback):
     def __init__(self, switch: Switch, plan: list[str], peak: Peak) -> None:
         super().__init__(switch, plan)
-        self._peak, self.fill, self.step = peak, 0, 0
+        self._peak, self.step = peak, 0
+        self.fill: int | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Fill the table, and read its peak apart."""
@@ -92,7 +93,7 @@ def peak_bytes(settings: Settings, name: str, folder: Path) -> dict[str, Any]:
     gauge = _Gauge(switch, plan, peak)
     trainer.add_callback(gauge)
     trainer.train()
-    return {"step": gauge.step, "fill": gauge.fill or None}
+    return {"step": gauge.step, "fill": gauge.fill}
 
 
 def main() -> None:

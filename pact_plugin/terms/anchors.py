@@ -5,6 +5,7 @@ In each optimiser step a few of them are held, so that the constraint also holds
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,7 +20,7 @@ from pact_plugin.data.generation import Pair
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
-from pact_plugin.reference.columns import Aligned, Buckets, Columns, tokens_of_each
+from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Pool
 from pact_plugin.reference.source import Source
@@ -71,9 +72,7 @@ class AnchorsTerm:
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None
-        self._aligned: list[Aligned] | None = (
-            None if lasting else of_first_rank(_predicted(passes, self.documents))
-        )
+        self._aligned = None if lasting else self._split(of_first_rank(_predicted(passes, self.documents)))
         self._first = True
 
     def __call__(self, batch: MicroBatch) -> Contribution:
@@ -96,7 +95,7 @@ class AnchorsTerm:
         """Mean over the positions of some anchors, in nats, with gradient."""
         if self._aligned is None:
             assert self._passes is not None
-            self._aligned = _predicted(self._passes, self.documents, autocast)
+            self._aligned = self._split(_predicted(self._passes, self.documents, autocast))
         student = self._student
 
         def call(inputs: dict[str, Any]) -> Tensor:
@@ -106,11 +105,24 @@ class AnchorsTerm:
         rows = [full_context(self.documents[i]) for i in chosen]
         hidden = states_of(rows, student.ids.device, call, flat=student.head.keeps_documents_apart)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-        packed = torch.cat([self._aligned[i][self._buckets] for i in chosen])
-        aligned = Buckets.of(to_device(packed, hidden.device), self._buckets.top_k)
+        aligned = self.aligned(chosen, hidden.device)
         tokens = tokens_of_each(student.ids, aligned.likeliest)
         read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
         return confidence_divergence(read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest).mean()
+
+    def aligned(self, chosen: Sequence[int], device: torch.device) -> Buckets:
+        """What the aligned model predicts at some anchors, once it has read them.
+
+        Args:
+            chosen: Their numbers.
+            device: On which it is wanted.
+        """
+        assert self._aligned is not None
+        packed = torch.cat([self._aligned[i] for i in chosen])
+        return Buckets.of(to_device(packed, device), self._buckets.top_k)
+
+    def _split(self, packed: Float[Tensor, "R B"]) -> tuple[Tensor, ...]:
+        return packed.split([len(document.columns) for document in self.documents])
 
     def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
         """The numbers of a micro-batch's anchors: cyclic over the steps, the same in a run that was interrupted.
@@ -156,17 +168,18 @@ def require_one_backward(decoder: nn.Module) -> None:
 
 def _predicted(
     passes: Passes, documents: list[Document], autocast: AbstractContextManager[Any] | None = None
-) -> list[Aligned]:
-    """The columns of each document, on the host; those of like length are read together."""
+) -> Float[Tensor, "R B"]:
+    """The buckets at the answers of all documents, on the host; those of like length are read together."""
+    (buckets,) = passes.columns
     order = sorted(range(len(documents)), key=lambda place: -len(documents[place].tokens))
-    found: dict[int, Aligned] = {}
+    found: dict[int, Tensor] = {}
     with passes.source.session():
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             group = [documents[place] for place in places]
             read = passes.of_documents(group, lambda inputs: passes.source.hidden((), inputs, autocast))
-            found.update(zip(places, read, strict=True))
-    return [found[place] for place in range(len(order))]
+            found.update((place, one[buckets]) for place, one in zip(places, read, strict=True))
+    return torch.cat([found[place] for place in range(len(order))])
 
 
 def _document(pair: Pair) -> Document:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from loop import FEW_ANCHORS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,9 +19,15 @@ from benchmarks.settings import MODES, PLAIN, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 from pact_plugin.data.documents import full_context
 from pact_plugin.model.head import LanguageHead
-from pact_plugin.reference.columns import Buckets
 
-SMALL = {"batch": 2, "length": 32, "cycles": 1, "warmup": 0, "fill_batches": 2}
+SMALL = {
+    "prompts": FEW_ANCHORS["prompts"],
+    "batch": 2,
+    "length": 32,
+    "cycles": 1,
+    "warmup": 0,
+    "fill_batches": 2,
+}
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -64,9 +71,8 @@ def anchors_of(constraint, step):
             documents = [term.documents[i] for i in chosen]
             rows = [full_context(document) for document in documents]
             length, held = max(len(row.tokens) for row in rows), sum(len(row.columns) for row in rows)
-            asked = term._buckets
-            packed = torch.cat([term._aligned[i][asked] for i in chosen])
-            tokens = {*asked.ids, *Buckets.of(packed, asked.top_k).likeliest.flatten().tolist()}
+            likeliest = term.aligned(chosen, torch.device("cpu")).likeliest
+            tokens = {*constraint.tokens.positive.ids, *likeliest.flatten().tolist()}
             return AnchorRows(len(rows), length, held, len(tokens))
     return None
 
