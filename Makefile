@@ -16,7 +16,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory test-unsloth clean
+.PHONY: help environments extras demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory test-unsloth clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -61,6 +61,9 @@ $(VENV_DOCS)/installed: docs/requirements.txt
 	$(VENV_DOCS)/bin/python -m $(INSTALL) --upgrade pip
 	$(VENV_DOCS)/bin/python -m $(INSTALL) -r docs/requirements.txt
 	touch $@
+
+extras: $(VENV)/installed  ## Follow the READMEs of EXTRAS="trl swift", or of all, in empty environments; by hand, before a release.
+	$(BIN)/python tools/extras.py $(EXTRAS)
 
 docs: $(VENV_DOCS)/installed  ## Build the documentation into build/site and check its links, offline. Python 3.11 or newer.
 	$(VENV_DOCS)/bin/python tools/docs_site.py

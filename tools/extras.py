@@ -63,7 +63,7 @@ dataset, lora = Dataset.from_list(rows), LoraConfig(task_type="CAUSAL_LM")
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """The commands of a text, as ("sh", command), and its files, as (name, text); in their order."""
+    """The commands of a text, as ("sh", command), and its files, as (name, text)."""
     for language, block in BLOCK.findall(text):
         named = re.match(r"# ([\w.]+)\n", block)
         if language == "sh":
@@ -89,7 +89,8 @@ def steps(extra: str) -> list[tuple[str, str]]:
     """What is done in the empty environment, after the extra is installed."""
     readme = (ROOT / "integrations" / READMES[extra] / "README.md").read_text(encoding="utf-8")
     if WHOLE in readme:
-        return list(blocks(readme[readme.index(WHOLE) :]))
+        found = blocks(readme[readme.index(WHOLE) :])
+        return sorted(found, key=lambda one: one[0] == "sh")  # the files are written first
     select = "pact-plugin tokens select ./model --output safety_tokens.safetensors"
     files = [("prepare.py", PREPARE), ("train.py", script(extra, readme))]
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]

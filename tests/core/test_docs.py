@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import docs_site
+import extras
 import pytest
 import torch
 import yaml
@@ -232,3 +233,19 @@ def test_links_lead_somewhere(path):
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in names, link
+
+
+@pytest.mark.parametrize("extra", sorted(extras.READMES))
+def test_readmes_can_be_followed_in_an_empty_environment(extra):
+    """`make extras` finds commands and files in them; running them is its task."""
+    found = extras.steps(extra)
+    kinds = [kind == "sh" for kind, _ in found]
+    assert kinds == sorted(kinds), "files are written before commands use them"
+    commands = [text for kind, text in found if kind == "sh"]
+    assert commands[0].startswith(f"pip install 'pact-plugin[{extra},cli]'")
+    assert commands[-1] in ("pact-plugin verify out", "pact-plugin verify ./out")
+    files = {kind: text for kind, text in found if kind != "sh"}
+    assert "prepare.py" in files
+    for name in files:
+        if name.endswith(".py"):
+            compile(files[name], name, "exec")
