@@ -13,12 +13,14 @@ SHARES = ROOT / "benchmarks" / "results" / "shares.json"
 
 
 def frontier(figure: Figure, colours: Colours) -> None:
-    """Refusals lost against the task, and against over-refusal, of each method that the field benchmark reports."""
+    """Refusals lost against the task, and against over-refusal, of the methods that have a name in `NAMES`."""
     rows = json.loads((FIELD / "held-out.json").read_text(encoding="utf-8"))["rows"]
     shown = {
-        NAMES.get(row["method"], row["title"]): row
+        NAMES[row["method"]]: row
         for row in rows
-        if (row["task"], row["contamination"]) == ("alpaca", 0.1) and row["method"] != "aligned"
+        if (row["task"], row["contamination"]) == ("alpaca", 0.1)
+        and row["method"] in NAMES
+        and row["method"] != "aligned"
     }
     panels = figure.subplots(2, 1, sharey=True)
     figure.subplots_adjust(left=0.15, right=0.97, top=0.99, bottom=0.14 + 0.035 * len(shown), hspace=0.3)

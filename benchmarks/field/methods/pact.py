@@ -62,7 +62,7 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 PACT = {
-    "pact": configured("PACT, the default", {}),
+    "pact": configured("PACT, the default", {"weight": PactConfig().weight}),
     "anchors": configured("anchors", {"easing": False, "anchors": True}),
     "data-hold": configured("data hold", {"easing": False, "anchors": False, "hold_data": True}),
     "data-hold-eased": configured("data hold, easing", {"easing": True, "anchors": False, "hold_data": True}),
