@@ -86,10 +86,10 @@ def script(extra: str, readme: str) -> str:
 
 
 def steps(extra: str) -> list[tuple[str, str]]:
-    """What is done in the empty environment, after the extra is installed."""
+    """What is done in the empty environment: files, as (name, text), then commands, as ("sh", command)."""
     readme = (ROOT / "integrations" / READMES[extra] / "README.md").read_text(encoding="utf-8")
     if WHOLE in readme:
-        return sorted(blocks(readme[readme.index(WHOLE) :]), key=_files_first)
+        return sorted(blocks(readme[readme.index(WHOLE) :]), key=_is_command)  # the files are written first
     select = "pact-plugin tokens select ./model --output safety_tokens.safetensors"
     files = [("prepare.py", PREPARE), ("train.py", script(extra, readme))]
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]
@@ -101,7 +101,7 @@ def steps(extra: str) -> list[tuple[str, str]]:
     ]
 
 
-def _files_first(step: tuple[str, str]) -> bool:
+def _is_command(step: tuple[str, str]) -> bool:
     return step[0] == "sh"
 
 
@@ -137,11 +137,14 @@ def follow(extra: str, wheel: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("extra", nargs="*", choices=sorted(READMES), default=sorted(READMES))
+    parser.add_argument("extra", nargs="*", help=f"of {', '.join(sorted(READMES))}; by default all")
+    extras = parser.parse_args().extra or sorted(READMES)
+    if unknown := set(extras) - set(READMES):
+        parser.error(f"no such extra: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
         build = [sys.executable, "-m", "build", "--quiet", "--wheel", "--outdir", folder, str(ROOT)]
         subprocess.run(build, check=True)
-        for extra in parser.parse_args().extra:
+        for extra in extras:
             follow(extra, next(Path(folder).glob("*.whl")))
             print(f"[{extra}] its README holds in an empty environment", flush=True)
 
