@@ -10,11 +10,14 @@ FAULTS = """
 import resource, sys, torch
 from examples.demo.allocator import keep_freed_memory
 kept = sys.argv[1] == "keep" and keep_freed_memory()
-for _ in range(2):  # from the second time on, what was freed could be used again
+least = None
+for _ in range(6):  # small objects may split what was freed, and a round or two then grow the heap once more
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
         torch.ones(64 * 2**20, dtype=torch.uint8).add(1)
-print(int(kept), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    least = faults if least is None else min(least, faults)
+print(int(kept), least)
 """
 
 
