@@ -49,7 +49,7 @@ def test_lora_interrupted_resumed_and_merged(workshop):
             },
         }
     )
-    run = workshop.train("lora", "--launcher", "accelerate", dump=True, max_steps=2, **settings).ok()
+    run = workshop.train("lora", dump=True, max_steps=2, **settings).ok()
     assert_equal_to_plain(workshop, run)
     labels = run.dumped()[0]["inputs"]["labels"]
     runs = ((labels[:, 1:] != -100) & (labels[:, :-1] == -100)).sum(1)

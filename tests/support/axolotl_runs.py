@@ -20,6 +20,7 @@ from forks import forks
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
 
 HERE = Path(__file__).parent
+WITHOUT_LAUNCHER = ("--launcher", "python")
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class Workshop(Bench):
         }
         return {key: value for key, value in (base | changes).items() if value is not None}
 
-    def train(self, name: str, *arguments: str, dump: bool = False, **changes: Any) -> Run:
-        """`axolotl train` into the folder `name`; by default without a launcher, which would take seconds."""
+    def train(self, name: str, *arguments: str, dump: bool = False, ranks: int = 0, **changes: Any) -> Run:
+        """`axolotl train` into the folder `name`; by default without a launcher, which would take seconds.
+
+        With `ranks`, that many processes know of each other as torchrun has them know.
+        """
         plugins = ["pact_axolotl.PactPlugin"] + (["dump_batches.DumpPlugin"] if dump else [])
         config = self.config(**({"plugins": plugins} | changes))
-        return self.axolotl("train", name, config, *(arguments or ("--launcher", "python")))
+        given = arguments or WITHOUT_LAUNCHER
+        return self.on_configuration(["axolotl", "train"], name, config, *given, ranks=ranks)
 
     def axolotl(
         self, command: str, name: str, config: dict[str, Any], *arguments: str, **environment: str
@@ -91,11 +96,17 @@ class Workshop(Bench):
     ) -> Run:
         """`pact-plugin train` on a configuration, by default without a launcher."""
         words = [sys.executable, "-m", "pact_plugin.cli.main", "train"]
-        given = arguments or ("--launcher", "python")
+        given = arguments or WITHOUT_LAUNCHER
         return self.on_configuration(words, name, self.config(**changes), *given, **(environment or {}))
 
     def on_configuration(
-        self, words: list[str], name: str, config: dict[str, Any], *arguments: str, **environment: str
+        self,
+        words: list[str],
+        name: str,
+        config: dict[str, Any],
+        *arguments: str,
+        ranks: int = 0,
+        **environment: str,
     ) -> Run:
         """Any command on a configuration; `environment` replaces what this process has."""
         output = self.folder / name
@@ -107,17 +118,19 @@ class Workshop(Bench):
             "PYTHONPATH": os.pathsep.join(paths),
             "ACCELERATE_USE_CPU": "1",
         }
+        starts_another = words[-1] == "train" and arguments != WITHOUT_LAUNCHER
         words = [*words, str(file), *arguments]
-        if words[0] == "axolotl" and arguments == ("--launcher", "python") and not environment:
-            return self.forked(words, output, base)
+        if words[0] == "axolotl" and not starts_another and "PATH" not in environment:
+            return self.forked(words, output, base | environment, ranks)
+        assert not ranks
         return self.command(words, output, **(base | environment))
 
-    def forked(self, words: list[str], output: Path, environment: dict[str, str]) -> Run:
-        """The same in a child of a process that has imported Axolotl."""
+    def forked(self, words: list[str], output: Path, environment: dict[str, str], ranks: int) -> Run:
+        """The same in children of a process that has imported Axolotl; with ranks, as torchrun starts them."""
         log = self.folder / f"{output.name}.log"
         known = os.environ | self.environment(output) | environment
         server = forks("axolotl.cli.main", "axolotl.cli.train", "axolotl.core.builders")
-        return Run(output, server.run(words, known, log), log.read_text())
+        return Run(output, server.run(words, known, log, ranks), log.read_text())
 
 
 def loads_installed() -> bool:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deepspeed.ops
 import pytest
 import torch
 from both import Recording, anchors_of, probe_of
@@ -33,6 +34,7 @@ from pact_plugin.errors import ModelStructureError, ReferenceModelError
 from pact_plugin.model.ranks import gathered, is_partitioned
 from pact_plugin.run.verify import verify_run
 
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled for a minute; gloo adds up, too
 CONFIG = pact.PactConfig(safety_tokens=TOKENS)
 SETTINGS: dict[str, Any] = {
     "max_steps": 3,
@@ -63,7 +65,7 @@ class Case:
         return found
 
 
-def deepspeed(stage: int) -> dict[str, Any]:
+def zero(stage: int) -> dict[str, Any]:
     return {
         "deepspeed": {
             "zero_optimization": {"stage": stage},
@@ -77,9 +79,9 @@ def deepspeed(stage: int) -> dict[str, Any]:
 
 MODES: dict[str, dict[str, Any]] = {
     "ddp": {},
-    "zero1": deepspeed(1),
-    "zero2": deepspeed(2),
-    "zero3": deepspeed(3),
+    "zero1": zero(1),
+    "zero2": zero(2),
+    "zero3": zero(3),
     "dpo": {},
 }
 
