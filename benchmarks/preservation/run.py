@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from benchmarks.preservation.measure import Questions, everyday_answers, measure
 from benchmarks.preservation.prompts import Split, everyday, prompts_of
 from benchmarks.preservation.settings import Cell, Sizes
 from benchmarks.preservation.training import Start, fine_tune
+from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import Progress
 from pact_plugin.errors import ConfigError
 
@@ -135,7 +135,5 @@ def _write(
     found: dict[str, Any],
 ) -> None:
     content = {"cell": cell, "sizes": asdict(sizes), "split": split, "machine": info, **found}
-    path = _path(output, name)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)  # a file is there whole or not at all
+    with written_whole(_path(output, name)) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

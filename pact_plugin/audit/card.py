@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pact_plugin.audit.result import AuditResult
+from pact_plugin.data.files import written_whole
 from pact_plugin.data.markdown import cell, model_name
 from pact_plugin.errors import ConfigError
 from pact_plugin.run.drift import drift_warning
@@ -55,12 +56,8 @@ def write_block(folder: str | os.PathLike[str], new: str, *, only_again: bool = 
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if only_again and BEGIN not in text:
         return None
-    part = path.with_name(f".{CARD}.{os.getpid()}.part")
-    try:
+    with written_whole(path) as part:
         part.write_text(with_block(text, new), encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

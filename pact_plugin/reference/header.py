@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pact_plugin.data.files import written_whole
 from pact_plugin.errors import StoreError
 from pact_plugin.reference.columns import Columns
 
@@ -59,10 +58,8 @@ class Header:
         """Into a folder that has none; never half of it."""
         if (folder / HEADER_FILE).is_file():
             return
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=HEADER_FILE)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file, indent=2, sort_keys=True)
-        os.replace(temporary, folder / HEADER_FILE)
+        with written_whole(folder / HEADER_FILE) as part:
+            part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True), encoding="utf-8")
 
     def check(self, folder: Path) -> None:
         """Compare with what a folder holds, if anything.

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import TokenFileError
@@ -73,7 +74,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
     logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     pool = of_first_rank(replace(ask(source, tokenizer, prompts, asked, how), key=key))
-    _keep(file, lambda partial: _write(partial, pool))
+    _keep(file, lambda path: _write(path, pool))
     return pool
 
 
@@ -124,11 +125,8 @@ def _keep(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file, on the first rank; it is only a saving, so where it cannot be written a warning says so."""
     if rank() != 0:
         return
-    partial = file.with_name(f"{os.getpid()}.partial.{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        os.replace(partial, file)  # never half of it, whoever else writes
+        write(file)
     except (SafetensorError, OSError) as error:
         logger.warning(
             "PACT: %s cannot be written (%s), so the next run asks again. Name another folder with $%s.",
@@ -140,7 +138,8 @@ def _keep(file: Path, write: Callable[[Path], object]) -> None:
 
 def _write(file: Path, pool: Pool) -> None:
     said = json.dumps([one.answer for one in pool.asked])
-    save_file({"hidden": pool.hidden}, file, metadata={"answers": said})
+    with written_whole(file) as part:
+        save_file({"hidden": pool.hidden}, part, metadata={"answers": said})
 
 
 def _read_tokens(file: Path) -> SafetyTokens | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pact_plugin.data.files import written_whole
 from pact_plugin.errors import ReceiptError
 from pact_plugin.run.meter import Sums
 
@@ -126,14 +125,10 @@ class Receipt:
 
     def write(self, directory: str | Path) -> Path:
         """Write `pact_receipt.json` into a directory; never half of it."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(asdict(self), indent=2, sort_keys=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=FILE_NAME)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, folder / FILE_NAME)
-        return folder / FILE_NAME
+        file = Path(directory) / FILE_NAME
+        with written_whole(file) as part:
+            part.write_text(json.dumps(asdict(self), indent=2, sort_keys=True), encoding="utf-8")
+        return file
 
     @classmethod
     def read(cls, directory: str | Path) -> Receipt:

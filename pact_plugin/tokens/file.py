@@ -17,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from pact_plugin.data.files import written_whole
 from pact_plugin.errors import TokenFileError
 
 FILE_NAME = "safety_tokens.safetensors"
@@ -53,13 +54,8 @@ def write(path: Path, fields: Mapping[str, Any]) -> Path:
         "weights": np.asarray(fields["weights"], dtype=np.float32),
     }
     content = serialize(arrays, metadata=metadata)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(target) as part:
+        part.write_bytes(content)
     return target
 
 

@@ -54,6 +54,13 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == [FILE_NAME]
 
 
+def test_whoever_may_read_the_folders_files_may_read_the_receipt(tmp_path):
+    (tmp_path / "other").touch()
+    receipt = a_receipt().write(tmp_path)
+    assert receipt.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert set(tmp_path.iterdir()) == {receipt, tmp_path / "other"}
+
+
 def test_sums_add_up_over_a_run():
     receipt = a_receipt()
     assert receipt.mean("eased") is None
