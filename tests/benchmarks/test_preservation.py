@@ -119,9 +119,9 @@ def run(output, model, *arguments):
     return {path.stem: json.loads(path.read_text()) for path in (output / "cells").glob("*.json")}
 
 
-def assert_measured(output, found):
-    """Every method has run, and everything is measured and reported."""
-    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *COMPARED}
+def assert_measured(output, found, methods=COMPARED):
+    """The methods have run, and everything is measured and reported."""
+    assert {item["cell"]["method"] for item in found.values()} == {"aligned", *methods}
     for item in found.values():
         assert {kind: len(answers) for kind, answers in item["answers"].items()} == {
             "harmful": 12,
@@ -137,10 +137,14 @@ def assert_measured(output, found):
     assert found["tickets-aligned"]["kl_everyday"] == 0
     assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
     table = (output / "preservation.md").read_text()
-    assert all(METHODS[name].title in table for name in COMPARED)
+    assert all(METHODS[name].title in table for name in methods)
     assert "goal met on" in table
     for plot in ("preservation-tickets-0.25-lora.png", "preservation-tickets-0.25-lora-methods.png"):
         assert (output / plot).stat().st_size > 10_000
+
+
+def assert_each_as_it_should(found):
+    """What each method logs, and how many items it trains on."""
     logged = {
         item["cell"]["method"]: set(item["cell"]["logged"])
         for item in found.values()
@@ -155,9 +159,9 @@ def assert_measured(output, found):
 
 
 @pytest.mark.real_model
-def test_every_method_runs_from_the_real_model_that_the_kept_adapter_aligns(tmp_path):
-    found = run(tmp_path, SMOLLM2, *named(COMPARED), "--align", "--items", "16")
-    assert_measured(tmp_path, found)
+def test_it_runs_from_the_real_model_that_the_kept_adapter_aligns(tmp_path):
+    methods = ("plain", "anchors", "published")  # a tiny model runs every one
+    assert_measured(tmp_path, run(tmp_path, SMOLLM2, *named(methods), "--align", "--items", "16"), methods)
     kept = json.loads((tmp_path / "start" / "start.json").read_text())
     assert len(kept["refusals"]) >= PRESETS["ci"].selection_prompts - 2
     assert not (tmp_path / "start" / "aligning").exists()  # nothing was trained
@@ -165,6 +169,7 @@ def test_every_method_runs_from_the_real_model_that_the_kept_adapter_aligns(tmp_
 
 def test_every_method_runs_and_is_measured(first):
     assert_measured(*first)
+    assert_each_as_it_should(first[1])
 
 
 def test_a_start_is_not_taken_for_another(first, tmp_path):
