@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pact_plugin import PactConfig
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -28,7 +30,7 @@ class Settings:
     learning_rate: float = 3e-4
     rank: int = 16
     lora_layers: int = 15
-    weight: float = 1.0
+    weight: float = PactConfig().weight
     selection_prompts: int = 64
     prompts: int = 100
     test_items: int = 200

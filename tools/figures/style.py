@@ -65,10 +65,10 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
-    "weight-3": "PACT, weight 3",
-    "8-a-step": "PACT, eight anchors a step",
+    "weight-1": "PACT, weight 1",
+    "8-a-step": "PACT, weight 1, eight anchors a step",
     "8-a-step-top0": "safety tokens alone at anchors, eight",
-    "no-easing": "PACT without easing",
+    "no-easing": "PACT, weight 1, without easing",
     "plain+easing": "easing alone",
     "replay-kl+easing": "full KL at eight anchors, with easing",
 }
