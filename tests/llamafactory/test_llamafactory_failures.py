@@ -45,7 +45,7 @@ def test_a_checkpoint_of_other_settings_stops(workshop):
     heavier = workshop.named_tokens | {"weight": 2}
     run = workshop.train("first", pact=heavier, max_steps=2, **LORA)
     assert run.status == 1
-    assert "constrained differently: weight was 1.0" in " ".join(run.log.split())
+    assert "constrained differently: weight was 3.0" in " ".join(run.log.split())
     assert run.checkpoints == first.checkpoints
 
 
