@@ -34,9 +34,8 @@ from pact_plugin.errors import ModelStructureError, ReferenceModelError
 from pact_plugin.model.ranks import gathered, is_partitioned
 from pact_plugin.run.verify import verify_run
 
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = (
-    False  # else it is compiled for a minute; gloo adds up, too
-)
+# Else it is compiled for a minute; gloo adds up, too.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 CONFIG = pact.PactConfig(safety_tokens=TOKENS)
 SETTINGS: dict[str, Any] = {
     "max_steps": 3,
