@@ -218,7 +218,7 @@ def test_resuming_continues_the_counts():
 @pytest.mark.parametrize(
     ("before", "now", "key", "was"),
     [
-        ({"weight": 3}, {}, "weight", "3.0"),
+        ({"weight": 2}, {}, "weight", "2.0"),
         ({"anchors": {"per_step": 4}}, {}, "anchors.per_step", "4"),
         ({"anchors": {"prompts": "own.jsonl"}}, {}, "anchors.prompts", "'own.jsonl'"),
         ({}, {"easing": {"first": "all"}}, "easing.first", "16"),

@@ -41,8 +41,9 @@ TERMS: dict[str, dict[str, Any]] = {
     "easing": {"anchors": False},
     "hold": {"easing": False, "anchors": False, "hold_data": True},
     "both, of the first": {"easing": {"first": 2}, "anchors": False, "hold_data": {"first": 3}},
-    "published": {"easing": False, "anchors": False, "advanced": {"published": True}},
+    "published": {"weight": 1, "easing": False, "anchors": False, "advanced": {"published": True}},
     "published, of the first": {
+        "weight": 1,
         "easing": False,
         "anchors": False,
         "advanced": {"published": {"first": 3}},

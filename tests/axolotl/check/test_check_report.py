@@ -135,8 +135,8 @@ def test_the_last_checkpoint_keeps_its_tokens(output):
 def test_a_checkpoint_without_receipt_or_of_other_settings(output):
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-9")))
     assert "no receipt" in found(report)["resume_from_checkpoint"]
-    report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact={"weight": 3}))
-    assert "constrained with 1.0" in found(report)["pact.weight"]
+    report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact={"weight": 2}))
+    assert "constrained with 3.0" in found(report)["pact.weight"]
     block = {"anchors": {"per_step": 4}}
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact=block))
     assert "constrained with 2" in found(report)["pact.anchors.per_step"]
