@@ -37,6 +37,7 @@ RATES = {"lora": 2.0, "full": 0.1}
 """Learning rates by which the second step is seen to have moved."""
 Batch = dict[str, Tensor]
 DEFAULT: dict[str, Any] = {}
+# At weight 3 float32 rounds the published objective's gradient by 2e-5.
 TERMS: dict[str, dict[str, Any]] = {
     "easing": {"anchors": False},
     "hold": {"easing": False, "anchors": False, "hold_data": True},
