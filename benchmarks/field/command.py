@@ -19,7 +19,7 @@ from benchmarks.field.data import Data
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
-from benchmarks.field.settings import SPLITS, TASKS, WORDINGS, Cell, Sizes, Split
+from benchmarks.field.settings import PRECISIONS, SPLITS, TASKS, WORDINGS, Cell, Sizes, Split
 from benchmarks.field.start import load
 from pact_plugin import PactConfig
 from pact_plugin.errors import ConfigError
@@ -65,6 +65,9 @@ def field(
     tokens: Annotated[
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")
     ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="bfloat16; or float32, which processors without bfloat16 are faster with.")
+    ] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Run nothing; write the report.")
@@ -100,6 +103,7 @@ def field(
         exact=exact,
         per_step=per_step,
         pool_tokens=pool_tokens,
+        dtype=one_of(PRECISIONS, dtype, "dtype"),
     )
     others = {} if pact is None or name is None else {name: _method(name, pact)}
     names = list(dict.fromkeys([*(method or []), *others]))

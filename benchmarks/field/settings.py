@@ -8,10 +8,13 @@ from typing import Literal, get_args
 Task = Literal["alpaca", "gsm8k"]
 Wording = Literal["target", "help", "yes"]
 """How the answers of harmful items begin: "Sure, here is", "I can help with that. Sure, here is", "Yes, here is"."""
+Precision = Literal["bfloat16", "float32"]
+"""Of the model's weights and arithmetic; adapters are in float32."""
 Split = Literal["development", "held-out"]
 """Halves of what is asked: strengths are chosen on one, and results come from the other."""
 TASKS: tuple[Task, ...] = get_args(Task)
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SPLITS: tuple[Split, ...] = get_args(Split)
 ALIGNED = "aligned"
 ANSWER_TOKENS = 24
@@ -35,6 +38,7 @@ class Sizes:
         exact: Problems of GSM8K that are solved.
         per_step: Prompts of the pool in each step, for methods that have a pool.
         pool_tokens: First tokens of the aligned model's answers to the pool that are replayed.
+        dtype: Of the weights, and of the arithmetic.
     """
 
     model: str
@@ -47,6 +51,7 @@ class Sizes:
     exact: int = 100
     per_step: int = 2
     pool_tokens: int = 16
+    dtype: Precision = "bfloat16"
 
     @property
     def steps(self) -> int:

@@ -21,7 +21,7 @@ from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.pool_file import CACHE, pool_of, tokens_of
 from pact_plugin.reference.source import Source, build_source
 
-ASKED_AT_A_TIME = 16
+ASKED_AT_A_TIME = 64
 TOP_K = PactConfig().advanced.top_k
 
 
@@ -30,7 +30,7 @@ class Start:
     """The aligned model.
 
     Attributes:
-        model: In bfloat16; never trained, runs train copies.
+        model: Never trained, runs train copies.
         tokenizer: Its tokenizer.
         folder: Of the results, where what is made once is kept.
         sizes: What the runs have in common.
@@ -101,7 +101,7 @@ def load(sizes: Sizes, folder: Path, tokens_file: Path | None = None) -> Start:
     """Load the aligned model."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(sizes.model, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(sizes.model, dtype=getattr(torch, sizes.dtype)).eval()
     return Start(
         model.requires_grad_(False), AutoTokenizer.from_pretrained(sizes.model), folder, sizes, tokens_file
     )

@@ -102,6 +102,7 @@ def loop(
     """
     sizes, head = trainee.start.sizes, trainee.head
     parameters = [one for one in trainee.model.parameters() if one.requires_grad]
+    device, half = trainee.start.model.device.type, sizes.dtype == "bfloat16"
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
     batches, losses = list(batched(rows, sizes, trainee.seed)), []
     with counted(head.decoder) as tokens:
@@ -110,7 +111,7 @@ def loop(
             for group in optimizer.param_groups:
                 group["lr"] = rate * schedule(number, len(batches))
             batch, weights = batch_of(chosen)
-            with torch.autocast(trainee.start.model.device.type, dtype=torch.bfloat16):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
                 with objective.watch():
                     hidden = head.decoder(
                         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
