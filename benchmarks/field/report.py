@@ -189,6 +189,6 @@ def _conditions(groups: Sequence[Group]) -> str:
     asked = ", ".join(f"{len(rows)} of {NAMES[name]}" for name, rows in content["asked"].items())
     return (
         f"{sizes['model']}; {sizes['items']} items, {sizes['epochs']} epochs of batch {sizes['batch_size']}, LoRA at "
-        f"{sizes['learning_rate']:g}, {sizes['dtype']}; {asked}; 24 tokens of answer, the default judge; {info['cpu']}, "
-        f"{info['threads']} thread(s); commits {', '.join(commits)}."
+        f"{sizes['learning_rate']:g}, {sizes['dtype']}; {asked}; 24 tokens of answer, the default judge; "
+        f"{info['cpu']}, {info['threads']} thread(s); commits {', '.join(commits)}."
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 import torch
 from field_data import write_data
@@ -18,9 +21,9 @@ from benchmarks.field.methods.replay_kl import ReplayKL
 from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
 from benchmarks.field.methods.sbr import SBR
 from benchmarks.field.methods.treatment import LEFT_OUT, treated
-from benchmarks.field.settings import Cell, Sizes
+from benchmarks.field.settings import PRECISIONS, Cell, Sizes
 from benchmarks.field.start import Start
-from benchmarks.field.training import adapted, batched, fine_tune, schedule
+from benchmarks.field.training import adapted, batched, fine_tune, loop, schedule
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import language_head
@@ -90,6 +93,22 @@ def test_an_unknown_method_or_treatment_is_named():
         with pytest.raises(ConfigError, match="Methods: plain"):
             method_of(name)
     assert set(METHODS) < set(all_names())
+
+
+@pytest.mark.parametrize("dtype", PRECISIONS)
+def test_the_arithmetic_is_as_precise_as_asked(dtype, start, items):
+    class Precision(Objective):
+        found: ClassVar[list[str]] = []
+
+        def penalty(self, batch, number):
+            left = torch.ones(2, 2)
+            self.found.append(str((left @ left).dtype))
+
+    sizes = replace(SIZES, dtype=dtype)
+    model = adapted(start, 0)
+    trainee = Trainee(model, language_head(model), replace(start, sizes=sizes), 0)
+    loop(trainee, Precision(), [encode(start.tokenizer, one, 0.0) for one in items], 1e-3, lambda *_: None)
+    assert Precision.found == [f"torch.{dtype}"] * 2
 
 
 def test_plain_adds_nothing():

@@ -121,8 +121,7 @@ def test_school_problems_are_solved(first, folder):
 
 
 def test_an_adapter_is_scaled_before_it_is_merged(first, folder):
-    start = load(Sizes(str(folder / "model")), folder / "out")
-    start.model.float()
+    start = load(Sizes(str(folder / "model"), dtype="float32"), folder / "out")
     adapter = folder / "out" / "adapters" / "alpaca-0.25-target-plain-s0"
     own, half, none = (merged(start, adapter, scale).state_dict() for scale in (None, 0.5, 0.0))
     moved = 0
@@ -136,6 +135,10 @@ def test_an_adapter_is_scaled_before_it_is_merged(first, folder):
 def test_other_runs_are_not_mixed(first, folder):
     with pytest.raises(ConfigError, match="of other sizes"):
         run(folder, "--method", "plain", "--learning-rate", "1e-3")
+    with pytest.raises(ConfigError, match="of other sizes"):
+        run(folder, "--method", "plain", "--dtype", "float32")
+    with pytest.raises(ConfigError, match="bfloat16, float32"):
+        run(folder, "--method", "plain", "--dtype", "float16")
     with pytest.raises(ConfigError, match="other settings"):
         run(folder, "--pact", '{"anchors": false, "weight": 2}', "--name", "mine")
     with pytest.raises(ConfigError, match="the name is taken"):
