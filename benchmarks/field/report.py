@@ -1,4 +1,4 @@
-"""The results to read: a JSON file with all numbers, a Markdown table for each data set, and its plots."""
+"""The results to read: JSON files of all numbers and of verdicts, a table for each data set, and its plots."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS
 from benchmarks.field.kept import write_whole
 from benchmarks.field.paired import Change, change
 from benchmarks.field.results import HARMFUL, Group, load, named
+from benchmarks.field.scores import write_scores
 from benchmarks.field.settings import ALIGNED, Split
 from benchmarks.field.summary import SETS, Row, summarise
 
@@ -45,7 +46,7 @@ LEGEND = (
 
 
 def write(folder: Path, split: Split, *, judge_again: bool = False) -> Path:
-    """Write `field-SPLIT.json`, `field-SPLIT.md` and a plot for each data set.
+    """Write `field-SPLIT.json`, `field-SPLIT.md`, `verdicts-SPLIT.json` and a plot for each data set.
 
     Args:
         folder: Of the results.
@@ -69,6 +70,7 @@ def write(folder: Path, split: Split, *, judge_again: bool = False) -> Path:
             "rows": [asdict(row) for row in rows],
         },
     )
+    write_scores(folder, split, groups)
     parts = [f"# Field benchmark, {split} prompts", _conditions(groups), LEGEND]
     for place in dict.fromkeys(row.place for row in rows):
         here = [row for row in rows if row.place == place]

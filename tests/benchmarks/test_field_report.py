@@ -11,6 +11,7 @@ from benchmarks.field import report
 from benchmarks.field.paired import change
 from benchmarks.field.plots import lost
 from benchmarks.field.results import load
+from benchmarks.field.scores import digest
 from benchmarks.field.settings import Cell
 from benchmarks.field.summary import summarise
 from pact_plugin.errors import ConfigError
@@ -103,6 +104,18 @@ def test_the_report_has_a_line_for_each_method_and_a_plot(folder):
     assert (folder / "frontier-alpaca-0.1-target-development.png").stat().st_size > 10_000
     rows = json.loads((folder / "field-development.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["aligned", "plain", "replay+oracle"]
+
+
+def test_verdicts_are_kept_without_prompts_and_answers(folder):
+    report.write(folder, "development")
+    text = (folder / "verdicts-development.json").read_text()
+    assert "sorry" not in text
+    cells = json.loads(text)["cells"]
+    assert set(cells) == {
+        path.stem.removesuffix("-development") for path in (folder / "cells").glob("*.json")
+    }
+    found = cells["alpaca-0.1-target-plain-s1"]["sets"]["strongreject"]
+    assert found == {digest(f"strongreject {n}"): float(one) for n, one in enumerate(AFTER["strongreject"])}
 
 
 def test_two_methods_are_compared_on_the_seeds_that_both_have(folder):
