@@ -131,6 +131,7 @@ def answers(
                 pad_token_id=pad,
                 return_dict_in_generate=True,
                 output_logits=first is not None,
+                use_cache=True,  # checkpoints of runs with gradient checkpointing say false: each token reads all anew
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
                 **{"temperature": None, "top_p": None, "top_k": None},
             )

@@ -325,3 +325,17 @@ def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
     assert all(seen[1:])
     watched.remove()
     assert not model.lm_head._forward_pre_hooks
+
+
+def test_answers_read_each_token_once_whatever_the_checkpoint_says_of_its_cache(tokenizer):
+    model, read = tiny_model(), []
+    model.config.use_cache = model.generation_config.use_cache = False
+    prompts = [generate.user_prompt(tokenizer, text) for text in ("Hi", "Sure")]
+    watched = model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    with generate.inspecting(model):
+        generate.answers(model, tokenizer, prompts, generate.Generation(4, 2))
+    watched.remove()
+    assert len(read) > 1
+    assert read == [max(map(len, prompts)), *[1] * (len(read) - 1)]
