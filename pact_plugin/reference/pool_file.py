@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from pact_plugin.data.files import written_whole
@@ -139,7 +139,8 @@ def _keep(file: Path, write: Callable[[Path], object]) -> None:
 def _write(file: Path, pool: Pool) -> None:
     said = json.dumps([one.answer for one in pool.asked])
     with written_whole(file) as part:
-        save_file({"hidden": pool.hidden}, part, metadata={"answers": said})
+        # `save_file` makes files that their owner alone may read, and a team may share the folder.
+        part.write_bytes(serialize({"hidden": pool.hidden}, metadata={"answers": said}))
 
 
 def _read_tokens(file: Path) -> SafetyTokens | None:

@@ -33,6 +33,14 @@ def test_a_second_constraint_of_the_same_model_asks_nothing(generated, folder):
     assert list(folder.iterdir()) == [file]
 
 
+def test_whoever_may_read_the_folder_may_read_its_files(generated, folder):
+    built(tiny_model())
+    (file,) = folder.iterdir()
+    other = folder / "other"
+    other.touch()
+    assert file.stat().st_mode == other.stat().st_mode
+
+
 def test_an_adapter_that_changes_nothing_is_the_same_model(generated):
     model = adapted()
     constraint = built(tiny_model())
