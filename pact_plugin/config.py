@@ -47,6 +47,9 @@ class Anchors(Settings):
     top_k: Annotated[int, Field(ge=0, le=1024)] = 64
     """Tokens that the aligned model holds likeliest at each position of an anchor, held there beside the safety tokens;
     0: none (spec clause C10.2)."""
+    benign_top_k: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """The same at benign anchors; by default `top_k`. With 0 the model is free to word its harmless answers otherwise
+    (spec clause C10.2)."""
 
     @model_validator(mode="after")
     def _has_two_kinds(self) -> Anchors:

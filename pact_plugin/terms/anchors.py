@@ -5,7 +5,7 @@ In each optimiser step a few of them are held, so that the constraint also holds
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -64,10 +64,14 @@ class AnchorsTerm:
     ) -> None:
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
-        self._buckets = Columns("buckets", tuple(student.ids.tolist()), top_k=settings.top_k)
+        top_k, benign_top_k = settings.top_k, settings.benign_top_k
+        benign_top_k = top_k if benign_top_k is None else benign_top_k
+        ids = tuple(student.ids.tolist())
+        self._buckets = Columns("buckets", ids, top_k=max(top_k, benign_top_k))
         kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
+        self._held = [len(ids) + top_k] * len(harmful) + [len(ids) + benign_top_k] * len(benign)
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
@@ -108,7 +112,23 @@ class AnchorsTerm:
         aligned = self.aligned(chosen, hidden.device)
         tokens = tokens_of_each(student.ids, aligned.likeliest)
         read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
-        return confidence_divergence(read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest).mean()
+        sides = (read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest)
+        return torch.cat([confidence_divergence(*part) for part in self._parts(chosen, *sides)]).mean()
+
+    def _parts(
+        self, chosen: Sequence[int], *sides: Tensor
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """What is compared at some anchors, those with as many buckets together.
+
+        Args:
+            chosen: Their numbers.
+            sides: Log-probabilities of the buckets, the student's and the aligned model's, and those of the rest.
+        """
+        split = [one.split([len(self.documents[i].columns) for i in chosen]) for one in sides]
+        for held in dict.fromkeys(self._held[i] for i in chosen):
+            group = [place for place, i in enumerate(chosen) if self._held[i] == held]
+            ours, theirs, rest, other = (torch.cat([one[place] for place in group]) for one in split)
+            yield ours[:, :held], theirs[:, :held], _rest(ours, rest, held), _rest(theirs, other, held)
 
     def aligned(self, chosen: Sequence[int], device: torch.device) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them.
@@ -180,6 +200,13 @@ def _predicted(
             read = passes.of_documents(group, lambda inputs: passes.source.hidden((), inputs, autocast))
             found.update((place, one[buckets]) for place, one in zip(places, read, strict=True))
     return torch.cat([found[place] for place in range(len(order))])
+
+
+def _rest(logprobs: Float[Tensor, "M K"], log_rest: Float[Tensor, " M"], held: int) -> Float[Tensor, " M"]:
+    """Log-probability of everything but the first buckets."""
+    if logprobs.shape[1] == held:
+        return log_rest
+    return torch.cat([logprobs[:, held:], log_rest[:, None]], 1).logsumexp(1)
 
 
 def _document(pair: Pair) -> Document:

@@ -407,7 +407,8 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     loss_of(constraint, moved(model), a_batch())
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
-    assert receipt.config["anchors"] == {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 64} | FEW_ANCHORS
+    held = {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 64, "benign_top_k": None}
+    assert receipt.config["anchors"] == held | FEW_ANCHORS
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]
     assert f"anchor_divergence {moved_by:.4g}" in verify_run(tmp_path)

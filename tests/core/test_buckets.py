@@ -18,8 +18,8 @@ from pact_plugin.terms.base import Step
 WEIGHT = 1.5
 
 
-def built(model, top_k):
-    anchors = {"per_step": 3, "tokens": 4, "top_k": top_k} | FEW_ANCHORS
+def built(model, top_k, benign_top_k=None):
+    anchors = {"per_step": 3, "tokens": 4, "top_k": top_k, "benign_top_k": benign_top_k} | FEW_ANCHORS
     return PactConstraint(model, TOKENIZER, settings(weight=WEIGHT, easing=False, anchors=anchors))
 
 
@@ -28,16 +28,22 @@ def chosen(constraint):
     return [pool.documents[i] for i in pool.chosen(1, 0, 0, 1)]
 
 
-@pytest.mark.parametrize("top_k", [0, 1, 7, 64])
+@pytest.mark.parametrize(
+    ("top_k", "benign_top_k"), [*((one, None) for one in (0, 1, 7, 64)), (7, 0), (0, 7), (7, 3)]
+)
 @pytest.mark.parametrize("build", [tiny_model, adapted])
-def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k):
+def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_top_k):
     """The head is in training in the first, and frozen in the second."""
     model, plain, aligned = build(), build(), build()
-    constraint = built(model, top_k)
+    constraint = built(model, top_k, benign_top_k)
     moved(model), moved(plain)
+    pool = anchors_of(constraint)
+    harmful = [i < len(pool.documents) / 2 for i in pool.chosen(1, 0, 0, 1)]
+    assert set(harmful) == {True, False}
+    of_each = [top_k if one or benign_top_k is None else benign_top_k for one in harmful]
     loss = constraint.ahead(a_batch(), Step(1))
     loss.backward()
-    expected = WEIGHT * anchor_divergence(plain, aligned, chosen(constraint), torch.tensor(POSITIVE), top_k)
+    expected = WEIGHT * anchor_divergence(plain, aligned, chosen(constraint), torch.tensor(POSITIVE), of_each)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     assert loss.item() > 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +149,7 @@ def micro_batch_loss(
 
 
 def anchor_divergence(
-    model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int | None = None
+    model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int | Sequence[int] | None = None
 ) -> Tensor:
     """Mean over the tokens of the documents' answers, each document given to the models by itself.
 
@@ -157,17 +158,19 @@ def anchor_divergence(
         aligned: The reference.
         documents: The anchors.
         safety: The safety tokens.
-        top_k: Tokens of each position that the reference holds likeliest beside them; by default the setting's.
+        top_k: Tokens of each position that the reference holds likeliest beside them, of all documents or of each; by
+            default the setting's.
     """
     top_k = Anchors().top_k if top_k is None else top_k
+    of_each = [top_k] * len(documents) if isinstance(top_k, int) else top_k
     parts = []
-    for document in documents:
+    for document, count in zip(documents, of_each, strict=True):
         batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
         where = torch.from_numpy(document.columns) - 1
         every = row_outputs(model, batch, 0)[0][where].softmax(-1)
         with torch.no_grad():
             every_ref = row_outputs(aligned, batch, 0)[0][where].softmax(-1)
-        others = every_ref.index_fill(1, safety, -1.0).argsort(dim=1, descending=True)[:, :top_k]
+        others = every_ref.index_fill(1, safety, -1.0).argsort(dim=1, descending=True)[:, :count]
         tokens = torch.cat([safety.expand(len(where), -1), others], 1)
         p, p_ref = every.gather(1, tokens), every_ref.gather(1, tokens)
         r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
