@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.field.kept import write_whole
 from benchmarks.field.results import Group
 from benchmarks.field.settings import Split
+from pact_plugin.data.files import written_whole
 
 WHAT = (
     "the judge's score of each answer (0.5 and more: refused), by the first 12 hexadecimal digits of the SHA-256 of "
@@ -36,7 +37,9 @@ def write_scores(folder: Path, split: Split, groups: Sequence[Group]) -> Path:
         for name, one in sorted(results.items())
     }
     path = folder / f"verdicts-{split}.json"
-    write_whole(path, {"format": "pact-field-verdicts", "version": 1, "what": WHAT, "cells": cells})
+    whole = {"format": "pact-field-verdicts", "version": 1, "what": WHAT, "cells": cells}
+    with written_whole(path) as part:
+        part.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return path
 
 
