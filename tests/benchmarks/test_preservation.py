@@ -135,7 +135,11 @@ def assert_measured(output, found, methods=COMPARED):
         assert all(0 <= p <= 1 for mass in item["safety_mass"].values() for p in mass)
         assert item["kl_everyday"] >= 0
     assert found["tickets-aligned"]["kl_everyday"] == 0
-    assert all(item["kl_everyday"] > 0 for name, item in found.items() if name != "tickets-aligned")
+    # The first step's rate is 0, and `drop` may be left with no more, by how a machine's model came to refuse.
+    one_step = PRESETS["ci"].batch_size
+    moved = [item for item in found.values() if item["cell"].get("trained_items", 0) > one_step]
+    assert len(moved) >= len(set(methods) - {"drop"})
+    assert all(item["kl_everyday"] > 0 for item in moved)
     table = (output / "preservation.md").read_text()
     assert all(METHODS[name].title in table for name in methods)
     assert "goal met on" in table
