@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.field.data import digest
 from benchmarks.field.results import Group
 from benchmarks.field.settings import Split
 from pact_plugin.data.files import written_whole
 
+DIGITS = 12
+"""That tell a prompt from others."""
 WHAT = (
-    "the judge's score of each answer (0.5 and more: refused), by the first 12 hexadecimal digits of the SHA-256 of "
-    "the prompt"
+    f"the judge's score of each answer (0.5 and more: refused), by the first {DIGITS} hexadecimal digits of the SHA-256 "
+    "of the prompt"
 )
 
 
@@ -30,7 +32,7 @@ def write_scores(folder: Path, split: Split, groups: Sequence[Group]) -> Path:
         name: {
             "commit": one.content["commit"],
             "sets": {
-                asked: {digest(row["prompt"]): round(row["score"], 2) for row in rows}
+                asked: {digest(row["prompt"])[:DIGITS]: round(row["score"], 2) for row in rows}
                 for asked, rows in one.content["asked"].items()
             },
         }
@@ -41,8 +43,3 @@ def write_scores(folder: Path, split: Split, groups: Sequence[Group]) -> Path:
     with written_whole(path) as part:
         part.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return path
-
-
-def digest(prompt: str) -> str:
-    """12 digits that tell a prompt from others."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
