@@ -45,11 +45,11 @@ class Anchors(Settings):
     tokens: Annotated[int, Field(ge=1, le=24)] = 16
     """First tokens of the aligned model's answer to an anchor that are held, at most (spec clause C10.1)."""
     top_k: Annotated[int, Field(ge=0, le=1024)] = 64
-    """Tokens that the aligned model holds likeliest at each position of an anchor, held there beside the safety tokens;
-    0: none (spec clause C10.2)."""
-    benign_top_k: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """The same at benign anchors; by default `top_k`. With 0 the model is free to word its harmless answers otherwise
-    (spec clause C10.2)."""
+    """Tokens that the aligned model holds likeliest at each position of a harmful anchor, held there beside the safety
+    tokens; 0: none (spec clause C10.2)."""
+    benign_top_k: Annotated[int, Field(ge=0, le=1024)] = 0
+    """The same at benign anchors. With 0 the model is free to word its harmless answers otherwise (spec clause
+    C10.2)."""
 
     @model_validator(mode="after")
     def _has_two_kinds(self) -> Anchors:

@@ -64,14 +64,13 @@ class AnchorsTerm:
     ) -> None:
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
-        top_k, benign_top_k = settings.top_k, settings.benign_top_k
-        benign_top_k = top_k if benign_top_k is None else benign_top_k
         ids = tuple(student.ids.tolist())
-        self._buckets = Columns("buckets", ids, top_k=max(top_k, benign_top_k))
+        self._buckets = Columns("buckets", ids, top_k=max(settings.top_k, settings.benign_top_k))
         kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
         harmful, benign = kinds["harmful"], kinds["benign"]
+        self.harmful = len(harmful)  # Their numbers are the first.
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
-        self._held = [len(ids) + top_k] * len(harmful) + [len(ids) + benign_top_k] * len(benign)
+        self._held = {True: len(ids) + settings.top_k, False: len(ids) + settings.benign_top_k}
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
@@ -118,17 +117,18 @@ class AnchorsTerm:
     def _parts(
         self, chosen: Sequence[int], *sides: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """What is compared at some anchors, those with as many buckets together.
+        """What is compared at some anchors, those of a kind together.
 
         Args:
             chosen: Their numbers.
             sides: Log-probabilities of the buckets, the student's and the aligned model's, and those of the rest.
         """
         split = [one.split([len(self.documents[i].columns) for i in chosen]) for one in sides]
-        for held in dict.fromkeys(self._held[i] for i in chosen):
-            group = [place for place, i in enumerate(chosen) if self._held[i] == held]
-            ours, theirs, rest, other = (torch.cat([one[place] for place in group]) for one in split)
-            yield ours[:, :held], theirs[:, :held], _rest(ours, rest, held), _rest(theirs, other, held)
+        for harmful, held in self._held.items():
+            group = [place for place, i in enumerate(chosen) if (i < self.harmful) == harmful]
+            if group:
+                ours, theirs, rest, other = (torch.cat([one[place] for place in group]) for one in split)
+                yield ours[:, :held], theirs[:, :held], _rest(ours, rest, held), _rest(theirs, other, held)
 
     def aligned(self, chosen: Sequence[int], device: torch.device) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them.

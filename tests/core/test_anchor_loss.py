@@ -36,8 +36,8 @@ def test_the_mean_over_micro_batches_of_the_mean_over_anchors(build, apart):
         loss = constraint.anchor_loss(Step(1, micro_batches=2), tokens=3 + 40 * number, apart=apart)
         (loss / 2).backward()
         chosen = anchors_of(constraint).chosen(1, number, 0, 2)
-        documents = [anchors_of(constraint).documents[one] for one in chosen]
-        expected.append(anchor_divergence(twin, tiny_model(), documents, torch.tensor(POSITIVE)))
+        safety = torch.tensor(POSITIVE)
+        expected.append(anchor_divergence(twin, tiny_model(), anchors_of(constraint), chosen, safety))
         assert loss.item() == pytest.approx(WEIGHT * expected[-1].item(), rel=1e-4)
     mean = torch.stack(expected).mean()
     (WEIGHT * mean).backward()

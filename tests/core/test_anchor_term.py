@@ -93,9 +93,9 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
     loss = loss_of(constraint, model, batch, FIFTH)
     loss.backward()
     pool = anchors_of(constraint)
-    chosen = [pool.documents[i] for i in pool.chosen(5, 0, 0, 1)]
-    assert len({document.tokens.tobytes() for document in chosen}) == 3
-    term = anchor_divergence(plain, aligned, chosen, torch.tensor(POSITIVE))
+    chosen = pool.chosen(5, 0, 0, 1)
+    assert len({pool.documents[i].tokens.tobytes() for i in chosen}) == 3
+    term = anchor_divergence(plain, aligned, pool, chosen, torch.tensor(POSITIVE))
     expected = WEIGHT * term
     if reference != "start":
         # What looks at the data reads the aligned model itself, so that it cannot depend on this one.
@@ -407,7 +407,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     loss_of(constraint, moved(model), a_batch())
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
-    held = {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 64, "benign_top_k": None}
+    held = {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 64, "benign_top_k": 0}
     assert receipt.config["anchors"] == held | FEW_ANCHORS
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]

@@ -11,6 +11,7 @@ from plain import anchor_divergence, row_outputs
 from tiny import tiny_model
 
 from pact_plugin import PactConstraint
+from pact_plugin.config import Anchors
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
 from pact_plugin.terms.base import Step
@@ -18,7 +19,7 @@ from pact_plugin.terms.base import Step
 WEIGHT = 1.5
 
 
-def built(model, top_k, benign_top_k=None):
+def built(model, top_k, benign_top_k):
     anchors = {"per_step": 3, "tokens": 4, "top_k": top_k, "benign_top_k": benign_top_k} | FEW_ANCHORS
     return PactConstraint(model, TOKENIZER, settings(weight=WEIGHT, easing=False, anchors=anchors))
 
@@ -29,7 +30,7 @@ def chosen(constraint):
 
 
 @pytest.mark.parametrize(
-    ("top_k", "benign_top_k"), [*((one, None) for one in (0, 1, 7, 64)), (7, 0), (0, 7), (7, 3)]
+    ("top_k", "benign_top_k"), [*((one, one) for one in (0, 1, 7, 64)), (7, 0), (0, 7), (7, 3)]
 )
 @pytest.mark.parametrize("build", [tiny_model, adapted])
 def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_top_k):
@@ -37,13 +38,13 @@ def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_t
     model, plain, aligned = build(), build(), build()
     constraint = built(model, top_k, benign_top_k)
     moved(model), moved(plain)
-    pool = anchors_of(constraint)
-    harmful = [i < len(pool.documents) / 2 for i in pool.chosen(1, 0, 0, 1)]
-    assert set(harmful) == {True, False}
-    of_each = [top_k if one or benign_top_k is None else benign_top_k for one in harmful]
+    pool, held = anchors_of(constraint), Anchors(top_k=top_k, benign_top_k=benign_top_k)
+    chosen = pool.chosen(1, 0, 0, 1)
+    assert pool.harmful == len(pool.documents) / 2
+    assert {i < pool.harmful for i in chosen} == {True, False}
     loss = constraint.ahead(a_batch(), Step(1))
     loss.backward()
-    expected = WEIGHT * anchor_divergence(plain, aligned, chosen(constraint), torch.tensor(POSITIVE), of_each)
+    expected = WEIGHT * anchor_divergence(plain, aligned, pool, chosen, torch.tensor(POSITIVE), held)
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
     assert loss.item() > 1e-3
@@ -55,7 +56,7 @@ def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_t
 def test_p32_with_every_token_it_is_the_divergence_over_the_vocabulary():
     model = tiny_model()
     everything = model.config.vocab_size - len(POSITIVE) - 1
-    constraint, aligned = built(model, everything), tiny_model()
+    constraint, aligned = built(model, everything, everything), tiny_model()
     moved(model)
     found = constraint.ahead(a_batch(), Step(1)).item() / WEIGHT
     parts = []

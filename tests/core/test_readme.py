@@ -91,7 +91,7 @@ def test_the_settings_are_the_defaults():
     assert PactConfig.of(block) == PactConfig()
     assert {"weight", "easing", "anchors", "hold_data", "reference"} <= set(block)
     for key in ("easing", "anchors"):
-        assert block[key] == getattr(PactConfig(), key).model_dump(exclude_none=True)
+        assert block[key] == getattr(PactConfig(), key).model_dump()
 
 
 # --- the adapters' ---

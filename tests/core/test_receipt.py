@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pact_plugin.cli.main import app
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ReceiptError
-from pact_plugin.run.drift import FAR, FAR_ALONE, drift_warning
+from pact_plugin.run.drift import FAR, FAR_WORDED, drift_warning
 from pact_plugin.run.meter import Sums
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 from pact_plugin.run.verify import verify_run
@@ -103,7 +103,7 @@ def at_the_anchors(nats: float, **anchors: int) -> Receipt:
     return a_receipt(config, **ONE_TO_FOUR, sums={"anchor_divergence": [100 * nats, 100]})
 
 
-@pytest.mark.parametrize(("anchors", "far"), [({}, FAR), ({"top_k": 0}, FAR_ALONE)])
+@pytest.mark.parametrize(("anchors", "far"), [({}, FAR), ({"benign_top_k": 64}, FAR_WORDED)])
 def test_verify_warns_of_a_model_that_has_moved_far(tmp_path, anchors, far):
     for moved, warns in ((far / 2, False), (far, False), (2 * far, True)):
         at_the_anchors(moved, **anchors).write(tmp_path)

@@ -33,11 +33,11 @@ class Place:
     rank: int = 0
     ranks: int = 1
 
-    def anchors(self, pool: Any, number: int) -> list[Any]:
-        """Those of a micro-batch of this rank: as if all ranks' micro-batches were one process's."""
+    def anchors(self, pool: Any, number: int) -> list[int]:
+        """The numbers of a micro-batch of this rank's: as if all ranks' micro-batches were one process's."""
         step, micro_batch = divmod(number, self.accumulation)
         place, count = self.rank * self.accumulation + micro_batch, self.ranks * self.accumulation
-        return [pool.documents[index] for index in pool.chosen(step + 1, place, 0, count)]
+        return pool.chosen(step + 1, place, 0, count)
 
 
 def expected(
@@ -84,7 +84,7 @@ def expected(
                 parameters[name].copy_(weight)
             loss, part = _of_data(model, aligned, dumped["inputs"], safety, easing, run)
             if pool is not None:
-                divergence = anchor_divergence(model, aligned, place.anchors(pool, number), safety)
+                divergence = anchor_divergence(model, aligned, pool, place.anchors(pool, number), safety)
                 loss = loss + settings["weight"] * divergence
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
         share = 1 / size

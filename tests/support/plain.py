@@ -149,22 +149,22 @@ def micro_batch_loss(
 
 
 def anchor_divergence(
-    model: Any, aligned: Any, documents: Any, safety: Tensor, top_k: int | Sequence[int] | None = None
+    model: Any, aligned: Any, pool: Any, chosen: Sequence[int], safety: Tensor, held: Anchors | None = None
 ) -> Tensor:
-    """Mean over the tokens of the documents' answers, each document given to the models by itself.
+    """Mean over the tokens of the chosen anchors' answers, each anchor given to the models by itself.
 
     Args:
         model: In training.
         aligned: The reference.
-        documents: The anchors.
+        pool: The term, which has the anchors' documents, the harmful ones first.
+        chosen: Whose turn it is.
         safety: The safety tokens.
-        top_k: Tokens of each position that the reference holds likeliest beside them, of all documents or of each; by
-            default the setting's.
+        held: How many likeliest tokens of each position are held beside them; by default as by default.
     """
-    top_k = Anchors().top_k if top_k is None else top_k
-    of_each = [top_k] * len(documents) if isinstance(top_k, int) else top_k
+    held = held or Anchors()
     parts = []
-    for document, count in zip(documents, of_each, strict=True):
+    for number in chosen:
+        document, count = pool.documents[number], held.top_k if number < pool.harmful else held.benign_top_k
         batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
         where = torch.from_numpy(document.columns) - 1
         every = row_outputs(model, batch, 0)[0][where].softmax(-1)

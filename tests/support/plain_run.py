@@ -81,8 +81,7 @@ class Plain:
             if self.anchors is None:
                 continue
             chosen = self.anchors.chosen(number, micro_batch, rank, len(ranks[rank]))
-            documents = [self.anchors.documents[one] for one in chosen]
-            divergence = anchor_divergence(model, self.aligned, documents, self.safety)
+            divergence = anchor_divergence(model, self.aligned, self.anchors, chosen, self.safety)
             by_tokens = _tokens(batch) / whole
             found.loss = found.loss + self.config.weight * divergence * (
                 share if self.per_micro_batch else by_tokens

@@ -137,9 +137,8 @@ class PlainPreferences:
         for rank, batches in enumerate(ranks):
             for micro_batch, batch in enumerate(batches):
                 chosen = self.anchors.chosen(number, micro_batch, rank, len(batches))
-                documents = [self.anchors.documents[one] for one in chosen]
                 safety = torch.tensor(TOKENS.positive.ids)
-                divergences.append(anchor_divergence(model, self.aligned, documents, safety))
+                divergences.append(anchor_divergence(model, self.aligned, self.anchors, chosen, safety))
                 losses.append(self.task(model, batch))
         divergence = torch.stack(divergences).mean()
         return torch.stack(losses).mean() + self.weight * divergence, divergence.item()

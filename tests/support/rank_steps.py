@@ -157,8 +157,8 @@ def anchors_term(
     total, pool = torch.zeros(()), anchors_of(constraint)
     for rank, number in itertools.product(range(ranks), range(ACCUMULATION)):
         tokens = (micro_batch(rank, number, step)["labels"][:, 1:] != -100).sum()
-        documents = [pool.documents[i] for i in pool.chosen(step + 1, number, rank, ACCUMULATION)]
-        mean = anchor_divergence(alone, aligned, documents, torch.tensor(TOKENS.positive.ids))
+        chosen = pool.chosen(step + 1, number, rank, ACCUMULATION)
+        mean = anchor_divergence(alone, aligned, pool, chosen, torch.tensor(TOKENS.positive.ids))
         total = total + mean * tokens / count
     return total
 

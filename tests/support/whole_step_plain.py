@@ -53,7 +53,7 @@ def expected(
             part = _micro_batch(model, aligned, one, safety, settings, easing, sum(counts), run)
             if pool is not None:
                 chosen = pool.chosen(number, micro_batch, 0, accumulation)
-                divergence = anchor_divergence(model, aligned, [pool.documents[i] for i in chosen], safety)
+                divergence = anchor_divergence(model, aligned, pool, chosen, safety)
                 part["loss"] += settings["weight"] * divergence.item() * count / sum(counts)
                 part["anchor_divergence"] = divergence.item() * count
             total += part.pop("loss")
