@@ -10,7 +10,7 @@ FAR = 0.05
 ended at 0.16, over a quarter of the anchors of one."""
 FAR_WORDED = 0.1
 """The same where the likeliest tokens of benign anchors are held as well (`anchors.benign_top_k`). Runs that kept the
-refusals moved by 0.027 and 0.069; plain fine-tuning ended at 0.23 and 0.37."""
+refusals moved by 0.027 to 0.069; plain fine-tuning ended at 0.23 and 0.37."""
 
 
 def drift_warning(receipt: Receipt) -> str | None:

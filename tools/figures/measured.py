@@ -10,37 +10,37 @@ from tools.figures.style import FIELD, NAMES, OTHERS, ROOT, Colours, legend_belo
 
 SHARES = ROOT / "benchmarks" / "results" / "shares.json"
 """`counts.json` of `python -m benchmarks count --mode default --response-share 0.1 --response-share 0.25 ...`."""
+HELD_OUT = (FIELD / "held-out.json", ROOT / "benchmarks/field/results/qwen-0.5b-float32/field-held-out.json")
+"""The field benchmark's reports of one model in two precisions; of a method that is in both, the later."""
 
 
 def frontier(figure: Figure, colours: Colours) -> None:
-    """Refusals lost against the task, and against over-refusal, of the methods that have a name in `NAMES`."""
-    rows = json.loads((FIELD / "held-out.json").read_text(encoding="utf-8"))["rows"]
-    shown = {
-        NAMES[row["method"]]: row
-        for row in rows
+    """Refusals lost against the task and against over-refusal, of the methods that have a name in `NAMES`.
+
+    Dotted: the aligned model.
+    """
+    rows = {
+        row["method"]: row
+        for path in HELD_OUT
+        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
         if (row["task"], row["contamination"]) == ("alpaca", 0.1)
-        and row["method"] in NAMES
-        and row["method"] != "aligned"
     }
+    shown = {NAMES[name]: rows[name] for name in NAMES if name in rows and name != "aligned"}
     panels = figure.subplots(2, 1, sharey=True)
     figure.subplots_adjust(left=0.15, right=0.97, top=0.99, bottom=0.14 + 0.035 * len(shown), hspace=0.3)
     palette = [colours["candidate"], colours["reference"], *OTHERS]
     for index, (title, row) in enumerate(shown.items()):
         harmful = row["changes"]["harmful"]
         lost = 100 * (1 - harmful["kept"] / harmful["before"])
-        nll = row["nll_above_plain"]
         style = {"marker": "osD^vP*X"[index % 8], "markersize": 8, "linestyle": "none", "capsize": 3}
         style |= {"color": palette[index % len(palette)], "label": title, "linewidth": 1.5}
         over = row["changes"]["overrefusal"]
-        for axes, (middle, low, high) in (
-            (panels[0], nll or (0.0, 0.0, 0.0)),
-            (panels[1], (over["points"], over["low"], over["high"])),
-        ):
-            axes.errorbar([middle], [lost], xerr=[[middle - low], [high - middle]], **style)
-    for axes, label in zip(
-        panels, ("task NLL less plain's, nats a token", "change of over-refusal, points"), strict=True
-    ):
-        axes.axvline(0, color=colours["muted"], linestyle=":", linewidth=1)
+        panels[0].errorbar([row["nll"]], [lost], **style)
+        ends = [[over["points"] - over["low"]], [over["high"] - over["points"]]]
+        panels[1].errorbar([over["points"]], [lost], xerr=ends, **style)
+    labels = ("held-out items of the task, nats a token", "change of over-refusal, points")
+    for axes, label, line in zip(panels, labels, (rows["aligned"]["nll"], 0), strict=True):
+        axes.axvline(line, color=colours["muted"], linestyle=":", linewidth=1)
         axes.set_ylim(-5, 105)
         axes.set_xlabel(label)
         axes.set_ylabel("refusals lost, %")

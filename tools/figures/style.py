@@ -65,11 +65,10 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
-    "weight-1": "PACT, weight 1",
-    "8-a-step": "PACT, weight 1, eight anchors a step",
-    "8-a-step-top0": "safety tokens alone at anchors, eight",
-    "no-easing": "PACT, weight 1, without easing",
-    "plain+easing": "easing alone",
+    "benign-64": "PACT, benign_top_k 64",
+    "weight-1": "benign_top_k 64, weight 1",
+    "8-a-step": "benign_top_k 64, weight 1, eight anchors a step",
+    "8-a-step-top0": "top_k 0, weight 1, eight anchors a step",
     "replay-kl+easing": "full KL at eight anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
