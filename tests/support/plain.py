@@ -159,7 +159,7 @@ def anchor_divergence(
         pool: The term, which has the anchors' documents, the harmful ones first.
         chosen: Whose turn it is.
         safety: The safety tokens.
-        held: How many likeliest tokens of each position are held beside them; by default as by default.
+        held: How many likeliest tokens of each position are held beside them; by default those of `Anchors()`.
     """
     held = held or Anchors()
     parts = []
