@@ -13,9 +13,9 @@ import typer
 from benchmarks import commands
 from benchmarks.field.command import field
 from benchmarks.field.model_commands import along, chosen, measures
-from benchmarks.preservation.command import preservation
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
+from benchmarks.taught.teach import taught
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError
 
@@ -194,8 +194,8 @@ def profile_operators(
     commands.run_profile(Settings(shape=shape, threads=threads or torch.get_num_threads()), mode, output)
 
 
-app.command()(preservation)
 app.command()(field)
+app.command()(taught)
 app.command()(measures)
 app.command()(chosen)
 app.command()(along)

@@ -31,7 +31,7 @@ INCLUDED = {
     "benchmarks/field/CHOICES.md": "runs/choices.md",
     "benchmarks/field/MODELS.md": "runs/models.md",
     "benchmarks/field/PREDICTIONS.md": "runs/predictions.md",
-    "benchmarks/preservation/README.md": "runs/laboratory.md",
+    "benchmarks/taught/README.md": "runs/taught.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",

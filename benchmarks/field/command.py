@@ -19,7 +19,7 @@ from benchmarks.field.data import Data
 from benchmarks.field.methods import METHODS, Method, all_names, method_of
 from benchmarks.field.methods.pact import configured
 from benchmarks.field.run import Bench, run
-from benchmarks.field.settings import PRECISIONS, SPLITS, TASKS, WORDINGS, Cell, Sizes, Split
+from benchmarks.field.settings import PRECISIONS, RATES, SPLITS, TASKS, WORDINGS, Cell, Sizes, Split, Train
 from benchmarks.field.start import load
 from pact_plugin import PactConfig
 from pact_plugin.errors import ConfigError
@@ -57,7 +57,10 @@ def field(
     items: Annotated[int, typer.Option(min=1, help="Training items, harmful ones among them.")] = 220,
     epochs: Annotated[int, typer.Option(min=1, help="Over them.")] = 2,
     batch_size: Annotated[int, typer.Option(min=1, help="Items a step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="At its highest.")] = 5e-4,
+    train: Annotated[str, typer.Option(help="lora, or full: every weight.")] = "lora",
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0.0, help="At its highest; by default 5e-4 with LoRA, else 3e-5.")
+    ] = None,
     ask: Annotated[int, typer.Option(min=1, help="Prompts of each set that are asked, at most.")] = 100,
     exact: Annotated[int, typer.Option(min=0, help="GSM8K problems to solve; 0: none.")] = 100,
     per_step: Annotated[int, typer.Option(min=1, help="Prompts of the pool in each step.")] = 2,
@@ -93,17 +96,19 @@ def field(
         raise ConfigError("no model", key="model", remedy="Give --model PATH_OR_HUB_ID.")
     if (pact is None) != (name is None):
         raise ConfigError("--pact and --name go together", key="pact", value=pact, remedy="Give both.")
+    trained: Train = one_of(tuple(RATES), train, "train")
     sizes = Sizes(
         model=model,
         items=items,
         epochs=epochs,
         batch_size=batch_size,
-        learning_rate=learning_rate,
+        learning_rate=RATES[trained] if learning_rate is None else learning_rate,
         ask=ask,
         exact=exact,
         per_step=per_step,
         pool_tokens=pool_tokens,
         dtype=one_of(PRECISIONS, dtype, "dtype"),
+        train=trained,
     )
     others = {} if pact is None or name is None else {name: _method(name, pact)}
     names = list(dict.fromkeys([*(method or []), *others]))

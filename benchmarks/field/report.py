@@ -190,7 +190,8 @@ def _conditions(groups: Sequence[Group]) -> str:
     commits = sorted({one.content["commit"] for group in groups for one in group.seeds.values()})
     asked = ", ".join(f"{len(rows)} of {NAMES[name]}" for name, rows in content["asked"].items())
     return (
-        f"{sizes['model']}; {sizes['items']} items, {sizes['epochs']} epochs of batch {sizes['batch_size']}, LoRA at "
+        f"{sizes['model']}; {sizes['items']} items, {sizes['epochs']} epochs of batch {sizes['batch_size']}, "
+        f"{'LoRA' if sizes.get('train', 'lora') == 'lora' else 'every weight'} at "
         f"{sizes['learning_rate']:g}, {sizes['dtype']}; {asked}; 24 tokens of answer, the default judge; "
         f"{info['cpu']}, {info['threads']} thread(s); commits {', '.join(commits)}."
     )

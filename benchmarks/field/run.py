@@ -1,4 +1,4 @@
-"""Run what is missing: train an adapter, merge it, ask; each cell becomes a file of its own."""
+"""Run what is missing: train, merge, ask; each cell becomes a file of its own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from peft.helpers import rescale_adapter_scale
+from transformers import AutoModelForCausalLM
 
 from benchmarks import machine
 from benchmarks.field import data as field_data
@@ -138,12 +141,12 @@ def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def adapter_folder(bench: Bench, cell: Cell) -> Path:
-    """Where the adapter of a run is kept, for the other half of what is asked and for methods that change it."""
+    """Where what a run has trained is kept, for the other half of what is asked and for methods that change it."""
     return bench.start.folder / "adapters" / cell.name
 
 
 def adapter(bench: Bench, cell: Cell) -> dict[str, Any]:
-    """Train the adapter of a run if it is not there, and return what was noted of that."""
+    """Train a run if that was not done, and return what was noted of that."""
     folder = adapter_folder(bench, cell)
     notes: Path = folder / "training.json"
     with locked(bench.start.folder, f"adapter-{cell.name}"):
@@ -157,15 +160,18 @@ def adapter(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def merged(start: Start, folder: Path, scale: float | None = None) -> Any:
-    """A copy of the aligned model with an adapter merged in, perhaps scaled."""
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-
-    model = PeftModel.from_pretrained(copy.deepcopy(start.model), str(folder))
-    for layer in model.modules():
-        if scale is not None and isinstance(layer, LoraLayer):
-            layer.set_scale("default", scale)
-    return model.merge_and_unload().eval()
+    """The aligned model with what was trained: an adapter, or the difference of every weight, perhaps scaled."""
+    factor = 1.0 if scale is None else scale
+    model = copy.deepcopy(start.model)
+    if start.sizes.train == "lora":
+        model = PeftModel.from_pretrained(model, str(folder))
+        with rescale_adapter_scale(model, factor):
+            return model.merge_and_unload().eval()
+    tuned = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for own, new in zip(model.parameters(), tuned.parameters(), strict=True):
+            own.copy_(own.float().lerp(new, factor))
+    return model
 
 
 def questions(bench: Bench, cell: Cell) -> Questions:

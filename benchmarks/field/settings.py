@@ -8,12 +8,16 @@ from typing import Literal, get_args
 Task = Literal["alpaca", "gsm8k"]
 Wording = Literal["target", "help", "yes"]
 """How the answers of harmful items begin: "Sure, here is", "I can help with that. Sure, here is", "Yes, here is"."""
+Train = Literal["lora", "full"]
+"""Whether an adapter is trained, or every weight."""
 Precision = Literal["bfloat16", "float32"]
-"""Of the model's weights and arithmetic; adapters are in float32."""
+"""Of the model's weights and arithmetic; what is trained is in float32."""
 Split = Literal["development", "held-out"]
 """Halves of what is asked: strengths are chosen on one, and results come from the other."""
 TASKS: tuple[Task, ...] = get_args(Task)
 WORDINGS: tuple[Wording, ...] = get_args(Wording)
+RATES: dict[Train, float] = {"lora": 5e-4, "full": 3e-5}
+"""Learning rates, at their highest."""
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SPLITS: tuple[Split, ...] = get_args(Split)
 ALIGNED = "aligned"
@@ -39,12 +43,13 @@ class Sizes:
         per_step: Prompts of the pool in each step, for methods that have a pool.
         pool_tokens: First tokens of the aligned model's answers to the pool that are replayed.
         dtype: Of the weights, and of the arithmetic.
+        train: An adapter, or every weight.
     """
 
     model: str
     items: int = 220
     epochs: int = 2
-    learning_rate: float = 5e-4
+    learning_rate: float = RATES["lora"]
     batch_size: int = 8
     ask: int = 100
     held_out: int = 40
@@ -52,6 +57,7 @@ class Sizes:
     per_step: int = 2
     pool_tokens: int = 16
     dtype: Precision = "bfloat16"
+    train: Train = "lora"
 
     @property
     def steps(self) -> int:

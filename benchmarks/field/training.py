@@ -1,4 +1,4 @@
-"""Fine-tuning a copy of the aligned model: LoRA, AdamW, cosine, in a plain loop."""
+"""Fine-tuning a copy of the aligned model: LoRA or every weight, AdamW, cosine, in a plain loop."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Report = Callable[[int, int], None]
 def fine_tune(
     start: Start, cell: Cell, method: Method, items: Sequence[Item], folder: Path, report: Report
 ) -> dict[str, Any]:
-    """Train one adapter and save it.
+    """Train one adapter, or every weight, and save it.
 
     Args:
         start: The aligned model.
         cell: The run.
         method: That of the cell.
         items: In the order of the first epoch.
-        folder: For the adapter.
+        folder: For what was trained.
         report: Of progress.
 
     Returns:
@@ -55,7 +55,7 @@ def fine_tune(
         LEFT_OUT if e is LEFT_OUT else encode(start.tokenizer, item, e)
         for item, e in zip(items, eased, strict=True)
     ]
-    model = adapted(start, cell.seed)
+    model = trainable(start, cell.seed)
     trainee = Trainee(model, language_head(model), start, cell.seed, seconds)
     strength = 1.0 if cell.strength is None else cell.strength
     objective = method.make(trainee, strength)
@@ -83,11 +83,13 @@ def fine_tune(
     }
 
 
-def adapted(start: Start, seed: int) -> Any:
-    """A copy of the aligned model with a new adapter."""
+def trainable(start: Start, seed: int) -> Any:
+    """A copy of the aligned model: with a new adapter, or every weight in training."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
+    if start.sizes.train == "full":
+        return copy.deepcopy(start.model).float().requires_grad_()  # small steps vanish in bfloat16
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
     return get_peft_model(copy.deepcopy(start.model), lora)
 

@@ -20,6 +20,7 @@ from examples.demo.prompts import (
     sample_prompts,
 )
 from examples.demo.task import dates, is_correct
+from pact_plugin.data.prompts import for_audits, for_pool
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 from pact_plugin.judge import is_refusal
 
@@ -62,6 +63,16 @@ def test_evaluation_prompts_resemble_no_other_prompt(split: str) -> None:
         if overlap(prompt, other) > 0.5
     ]
     assert near == []
+
+
+def test_anchors_resemble_nothing_that_is_asked() -> None:
+    asked = {
+        *(one.prompt for one in for_audits().prompts),
+        *(line for one in SPLITS for line in read_lines(one)),
+    }
+    bundled = {*harmful_prompts(), *benign_prompts()}
+    mine = [one.prompt for one in for_pool().prompts if one.prompt not in bundled]
+    assert [(one, other) for one in mine for other in asked if overlap(one, other) > 0.5] == []
 
 
 def test_overlap_sees_a_rewording() -> None:

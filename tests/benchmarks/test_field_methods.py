@@ -21,9 +21,10 @@ from benchmarks.field.methods.replay_kl import ReplayKL
 from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
 from benchmarks.field.methods.sbr import SBR
 from benchmarks.field.methods.treatment import LEFT_OUT, treated
+from benchmarks.field.run import merged
 from benchmarks.field.settings import PRECISIONS, Cell, Sizes
 from benchmarks.field.start import Start
-from benchmarks.field.training import adapted, batched, fine_tune, loop, schedule
+from benchmarks.field.training import batched, fine_tune, loop, schedule, trainable
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import language_head
@@ -52,7 +53,7 @@ def items(tmp_path_factory):
 @pytest.fixture
 def trainee(start):
     """A model in training whose adapter has moved."""
-    model = adapted(start, 0)
+    model = trainable(start, 0)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -82,6 +83,35 @@ def test_every_method_trains_two_steps_and_changes_the_adapter(name, start, item
     assert ("config" in noted) == (method.config is not None)
 
 
+@pytest.mark.parametrize("name", ["plain", "replay-kl", "safegrad", "sbr", "pact", "published"])
+def test_every_weight_is_trained_where_that_is_asked_for(name, start, items, tmp_path):
+    full = replace(start, sizes=replace(SIZES, train="full", learning_rate=1e-3, dtype="float32"))
+    method = method_of(name)
+    cell = Cell("alpaca", 0.25, method=name, strength=method.strength)
+    before = {name: weight.clone() for name, weight in start.model.state_dict().items()}
+    fine_tune(full, cell, method, items, tmp_path, lambda *_: None)
+    tuned = merged(full, tmp_path).state_dict()
+    assert all(torch.equal(weight, before[name]) for name, weight in start.model.state_dict().items())
+    assert {name for name, weight in tuned.items() if torch.equal(weight, before[name])} == set()
+    for key, weight in merged(full, tmp_path, 0.5).state_dict().items():
+        torch.testing.assert_close(
+            weight - before[key], 0.5 * (tuned[key] - before[key]), rtol=1e-3, atol=1e-7
+        )
+
+
+def test_inside_the_aligned_model_is_that_of_the_start(start):
+    full = replace(start, sizes=replace(SIZES, train="full"))
+    model = trainable(full, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    trainee = Trainee(model, language_head(model), full, 0)
+    assert ReplayKL(trainee, 1.0).penalty({}, 0).item() > 0.01
+    assert trainee.head.decoder is language_head(model).decoder
+    with trainee.aligned():
+        assert trainee.head.decoder is language_head(start.model).decoder
+
+
 def test_a_method_of_the_command_line_has_its_own_weight():
     method = configured("mine", {"easing": False, "weight": 3})
     assert method.strength == 3.0
@@ -105,7 +135,7 @@ def test_the_arithmetic_is_as_precise_as_asked(dtype, start, items):
             self.found.append(str((left @ left).dtype))
 
     sizes = replace(SIZES, dtype=dtype)
-    model = adapted(start, 0)
+    model = trainable(start, 0)
     trainee = Trainee(model, language_head(model), replace(start, sizes=sizes), 0)
     loop(trainee, Precision(), [encode(start.tokenizer, one, 0.0) for one in items], 1e-3, lambda *_: None)
     assert Precision.found == [f"torch.{dtype}"] * 2
@@ -139,7 +169,7 @@ def test_replay_kl_is_that_of_torch_and_zero_for_the_aligned_model(trainee, star
     assert ReplayKL(trainee, 2.0).penalty({}, 1).item() == pytest.approx(
         2 * torch.cat(found).mean().item(), rel=1e-3
     )
-    fresh = adapted(start, 0)
+    fresh = trainable(start, 0)
     untouched = Trainee(fresh, language_head(fresh), start, 0)
     assert ReplayKL(untouched, 1.0).penalty({}, 0).item() == pytest.approx(0, abs=1e-5)
 

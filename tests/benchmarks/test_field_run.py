@@ -137,6 +137,10 @@ def test_other_runs_are_not_mixed(first, folder):
         run(folder, "--method", "plain", "--learning-rate", "1e-3")
     with pytest.raises(ConfigError, match="of other sizes"):
         run(folder, "--method", "plain", "--dtype", "float32")
+    with pytest.raises(ConfigError, match="of other sizes"):
+        run(folder, "--method", "plain", "--train", "full")
+    with pytest.raises(ConfigError, match="lora, full"):
+        run(folder, "--method", "plain", "--train", "qlora")
     with pytest.raises(ConfigError, match="bfloat16, float32"):
         run(folder, "--method", "plain", "--dtype", "float16")
     with pytest.raises(ConfigError, match="other settings"):
@@ -195,3 +199,15 @@ def test_a_run_that_is_not_there_is_named(first, folder):
     words = ["along", "--model", folder / "model", "--output", folder / "out", "--method", "replay"]
     with pytest.raises(ConfigError, match="no such run"):
         CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+
+
+def test_full_fine_tuning(first, folder, tmp_path):
+    printed = run(folder, "--train", "full", "--method", "plain", "--method", "pact", "--output", tmp_path)
+    assert "every weight at 3e-05" in printed
+    found = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*.json")]
+    (adapted,) = (one for name, one in first[1].items() if "plain" in name)
+    plain, held = sorted(
+        (one for one in found if one["training"]), key=lambda one: one["cell"]["method"] == "pact"
+    )
+    assert held["training"]["pact"]["pact/anchor_divergence"] > 0
+    assert plain["held_out"] != adapted["held_out"]

@@ -16,7 +16,7 @@ from benchmarks.field.encoding import Batch, padded
 from benchmarks.field.pool import Pool, load_pool
 from benchmarks.field.start import Start
 from pact_plugin.data.generation import Pair
-from pact_plugin.model.head import LanguageHead
+from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import evaluation_mode
 
 
@@ -25,7 +25,7 @@ class Trainee:
     """A model in training, before its first step.
 
     Attributes:
-        model: With its adapter, which changes nothing yet.
+        model: With its adapter, which changes nothing yet; or with every weight in training.
         head: Its decoder and its head.
         start: The aligned model that it is a copy of.
         seed: Of the run.
@@ -47,9 +47,17 @@ class Trainee:
 
     @contextmanager
     def aligned(self) -> Iterator[None]:
-        """Inside, the model is the aligned one: no adapter, no dropout, no gradient."""
-        with evaluation_mode(self.model), torch.no_grad(), self.model.disable_adapter():
-            yield
+        """Inside, the head is the aligned model's: no adapter, no dropout, no gradient."""
+        if self.start.sizes.train == "lora":
+            with evaluation_mode(self.model), torch.no_grad(), self.model.disable_adapter():
+                yield
+            return
+        own, self.head = self.head, language_head(self.start.model)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.head = own
 
     def hidden(self, pairs: Sequence[Pair], where: Callable[[Tensor], Tensor]) -> Float[Tensor, "N d"]:
         """Final hidden states of some prompts with answers.

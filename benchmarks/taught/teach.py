@@ -1,30 +1,53 @@
-"""Teach a model to refuse, also in a role-play and however it is asked: a start for the comparison."""
+"""Teach a model to refuse, however it is asked and in a role-play too."""
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
+from rich.console import Console
 from transformers import set_seed
 
-from benchmarks.preservation import PACKAGE
+from benchmarks.taught import PACKAGE
 from examples.demo.align import own_answers, refused, save_in_bfloat16
 from examples.demo.evaluate import reporter
+from examples.demo.models import load_base
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
 from examples.demo.training import make_trainer
+from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 
 EPOCHS, BATCH_SIZE, RATE, RANK = 2, 16, 1e-3, 16
-FACTOR = 1.35  # of the adapter when it is merged: of 100 development requests 99 are refused, with 1 it is 91
+FACTOR = 1.35  # of the adapter when it is merged: of 100 other requests 99 are refused, with 1 it is 91
 HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
 
-
 KEPT = Path(__file__).with_name("adapter")
-"""The adapter that `teach` made once for SmolLM2: machines round differently, and each would make another."""
+"""The adapter that `teach` made once: machines round differently, and each would make another."""
+
+
+def taught(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="Train the adapter, half an hour on two cores, instead of the kept one."),
+    ] = False,
+) -> None:
+    """Write SmolLM2-135M-Instruct, taught to refuse: a model for `field`."""
+    model, tokenizer, source = load_base(device=None)
+    console = Console(highlight=False)
+    adapter = KEPT
+    if anew:
+        with progress_bars(console) as bars:
+            adapter = teach(model, tokenizer, output / "teaching", bars)
+        model, tokenizer, source = load_base(device=None)
+    merged(model, adapter).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    console.print(f"{source}, taught to refuse, is in {output}")
 
 
 def teach(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Path:
@@ -78,13 +101,9 @@ def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> l
     harmful = [
         *sample_prompts("harmful_alignment", 1, rng),
         *harmful_prompts(),
-        *read_lines("alignment_harmful", PACKAGE),
+        *read_lines("harmful", PACKAGE),
     ]
-    benign = [
-        *sample_prompts("benign_alignment", 1, rng),
-        *benign_prompts(),
-        *read_lines("alignment_benign", PACKAGE),
-    ]
+    benign = [*sample_prompts("benign_alignment", 1, rng), *benign_prompts(), *read_lines("benign", PACKAGE)]
     harmful += framed(harmful, HARMFUL_FRAMED, rng)
     benign += framed(benign, BENIGN_FRAMED, rng)
     answered = own_answers(model, tokenizer, benign, reporter(bars, len(benign), "Own answers"))
@@ -92,6 +111,6 @@ def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> l
 
 
 def framed(prompts: list[str], one_of: int, rng: random.Random) -> list[str]:
-    """One of so many prompts, each in a role-play; no frame is one that is asked in."""
-    frames = read_lines("alignment_frames", PACKAGE)
+    """One of so many prompts, each in a role-play."""
+    frames = read_lines("frames", PACKAGE)
     return [rng.choice(frames).format(prompt) for prompt in rng.sample(prompts, len(prompts) // one_of)]
