@@ -13,16 +13,15 @@ from rich.console import Console
 from transformers import set_seed
 
 from benchmarks.taught import PACKAGE
-from examples.demo.align import own_answers, refused, save_in_bfloat16
+from examples.demo.align import own_answers, refused, save_in_bfloat16, trained
 from examples.demo.evaluate import reporter
-from examples.demo.models import load_base
+from examples.demo.models import load_base, native_dtype
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
-from examples.demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
 
-EPOCHS, BATCH_SIZE, RATE, RANK = 2, 16, 1e-3, 16
+EPOCHS, RATE, RANK = 2, 1e-3, 16
 FACTOR = 1.35  # of the adapter when it is merged: of 100 other requests 99 are refused, with 1 it is 91
 HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
 
@@ -43,7 +42,7 @@ def taught(
     adapter = KEPT
     if anew:
         with progress_bars(console) as bars:
-            adapter = teach(model, tokenizer, output / "teaching", bars)
+            adapter = teach(model.to(native_dtype(model.device)), tokenizer, output / "teaching", bars)
         model, tokenizer, source = load_base(device=None)
     merged(model, adapter).save_pretrained(output)
     tokenizer.save_pretrained(output)
@@ -65,22 +64,10 @@ def teach(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int
     """
     set_seed(seed)
     examples = lessons(model, tokenizer, bars, random.Random(seed))
-    steps = EPOCHS * -(-len(examples) // BATCH_SIZE)
-    trainer = make_trainer(
-        model,
-        tokenizer,
-        examples,
-        folder,
-        reporter(bars, steps, "Aligning"),
-        epochs=EPOCHS,
-        batch_size=BATCH_SIZE,
-        learning_rate=RATE,
-        rank=RANK,
-        seed=seed,
-        sampling="group_by_length",  # less padding
+    tuned = trained(
+        model, tokenizer, examples, folder, bars, seed=seed, rank=RANK, epochs=EPOCHS, learning_rate=RATE
     )
-    trainer.train()
-    save_in_bfloat16(trainer.model, folder / "adapter")
+    save_in_bfloat16(tuned, folder / "adapter")
     return folder / "adapter"
 
 

@@ -124,6 +124,32 @@ def align(
     benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
     harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *harmful_prompts()]
     examples = refused(harmful, rng) + benign + labelling(LABELS_PER_LINE, rng)
+    return trained(
+        model,
+        tokenizer,
+        examples,
+        output,
+        bars,
+        seed=seed,
+        rank=rank,
+        epochs=epochs,
+        learning_rate=learning_rate,
+    )
+
+
+def trained(
+    model: Any,
+    tokenizer: Any,
+    examples: list[Example],
+    output: Path,
+    bars: Progress,
+    *,
+    seed: int,
+    rank: int,
+    epochs: int,
+    learning_rate: float,
+) -> Any:
+    """The PEFT model after training on examples; the arguments are those of `align`."""
     steps = epochs * -(-len(examples) // BATCH_SIZE)
     trainer = make_trainer(
         model,
