@@ -77,6 +77,7 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
     Warns:
         UserWarning: All of a kind are held.
     """
+    held: dict[Kind, int] = {"harmful": settings.tokens, "benign": settings.benign_tokens}
     kept: dict[Kind, list[Pair]] = {}
     for kind in KINDS:
         of_kind = [one for one in asked if one.kind == kind]
@@ -91,7 +92,7 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
             right = [one for one in of_kind if one.answer]
         elif of_kind:
             logger.info("PACT anchors: %s; these are held", _found(kind, right, of_kind))
-        kept[kind] = [(one.prompt, one.answer[: settings.tokens]) for one in right]
+        kept[kind] = [(one.prompt, one.answer[: held[kind]]) for one in right]
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",

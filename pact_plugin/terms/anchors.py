@@ -33,7 +33,7 @@ _SHIFT = 0.618
 
 
 class AnchorsTerm:
-    """Adds weight · (mean D over the anchors' positions) for each token that the task counts.
+    """Adds weight · (mean over the anchors of their mean D) for each token that the task counts.
 
     Args:
         settings: `per_step` of them in each optimiser step.
@@ -95,7 +95,7 @@ class AnchorsTerm:
         )
 
     def _divergence(self, chosen: list[int], autocast: AbstractContextManager[Any]) -> Float[Tensor, ""]:
-        """Mean over the positions of some anchors, in nats, with gradient."""
+        """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
         if self._aligned is None:
             assert self._passes is not None
             self._aligned = self._split(_predicted(self._passes, self.documents, autocast))
@@ -111,24 +111,31 @@ class AnchorsTerm:
         aligned = self.aligned(chosen, hidden.device)
         tokens = tokens_of_each(student.ids, aligned.likeliest)
         read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
+        lengths = [len(self.documents[i].columns) for i in chosen]
+        shares = torch.cat([torch.full((length,), 1 / (length * len(chosen))) for length in lengths])
         sides = (read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest)
-        return torch.cat([confidence_divergence(*part) for part in self._parts(chosen, *sides)]).mean()
+        parts = self._parts(chosen, *sides, to_device(shares, hidden.device))
+        return torch.stack([(confidence_divergence(*part) * share).sum() for *part, share in parts]).sum()
 
     def _parts(
         self, chosen: Sequence[int], *sides: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
         """What is compared at some anchors, those of a kind together.
 
         Args:
             chosen: Their numbers.
-            sides: Log-probabilities of the buckets, the student's and the aligned model's, and those of the rest.
+            sides: Log-probabilities of the buckets, the student's and the aligned model's; those of the rest; and
+                the positions' shares in the mean.
         """
         split = [one.split([len(self.documents[i].columns) for i in chosen]) for one in sides]
         for harmful, held in self._held.items():
             group = [place for place, i in enumerate(chosen) if (i < self.harmful) == harmful]
             if group:
-                ours, theirs, rest, other = (torch.cat([one[place] for place in group]) for one in split)
-                yield ours[:, :held], theirs[:, :held], _rest(ours, rest, held), _rest(theirs, other, held)
+                ours, theirs, rest, other, share = (
+                    torch.cat([one[place] for place in group]) for one in split
+                )
+                rests = _rest(ours, rest, held), _rest(theirs, other, held)
+                yield ours[:, :held], theirs[:, :held], *rests, share
 
     def aligned(self, chosen: Sequence[int], device: torch.device) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them.

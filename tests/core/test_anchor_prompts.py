@@ -108,9 +108,9 @@ def test_eight_of_a_kind_or_half_are_enough_c10_1(recwarn, kind, right, wrong, k
     rightly = kind == "harmful"
     asked = [said(kind, rightly, number) for number in range(right)]
     asked += [said(kind, not rightly, number) for number in range(wrong)]
-    found = anchors_from(Anchors(tokens=4), asked)
-    assert len(found[kind]) == kept
-    assert all(answer == [7, 8, 9, 10] for _, answer in found[kind])
+    found = anchors_from(Anchors(tokens=4, benign_tokens=2), asked)
+    held = {"harmful": [7, 8, 9, 10], "benign": [7, 8]}
+    assert [answer for _, answer in found[kind]] == [held[kind]] * kept
     assert bool(recwarn.list) == (kept > right)
 
 

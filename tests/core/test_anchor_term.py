@@ -407,7 +407,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     loss_of(constraint, moved(model), a_batch())
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
-    held = {"per_step": 3, "ratio": 1, "tokens": 4, "top_k": 64, "benign_top_k": 0}
+    held = {"per_step": 3, "ratio": 1, "tokens": 4, "benign_tokens": 16, "top_k": 64, "benign_top_k": 0}
     assert receipt.config["anchors"] == held | FEW_ANCHORS
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]
@@ -428,7 +428,29 @@ def test_a_run_whose_model_moves_far_is_warned_of_once(tmp_path, recwarn):
     assert warned() == 1
 
 
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_so_many_tokens_of_an_answer_are_held(tokens):
-    documents = anchors_of(built(tiny_model(), anchors={"tokens": tokens})).documents
-    assert max(len(document.columns) for document in documents) == tokens
+@pytest.mark.parametrize(("tokens", "benign_tokens"), [(1, 16), (3, 2)])
+def test_so_many_tokens_of_an_answer_are_held(tokens, benign_tokens):
+    anchors = {"tokens": tokens, "benign_tokens": benign_tokens}
+    term = anchors_of(built(tiny_model(), anchors=anchors))
+    lengths = [len(document.columns) for document in term.documents]
+    assert 0 < term.harmful < len(lengths)
+    assert (max(lengths[: term.harmful]), max(lengths[term.harmful :])) == (tokens, benign_tokens)
+
+
+def test_p26_an_anchor_weighs_the_same_however_few_of_its_tokens_are_held():
+    """The mean is taken by anchor: it is half of each where one of each kind is held."""
+    anchors = {"per_step": 2, "tokens": 4, "benign_tokens": 1}
+
+    def step(chosen: list[int], which: pytest.MonkeyPatch) -> float:
+        model = tiny_model()
+        constraint = built(model, anchors=anchors)
+        which.setattr(anchors_of(constraint), "chosen", lambda *turn: chosen)
+        moved(model)
+        return constraint.ahead(a_batch(), Step(1)).item()
+
+    harmful = anchors_of(built(tiny_model(), anchors=anchors)).harmful
+    with pytest.MonkeyPatch.context() as which:
+        alone = step([0], which), step([harmful], which)
+        both = step([0, harmful], which)
+    assert abs(alone[0] - alone[1]) > 1e-4
+    assert both == pytest.approx(sum(alone) / 2, rel=1e-5)

@@ -151,7 +151,7 @@ def micro_batch_loss(
 def anchor_divergence(
     model: Any, aligned: Any, pool: Any, chosen: Sequence[int], safety: Tensor, held: Anchors | None = None
 ) -> Tensor:
-    """Mean over the tokens of the chosen anchors' answers, each anchor given to the models by itself.
+    """Mean over the chosen anchors of the mean over an answer's tokens, each given to the models by itself.
 
     Args:
         model: In training.
@@ -174,5 +174,5 @@ def anchor_divergence(
         tokens = torch.cat([safety.expand(len(where), -1), others], 1)
         p, p_ref = every.gather(1, tokens), every_ref.gather(1, tokens)
         r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
-        parts.append((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log())
-    return torch.cat(parts).mean()
+        parts.append(((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log()).mean())
+    return torch.stack(parts).mean()
