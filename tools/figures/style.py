@@ -69,6 +69,7 @@ NAMES = {
     "weight-1": "benign_top_k 64, weight 1",
     "8-a-step": "benign_top_k 64, weight 1, eight anchors a step",
     "8-a-step-top0": "top_k 0, weight 1, eight anchors a step",
-    "replay-kl+easing": "full KL at eight anchors, with easing",
+    "sbr": "SBR, strength 50",
+    "replay-kl+easing": "full KL at two anchors, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
