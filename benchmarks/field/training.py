@@ -91,7 +91,8 @@ def trainable(start: Start, seed: int) -> Any:
     if start.sizes.train == "full":
         return copy.deepcopy(start.model).float().requires_grad_()  # small steps vanish in bfloat16
     lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    return get_peft_model(copy.deepcopy(start.model), lora)
+    frozen = {id(one): one for one in start.model.parameters()}  # shared: 2 GB less for 0.5B in float32
+    return get_peft_model(copy.deepcopy(start.model, frozen), lora)
 
 
 def loop(
