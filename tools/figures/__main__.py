@@ -5,6 +5,8 @@ Each is drawn twice, for light pages and for dark ones, as wide as a phone, in t
 
 from __future__ import annotations
 
+from functools import partial
+
 from tools.figures.measured import along, cost, frontier
 from tools.figures.method import method
 from tools.figures.style import IMAGES, both
@@ -15,6 +17,8 @@ def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
     both("method", method, 5.6)
     both("frontier", frontier, 6.4)
+    both("frontier-gsm8k", partial(frontier, task="gsm8k"), 6.4)
+    both("frontier-harmless", partial(frontier, contamination=0.0), 6.4)
     both("along", along, 4.2)
     both("cost", cost, 4.6)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from pact_plugin import PactConfig
 from tools.figures.style import FIELD, NAMES, OTHERS, ROOT, Colours, legend_below, plain_axes
 
 SHARES = ROOT / "benchmarks" / "results" / "shares.json"
@@ -14,16 +16,22 @@ HELD_OUT = (FIELD / "held-out.json", ROOT / "benchmarks/field/results/qwen-0.5b-
 """The field benchmark's reports of one model in two precisions; of a method that is in both, the later."""
 
 
-def frontier(figure: Figure, colours: Colours) -> None:
+def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contamination: float = 0.1) -> None:
     """Refusals lost against the task and against over-refusal, of the methods that have a name in `NAMES`.
 
     Dotted: the aligned model.
+
+    Args:
+        figure: To draw on.
+        colours: Of the page.
+        task: The data.
+        contamination: Share of harmful items.
     """
     rows = {
-        row["method"]: row
+        _name(row): row
         for path in HELD_OUT
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
-        if (row["task"], row["contamination"]) == ("alpaca", 0.1)
+        if (row["task"], row["contamination"]) == (task, contamination)
     }
     shown = {NAMES[name]: rows[name] for name in NAMES if name in rows and name != "aligned"}
     panels = figure.subplots(2, 1, sharey=True)
@@ -46,6 +54,12 @@ def frontier(figure: Figure, colours: Colours) -> None:
         axes.set_ylabel("refusals lost, %")
         plain_axes(axes, colours)
     legend_below(figure, panels[0])
+
+
+def _name(row: dict[str, Any]) -> str:
+    """Of a method: its strength belongs to it where it is not the default one of PACT."""
+    name, strength = row["method"], row["strength"]
+    return f"{name}@{strength:g}" if name == "pact" and strength != PactConfig().weight else str(name)
 
 
 def along(figure: Figure, colours: Colours) -> None:

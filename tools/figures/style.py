@@ -65,6 +65,8 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     "pact": "PACT, the default",
+    "pact@1": "PACT, weight 1",
+    "benign-4-tokens": "PACT, benign_tokens 4",
     "benign-64": "PACT, benign_top_k 64",
     "weight-1": "benign_top_k 64, weight 1",
     "8-a-step": "benign_top_k 64, weight 1, eight anchors a step",
