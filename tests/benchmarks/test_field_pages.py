@@ -20,14 +20,20 @@ ROWS = json.loads(
     "page", ["README.md", "docs/index.md", "docs/measured.md", "benchmarks/field/README.md"]
 )
 @pytest.mark.parametrize(
-    ("method", "strength", "contamination"),
-    [("pact", PactConfig().weight, 0.0), ("pact", PactConfig().weight, 0.1), ("plain", None, 0.1)],
+    ("task", "method", "strength", "contamination"),
+    [
+        ("alpaca", "pact", PactConfig().weight, 0.0),
+        ("alpaca", "pact", PactConfig().weight, 0.1),
+        ("gsm8k", "pact", PactConfig().weight, 0.1),
+        ("alpaca", "plain", None, 0.1),
+    ],
 )
-def test_the_refusals_kept_are_those_of_the_results(page, method, strength, contamination):
+def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength, contamination):
     (row,) = (
         row
         for row in ROWS
-        if (row["method"], row["strength"], row["contamination"]) == (method, strength, contamination)
+        if (row["task"], row["method"], row["strength"], row["contamination"])
+        == (task, method, strength, contamination)
     )
     kept = f"{row['changes']['harmful']['kept']:.4g}"
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
