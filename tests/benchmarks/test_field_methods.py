@@ -71,9 +71,12 @@ def logits(model, prompt, answer):
 def test_every_method_trains_two_steps_and_changes_the_adapter(name, start, items, tmp_path):
     method = method_of(name)
     cell = Cell("alpaca", 0.25, method=name, strength=method.strength)
-    steps = []
+    steps, before = [], {key: weight.clone() for key, weight in start.model.state_dict().items()}
     noted = fine_tune(start, cell, method, items, tmp_path, lambda done, all_: steps.append((done, all_)))
     assert steps == [(1, 2), (2, 2)]
+    after = start.model.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(weight, before[key]) for key, weight in after.items())
     weights = load_file(tmp_path / "adapter_model.safetensors")
     moved = [tensor for key, tensor in weights.items() if "lora_B" in key]
     assert moved
@@ -81,6 +84,12 @@ def test_every_method_trains_two_steps_and_changes_the_adapter(name, start, item
     assert noted["tokens"]["trained"] > 0
     assert len(noted["losses"]) == 2
     assert ("config" in noted) == (method.config is not None)
+
+
+def test_an_adapter_lies_over_the_weights_of_the_start(start):
+    kept = {one.data_ptr() for one in start.model.parameters()}
+    named = trainable(start, 0).named_parameters()
+    assert {one.data_ptr() for name, one in named if "lora_" not in name} == kept
 
 
 @pytest.mark.parametrize("name", ["plain", "replay-kl", "safegrad", "sbr", "pact", "published"])
