@@ -35,6 +35,8 @@ def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength
         if (row["task"], row["method"], row["strength"], row["contamination"])
         == (task, method, strength, contamination)
     )
-    kept = f"{row['changes']['harmful']['kept']:.4g}"
-    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
-    assert any(re.search(rf"\| {re.escape(kept)}\b", line) for line in lines if line.startswith("|"))
+    found = row["changes"]["harmful"]
+    kept, before = f"{found['kept']:.4g}", f"{found['before']:g}"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    alone = f"refusals kept, of {before}" in text and re.search(rf"^\|.*\| {re.escape(kept)} \|", text, re.M)
+    assert alone or f"| {kept} of {before} |" in text
