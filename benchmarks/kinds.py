@@ -110,7 +110,7 @@ class Kind:
         self._ids = torch.tensor(tokens.positive.ids, device="meta")
         self._top_k = config.anchors.top_k if config.anchors else 0
         self._head, self._chunk = language_head(model), config.advanced.chunk_size
-        self._student = Student(model, self._head, self._ids, self._chunk)
+        self._student = Student(model, self._head, tokens.positive.ids, self._chunk)
         log_odds = Linear(torch.zeros(settings.sizes.hidden_size), 0.0)
         self._terms: Sequence[Term] = _terms(config, tokens, log_odds, tokenizer)
         self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
@@ -264,7 +264,7 @@ def _tokens(vocab_size: int, number: int) -> tuple[Any, SafetyTokens]:
 
 
 def _terms(config: PactConfig, tokens: SafetyTokens, log_odds: Linear, tokenizer: Any) -> list[Any]:
-    found = data_terms(config, tokens, log_odds, tokenizer, torch.device("meta"))
+    found = data_terms(config, tokens, log_odds, tokenizer)
     return [_Published(term, tokens.ids) if isinstance(term, PublishedTerm) else term for term in found]
 
 

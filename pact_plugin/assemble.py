@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
 from torch import nn
 
 from pact_plugin.config import PactConfig
@@ -14,7 +13,7 @@ from pact_plugin.data.prompts import AuditPrompt, for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.check_head import check_head
-from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
@@ -114,11 +113,11 @@ def build_parts(
     named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
     pool, held = ask_pools(settings, source, tokenizer)
     tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
-    student = Student(model, head, _ids(tokens, head), settings.advanced.chunk_size)
+    student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
-        check_head(model, head, student.ids[:16])
+        check_head(model, head, student.ids_on(student.device())[:16])
     log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
-    looking = data_terms(settings, tokens, log_odds, tokenizer, student.ids.device)
+    looking = data_terms(settings, tokens, log_odds, tokenizer)
     anchors = anchor_terms(settings, held, student, source, choice)
     reference = Reference(
         choice,
@@ -231,7 +230,3 @@ def _anchors_alone(config: PactConfig) -> PactConfig:
 def _vocabulary(aligned: Source) -> int | None:
     size: int | None = getattr(aligned.head.projection, "out_features", None)
     return size
-
-
-def _ids(tokens: SafetyTokens, head: LanguageHead) -> torch.Tensor:
-    return torch.tensor(tokens.positive.ids, device=next(head.decoder.parameters()).device)

@@ -34,7 +34,7 @@ class Constraint:
     def __init__(self, parts: Parts) -> None:
         self.config, self.model, self.terms = parts.config, parts.model, parts.terms
         self.tokens, self.reference = parts.tokens, parts.reference
-        self._student, self._device = parts.student, parts.student.ids.device
+        self._student = parts.student
         self._looking = tuple(term for term in parts.terms if term.columns)
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
@@ -104,8 +104,9 @@ class Constraint:
         """
         refuse_fsdp1(self.model)
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
-        turn = Turn(step, self._number(step), trained, ambient_autocast(self._device), apart=True)
-        return step.per_token(self._ahead.add(turn, self._device), trained)
+        device = self._student.device(batch["labels"])
+        turn = Turn(step, self._number(step), trained, ambient_autocast(device), apart=True)
+        return step.per_token(self._ahead.add(turn, device), trained)
 
     def loss(
         self,
@@ -191,12 +192,13 @@ class Constraint:
         step = step or self._next_step()
         number = self._number(step)
         self._micro_batch = step.number, number
-        turn = Turn(step, number, 1, ambient_autocast(self._device), apart)
+        device = self._student.device(tokens if torch.is_tensor(tokens) else None)
+        turn = Turn(step, number, 1, ambient_autocast(device), apart)
         parts = [term.ahead(turn) for term in self.terms if isinstance(term, OwnPassTerm)]
-        whole = combined(parts, self._device)
+        whole = combined(parts, device)
         self.record.add(Sums(tokens, means=whole.means), (whole.penalty, 1), whole.penalty, "train")
         self.record.receipt.add_step(step.number)
-        return whole.penalty if parts else torch.zeros((), device=self._device, requires_grad=True)
+        return whole.penalty if parts else torch.zeros((), device=device, requires_grad=True)
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:

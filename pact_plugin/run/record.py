@@ -29,7 +29,7 @@ class Record:
     Args:
         receipt: Of the run.
         tokens: Its safety tokens, which lie beside the receipt.
-        device: Of the model in training.
+        device: Of the model in training, until a micro-batch says where that is.
         names: Of the metrics in training and in evaluations.
         looks: Whether any term looks at the data's response positions.
     """
@@ -60,7 +60,7 @@ class Record:
         )
         looking = [term for term in parts.terms if term.columns]
         names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(looking)}
-        return cls(receipt, parts.tokens, parts.student.ids.device, names, looks=bool(looking))
+        return cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(looking))
 
     def check(self) -> None:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
@@ -76,6 +76,7 @@ class Record:
             mode: Training or an evaluation.
         """
         total, count = penalty
+        self._device = loss.device  # a trainer may have moved the model since it was constrained
         self._meters[mode].add(replace(sums, means={**sums.means, "loss": (total.detach(), count)}))
         self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
 

@@ -64,13 +64,15 @@ class AnchorsTerm:
     ) -> None:
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
-        ids = tuple(student.ids.tolist())
-        self._buckets = Columns("buckets", ids, top_k=max(settings.top_k, settings.benign_top_k))
+        self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
         kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.harmful = len(harmful)  # Their numbers are the first.
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
-        self._held = {True: len(ids) + settings.top_k, False: len(ids) + settings.benign_top_k}
+        self._held = {
+            True: len(student.ids) + settings.top_k,
+            False: len(student.ids) + settings.benign_top_k,
+        }
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
@@ -89,27 +91,28 @@ class AnchorsTerm:
             self._first = False
         chosen = self.chosen(turn.step.number, turn.number, rank(), turn.step.micro_batches)
         # Without a response too: sharded models need every rank.
-        total = self._divergence(chosen, turn.autocast) * turn.trained
+        total = self._divergence(chosen, turn) * turn.trained
         return Contribution(
             penalty=self._weight * total, means={"anchor_divergence": (total.detach(), turn.trained)}
         )
 
-    def _divergence(self, chosen: list[int], autocast: AbstractContextManager[Any]) -> Float[Tensor, ""]:
+    def _divergence(self, chosen: list[int], turn: Turn) -> Float[Tensor, ""]:
         """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
         if self._aligned is None:
             assert self._passes is not None
-            self._aligned = self._split(_predicted(self._passes, self.documents, autocast))
+            self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast))
         student = self._student
 
         def call(inputs: dict[str, Any]) -> Tensor:
-            with autocast:
+            with turn.autocast:
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
-        hidden = states_of(rows, student.ids.device, call, flat=student.head.keeps_documents_apart)
+        device = student.device(turn.trained if torch.is_tensor(turn.trained) else None)
+        hidden = states_of(rows, device, call, flat=student.head.keeps_documents_apart)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
         aligned = self.aligned(chosen, hidden.device)
-        tokens = tokens_of_each(student.ids, aligned.likeliest)
+        tokens = tokens_of_each(student.ids_on(hidden.device), aligned.likeliest)
         read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
         lengths = [len(self.documents[i].columns) for i in chosen]
         shares = torch.cat([torch.full((length,), 1 / (length * len(chosen))) for length in lengths])

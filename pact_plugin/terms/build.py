@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
-
 from pact_plugin.config import First, PactConfig
 from pact_plugin.model.linear import Linear
 from pact_plugin.reference.choose import Choice
@@ -22,7 +20,7 @@ from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
 def data_terms(
-    config: PactConfig, tokens: SafetyTokens, log_odds: Linear | None, tokenizer: Any, device: torch.device
+    config: PactConfig, tokens: SafetyTokens, log_odds: Linear | None, tokenizer: Any
 ) -> list[Term]:
     """The terms that look at the data's response positions.
 
@@ -31,7 +29,6 @@ def data_terms(
         tokens: The safety tokens; those with a positive weight form S.
         log_odds: That a prompt is harmful, of the aligned model's final hidden state; not needed without easing.
         tokenizer: The model's tokenizer.
-        device: Of the model in training.
 
     Raises:
         ConfigError: The published objective's assistant header is not known.
@@ -45,7 +42,7 @@ def data_terms(
     published = config.advanced.published
     if published is not None:
         header = assistant_header(tokenizer, published.assistant_header)
-        terms.append(PublishedTerm(published, tokens, header, config.weight, device))
+        terms.append(PublishedTerm(published, tokens, header, config.weight))
     return terms
 
 

@@ -24,7 +24,6 @@ class PublishedTerm:
         tokens: All of the safety tokens, with their signed weights.
         header: Tokens before a prompt-free response (C3.8).
         weight: Factor of the divergence.
-        device: Of the model in training.
     """
 
     name = "published"
@@ -36,7 +35,6 @@ class PublishedTerm:
         tokens: SafetyTokens,
         header: tuple[int, ...],
         weight: float,
-        device: torch.device,
     ) -> None:
         first = None if settings.first == "all" else settings.first
         end = gate_end(settings.prefix, settings.decay, settings.boost)
@@ -49,11 +47,12 @@ class PublishedTerm:
         self.first = first
         self.columns = (self._logits,) if self._behind is None else (self._logits, self._behind)
         self._weight, self._settings = weight, settings.model_dump(exclude={"first", "assistant_header"})
-        self._ids = torch.tensor(tokens.ids, device=device)
-        self._weights = torch.tensor(tokens.weights, device=device)
+        self._ids, self._weights = torch.tensor(tokens.ids), torch.tensor(tokens.weights)
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
+        device = batch.view.hidden.device
+        self._ids, self._weights = self._ids.to(device), self._weights.to(device)
         where, reference = batch.view.within(self._logits.first), batch.aligned[self._logits]
         divergence = published_divergence(
             batch.student.logits(self._ids)[where],

@@ -28,13 +28,29 @@ class Student:
     Args:
         model: The model in training.
         head: Its head.
-        ids: [K] safety tokens.
+        ids: The K safety tokens.
         chunk_size: Positions projected on the vocabulary at a time.
     """
 
-    def __init__(self, model: nn.Module, head: LanguageHead, ids: Int[Tensor, " K"], chunk_size: int) -> None:
+    def __init__(self, model: nn.Module, head: LanguageHead, ids: tuple[int, ...], chunk_size: int) -> None:
         self.head, self.ids, self.chunk_size = head, ids, chunk_size
         self._model, self._usable, self._compared = model, True, False
+        self._placed = dict[torch.device, Tensor]()
+
+    def device(self, given: Tensor | None = None) -> torch.device:
+        """Where the model runs now: a trainer may move it after it was given to the constraint.
+
+        Args:
+            given: Of a batch, which is where the model runs while its parameters are offloaded to the host.
+        """
+        own = next(self.head.decoder.parameters()).device
+        return own if given is None or own.type != "cpu" else given.device
+
+    def ids_on(self, device: torch.device) -> Int[Tensor, " K"]:
+        """The safety tokens on a device, copied there once."""
+        if device not in self._placed:
+            self._placed[device] = torch.tensor(self.ids, device=device)
+        return self._placed[device]
 
     def reading(self, view: View) -> Reading:
         """Of the positions of a forward pass."""
@@ -54,7 +70,9 @@ class Student:
         hidden = view.positions.predecessors(view.hidden)[:_TRIED]
         labels = view.positions.own(view.labels)[:_TRIED]
         with view.autocast:
-            own = self.head.readout(hidden, self.ids, labels, chunk_size=self.chunk_size).label
+            own = self.head.readout(
+                hidden, self.ids_on(hidden.device), labels, chunk_size=self.chunk_size
+            ).label
             rounding = torch.finfo(self.head.projection(hidden[:1]).dtype).eps
         error = (own - given[:_TRIED]).abs().mean().item()
         self._usable = error <= rounding * own.abs().max().item() + 1e-4
@@ -89,7 +107,8 @@ class Reading:
         if self._given is None or not student.head.reads_rows:
             return self._readout.logprobs, self._readout.log_rest
         with self._view.autocast:  # the task's own, so that both round alike
-            return student.head.beside(self._hidden, student.ids, self.labels, self._given), None
+            ids = student.ids_on(self._hidden.device)
+            return student.head.beside(self._hidden, ids, self.labels, self._given), None
 
     def logits(self, ids: Int[Tensor, " J"]) -> Float[Tensor, "N J"]:
         """Logits of some tokens, with gradient."""
@@ -102,7 +121,8 @@ class Reading:
     @cached_property
     def _readout(self) -> Readout:
         student = self._student
-        return student.head.readout(self._hidden, student.ids, self.labels, chunk_size=student.chunk_size)
+        ids = student.ids_on(self._hidden.device)
+        return student.head.readout(self._hidden, ids, self.labels, chunk_size=student.chunk_size)
 
 
 def _needs_gradient(hidden: Tensor) -> bool:

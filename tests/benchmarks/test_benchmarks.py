@@ -17,12 +17,8 @@ from benchmarks.profiling import profile_step
 from benchmarks.settings import MODES, PLAIN, Mode, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 from pact_plugin import PactConfig, PactConstraint
-from pact_plugin.constraint import Constraint
 from pact_plugin.errors import ConfigError
-from pact_plugin.model.head import language_head
-from pact_plugin.run.parts import Parts
 from pact_plugin.terms.base import Step
-from pact_plugin.terms.student import Student
 
 SMALL = {"batch": 2, "length": 32, "cycles": 1, "warmup": 0, "fill_batches": 2}
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,11 +151,9 @@ def test_a_step_with_a_table_reads_nothing_from_the_device(tmp_path, first, monk
         }
     )
     model = tiny_model()
-    filled = PactConstraint(model, TOKENIZER, config)
-    filled.fill([batch], progress=False)
-    model.to("meta")
-    student = Student(model, language_head(model), torch.tensor(TOKENS.positive.ids, device="meta"), 256)
-    constraint = Constraint(Parts(config, model, student, TOKENS, filled.reference, filled.terms))
+    constraint = PactConstraint(model, TOKENIZER, config)
+    constraint.fill([batch], progress=False)
+    model.to("meta")  # as a trainer moves a model to its device after it was constrained
     mask = torch.zeros(1, 1, 12, 12, device="meta")  # transformers itself looks at a mask of two dimensions
     with constraint.watch(batch):
         model(input_ids=ids.to("meta"), attention_mask=mask, use_cache=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from loop import (
@@ -115,3 +117,22 @@ def test_it_is_needed_where_checkpointing_is_reentrant_on_several_ranks(monkeypa
     loss_of(constraint, model, batch).backward()
     with pytest.raises(ConfigError, match=r"constraint\.ahead.*use_reentrant: false"):
         loss_of(constraint, model, batch)
+
+
+def test_a_model_may_be_moved_to_its_device_after_it_was_constrained(monkeypatch):
+    """As trainers do under FSDP and DeepSpeed. What stayed behind would not meet tensors on `meta`."""
+    monkeypatch.setattr("pact_plugin.constraint.ambient_autocast", lambda device: nullcontext())  # meta knows none
+    model = tiny_model()
+    model.set_attn_implementation("eager")  # the other kinds look at the mask's values
+    constraint = built(model, easing=False)
+    model.to("meta")
+    given = []
+    model.model.register_forward_pre_hook(
+        lambda module, args, inputs: given.append(inputs["input_ids"].device.type), with_kwargs=True
+    )
+    batch = {name: values.to("meta") for name, values in a_batch().items()}
+    added = constraint.ahead(batch, Step(1, tokens=12))
+    added.backward()
+    assert given == ["meta"]
+    assert added.is_meta
+    assert all(parameter.grad.is_meta for parameter in model.parameters())

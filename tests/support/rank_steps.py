@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from pact_plugin import PactConfig, PactConstraint
-from pact_plugin.errors import ConfigError, StoreError
+from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
 from pact_plugin.terms.base import Step
 
 STEPS, ACCUMULATION = 2, 2
@@ -279,6 +279,15 @@ def reentrant() -> None:
             loss_of(DistributedDataParallel(model), constraint, micro_batch(0, 0, 0), Step(1, 1, 1, 2))
 
 
+def different(rank: int) -> None:
+    """FSDP's memory-saving loading leaves the weights of all ranks but the first empty until they are sharded."""
+    model = build("lora")
+    with torch.no_grad():
+        model.get_base_model().lm_head.weight[0, 0] += rank
+    with pytest.raises(ReferenceModelError, match=r"different weights.*cpu_ram_efficient_loading: false"):
+        PactConstraint(model, TOKENIZER, {"safety_tokens": TOKENS})
+
+
 def summed(sums: Tensor) -> Tensor:
     distributed.all_reduce(sums)
     return sums
@@ -295,6 +304,7 @@ def main(folder: Path, wrapper: str) -> None:
         miss(folder / "miss", ranks)
     else:
         reentrant()
+        different(rank)
     distributed.destroy_process_group()
     leave()
 

@@ -181,6 +181,6 @@ def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) 
     if cfg.get("rl") == PREFERENCES:
         report.notes.append("Anchors alone: preferences have no next-token labels that could be eased")
     report.notes.append(
-        f"Anchors: {settings.anchors.per_step} in each step, taken in turn from those of {prompts} prompts that the "
-        "aligned model answers as it should when training starts"
+        f"Anchors: {settings.anchors.per_step} in each step, or one beside each micro-batch if these are more; from "
+        f"those of {prompts} prompts that the aligned model answers as it should when training starts"
     )
