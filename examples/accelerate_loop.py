@@ -70,9 +70,10 @@ def main() -> None:
 
     # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
     settings = {"advanced": {"store": args.output / "_pact_store"}} | args.pact
-    constraint = pact.PactConstraint(model, tokenizer, settings)
-    if constraint.reference.can_fill:  # what the aligned model predicts, so that no step runs it
-        constraint.fill(loader)
+    with accelerator.autocast():  # the aligned model is asked in the precision that training runs in
+        constraint = pact.PactConstraint(model, tokenizer, settings)
+        if constraint.reference.can_fill:  # what the aligned model predicts, so that no step runs it
+            constraint.fill(loader)
 
     model.train()
     ranks, number = accelerator.num_processes, 0

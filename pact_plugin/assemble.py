@@ -14,7 +14,7 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
-from pact_plugin.model.ranks import gathered, is_partitioned, refuse_fsdp1
+from pact_plugin.model.ranks import gathered, is_partitioned, of_first_rank, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
 from pact_plugin.reference.pool import Pool
@@ -43,7 +43,9 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
     settings = PactConfig.of(config)
     adapter = find_adapter(trainer)
     parts = adapter.parts(trainer, settings.advanced.store)
-    return adapter.attach(trainer, PactConstraint(parts.model, parts.tokenizer, settings, data=parts.data))
+    with parts.autocast():
+        constraint = PactConstraint(parts.model, parts.tokenizer, settings, data=parts.data)
+    return adapter.attach(trainer, constraint)
 
 
 class PactConstraint(Constraint):
@@ -116,7 +118,10 @@ def build_parts(
     student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
         check_head(model, head, student.ids_on(student.device())[:16])
-    log_odds = pool.probe.log_odds if pool is not None and settings.easing is not None else None
+    # A fit that differs by rounding would be another column of the table on each rank.
+    log_odds = (
+        of_first_rank(pool.probe.log_odds) if pool is not None and settings.easing is not None else None
+    )
     looking = data_terms(settings, tokens, log_odds, tokenizer)
     anchors = anchor_terms(settings, held, student, source, choice)
     reference = Reference(

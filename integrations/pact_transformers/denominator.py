@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from pact_plugin.data.positions import IGNORED
 from pact_plugin.model.head import language_head
 from pact_plugin.model.task_loss import require_denominator, summed_loss
-from pact_plugin.model.wrappers import is_compiled, unwrap
+from pact_plugin.model.wrappers import ambient_autocast, is_compiled, unwrap
 
 
 class CheckDenominator(TrainerCallback):
@@ -62,7 +62,9 @@ class CheckDenominator(TrainerCallback):
             self._hidden = output.last_hidden_state
         elif self._targets is not None and self._summed is None:
             # At once: a head that is spread over ranks is whole inside of the model alone.
-            self._summed = summed_loss(self._head, output.last_hidden_state, self._targets)
+            hidden = output.last_hidden_state
+            with ambient_autocast(hidden.device, cached=False):
+                self._summed = summed_loss(self._head, hidden, self._targets)
 
     def _compare(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = getattr(output, "loss", None)

@@ -79,11 +79,12 @@ class FillTable(TrainerCallback):
         for loader in _loaders(self._trainer, train, evaluation=constraint.reference.can_fill):
             # A collator need not pad: it may be meant for single rows.
             rows = min(_ROWS, args.train_batch_size if loader is train else args.eval_batch_size)
-            constraint.fill(
-                _batches(self._trainer, loader, rows),
-                model=self._trainer.model,
-                progress=not args.disable_tqdm and args.local_process_index <= 0,
-            )
+            with self._trainer.accelerator.autocast():
+                constraint.fill(
+                    _batches(self._trainer, loader, rows),
+                    model=self._trainer.model,
+                    progress=not args.disable_tqdm and args.local_process_index <= 0,
+                )
 
 
 def _loaders(trainer: Any, train: Any, *, evaluation: bool) -> Iterator[Any]:

@@ -52,7 +52,7 @@ class PactTrainerMixin(PactRunMixin):
             tokens=num_items_in_batch,
             world_size=self._pact_world_size(num_items_in_batch),
         )
-        if training and weight and self._pact_goes_ahead():
+        if training and self.pact.config.has_anchors and self._pact_goes_ahead():
             backward_ahead(self, partial(self.pact.ahead, batch, step), step)
         with self.pact.watch(batch), label_logprobs(model if weight and training else None) as task:
             result = super().compute_loss(  # type: ignore[misc]
@@ -157,7 +157,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
     data = data_of(trainer, folder) if labels else Data(labels=False)
-    return TrainerParts(trainer.model, tokenizer, data)
+    return TrainerParts(trainer.model, tokenizer, data, trainer.accelerator.autocast)
 
 
 def foreign_loss(trainer: Any, *known: type) -> type | None:

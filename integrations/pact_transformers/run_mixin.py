@@ -75,7 +75,8 @@ class PactRunMixin:
 
     def _pact_write(self, folder: str) -> None:
         record = self.pact.record
-        record.flush("train", self._pact_reduce)
+        if self._pact_trained is None:  # afterwards all is summed, and one rank may save alone
+            record.flush("train", self._pact_reduce)
         if self.args.should_save:
             record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
             record.write(folder)

@@ -37,7 +37,8 @@ class PactSFTTrainer(PactTrainerMixin, SFTTrainer):
         config = PactConfig.of(pact)
         super().__init__(*args, **kwargs)
         parts = trainer_parts(self, config.advanced.store)
-        self.pact = PactConstraint(parts.model, parts.tokenizer, config, data=parts.data)
+        with parts.autocast():
+            self.pact = PactConstraint(parts.model, parts.tokenizer, config, data=parts.data)
         _check(self, self.pact)
         self.add_callback(FillTable(self))
 

@@ -15,7 +15,7 @@ from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.audit.verdict import require_harmful
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import PromptSet
-from pact_plugin.model.wrappers import peft_model
+from pact_plugin.model.wrappers import adapter_off, peft_model
 
 
 def run_audit(
@@ -67,7 +67,7 @@ def run_audit(
     likelihoods: Likelihoods | None = None
     title = _titled(progress, "Reference")
     if models.adapter:
-        with peft_model(model).disable_adapter():
+        with adapter_off(peft_model(model)):
             likelihoods = survey.coherence(model, reference, candidate, title)
     del model
     _free()

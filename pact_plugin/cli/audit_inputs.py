@@ -117,11 +117,12 @@ def lm_eval(tasks: str | None, options: str, named: Named) -> LmEval | None:
         ) from error
     if named.device is not None:
         more = ["--device", named.device, *more]
-    common = f"pretrained={named.reference},dtype={named.dtype}"
-    if named.tokenizer is not None:
-        common += f",tokenizer={named.tokenizer}"
-    second = common.replace(named.reference, named.candidate, 1) if named.candidate else None
-    return LmEval(tasks, (common, second or f"{common},peft={named.adapter}"), tuple(more))
+    rest = f",dtype={named.dtype}" + (f",tokenizer={named.tokenizer}" if named.tokenizer is not None else "")
+    reference = f"pretrained={named.reference}{rest}"
+    candidate = (
+        f"pretrained={named.candidate}{rest}" if named.candidate else f"{reference},peft={named.adapter}"
+    )
+    return LmEval(tasks, (reference, candidate), tuple(more))
 
 
 def make_folder(output: Path) -> None:

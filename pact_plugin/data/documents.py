@@ -166,9 +166,15 @@ def row_batch(rows: Sequence[Row], device: torch.device, *, flat: bool) -> RowBa
     lengths = [len(row.tokens) for row in rows]
     counts = [len(row.columns) for row in rows]
     columns = np.concatenate([row.columns for row in rows])
+    bounds: dict[str, Any] = {}
     if flat:
         ids = np.concatenate([row.tokens for row in rows])[None]
         extra = {"position_ids": np.concatenate([np.arange(length) for length in lengths])[None]}
+        ends = to_device(torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32), device)
+        # Without them transformers looks for the boundaries in every layer, and the host waits each time.
+        bounds = {f"cu_seq_lens_{side}": ends for side in "qk"} | {
+            f"max_length_{side}": max(lengths) for side in "qk"
+        }
         where, columns = np.zeros_like(columns), columns + np.repeat(np.cumsum([0, *lengths[:-1]]), counts)
     else:
         real = np.arange(max(lengths)) < np.asarray(lengths)[:, None]
@@ -177,6 +183,8 @@ def row_batch(rows: Sequence[Row], device: torch.device, *, flat: bool) -> RowBa
         extra = {"attention_mask": real.astype(np.int64)}
         where = np.repeat(np.arange(len(rows)), counts)
     arrays = {"input_ids": ids.astype(np.int64), **extra}
-    inputs: dict[str, Any] = {name: to_device(torch.from_numpy(a), device) for name, a in arrays.items()}
+    inputs: dict[str, Any] = {
+        name: to_device(torch.from_numpy(a), device) for name, a in arrays.items()
+    } | bounds
     place = to_device(torch.from_numpy(np.stack([where, columns]).astype(np.int64)), device)
     return RowBatch(inputs | {"use_cache": False}, place[0], place[1])

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from pact_plugin.model.wrappers import contiguous_input, evaluation_mode
+
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = datetime(2024, 7, 26)
+"""The date that Llama's templates give where they know none."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
@@ -44,11 +50,21 @@ def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     if not has_chat_template(tokenizer):
         return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    # Models that can think aloud first are asked not to; other templates ignore the setting.
     texts = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        messages,
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,  # models that can think aloud first are asked not to; other templates ignore it
+        **_undated(tokenizer.chat_template),
     )
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def _undated(template: Any) -> dict[str, str]:
+    """The chat template with a fixed date, if it gives today's: what was answered is kept for other days."""
+    if not isinstance(template, str) or not _TODAY.search(template):
+        return {}
+    return {"chat_template": _TODAY.sub(lambda found: f"'{_DATE.strftime(found[2])}'", template)}
 
 
 def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
@@ -68,8 +84,9 @@ def has_chat_template(tokenizer: Any) -> bool:
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids of special tokens: end of turn, padding and the like."""
-    return frozenset(tokenizer.all_special_ids)
+    """Ids of special tokens: end of turn, padding and the like, also those that have no name in the tokenizer."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(tokenizer.all_special_ids) | {number for number, one in added.items() if one.special}
 
 
 def _silent(done: int) -> None:

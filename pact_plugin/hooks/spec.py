@@ -7,6 +7,7 @@ objects are resolved once and then called directly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,11 +33,13 @@ class TrainerParts:
         model: The model in training.
         tokenizer: Its tokenizer.
         data: What is known of its data.
+        autocast: Gives the precision that its training steps run in, in which the aligned model is asked, too.
     """
 
     model: Any
     tokenizer: Any
     data: Data
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)

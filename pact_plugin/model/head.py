@@ -95,6 +95,7 @@ class LanguageHead:
         *,
         chunk_size: int = 256,
         project: Callable[[Tensor], Tensor] | None = None,
+        distinct: tuple[Int[Tensor, " U"], Int[Tensor, "N K"]] | None = None,
     ) -> Readout:
         """Log-probabilities at N positions, `chunk_size` positions at a time.
 
@@ -108,6 +109,8 @@ class LanguageHead:
             labels: The tokens predicted.
             chunk_size: Positions per chunk.
             project: Replaces the projection (a reference's own head).
+            distinct: Where each position has its own tokens: the distinct ones, and the place of each among them. With
+                it the host need not wait for an accelerator to find them.
         """
 
         def logits(states: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ class LanguageHead:
             and _is_frozen_linear(projection)
         ):
             frozen = FrozenHead(logits, self._slope, projection)
-            read = read_frozen(frozen, hidden, ids, labels, chunk_size)
+            read = read_frozen(frozen, hidden, ids, labels, chunk_size, distinct)
         else:
             read = read_chunks(logits, hidden, ids, labels, chunk_size)
         safety, label, outside = read
@@ -131,9 +134,13 @@ class LanguageHead:
 
     @property
     def keeps_documents_apart(self) -> bool:
-        """Whether the decoder's attention keeps documents of one row apart without padding, by their positions."""
+        """Whether the decoder keeps documents of one row apart without padding, by their positions.
+
+        Flash attention does; layers of a state-space model or of linear attention, all of which convolve, do not.
+        """
         config = getattr(self.decoder, "config", None)
-        return "flash" in str(getattr(config, "_attn_implementation", ""))
+        flash = "flash" in str(getattr(config, "_attn_implementation", ""))
+        return flash and not any(isinstance(module, nn.Conv1d) for module in self.decoder.modules())
 
     @property
     def reads_rows(self) -> bool:

@@ -37,7 +37,7 @@ def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chu
 
     recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
     parts = [
-        checkpoint(read, *chunk, use_reentrant=False, preserve_rng_state=False) if recompute else read(*chunk)
+        checkpoint(read, *chunk, use_reentrant=False) if recompute else read(*chunk)
         for chunk in _chunks(hidden, ids, labels, chunk_size)
     ]
     return _joined(parts)
@@ -58,7 +58,14 @@ class FrozenHead:
     projection: nn.Linear
 
 
-def read_frozen(head: FrozenHead, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int) -> Read:
+def read_frozen(
+    head: FrozenHead,
+    hidden: Tensor,
+    ids: Tensor,
+    labels: Tensor,
+    chunk_size: int,
+    distinct: tuple[Tensor, Tensor] | None = None,
+) -> Read:
     """The same from a linear head that is not trained: its logits are computed once.
 
     The gradient of the log-sum-exp, one vector [d] for each position, is taken while the logits are there; those of
@@ -70,8 +77,9 @@ def read_frozen(head: FrozenHead, hidden: Tensor, ids: Tensor, labels: Tensor, c
         ids: [K] safety tokens, or [N, K].
         labels: [N] tokens predicted.
         chunk_size: Positions per chunk.
+        distinct: Of [N, K] tokens the U distinct ones, and the place of each among them, [N, K].
     """
-    return _Frozen.apply(hidden, head, ids, labels, chunk_size)
+    return _Frozen.apply(hidden, head, ids, labels, chunk_size, distinct)
 
 
 def _chunks(
@@ -96,7 +104,13 @@ def _joined(parts: list[Read]) -> Read:
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: FrozenHead, ids: Tensor, labels: Tensor, chunk_size: int
+        ctx: Any,
+        hidden: Tensor,
+        head: FrozenHead,
+        ids: Tensor,
+        labels: Tensor,
+        chunk_size: int,
+        distinct: tuple[Tensor, Tensor] | None,
     ) -> Read:
         parts: list[Read] = []
         gradients: list[Tensor] = []
@@ -110,8 +124,11 @@ class _Frozen(torch.autograd.Function):
             parts.append((part[0].detach(), part[1].detach(), part[2].detach()))
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
-        # Tokens of each position have many rows in common.
-        kept, ctx.places = ids.unique(return_inverse=True) if ids.ndim == 2 else (ids, None)
+        kept, ctx.places = ids, None
+        if (
+            ids.ndim == 2
+        ):  # tokens of each position have many rows in common; the host waits for an accelerator's
+            kept, ctx.places = ids.unique(return_inverse=True) if distinct is None else distinct
         # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
         with gathered(head.projection):
             rows = head.projection.weight[kept], head.projection.weight[labels]
@@ -129,4 +146,4 @@ class _Frozen(torch.autograd.Function):
             by_logit = by_logit.new_zeros(len(by_logit), len(safety_rows)).scatter(1, ctx.places, by_logit)
         gradient += by_logit @ safety_rows.to(by_safety.dtype)
         gradient += (by_label * ctx.slope(label))[:, None] * label_rows
-        return gradient.to(outside.dtype), None, None, None, None
+        return gradient.to(outside.dtype), *[None] * 5

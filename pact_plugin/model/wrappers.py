@@ -85,6 +85,25 @@ def peft_model(model: nn.Module) -> Any:
     return model
 
 
+@contextmanager
+def adapter_off(peft: Any) -> Iterator[None]:
+    """A PEFT model without its adapters inside; afterwards it trains what it trained before.
+
+    PEFT itself leaves every parameter of the active adapters in training, also one that had been frozen.
+
+    Args:
+        peft: What `peft_model` found.
+    """
+    trained = [(parameter, parameter.requires_grad) for parameter in peft.parameters()]
+    try:
+        with peft.disable_adapter():
+            yield
+    finally:
+        for parameter, flag in trained:
+            if parameter.requires_grad != flag:
+                parameter.requires_grad_(flag)
+
+
 def is_compiled(model: Any) -> bool:
     """Whether `torch.compile` is among a model's wrappers, or was applied in place."""
     while isinstance(model, nn.Module):
@@ -94,8 +113,16 @@ def is_compiled(model: Any) -> bool:
     return False
 
 
-def ambient_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """The precision that operations on a device run in here, to run others in it elsewhere."""
+def ambient_autocast(device: torch.device, *, cached: bool = True) -> AbstractContextManager[Any]:
+    """The precision that operations on a device run in here, to run others in it elsewhere.
+
+    Args:
+        device: The device.
+        cached: Whether weights that are cast inside stay cast until the outermost autocast ends. Those that are cast
+            without gradient have none afterwards, either, in older releases of torch.
+    """
     kind = device.type
     enabled = torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled)
+    return torch.autocast(
+        kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=None if cached else False
+    )

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.head import LanguageHead, language_head
-from pact_plugin.model.wrappers import evaluation_mode, peft_model, unwrap
+from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
 
@@ -108,7 +109,7 @@ def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -
         assert other is not None
         source = _another(model, other)
     elif kind == "adapter_off":
-        source = Source(kind, model, language_head(model), scope=peft_model(model).disable_adapter)
+        source = Source(kind, model, language_head(model), scope=partial(adapter_off, peft_model(model)))
     elif kind == "copy":
         source = _copy(model)
     else:
@@ -120,7 +121,7 @@ def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -
 
 
 def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
-    """Whether a model has a PEFT adapter, and whether that changes its predictions.
+    """Whether a model has a PEFT adapter, and whether the model without it is and stays the aligned one.
 
     Args:
         model: The model to be trained; its adapter is tried on and off.
@@ -140,12 +141,22 @@ def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
     head = language_head(model)
     tried = torch.arange(_TRIED, device=next(head.decoder.parameters()).device)
     seen = []
-    for scope in (nullcontext, peft.disable_adapter):
+    for scope in (nullcontext, partial(adapter_off, peft)):
         source = Source("adapter_off", model, head, scope=scope)
         with source.session():
             hidden = source.hidden((), {"input_ids": tried[None]})
             seen.append((hidden, source.project(hidden[0])))
-    return "new" if all(torch.equal(a, b) for a, b in zip(*seen, strict=True)) else "trained"
+    same = all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+    return "new" if same and not _trains_beside(peft) else "trained"
+
+
+def _trains_beside(peft: Any) -> bool:
+    """Whether weights outside of the adapters are trained, such as biases: they move the model without its adapter."""
+    names = set(peft.peft_config)
+    return any(
+        parameter.requires_grad and not names.intersection(name.split("."))
+        for name, parameter in peft.named_parameters()
+    )
 
 
 def _copy(model: nn.Module) -> Source:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -110,14 +111,22 @@ class AnchorsTerm:
         rows = [full_context(self.documents[i]) for i in chosen]
         device = student.device(turn.trained if torch.is_tensor(turn.trained) else None)
         hidden = states_of(rows, device, call, flat=student.head.keeps_documents_apart)
+        place = partial(to_device, device=hidden.device)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-        aligned = self.aligned(chosen, hidden.device)
-        tokens = tokens_of_each(student.ids_on(hidden.device), aligned.likeliest)
-        read = student.head.readout(hidden, tokens, unused, chunk_size=student.chunk_size)
+        aligned = self.aligned(chosen)
+        tokens = tokens_of_each(torch.tensor(student.ids), aligned.likeliest)
+        kept, places = tokens.unique(return_inverse=True)
+        read = student.head.readout(
+            hidden,
+            place(tokens),
+            unused,
+            chunk_size=student.chunk_size,
+            distinct=(place(kept), place(places)),
+        )
         lengths = [len(self.documents[i].columns) for i in chosen]
         shares = torch.cat([torch.full((length,), 1 / (length * len(chosen))) for length in lengths])
-        sides = (read.logprobs, aligned.logprobs, read.log_rest, aligned.log_rest)
-        parts = self._parts(chosen, *sides, to_device(shares, hidden.device))
+        sides = (read.logprobs, place(aligned.logprobs), read.log_rest, place(aligned.log_rest))
+        parts = self._parts(chosen, *sides, place(shares))
         return torch.stack([(confidence_divergence(*part) * share).sum() for *part, share in parts]).sum()
 
     def _parts(
@@ -140,16 +149,15 @@ class AnchorsTerm:
                 rests = _rest(ours, rest, held), _rest(theirs, other, held)
                 yield ours[:, :held], theirs[:, :held], *rests, share
 
-    def aligned(self, chosen: Sequence[int], device: torch.device) -> Buckets:
-        """What the aligned model predicts at some anchors, once it has read them.
+    def aligned(self, chosen: Sequence[int]) -> Buckets:
+        """What the aligned model predicts at some anchors, once it has read them; on the host.
 
         Args:
             chosen: Their numbers.
-            device: On which it is wanted.
         """
         assert self._aligned is not None
         packed = torch.cat([self._aligned[i] for i in chosen])
-        return Buckets.of(to_device(packed, device), self._buckets.top_k)
+        return Buckets.of(packed, self._buckets.top_k)
 
     def _split(self, packed: Float[Tensor, "R B"]) -> tuple[Tensor, ...]:
         return packed.split([len(document.columns) for document in self.documents])

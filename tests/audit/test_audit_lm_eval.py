@@ -10,6 +10,7 @@ from audits import audit, results, words
 
 from pact_plugin.audit.lm_eval import LmEval
 from pact_plugin.audit.lm_eval import results as numbers
+from pact_plugin.cli.audit_inputs import Named, lm_eval
 from pact_plugin.errors import ConfigError, PluginError
 
 STAND_IN = """
@@ -125,3 +126,11 @@ def test_what_only_one_model_has_is_left_out():
 def test_a_failure_is_an_error_with_its_last_line(installed):
     with pytest.raises(ConfigError, match="--lm-eval='unknown'"):
         LmEval("unknown", ("a", "b")).run(lambda text: None)
+
+
+def test_a_reference_whose_name_is_part_of_an_argument(installed):
+    named = Named("train", "trained-further", adapter=None, tokenizer=None, device=None, dtype="auto")
+    assert lm_eval("sums", "", named).models == (
+        "pretrained=train,dtype=auto",
+        "pretrained=trained-further,dtype=auto",
+    )

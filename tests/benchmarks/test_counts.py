@@ -71,7 +71,7 @@ def anchors_of(constraint, step):
             documents = [term.documents[i] for i in chosen]
             rows = [full_context(document) for document in documents]
             length, held = max(len(row.tokens) for row in rows), sum(len(row.columns) for row in rows)
-            likeliest = term.aligned(chosen, torch.device("cpu")).likeliest
+            likeliest = term.aligned(chosen).likeliest
             tokens = {*constraint.tokens.positive.ids, *likeliest.flatten().tolist()}
             return AnchorRows(len(rows), length, held, len(tokens))
     return None

@@ -22,6 +22,7 @@ from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError
+from pact_plugin.model.head import language_head
 from pact_plugin.terms.base import Step
 
 ANCHORS = {"per_step": 4, "tokens": 4} | FEW_ANCHORS
@@ -119,20 +120,25 @@ def test_it_is_needed_where_checkpointing_is_reentrant_on_several_ranks(monkeypa
         loss_of(constraint, model, batch)
 
 
-def test_a_model_may_be_moved_to_its_device_after_it_was_constrained(monkeypatch):
-    """As trainers do under FSDP and DeepSpeed. What stayed behind would not meet tensors on `meta`."""
-    monkeypatch.setattr("pact_plugin.constraint.ambient_autocast", lambda device: nullcontext())  # meta knows none
-    model = tiny_model()
+@pytest.mark.parametrize("build", [tiny_model, adapted])
+def test_a_model_may_be_moved_to_its_device_after_it_was_constrained(monkeypatch, build):
+    """As trainers do under FSDP and DeepSpeed. What stayed behind would not meet tensors on `meta`, whose values
+    nothing may look at: the host would wait for an accelerator."""
+    monkeypatch.setattr(
+        "pact_plugin.constraint.ambient_autocast", lambda device: nullcontext()
+    )  # unknown to meta
+    model = build()
     model.set_attn_implementation("eager")  # the other kinds look at the mask's values
     constraint = built(model, easing=False)
+    constraint.ahead(a_batch(), Step(1, tokens=12))  # a lasting reference is read in the first step
     model.to("meta")
     given = []
-    model.model.register_forward_pre_hook(
+    language_head(model).decoder.register_forward_pre_hook(
         lambda module, args, inputs: given.append(inputs["input_ids"].device.type), with_kwargs=True
     )
     batch = {name: values.to("meta") for name, values in a_batch().items()}
-    added = constraint.ahead(batch, Step(1, tokens=12))
+    added = constraint.ahead(batch, Step(2, tokens=12))
     added.backward()
     assert given == ["meta"]
     assert added.is_meta
-    assert all(parameter.grad.is_meta for parameter in model.parameters())
+    assert all(parameter.grad.is_meta for parameter in model.parameters() if parameter.requires_grad)

@@ -225,3 +225,13 @@ class _WithoutHead(nn.Module):
 
     def get_output_embeddings(self):
         return None
+
+
+def test_documents_of_a_row_are_kept_apart_by_flash_attention_alone():
+    """Layers of a state-space model would carry their state from one document to the next."""
+    model, _ = model_and_tokens("llama")
+    assert not language_head(model).keeps_documents_apart
+    model.config._attn_implementation = "flash_attention_2"
+    assert language_head(model).keeps_documents_apart
+    model.model.layers[0].mixer = nn.Conv1d(4, 4, 2)
+    assert not language_head(model).keeps_documents_apart

@@ -6,10 +6,11 @@ import pytest
 import torch
 from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, loss_of, moved, probe_of
 from pools import BARE, PROMPTS, TAUGHT, built, pool_of
-from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
+from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+from tokenizers import AddedToken
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import user_prompt, user_prompts
+from pact_plugin.data.generation import special_ids, user_prompt, user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
@@ -111,3 +112,21 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     assert len(generated) == 2
     assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
     torch.testing.assert_close(found.hidden, expected.hidden)
+
+
+def test_a_template_with_todays_date_asks_the_same_on_every_day():
+    """Llama 3.2 has one: the answers of yesterday would be asked anew, and a resumed run would find another table."""
+    dated = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
+    tokenizer = tiny_tokenizer(chat_template=dated)
+    assert tokenizer.decode(user_prompt(tokenizer, "Hello")) == "26 Jul 2024 Hello"
+
+
+def test_special_tokens_without_a_name_end_an_answer():
+    """Such as Phi's <|end|>: the tokenizer names another token as the end of a sequence."""
+    tokenizer = tiny_tokenizer()
+    assert special_ids(tokenizer) == set(tokenizer.all_special_ids)
+    tokenizer.add_tokens([AddedToken("<|end|>", special=True), AddedToken("<tool>", special=False)])
+    end, tool = tokenizer.convert_tokens_to_ids(["<|end|>", "<tool>"])
+    assert end not in tokenizer.all_special_ids
+    assert end in special_ids(tokenizer)
+    assert tool not in special_ids(tokenizer)

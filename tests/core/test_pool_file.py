@@ -168,6 +168,19 @@ def test_a_folder_that_cannot_be_written_costs_the_saving_alone(generated, folde
     assert "$PACT_CACHE" in caplog.text
 
 
+def test_a_model_that_answers_on_the_cpu_beside_an_accelerator(generated, folder, caplog, monkeypatch):
+    """As under FSDP and DeepSpeed, where a trainer moves the model to its device when training begins."""
+    pool_of(tiny_model())
+    assert "still on the CPU" not in caplog.text
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    pool_of(tiny_model())
+    assert "still on the CPU" not in caplog.text, "it is not asked again"
+    pool_of(tiny_model(seed=1))
+    assert "still on the CPU" in caplog.text
+    assert "`pact-plugin tokens select MODEL`" in caplog.text
+    assert str(folder) in caplog.text
+
+
 def test_where_answers_are_kept(monkeypatch, tmp_path):
     assert pool_file.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("PACT_CACHE")

@@ -172,3 +172,26 @@ def test_references_that_cannot_exist():
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ReferenceModelError, match="no parameter in training"):
         build_source("copy", frozen)
+
+
+def test_weights_that_are_trained_beside_a_new_adapter_are_copied():
+    """With the adapter off the model would have the biases of training."""
+    model = lora(tiny_model("qwen2"), bias="all")
+    before = own_logits(model)
+    assert adapter_state(model) == "trained"
+    source = build_source("copy", model)
+    nudge(model)
+    torch.testing.assert_close(aligned_logits(source), before)
+
+
+def test_what_was_frozen_of_an_adapter_stays_frozen():
+    """PEFT leaves all of an adapter in training that is switched off and on again."""
+    model = lora(tiny_model())
+    frozen = [parameter for name, parameter in model.named_parameters() if "lora_A" in name]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    assert adapter_state(model) == "new"
+    aligned_logits(build_source("adapter_off", model))
+    assert frozen
+    assert not any(parameter.requires_grad for parameter in frozen)
+    assert any(parameter.requires_grad for parameter in model.parameters())

@@ -18,6 +18,7 @@ from trl import SFTTrainer
 import pact_plugin as pact
 from pact_plugin.data.positions import positions_of
 from pact_plugin.errors import AdapterError
+from pact_plugin.model.head import language_head
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
@@ -89,6 +90,22 @@ def test_checkpointed_and_compiled_steps_are_those_of_a_plain_run(tmp_path, plai
         for name in ("loss", "pact/eased", "pact/divergence", "pact/anchor_divergence"):
             assert ours[name] == pytest.approx(theirs[name], rel=rounding, abs=1e-6), name
     assert plain[-1]["pact/anchor_divergence"] > 1e-6
+
+
+@each_kind
+@pytest.mark.filterwarnings("ignore")
+def test_the_aligned_model_is_asked_in_the_precision_of_the_run(tmp_path, with_lora):
+    """Flash attention takes no float32, in which TRL loads models; and what is compared rounds alike."""
+    trainer = sft_trainer(tmp_path, peft=lora() if with_lora else None, bf16=True)
+    inside: list[bool] = []
+    language_head(trainer.model).decoder.register_forward_hook(
+        lambda *_: inside.append(torch.is_autocast_enabled("cpu"))
+    )
+    pact.attach(trainer, CONFIG)
+    asked = len(inside)
+    trainer.train()
+    assert 0 < asked < len(inside)
+    assert all(inside)
 
 
 # --- positions ---
