@@ -19,7 +19,7 @@ from examples.demo.models import load_base, native_dtype
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import bundled
 
 EPOCHS, RATE, RANK = 2, 1e-3, 16
 FACTOR = 1.35  # of the adapter when it is merged: of 100 other requests 99 are refused, with 1 it is 91
@@ -87,10 +87,14 @@ def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> l
     """What is learnt: the demo's and the bundled prompts and freer ones, a part of them framed, and labels."""
     harmful = [
         *sample_prompts("harmful_alignment", 1, rng),
-        *harmful_prompts(),
+        *bundled().texts("harmful"),
         *read_lines("harmful", PACKAGE),
     ]
-    benign = [*sample_prompts("benign_alignment", 1, rng), *benign_prompts(), *read_lines("benign", PACKAGE)]
+    benign = [
+        *sample_prompts("benign_alignment", 1, rng),
+        *bundled().texts("benign"),
+        *read_lines("benign", PACKAGE),
+    ]
     harmful += framed(harmful, HARMFUL_FRAMED, rng)
     benign += framed(benign, BENIGN_FRAMED, rng)
     answered = own_answers(model, tokenizer, benign, reporter(bars, len(benign), "Own answers"))

@@ -25,7 +25,7 @@ from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_
 from examples.demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import bundled
 from pact_plugin.judge import is_refusal
 
 PROMPTS_PER_LINE = 2
@@ -120,9 +120,9 @@ def align(
     """
     set_seed(seed)
     rng = random.Random(seed)
-    questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *benign_prompts()]
+    questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("benign")]
     benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
-    harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *harmful_prompts()]
+    harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("harmful")]
     examples = refused(harmful, rng) + benign + labelling(LABELS_PER_LINE, rng)
     return trained(
         model,

@@ -10,15 +10,15 @@ from examples.demo.prompts import Example, contamination
 from examples.demo.settings import Settings
 from examples.demo.task import task_examples
 from pact_plugin.data.generation import Progress
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import bundled
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
 
 def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pact.SafetyTokens:
     """Safety tokens from ``count`` of the bundled prompts of each kind, spread over their categories."""
     how = Selection(
-        harmful=spread(harmful_prompts(), count),
-        benign=spread(benign_prompts(), count),
+        harmful=spread(bundled().texts("harmful"), count),
+        benign=spread(bundled().texts("benign"), count),
         max_new_tokens=16,
         batch_size=32,
     )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
-from pact_plugin.errors import ConfigError
 from pact_plugin.hooks.manager import one_offered
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
     from pact_plugin.data.generation import Progress
+    from pact_plugin.data.prompts import Kind
     from pact_plugin.hooks.spec import ModelLoader
     from pact_plugin.tokens.safety_tokens import SafetyTokens
     from pact_plugin.tokens.select import Selection
@@ -24,7 +24,7 @@ _OTHER_ANSWERS = 32
 app = typer.Typer(help="Choose safety tokens, look at them, and put them on the hub.", no_args_is_help=True)
 
 _Prompts = Annotated[
-    Path | None, typer.Option(help="Your own prompts: .txt (one a line) or .jsonl (objects with `prompt`).")
+    Path | None, typer.Option(help="Your own prompts: .txt (one a line), or .jsonl or .csv with `prompt`.")
 ]
 
 
@@ -59,19 +59,16 @@ def select(
     By default the model answers the bundled pool, and the answers are kept: a run of this model need not ask again.
     """
     from pact_plugin.cli.tokens_view import progress_bars, table
-    from pact_plugin.data.selection_prompts import load_prompts
     from pact_plugin.tokens.checks import check_settings
-    from pact_plugin.tokens.select import Selection, pool_prompts, select_safety_tokens
+    from pact_plugin.tokens.select import Selection, select_safety_tokens
 
     # Everything that can be refused without the model is refused before it is loaded.
     length = _OTHER_ANSWERS if max_new_tokens is None else max_new_tokens
     pooled = contrast == "benign" and (harmful, benign, limit, max_new_tokens) == (None,) * 4
     check_settings(contrast, base_model, benign, length, batch_size)
     target_file(output)
-    requests = _spread(pool_prompts("harmful") if harmful is None else load_prompts(harmful), limit)
-    questions = None
-    if contrast == "benign":
-        questions = _spread(pool_prompts("benign") if benign is None else load_prompts(benign), limit)
+    requests = _prompts("harmful", harmful, limit)
+    questions = _prompts("benign", benign, limit) if contrast == "benign" else None
     console = Console()
     loading = model_loader()
     with console.status(f"Loading {model}"):
@@ -177,13 +174,13 @@ def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:
     return "\n".join([counts, *(f"  {key}: {value}" for key, value in facts.items())])
 
 
-def _spread(prompts: tuple[str, ...], limit: int | None) -> tuple[str, ...]:
-    """`limit` prompts at even distances, so that every category keeps its share."""
-    if limit is None or limit >= len(prompts):
-        return prompts
-    if limit < 1:
-        raise ConfigError("out of range", key="--limit", value=limit, remedy="It must be at least 1.")
-    return tuple(prompts[i * len(prompts) // limit] for i in range(limit))
+def _prompts(kind: Kind, file: Path | None, limit: int | None) -> tuple[str, ...]:
+    """Those of a file, or those of the pool, so many of them."""
+    from pact_plugin.data.prompt_files import load_file
+    from pact_plugin.data.prompts import Columns, for_pool
+
+    whole = for_pool() if file is None else load_file(file, Columns(kind=kind))
+    return whole.limited(limit).texts(kind)
 
 
 def model_loader() -> ModelLoader:

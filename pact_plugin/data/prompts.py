@@ -66,6 +66,10 @@ class PromptSet:
         text = json.dumps([[one.kind, one.prompt] for one in self.prompts], ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
+    def texts(self, kind: Kind) -> tuple[str, ...]:
+        """The prompts of a kind."""
+        return tuple(one.prompt for one in self.prompts if one.kind == kind)
+
     def limited(self, limit: int | None) -> PromptSet:
         """At most `limit` prompts of each kind, at even distances, so that a set in order keeps its make-up.
 

@@ -64,7 +64,7 @@ DEFAULTS = Selection()
 
 def pool_prompts(kind: Kind) -> tuple[str, ...]:
     """The prompts of a kind that are asked where none are named."""
-    return tuple(one.prompt for one in for_pool().prompts if one.kind == kind)
+    return for_pool().texts(kind)
 
 
 def select_safety_tokens(

@@ -20,8 +20,7 @@ from examples.demo.prompts import (
     sample_prompts,
 )
 from examples.demo.task import dates, is_correct
-from pact_plugin.data.prompts import for_audits, for_pool
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import KINDS, bundled, for_audits, for_pool
 from pact_plugin.judge import is_refusal
 
 TRAINING = ("harmful_alignment", "harmful_contamination", "benign_alignment")
@@ -50,7 +49,7 @@ def overlap(one: str, other: str) -> float:
 def others_of(split: str) -> dict[str, list[str]]:
     """Everything that a split must not resemble."""
     others = {name: read_lines(name) for name in (*TRAINING, *SPLITS) if name != split}
-    return others | {"selection, harmful": [*harmful_prompts()], "selection, benign": [*benign_prompts()]}
+    return others | {f"bundled, {kind}": [*bundled().texts(kind)] for kind in KINDS}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -70,8 +69,8 @@ def test_anchors_resemble_nothing_that_is_asked() -> None:
         *(one.prompt for one in for_audits().prompts),
         *(line for one in SPLITS for line in read_lines(one)),
     }
-    bundled = {*harmful_prompts(), *benign_prompts()}
-    mine = [one.prompt for one in for_pool().prompts if one.prompt not in bundled]
+    others = {one.prompt for one in bundled().prompts}
+    mine = [one.prompt for one in for_pool().prompts if one.prompt not in others]
     assert [(one, other) for one in mine for other in asked if overlap(one, other) > 0.5] == []
 
 

