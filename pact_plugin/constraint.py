@@ -33,8 +33,7 @@ class Constraint:
 
     def __init__(self, parts: Parts) -> None:
         self.config, self.model, self.terms = parts.config, parts.model, parts.terms
-        self.tokens, self.reference = parts.tokens, parts.reference
-        self._student = parts.student
+        self.tokens, self.reference, self._student = parts.tokens, parts.reference, parts.student
         self._looking = tuple(term for term in parts.terms if term.columns)
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
@@ -192,7 +191,7 @@ class Constraint:
         step = step or self._next_step()
         number = self._number(step)
         self._micro_batch = step.number, number
-        device = self._student.device(tokens if torch.is_tensor(tokens) else None)
+        device = self._student.device(tokens)
         turn = Turn(step, number, 1, ambient_autocast(device), apart)
         parts = [term.ahead(turn) for term in self.terms if isinstance(term, OwnPassTerm)]
         whole = combined(parts, device)

@@ -79,7 +79,7 @@ def read_frozen(
         chunk_size: Positions per chunk.
         distinct: Of [N, K] tokens the U distinct ones, and the place of each among them, [N, K].
     """
-    return _Frozen.apply(hidden, head, ids, labels, chunk_size, distinct)
+    return _Frozen.apply(hidden, head, (ids, distinct), labels, chunk_size)
 
 
 def _chunks(
@@ -107,11 +107,11 @@ class _Frozen(torch.autograd.Function):
         ctx: Any,
         hidden: Tensor,
         head: FrozenHead,
-        ids: Tensor,
+        asked: tuple[Tensor, tuple[Tensor, Tensor] | None],
         labels: Tensor,
         chunk_size: int,
-        distinct: tuple[Tensor, Tensor] | None,
     ) -> Read:
+        ids, distinct = asked
         parts: list[Read] = []
         gradients: list[Tensor] = []
         for states, tokens, targets in _chunks(hidden, ids, labels, chunk_size):
@@ -125,9 +125,8 @@ class _Frozen(torch.autograd.Function):
             gradients.append(gradient)
         safety, label, outside = _joined(parts)
         kept, ctx.places = ids, None
-        if (
-            ids.ndim == 2
-        ):  # tokens of each position have many rows in common; the host waits for an accelerator's
+        if ids.ndim == 2:
+            # Tokens of each position have many rows in common. To find them the host waits for an accelerator.
             kept, ctx.places = ids.unique(return_inverse=True) if distinct is None else distinct
         # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
         with gathered(head.projection):
@@ -146,4 +145,4 @@ class _Frozen(torch.autograd.Function):
             by_logit = by_logit.new_zeros(len(by_logit), len(safety_rows)).scatter(1, ctx.places, by_logit)
         gradient += by_logit @ safety_rows.to(by_safety.dtype)
         gradient += (by_label * ctx.slope(label))[:, None] * label_rows
-        return gradient.to(outside.dtype), *[None] * 5
+        return gradient.to(outside.dtype), None, None, None, None

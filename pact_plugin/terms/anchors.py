@@ -109,7 +109,7 @@ class AnchorsTerm:
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
-        device = student.device(turn.trained if torch.is_tensor(turn.trained) else None)
+        device = student.device(turn.trained)
         hidden = states_of(rows, device, call, flat=student.head.keeps_documents_apart)
         place = partial(to_device, device=hidden.device)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)

@@ -37,14 +37,14 @@ class Student:
         self._model, self._usable, self._compared = model, True, False
         self._placed = dict[torch.device, Tensor]()
 
-    def device(self, given: Tensor | None = None) -> torch.device:
+    def device(self, given: Tensor | int | None = None) -> torch.device:
         """Where the model runs now: a trainer may move it after it was given to the constraint.
 
         Args:
             given: Of a batch, which is where the model runs while its parameters are offloaded to the host.
         """
         own = next(self.head.decoder.parameters()).device
-        return own if given is None or own.type != "cpu" else given.device
+        return given.device if own.type == "cpu" and torch.is_tensor(given) else own
 
     def ids_on(self, device: torch.device) -> Int[Tensor, " K"]:
         """The safety tokens on a device, copied there once."""
