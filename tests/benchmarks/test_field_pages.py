@@ -38,8 +38,8 @@ def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength
     (row,) = (
         row
         for row in ROWS
-        if (row["task"], row["method"], row["strength"], row["contamination"])
-        == (task, method, strength, contamination)
+        if (row["task"], row["method"], row["strength"], row["contamination"], row["wording"])
+        == (task, method, strength, contamination, "target")
     )
     found = row["changes"]["harmful"]
     cell = CELLS[page].format(kept=f"{found['kept']:.4g}", before=f"{found['before']:g}")

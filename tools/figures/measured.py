@@ -31,7 +31,7 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
         _name(row): row
         for path in HELD_OUT
         for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
-        if (row["task"], row["contamination"]) == (task, contamination)
+        if (row["task"], row["contamination"], row["wording"]) == (task, contamination, "target")
     }
     shown = {NAMES[name]: rows[name] for name in NAMES if name in rows and name != "aligned"}
     panels = figure.subplots(2, 1, sharey=True)
