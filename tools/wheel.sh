@@ -19,9 +19,9 @@ for name in pact_plugin.__all__:
 for module in pkgutil.walk_packages(pact_plugin.__path__, "pact_plugin."):
     if not module.name.startswith("pact_plugin.cli"):
         importlib.import_module(module.name)
-from pact_plugin.data.selection_prompts import benign_prompts, harmful_prompts
+from pact_plugin.data.prompts import KINDS, bundled
 
-assert len(harmful_prompts()) >= 200 and len(benign_prompts()) >= 200
+assert min(len(bundled().texts(kind)) for kind in KINDS) >= 200
 assert importlib.util.find_spec("transformers") is None, "transformers must not be a hard dependency"
 print(f"the wheel imports: pact-plugin {pact_plugin.__version__}")
 PYTHON
