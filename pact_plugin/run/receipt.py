@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pact_plugin.data.files import written_whole
 from pact_plugin.errors import ReceiptError
-from pact_plugin.run.meter import Sums
+
+if TYPE_CHECKING:
+    from pact_plugin.run.meter import Sums
 
 FILE_NAME = "pact_receipt.json"
 TOKENS_FILE = "pact_safety_tokens.safetensors"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -68,18 +67,12 @@ def test_no_key_of_axolotls_is_taken_for_a_misspelling():
     assert list(misspelt_keys(dict.fromkeys(keys, 1))) == []
 
 
-def axolotl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    command = ["axolotl", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
 def test_the_command_of_axolotls(workshop):
-    done = axolotl("pact-check", str(written(workshop, pact={"weigth": 1}, **LORA)))
-    assert done.returncode == 1
-    assert "✗ pact.weigth: 1" in done.stdout
-    assert "Did you mean `weight`?" in done.stdout
-    assert "pact-check" in axolotl("--help").stdout
+    done = workshop.axolotl("pact-check", "misspelt", workshop.config(pact={"weigth": 1}, **LORA))
+    assert done.status == 1
+    assert "✗ pact.weigth: 1" in done.log
+    assert "Did you mean `weight`?" in done.log
+    assert "pact-check" in workshop.forked(["axolotl", "--help"], workshop.folder / "help", {}, ranks=0).log
 
 
 def test_a_reference_that_does_not_fit(workshop):
@@ -90,10 +83,10 @@ def test_a_reference_that_does_not_fit(workshop):
     large.save_pretrained(workshop.folder / "large")
     workshop.tokenizer.save_pretrained(workshop.folder / "large")
     settings = {"base_model": str(workshop.folder / "large"), "streaming": True, "pact": True}
-    done = axolotl("pact-check", str(written(workshop, **settings)))
-    assert done.returncode == 1
-    assert "✗ pact.reference: auto" in done.stdout
-    text = " ".join(done.stdout.split())
+    done = workshop.axolotl("pact-check", "large-checked", workshop.config(**settings))
+    assert done.status == 1
+    assert "✗ pact.reference: auto" in done.log
+    text = " ".join(done.log.split())
     assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", text)
     assert "Use data that can be read before training" in text
 

@@ -48,6 +48,12 @@ def test_the_specification_loads_no_framework():
     assert loaded_by("import pact_spec.__main__, pact_spec.generate, pact_spec.reference") == set()
 
 
+def test_asking_for_help_and_reading_a_receipt_load_no_framework():
+    """`pact-plugin verify` is over before torch would be imported."""
+    commands = "import pact_plugin.cli.main"
+    assert loaded_by(f"{commands}, pact_plugin.run.drift, pact_plugin.run.verify") == set()
+
+
 def test_the_losses_on_torch_load_no_other_framework():
     code = "import torch, pact_plugin as pact; p = torch.zeros(1, 2) - 2; pact.confidence_divergence(p, p)"
     assert loaded_by(code) == {"torch"}

@@ -25,9 +25,12 @@ class Forks:
 
     def __init__(self, *modules: str) -> None:
         on_cpu = {"ACCELERATE_USE_CPU": "1", "DS_ACCELERATOR": "cpu"}
+        plain = {
+            "NUMBA_DISABLE_JIT": "1"
+        }  # a packing sampler would be compiled anew in each child, for seconds
         self.process = subprocess.Popen(
             [sys.executable, __file__, *modules],
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | on_cpu,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | on_cpu | plain,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -159,6 +162,10 @@ def serve(modules: Sequence[str]) -> None:
     for module in modules:
         if find_spec(module.partition(".")[0]):
             import_module(module)
+    if "multiprocess" in sys.modules:
+        # `datasets` saves in processes that it spawns: each imports for seconds what is here already.
+        contexts = sys.modules["multiprocess.context"]._concrete_contexts
+        contexts["spawn"] = contexts["fork"]
     gc.freeze()
     for line in sys.stdin:
         print(status_of(json.loads(line)), file=answers, flush=True)
