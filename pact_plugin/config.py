@@ -226,7 +226,11 @@ class PactConfig(Settings):
 
     @classmethod
     def of(cls, value: PactConfig | dict[str, Any] | bool) -> PactConfig:
-        """A configuration from what a pipeline hands over: itself, a mapping, or `True` for the defaults."""
+        """A configuration from what a pipeline hands over: itself, a mapping, or `True` for the defaults.
+
+        Raises:
+            ConfigError: It is none of these, or a setting is not known or does not fit.
+        """
         if isinstance(value, PactConfig):
             return value
         if value is True:

@@ -63,9 +63,9 @@ class Constraint:
         Raises:
             ConfigError: The reference has no table.
             ModelStructureError: The first version of FSDP has flattened the parameters.
+            NonFiniteError: The aligned model predicts NaN or infinity.
             ReferenceModelError: The model's weights have changed since the constraint was built.
-            StoreError: A document is missing and the model is no longer the aligned one, another run is filling the
-                same folder, or it does not fit on the disk.
+            StoreError: A document is missing of a model that has changed, another run fills it, or the disk is full.
         """
         refuse_fsdp1(self.model)
         self._note_begun()
@@ -120,8 +120,7 @@ class Constraint:
         Args:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
                 `attention_mask` where rows are padded on the left.
-            step: The optimiser step that this batch is part of. When absent, the next one, of this batch alone, which
-                must have a response token.
+            step: The optimiser step of this batch; when absent, the next one, of this batch alone, with a response.
             label_logprobs: log p of every label but the first column's, at temperature 1 and with its gradient, from
                 the same forward pass, where the task loss has it. The constraint then need not read the head.
             task_loss: How the task weighs a token, which the easing takes part of: `dft` by its own probability.
@@ -131,7 +130,8 @@ class Constraint:
 
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
-            ModelStructureError: The first version of FSDP has flattened the parameters.
+            ShapeError: The labels do not have the shape of the forward pass.
+            ModelStructureError: The first FSDP keeps the parameters, or the model was given embeddings.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def write_scores(folder: Path, split: Split, groups: Sequence[Group]) -> Path:
         name: {
             "commit": one.content["commit"],
             "sets": {
-                asked: {digest(row["prompt"])[:DIGITS]: round(row["score"], 2) for row in rows}
+                asked: {digest(row["prompt"])[:DIGITS]: _cut(row["score"]) for row in rows}
                 for asked, rows in one.content["asked"].items()
             },
         }
@@ -43,3 +44,8 @@ def write_scores(folder: Path, split: Split, groups: Sequence[Group]) -> Path:
     with written_whole(path) as part:
         part.write_text(json.dumps(whole) + "\n", encoding="utf-8")
     return path
+
+
+def _cut(score: float) -> float:
+    """Rounded, 0.496 would be a refusal."""
+    return math.floor(100 * score + 1e-9) / 100

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import urllib.error
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +86,7 @@ def smollm2_path() -> Path:
     cached = [try_to_load_from_cache(SMOLLM2_HUB_ID, name) for name in _SMOLLM2_FILES]
     if all(isinstance(path, str) for path in cached):
         return Path(str(cached[0])).parent
-    if _hub_is_reachable():
+    if hub_answers():
         return Path(
             snapshot_download(SMOLLM2_HUB_ID, allow_patterns=["*.json", "*.txt", "model.safetensors"])
         )
@@ -101,16 +103,21 @@ def smollm2_path() -> Path:
     return files[0]
 
 
-def _hub_is_reachable() -> bool:
+def hub_answers() -> bool:
+    """Asked once, for seconds; the hub's own client would try again and again."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
-    request = urllib.request.Request(f"{constants.ENDPOINT}/{SMOLLM2_HUB_ID}", method="HEAD")
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@cache
+def _answers(address: str) -> bool:
     try:
-        with urllib.request.urlopen(request, timeout=5):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
             return True
-    except OSError:  # asked once, in seconds; the hub's own client would retry for half a minute
+    except urllib.error.HTTPError:  # an answer, too
+        return True
+    except OSError:
         return False
 
 

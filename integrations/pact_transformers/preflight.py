@@ -31,6 +31,21 @@ def configured_tokens(config: PactConfig) -> SafetyTokens | None:
     return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
 
 
+def weight_problem() -> ConfigError:
+    """What a weight of 0 means."""
+    return ConfigError(
+        "a weight of 0 only measures: the run is not constrained",
+        key="pact.weight",
+        value=0,
+        remedy="Give a weight above 0, or leave it out.",
+    )
+
+
+def is_missing_folder(name: str) -> bool:
+    """Whether a name can only mean a local folder, which is not there."""
+    return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+
+
 def file_problems(config: PactConfig) -> Iterator[PactError]:
     """What is wrong with the files that settings name."""
     try:
@@ -67,12 +82,12 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
     if not isinstance(name, str) or not name:
         report.find([ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")])
         return
+    if is_missing_folder(name):
+        problem, remedy = "there is no such folder", f"Correct the path in `{key}`."
+        report.find([ConfigError(problem, key=key, value=name, remedy=remedy)])
+        return
     if not Path(name).is_dir():
-        if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-            problem, remedy = "there is no such folder", f"Correct the path in `{key}`."
-            report.find([ConfigError(problem, key=key, value=name, remedy=remedy)])
-        else:
-            report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")
+        report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")
         return
     from pact_transformers.loading import load_tokenizer
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.data.files import written_whole
-from pact_plugin.data.markdown import cell, model_name
+from pact_plugin.data.markdown import cell, shown_name
 from pact_plugin.errors import ConfigError
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.receipt import Receipt
@@ -102,15 +102,14 @@ def _run(receipt: Receipt) -> Iterator[str]:
         "tokens trained on": f"{receipt.trained_tokens:,}",
     } | dict(_measured(receipt))
     yield from (f"| {name} | {value} |" for name, value in rows.items())
-    if spans := receipt.missing_steps:
-        steps = ", ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in spans)
-        yield from ("", f"**Steps {steps} were not constrained.**")
+    if receipt.missing:
+        yield from ("", f"**Steps {receipt.missing} were not constrained.**")
     if (drifted := drift_warning(receipt)) is not None:
         yield from ("", f"**Warning:** {drifted}")
 
 
 def _aligned(reference: str) -> str:
-    return "this model before its first step" if reference == "auto" else f"`{model_name(reference)}`"
+    return "this model before its first step" if reference == "auto" else f"`{shown_name(reference)}`"
 
 
 def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
@@ -152,7 +151,7 @@ def _audit(result: AuditResult) -> Iterator[str]:
     release = result.settings.versions.get("pact-plugin", "")
     passed = "passed" if result.verdict.passed else "failed"
     yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."
-    yield f"`{model_name(result.candidate.name)}` was compared with `{model_name(result.reference.name)}`."
+    yield f"`{shown_name(result.candidate.name)}` was compared with `{shown_name(result.reference.name)}`."
     yield from (
         "",
         "| prompts | n | the aligned model refuses | this model refuses | change, points (95% interval) |",

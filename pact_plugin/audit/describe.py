@@ -12,6 +12,7 @@ from pact_plugin.audit.reading import Answers
 from pact_plugin.data.generation import device_of, has_chat_template
 from pact_plugin.data.prompts import Kind
 from pact_plugin.errors import TokenizerMismatchError
+from pact_plugin.tokens.candidates import model_name
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
 SMALL = 100
@@ -23,7 +24,7 @@ def describe(model: Any, tokenizer: Any, said: Answers, name: str | None) -> res
     config = getattr(model, "config", None)
     template = str(tokenizer.chat_template) if has_chat_template(tokenizer) else None
     return result.Model(
-        name=name or str(getattr(config, "_name_or_path", "") or type(model).__name__),
+        name=name or model_name(model),
         revision=getattr(config, "_commit_hash", None),
         parameters=sum(one.numel() for one in model.parameters()),
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),

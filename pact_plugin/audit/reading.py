@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pact_plugin.data.documents import Row
 from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompts
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.reference.passes import states_of
 
 Report = Callable[[int], None]
 """Called with the number of prompts done."""
@@ -146,17 +149,13 @@ def states(
     check_head(model, head, torch.arange(8, device=device))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        rows = [prompt + answer for prompt, answer in batch]
-        width = max(map(len, rows))
-        inputs = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-        hidden = head.decoder(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-        before = [
-            hidden[row, len(prompt) - 1 : len(prompt) + len(answer) - 1]
-            for row, (prompt, answer) in enumerate(batch)
+        rows = [
+            Row(np.asarray(prompt + answer), len(prompt) - 1 + np.arange(len(answer)))
+            for prompt, answer in batch
         ]
+        hidden = states_of(rows, device, lambda inputs: head.decoder(**inputs).last_hidden_state, flat=False)
         labels = torch.tensor([token for _, answer in batch for token in answer], device=hidden.device)
-        yield States(torch.cat(before), labels.long(), [len(answer) for _, answer in batch])
+        yield States(hidden, labels.long(), [len(answer) for _, answer in batch])
         report(start + len(batch))
 
 

@@ -10,6 +10,6 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")
 
 
-def model_name(model: str) -> str:
+def shown_name(model: str) -> str:
     """A model for other people's eyes: of one in a folder the folder's name, as its path is nobody's business."""
     return cell(Path(model).name if Path(model).is_absolute() else model)

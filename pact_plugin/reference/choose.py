@@ -85,6 +85,7 @@ def choose(
         raise ReferenceModelError(
             f"{why}, and a copy of the parameters, which are sharded, cannot serve as the reference",
             key=data.sharded,
-            remedy="Use text data of known length, or name the aligned model as `reference`.",
+            remedy="Use text data of known length, or "
+            + ("ZeRO stage 2." if data.sharded == "deepspeed" else "name the aligned model as `reference`."),
         )
     return Choice("copy", None, asked)

@@ -136,7 +136,7 @@ def ask(
             remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
         )
     with inspecting(model), source.session():
-        hidden = ends_of(source, asked)
+        hidden = ends_of(source, asked, how.batch_size)
         said = answers(model, tokenizer, asked, Generation(ANSWER, how.batch_size, how.report))
     found = [
         Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
@@ -150,13 +150,13 @@ def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
     return bool(len(answer)) and is_refusal(tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def ends_of(source: Source, prompts: Sequence[list[int]]) -> Float[Tensor, "N d"]:
+def ends_of(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:
     """The final hidden states at the ends of prompts, on the host; to be called within a session of the source."""
     device = next(source.head.decoder.parameters()).device
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     found: dict[int, Tensor] = {}
-    for start in range(0, len(order), BATCH):
-        places = order[start : start + BATCH]
+    for start in range(0, len(order), at_a_time):
+        places = order[start : start + at_a_time]
         rows = [Row(np.asarray(prompts[place]), np.asarray([len(prompts[place]) - 1])) for place in places]
         states = states_of(
             rows, device, lambda inputs: source.hidden((), inputs), flat=source.head.keeps_documents_apart

@@ -52,9 +52,9 @@ def cache_folder() -> Path:
 def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking = DEFAULT) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
-    Answers belong to the model's weights, whatever type these are loaded in (`tokens select` takes the one that they
-    are stored in, TRL float32), to the prompts' token ids (so to the tokenizer and its chat template) and to the length
-    of answers. Whether they refuse is judged anew each time.
+    Answers belong to the values of the model's weights, to the prompts' token ids (so to the tokenizer and its chat
+    template) and to the length of answers. A type that holds the stored values, as TRL's float32 does, changes nothing;
+    one that rounds them, as 4 bits do, makes another model. Whether they refuse is judged anew each time.
 
     Args:
         source: The aligned model.

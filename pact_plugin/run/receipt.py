@@ -99,6 +99,13 @@ class Receipt:
             expected = max(expected, last + 1)
         return missing
 
+    @property
+    def missing(self) -> str:
+        """Those steps as text, such as `5-6, 9`; empty where there are none."""
+        return ", ".join(
+            f"{first}-{last}" if last > first else f"{first}" for first, last in self.missing_steps
+        )
+
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 

@@ -31,12 +31,9 @@ def verify_run(directory: str | Path) -> str:
             value=0,
             remedy="Train with a weight above 0.",
         )
-    if receipt.missing_steps:
-        spans = ", ".join(
-            f"{first}" if first == last else f"{first}-{last}" for first, last in receipt.missing_steps
-        )
+    if receipt.missing:
         raise ReceiptError(
-            f"steps {spans} of {receipt.total_steps} were not constrained",
+            f"steps {receipt.missing} of {receipt.total_steps} were not constrained",
             key="steps",
             value=receipt.steps,
             remedy="Train those steps again with the constraint attached.",

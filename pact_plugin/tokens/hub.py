@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pact_plugin.data.markdown import cell, model_name
+from pact_plugin.data.markdown import cell, shown_name
 from pact_plugin.errors import ConfigError, PluginError
 from pact_plugin.tokens.file import FILE_NAME, unusable
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -111,5 +111,5 @@ def _lines(tokens: SafetyTokens, repo_id: str) -> Iterator[str]:
     yield from (f"| `{cell(token)}` | {weight:+.4f} |" for weight, token in highest)
     yield from ("", "| chosen from | |", "| --- | --- |", f"| tokenizer (SHA-256) | `{tokens.fingerprint}` |")
     for key, value in tokens.provenance.items():
-        shown = model_name(value) if key in ("model", "base_model") else cell(value)
+        shown = shown_name(value) if key in ("model", "base_model") else cell(value)
         yield f"| {cell(key)} | {shown} |"

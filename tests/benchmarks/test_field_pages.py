@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks.field.settings import Cell
 from pact_plugin.config import PactConfig
 
 ROOT = Path(__file__).parents[2]
-ROWS = json.loads(
-    (ROOT / "benchmarks/field/results/qwen-0.5b-float32/field-held-out.json").read_text(encoding="utf-8")
-)["rows"]
+RESULTS = ROOT / "benchmarks/field/results"
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+ROWS = read(RESULTS / "qwen-0.5b-float32/field-held-out.json")["rows"]
 
 
 WITH_BEFORE = "{kept} of {before}"
@@ -44,3 +51,33 @@ def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength
     found = row["changes"]["harmful"]
     cell = CELLS[page].format(kept=f"{found['kept']:.4g}", before=f"{found['before']:g}")
     assert f"| {cell} |" in (ROOT / page).read_text(encoding="utf-8")
+
+
+REPORTS = [
+    *(
+        (path, path.with_name(path.name.replace("field-", "verdicts-")), "")
+        for path in sorted(RESULTS.glob("*/field-*.json"))
+    ),
+    *(
+        (path, path.with_name("verdicts.json"), f"-{path.stem}")
+        for stem in ("development", "held-out")
+        for path in sorted(RESULTS.glob(f"*/{stem}.json"))
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("report", "scores", "ending"), REPORTS, ids=[f"{path.parent.name}-{path.stem}" for path, *_ in REPORTS]
+)
+def test_the_scores_by_prompt_say_what_the_results_say(report, scores, ending):
+    cells, compared = read(scores)["cells"], 0
+    for row in read(report)["rows"]:
+        what = {name: row[name] for name in ("task", "contamination", "wording", "method", "strength")}
+        seeds = [0] if row["method"] == "aligned" else row["seeds"]
+        sets = [cells[Cell(**what, seed=seed).name + ending]["sets"] for seed in seeds]
+        for name, found in row["changes"].items():
+            if found is not None and name in sets[0]:
+                refused = sum(score >= 0.5 for one in sets for score in one[name].values())
+                assert refused == pytest.approx(found["after"] * len(seeds)), (what, name)
+                compared += 1
+    assert compared

@@ -120,6 +120,16 @@ def test_verdicts_are_kept_without_prompts_and_answers(folder):
     }
 
 
+def test_a_score_just_below_a_refusal_is_none(folder):
+    path = folder / "cells" / "alpaca-0.1-target-plain-s1-development.json"
+    cell = json.loads(path.read_text())
+    cell["asked"]["strongreject"][0] |= {"score": 0.4996, "refused": False}
+    path.write_text(json.dumps(cell))
+    report.write(folder, "development")
+    cells = json.loads((folder / "verdicts-development.json").read_text())["cells"]
+    assert cells["alpaca-0.1-target-plain-s1"]["sets"]["strongreject"][digest("strongreject 0")[:12]] == 0.49
+
+
 def test_two_methods_are_compared_on_the_seeds_that_both_have(folder):
     lines = report.comparison(folder, "development", "plain", "replay+oracle@2").splitlines()
     (line,) = [line for line in lines if "StrongREJECT" in line]

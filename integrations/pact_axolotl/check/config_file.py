@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pact_transformers.preflight import weight_problem
 
 from pact_axolotl.settings import PLUGIN
 from pact_plugin.config import PactConfig
@@ -113,12 +114,7 @@ def switched_off(cfg: Mapping[str, Any], misspelt: Iterable[PactError] = ()) -> 
             "it is missing, so this run is not constrained", key="pact", remedy="Add `pact: true`."
         )
     elif isinstance(cfg.get("pact"), Mapping) and cfg["pact"].get("weight") == 0:
-        yield ConfigError(
-            "a weight of 0 only measures: the run is not constrained",
-            key="pact.weight",
-            value=0,
-            remedy="Give a weight above 0, or leave it out.",
-        )
+        yield weight_problem()
 
 
 def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterator[PactError]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from pact_transformers.preflight import is_missing_folder
 
 from pact_plugin.errors import ConfigError
 
@@ -49,11 +48,6 @@ def model_config(key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
     return _load(AutoConfig.from_pretrained, key, name, cfg)
 
 
-def is_missing_folder(name: str) -> bool:
-    """Whether a name can only mean a local folder, which is not there."""
-    return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
-
-
 def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:
     """The folders of models, adapters and tokenizers that the run would start from, and that are not there."""
     for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir"):
@@ -78,27 +72,11 @@ def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any])
         try:
             return load(name, local_files_only=True, **options)
         except OSError:
-            if Path(name).is_dir() or not _hub_answers():
+            from pact_transformers.loading import hub_answers  # which loads torch
+
+            if Path(name).is_dir() or not hub_answers():
                 raise
             return load(name, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise NotAvailableError(f"`{key}: {name}` could not be loaded here ({reason[0]})") from error
-
-
-def _hub_answers() -> bool:
-    """Asked once, for seconds; the hub's own client would try again and again."""
-    from huggingface_hub import constants
-
-    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
-
-
-@cache
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
-            return True
-    except urllib.error.HTTPError:  # an answer, too
-        return True
-    except OSError:
-        return False

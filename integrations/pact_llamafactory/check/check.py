@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments
+from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments, weight_problem
 from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
@@ -52,10 +52,12 @@ def check(config: Path) -> Report:
     except ConfigError as error:
         report.find([error], block=True)
         return report
-    if found is None or found.weight == 0:
-        key, value = ("pact", False) if found is None else ("pact.weight", 0)
+    if found is None:
         problem = "it is off, so this run is not constrained"
-        report.find([ConfigError(problem, key=key, value=value, remedy="Write `pact: true`.")])
+        report.find([ConfigError(problem, key="pact", value=False, remedy="Write `pact: true`.")])
+        return report
+    if found.weight == 0:
+        report.find([weight_problem()])
         return report
     own = set(PactConfig.model_fields)
     for one in problems(arguments, found):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments
+from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments, weight_problem
 from pact_transformers.report import Report
 
 from pact_plugin.config import PactConfig
@@ -56,9 +56,7 @@ def _settings(arguments: Mapping[str, Any], report: Report) -> PactConfig | None
         problem = "two plugins register PACT with different settings"
         report.find([ConfigError(problem, key="external_plugins", remedy="Name one of them.")])
     if settings and settings[0].weight == 0:
-        problem = "a weight of 0 only measures: the run is not constrained"
-        remedy = "Give a weight above 0, or leave it out."
-        report.find([ConfigError(problem, key="pact.weight", value=0, remedy=remedy)])
+        report.find([weight_problem()])
     return settings[0] if settings else None
 
 
