@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pact_plugin.data.positions import trained_labels, warn_of_nothing_masked
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import ConfigError, NoResponseError
-from pact_plugin.model.ranks import refuse_fsdp1
+from pact_plugin.model.ranks import keep_root_whole, refuse_fsdp1
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.reference.reference import Filling
@@ -68,10 +68,10 @@ class Constraint:
             StoreError: A document is missing of a model that has changed, another run fills it, or the disk is full.
         """
         refuse_fsdp1(self.model)
+        model = self.model if model is None else model
+        keep_root_whole(model)
         self._note_begun()
-        self.reference.fill(
-            batches, Filling(self.model if model is None else model, tokens_per_pass, progress)
-        )
+        self.reference.fill(batches, Filling(model, tokens_per_pass, progress))
 
     def watch(self, batch: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
         """Keep the final hidden states of the first forward pass inside, for the next `loss`.
@@ -80,6 +80,8 @@ class Constraint:
             batch: The one that `loss` will be given. With it the host finds its response positions, and what the table
                 has of them, while an accelerator runs the forward pass, instead of after it.
         """
+        if self._first:
+            keep_root_whole(self.model)
         return self._watch.forward(batch)
 
     def ahead(self, batch: Mapping[str, Any], step: Step | None = None) -> Float[Tensor, ""]:
@@ -87,9 +89,8 @@ class Constraint:
 
             constraint.ahead(batch).backward()
 
-        Optional: `loss` then counts it without gradient, and a step's gradient is the same. The anchors' activations
-        are gone before those of the batch are made, and no gradient checkpointing can part the two gradients on their
-        way over the ranks.
+        Optional: a step's gradient is the same. The anchors' activations are gone before those of the batch are made,
+        and no gradient checkpointing can part the two gradients on their way over the ranks.
 
         Args:
             batch: Its `labels` [B, T] are counted.
@@ -209,8 +210,7 @@ class Constraint:
             return
         self._note_begun()
         view = self._watch.view(batch, train=False)
-        aligned = self.reference.aligned(view, train=False)
-        if aligned is None:
+        if (aligned := self.reference.aligned(view, train=False)) is None:
             self.record.unknown()
             return
         given = MicroBatch(view, self._student.reading(view), aligned)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
-from pact_plugin.model.ranks import gathered, is_partitioned
+from pact_plugin.model.ranks import chunks, gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import unwrap
 
@@ -84,8 +84,8 @@ class LanguageHead:
                 bias = None if self.projection.bias is None else self.projection.bias[ids]
                 rows = (self.projection.weight if weight is None else weight)[ids]
             return self.logits(hidden, lambda states: F.linear(states, rows, bias))
-        chunks = hidden.split(chunk_size)
-        return torch.cat([self.logits(states, project).index_select(1, ids) for states in chunks])
+        parts = chunks(hidden, chunk_size, self.projection)
+        return torch.cat([self.logits(states, project).index_select(1, ids) for states in parts])
 
     def readout(
         self,
@@ -126,7 +126,7 @@ class LanguageHead:
             frozen = FrozenHead(logits, self._slope, projection)
             read = read_frozen(frozen, hidden, ids, labels, chunk_size, distinct)
         else:
-            read = read_chunks(logits, hidden, ids, labels, chunk_size)
+            read = read_chunks(logits, projection, hidden, ids, labels, chunk_size)
         safety, label, outside = read
         inside = safety.logsumexp(1)
         offset = F.logsigmoid(inside - outside) - inside

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
-from torch import distributed, nn
+import torch
+from torch import Tensor, distributed, nn
 
 from pact_plugin.errors import ModelStructureError
 
@@ -39,6 +40,37 @@ def refuse_fsdp1(model: nn.Module) -> None:
     """Raise `ModelStructureError` for the first version of FSDP, which flattens the parameters."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise ModelStructureError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)
+
+
+def keep_root_whole(model: nn.Module) -> None:
+    """Under FSDP2 what the root holds, such as the head, stays whole between a forward pass and its backward pass.
+
+    So torch has it by itself; trainers ask for the contrary. The constraint reads the head after the forward pass.
+    """
+    for module in model.modules():
+        reshard: Any = getattr(module, "set_reshard_after_forward", None)
+        if reshard is not None:
+            reshard(False, recurse=False)
+            return
+
+
+def chunks(hidden: Tensor, size: int, module: nn.Module) -> list[Tensor]:
+    """Rows in chunks, each of which a module is called on.
+
+    Where a call of the module needs every rank, as it gathers parameters of its own, all ranks have as many chunks: a
+    rank with fewer rows has empty ones at the end.
+
+    Args:
+        hidden: [N, d].
+        size: Rows of a chunk.
+        module: That is called.
+    """
+    parts = list(hidden.split(size))
+    if ranks() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward")):
+        most = torch.tensor(len(parts), device=hidden.device)
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        parts += [hidden[:0]] * (int(most) - len(parts))
+    return parts
 
 
 def gathered(module: nn.Module) -> AbstractContextManager[Any]:

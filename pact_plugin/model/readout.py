@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from pact_plugin.model.ranks import gathered
+from pact_plugin.model.ranks import chunks, gathered
 
 Logits = Callable[[Tensor], Tensor]
 """[n, d] -> [n, V]."""
@@ -21,11 +22,14 @@ Read = tuple[Tensor, Tensor, Tensor]
 """Logits of the safety tokens [N, K] and of the label [N], and the log-sum-exp over all other tokens [N]."""
 
 
-def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int) -> Read:
+def read_chunks(
+    logits: Logits, projection: nn.Module, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int
+) -> Read:
     """Read `chunk_size` positions at a time; under autograd the backward pass computes a chunk's logits again.
 
     Args:
         logits: The head.
+        projection: The module in it.
         hidden: [N, d] final hidden states.
         ids: [K] safety tokens, or [N, K].
         labels: [N] tokens predicted.
@@ -35,10 +39,9 @@ def read_chunks(logits: Logits, hidden: Tensor, ids: Tensor, labels: Tensor, chu
     def read(states: Tensor, tokens: Tensor, targets: Tensor) -> Read:
         return _read(logits(states), tokens, targets)
 
-    recompute = torch.is_grad_enabled() and hidden.shape[0] > 0
     parts = [
-        checkpoint(read, *chunk, use_reentrant=False) if recompute else read(*chunk)
-        for chunk in _chunks(hidden, ids, labels, chunk_size)
+        checkpoint(read, *chunk, use_reentrant=False) if torch.is_grad_enabled() else read(*chunk)
+        for chunk in _chunks(chunks(hidden, chunk_size, projection), ids, labels)
     ]
     return _joined(parts)
 
@@ -82,11 +85,11 @@ def read_frozen(
     return _Frozen.apply(hidden, head, (ids, distinct), labels, chunk_size)
 
 
-def _chunks(
-    hidden: Tensor, ids: Tensor, labels: Tensor, size: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    parts, targets = hidden.split(size), labels.split(size)
-    return zip(parts, ids.split(size) if ids.ndim == 2 else [ids] * len(parts), targets, strict=True)
+def _chunks(parts: Sequence[Tensor], ids: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    sizes = [len(part) for part in parts]
+    return zip(
+        parts, ids.split(sizes) if ids.ndim == 2 else [ids] * len(parts), labels.split(sizes), strict=True
+    )
 
 
 def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
@@ -99,6 +102,10 @@ def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
 def _joined(parts: list[Read]) -> Read:
     safety, label, outside = (torch.cat(part) for part in zip(*parts, strict=True))
     return safety, label, outside
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 class _Frozen(torch.autograd.Function):
@@ -114,8 +121,9 @@ class _Frozen(torch.autograd.Function):
         ids, distinct = asked
         parts: list[Read] = []
         gradients: list[Tensor] = []
-        for states, tokens, targets in _chunks(hidden, ids, labels, chunk_size):
-            with torch.enable_grad():
+        for states, tokens, targets in _chunks(chunks(hidden, chunk_size, head.projection), ids, labels):
+            # Hooks that offload activations take the first backward pass that they see for that of the step.
+            with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
                 leaf = states.detach().requires_grad_()
                 part = _read(
                     head.logits(leaf.view_as(leaf)), tokens, targets

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from pact_plugin.errors import AdapterError
 from pact_plugin.model.head import LanguageHead
+from pact_plugin.model.ranks import chunks
 
 _IGNORED = -100
 _CHUNK = 256
@@ -40,7 +41,8 @@ def summed_loss(
     kept = targets.to(hidden.device) != _IGNORED
     states, labels = hidden[kept], targets.to(hidden.device)[kept]
     total = 0.0
-    for part, own in zip(states.split(_CHUNK), labels.split(_CHUNK), strict=True):
+    parts = chunks(states, _CHUNK, head.projection)
+    for part, own in zip(parts, labels.split([len(part) for part in parts]), strict=True):
         total += F.cross_entropy(head.logits(part), own, reduction="sum").item()
     return total, len(labels)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pact_plugin.model.linear import Linear
+from pact_plugin.model.ranks import chunks
 from pact_plugin.reference.source import Source
 
 Kind = Literal["logprobs", "log_rest", "logits", "linear", "buckets"]
@@ -120,7 +121,7 @@ def read(
 def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) -> Buckets:
     head, ids = source.head, torch.tensor(asked.ids, device=hidden.device)
     found = []
-    for states in hidden.split(chunk_size):
+    for states in chunks(hidden, chunk_size, head.projection):
         others = head.logits(states, source.project).index_fill(1, ids, -torch.inf)
         found.append(others.topk(asked.top_k).indices)
     likeliest = torch.cat(found)

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from leaving import leave
 from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model
@@ -52,6 +55,7 @@ TERMS: dict[str, dict[str, Any]] = {
     "default": DEFAULT,
     "anchors": {"easing": False, "anchors": FEW_ANCHORS},
     "all": {"hold_data": True, "anchors": FEW_ANCHORS},
+    "default, in chunks": {"advanced": {"chunk_size": 2}},
 }
 
 
@@ -66,6 +70,10 @@ class Case:
     """Whether the anchors have a backward pass of their own."""
     other: bool = False
     """Whether another model is the aligned one, as with `reference: PATH`."""
+    root: bool | None = None
+    """Of FSDP2: whether the root is sharded again after a forward pass, as Axolotl does; None has torch's default."""
+    accelerate: bool = False
+    """Of FSDP2: whether Accelerate shards the model; its 1.15 shards the head by itself."""
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -87,6 +95,11 @@ class Case:
 def cases(wrapper: str) -> Iterator[Case]:
     """A copy of the parameters cannot be had where these are sharded."""
     for train, terms in itertools.product(("lora", "full"), TERMS):
+        if terms == "default, in chunks":
+            if wrapper == "fsdp2":  # of which the ranks have unlike numbers
+                yield Case(train, terms, root=True)
+                yield Case(train, terms, accelerate=True)
+            continue
         if terms != "anchors":  # which ask for no table
             yield Case(train, terms)
         if train == "lora" or wrapper == "ddp" or terms == "anchors":
@@ -163,14 +176,36 @@ def anchors_term(
     return total
 
 
-def wrap(model: Any, wrapper: str, ranks: int) -> Any:
+def wrap(model: Any, wrapper: str, ranks: int, case: Case | None = None) -> Any:
     if wrapper == "ddp":
         return DistributedDataParallel(model)
+    if case is not None and case.accelerate:
+        return by_accelerate(model, ranks)
     mesh = init_device_mesh("cpu", (ranks,))
-    decoder = model.get_base_model().model if hasattr(model, "get_base_model") else model.model
-    for layer in decoder.layers:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in base.model.layers:
         fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    return fully_shard(model, mesh=mesh, reshard_after_forward=case.root if case is not None else None)
+
+
+def by_accelerate(model: Any, ranks: int) -> Any:
+    """Its own function, with what it asks of an accelerator."""
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
+        cpu_ram_efficient_loading=False,
+        reshard_after_forward=True,
+    )
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        torch_device_mesh=init_device_mesh("cpu", (ranks,), mesh_dim_names=("dp",)),
+        parallelism_config=SimpleNamespace(fsdp_dim_names=("dp",)),
+        device=torch.device("cpu"),
+        mixed_precision="no",
+        is_main_process=distributed.get_rank() == 0,
+    )
+    return fsdp2_prepare_model(accelerator, model)
 
 
 def no_sync(model: Any, last: bool) -> AbstractContextManager[Any]:
@@ -187,7 +222,7 @@ def whole(tensor: Tensor) -> Tensor:
 def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> None:
     model = build(case.train, case.checkpointing)
     constraint = PactConstraint(model, TOKENIZER, case.config(folder), **case.reference)
-    wrapped = wrap(model, wrapper, ranks)
+    wrapped = wrap(model, wrapper, ranks, case)
     mine = [[micro_batch(rank, number, step) for number in range(ACCUMULATION)] for step in range(STEPS)]
     if case.table:
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)
