@@ -16,6 +16,7 @@ from pact_transformers.run_mixin import PactRunMixin
 from pact_transformers.sharding import (
     refuse_fsdp1,
     refuse_split_sequences,
+    require_one_device,
     require_own_inputs,
     tensor_parallel,
 )
@@ -148,6 +149,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
         )
     refuse_fsdp1(trainer)
     refuse_split_sequences(trainer)
+    require_one_device(trainer)
     processor = trainer.processing_class
     tokenizer = getattr(processor, "tokenizer", processor)
     if tokenizer is None:

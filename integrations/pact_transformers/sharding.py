@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pact_plugin.data.generation import device_of
 from pact_plugin.errors import AdapterError
 from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, is_partitioned
 from pact_plugin.model.wrappers import unwrap
@@ -86,3 +87,32 @@ def tensor_parallel(trainer: Any) -> int:
 
 def _parallel(trainer: Any, key: str) -> int:
     return getattr(getattr(trainer.accelerator, "parallelism_config", None), key, 1) or 1
+
+
+def require_one_device(trainer: Any) -> None:
+    """Refuse a model that cannot be asked where it is.
+
+    Raises:
+        AdapterError: Its layers are spread over several devices, or it waits on the CPU and has flash attention.
+    """
+    model = unwrap(trainer.model)
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if len(places) > 1:
+        raise AdapterError(
+            "the model's layers are spread over several devices",
+            key="device_map",
+            value=sorted(places),
+            remedy="Launch with `accelerate launch` or `torchrun`, make a single GPU visible, or load the model with "
+            '`device_map={"": 0}`.',
+        )
+    attention = str(getattr(model.config, "_attn_implementation", ""))
+    waits = device_of(model).type == "cpu" and trainer.accelerator.device.type != "cpu"
+    if waits and "flash" in attention and not is_partitioned(model):
+        raise AdapterError(
+            "the trainer leaves the model on the CPU until training begins, as under FSDP and DeepSpeed, and flash "
+            "attention does not run there",
+            key="attn_implementation",
+            value=attention,
+            remedy="Call `trainer.model.to(trainer.accelerator.device)` before `pact.attach(trainer)` where a GPU "
+            "holds the whole model, or use `attn_implementation: sdpa`.",
+        )

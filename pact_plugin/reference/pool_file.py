@@ -83,7 +83,8 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
     if device_of(source.model).type == "cpu" and torch.accelerator.is_available():
         logger.warning(
             "PACT: the model is still on the CPU, as under FSDP and DeepSpeed, and answers there: slowly, and on every "
-            "rank. `pact-plugin tokens select MODEL` lets it answer on an accelerator beforehand, and keeps that in %s",
+            "rank. Move it first, `trainer.model.to(trainer.accelerator.device)`, where an accelerator holds it; or "
+            "let it answer beforehand, by `pact-plugin tokens select MODEL`, which keeps that in %s",
             file.parent,
         )
     # Answers that differ by rounding would choose other tokens and anchors on each rank.

@@ -235,3 +235,22 @@ def test_documents_of_a_row_are_kept_apart_by_flash_attention_alone():
     assert language_head(model).keeps_documents_apart
     model.model.layers[0].mixer = nn.Conv1d(4, 4, 2)
     assert not language_head(model).keeps_documents_apart
+
+
+def test_hooks_on_saved_tensors_see_no_backward_pass_before_the_steps():
+    """Those that offload activations keep all of them on the accelerator if they do."""
+    model, tokens = model_and_tokens("llama")
+    head = language_head(model.requires_grad_(False))
+    hidden = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1).requires_grad_()
+    seen: list[torch.Tensor] = []
+
+    def unpacked(tensor):
+        seen.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpacked):
+        read = head.readout(hidden * 1.0, IDS, tokens.flatten(), chunk_size=5)
+        assert not seen
+        read.log_rest.sum().backward()
+    assert seen
+    assert hidden.grad is not None

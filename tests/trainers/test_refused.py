@@ -233,3 +233,23 @@ def test_nothing_masked_warns(tmp_path, build):
     pact.attach(trainer, CONFIG)
     with pytest.warns(UserWarning, match="completion_only_loss"):
         trainer.train()
+
+
+# --- a model that cannot be asked where it is ---
+
+
+@each_trainer
+def test_layers_on_several_devices(tmp_path, build):
+    trainer = build(tmp_path)
+    trainer.model.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1}
+    with pytest.raises(AdapterError, match=r"device_map=\['0', '1'\].*several devices.*accelerate launch"):
+        pact.attach(trainer, CONFIG)
+
+
+@each_trainer
+def test_flash_attention_of_a_model_that_waits_on_the_cpu(tmp_path, build, monkeypatch):
+    trainer = build(tmp_path)
+    trainer.model.config._attn_implementation_internal = "flash_attention_2"
+    monkeypatch.setattr(type(trainer.accelerator), "device", torch.device("cuda", 0))
+    with pytest.raises(AdapterError, match=r"attn_implementation='flash_attention_2'.*before `pact.attach"):
+        pact.attach(trainer, CONFIG)
