@@ -84,4 +84,11 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
     slope = float(scale.coef_[0, 0]) / size
     weights = slope * direction.coef_[0] / spread.scale_
     bias = slope * float(direction.intercept_[0]) + float(scale.intercept_[0]) - float(weights @ spread.mean_)
-    return Probe(Linear(torch.from_numpy(weights).float(), bias), float(roc_auc_score(kinds, scores)))
+    fit = Linear(torch.from_numpy(_rounded(weights)).float(), float(_rounded(np.asarray(bias))))
+    return Probe(fit, float(roc_auc_score(kinds, scores)))
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """To 16 bits each: processors of several kinds fit alike to 30 or so, and a resumed run needs the same fit."""
+    mantissas, exponents = np.frexp(values)
+    return np.ldexp(np.round(np.ldexp(mantissas, 16)), exponents - 16)

@@ -186,6 +186,13 @@ def test_a_linear_function_is_known_by_what_it_computes():
     assert one(hidden[:0]).shape == (0,)
 
 
+def test_a_fit_that_differs_by_rounding_is_the_same_function():
+    """As on another kind of processor, on which a run goes on: here sums are taken in another order."""
+    hidden, kinds = states(1.0, count=400, width=64)
+    one, other = (fit_probe(given, kinds).log_odds for given in (hidden, hidden.flip(1)))
+    assert one == Linear(other.weights.flip(0), other.bias)
+
+
 def test_autocast_leaves_its_precision_alone_c6_1():
     hidden, kinds = states(1.0)
     function = fit_probe(hidden, kinds).log_odds
