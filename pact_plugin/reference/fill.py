@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
 
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -63,7 +64,7 @@ def fill(
         progress: Whether to show a progress bar.
 
     Raises:
-        StoreError: A batch holds more than token ids, or another run is filling the same table.
+        StoreError: A batch holds more than token ids, another run is filling the same table, or the ranks see several.
         NonFiniteError: The model predicts NaN.
     """
     _create(table)
@@ -94,13 +95,6 @@ def fill(
     reshard(model)
     of_every_rank(None)
     table.refresh()
-    if len(set(of_every_rank(table.documents))) > 1:
-        raise StoreError(
-            "the ranks do not see the same files",
-            key="advanced.store",
-            value=str(table.folder),
-            remedy="Name a folder on a file system that all of them share.",
-        )
     if rank() == 0:
         logger.info(
             "PACT reference: %d documents, %.1f MiB in %s",
@@ -182,7 +176,28 @@ def _create(table: Table) -> None:
     problem = of_first_rank(problem)
     if problem is not None:
         raise problem
+    if several():
+        _require_one_folder(table)
     table.refresh()
+
+
+def _require_one_folder(table: Table) -> None:
+    """Each rank looks for a file of rank 0's; before anything is read, as on a local disk it would be for nothing."""
+    name = of_first_rank(f"{uuid4().hex}.seen")
+    mark = table.folder / name
+    if rank() == 0:
+        mark.touch()
+    of_every_rank(None)
+    seen = of_every_rank(mark.is_file())
+    if rank() == 0:
+        mark.unlink()
+    if not all(seen):
+        raise StoreError(
+            "the ranks do not see the same files",
+            key="advanced.store",
+            value=str(table.folder),
+            remedy="Name a folder on a file system that all of them share, or set `easing: false`, which needs none.",
+        )
 
 
 def _length(document: Document) -> int:

@@ -323,6 +323,14 @@ def different(rank: int) -> None:
         PactConstraint(model, TOKENIZER, {"safety_tokens": TOKENS})
 
 
+def elsewhere(folder: Path, rank: int) -> None:
+    """As on two nodes without a common file system, each of which has a folder of that name."""
+    constraint = PactConstraint(build("lora"), TOKENIZER, Case("lora", "hold").config(folder / str(rank)))
+    with pytest.raises(StoreError, match="do not see the same files"):
+        constraint.fill([micro_batch(rank, 0, 0)], progress=False)
+    assert rank or not list(folder.rglob("*.seen"))  # the first one removes it
+
+
 def summed(sums: Tensor) -> Tensor:
     distributed.all_reduce(sums)
     return sums
@@ -340,6 +348,7 @@ def main(folder: Path, wrapper: str) -> None:
     else:
         reentrant()
         different(rank)
+        elsewhere(folder / "elsewhere", rank)
     distributed.destroy_process_group()
     leave()
 
