@@ -14,6 +14,7 @@ from transformers.trainer_utils import has_length
 
 from pact_plugin.data.documents import require_text
 from pact_plugin.errors import StoreError
+from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.reference.choose import Data
 from pact_transformers.sharding import is_zero3, share_head
 
@@ -73,6 +74,7 @@ class FillTable(TrainerCallback):
         """Fill it with the training data, then with the evaluation data."""
         constraint: Constraint = self._trainer.pact
         share_head(self._trainer.model)
+        keep_root_whole(self._trainer.model)  # before the first forward pass of preferences, too
         if constraint.reference.table is None:
             return
         train = kwargs["train_dataloader"]
