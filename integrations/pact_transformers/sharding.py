@@ -105,7 +105,7 @@ def require_one_device(trainer: Any) -> None:
             remedy="Launch with `accelerate launch` or `torchrun`, make a single GPU visible, or load the model with "
             '`device_map={"": 0}`.',
         )
-    attention = str(getattr(model.config, "_attn_implementation", ""))
+    attention = str(getattr(getattr(model, "config", None), "_attn_implementation", ""))
     waits = device_of(model).type == "cpu" and trainer.accelerator.device.type != "cpu"
     if waits and "flash" in attention and not is_partitioned(model):
         raise AdapterError(
