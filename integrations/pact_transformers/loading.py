@@ -86,7 +86,7 @@ def smollm2_path() -> Path:
     cached = [try_to_load_from_cache(SMOLLM2_HUB_ID, name) for name in _SMOLLM2_FILES]
     if all(isinstance(path, str) for path in cached):
         return Path(str(cached[0])).parent
-    if hub_answers():
+    if hub_answers(SMOLLM2_HUB_ID):
         return Path(
             snapshot_download(SMOLLM2_HUB_ID, allow_patterns=["*.json", "*.txt", "model.safetensors"])
         )
@@ -103,20 +103,25 @@ def smollm2_path() -> Path:
     return files[0]
 
 
-def hub_answers() -> bool:
-    """Asked once, for seconds; the hub's own client would try again and again."""
+def hub_answers(page: str = "") -> bool:
+    """Whether the hub answers, or has a page; asked once, for seconds, where its own client would try again and again.
+
+    Args:
+        page: What must be there, such as a model's id. Without one an error is an answer, too.
+    """
     from huggingface_hub import constants
 
-    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT, page)
 
 
 @cache
-def _answers(address: str) -> bool:
+def _answers(endpoint: str, page: str) -> bool:
+    request = urllib.request.Request(f"{endpoint}/{page}", method="HEAD")
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=5):
+        with urllib.request.urlopen(request, timeout=5):
             return True
-    except urllib.error.HTTPError:  # an answer, too
-        return True
+    except urllib.error.HTTPError:
+        return not page
     except OSError:
         return False
 

@@ -61,15 +61,19 @@ def test_the_table_holds_every_combination():
 
 
 @pytest.mark.parametrize("facts", TABLE, ids=str)
-def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts):
+@pytest.mark.parametrize(
+    ("wrapper", "way_out"),
+    [("fsdp", "name the aligned model as `reference`"), ("deepspeed", r"or ZeRO stage 2\.")],
+)
+def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts, wrapper, way_out):
     named, adapter, data, asked = facts
-    sharded = Data(data.folder, data.obstacle, sharded="fsdp")
+    sharded = Data(data.folder, data.obstacle, sharded=wrapper)
     if TABLE[facts][0] != "copy":
         choice = choose(named=named, adapter=adapter, data=sharded, asked=asked)
         assert choice == choose(named=named, adapter=adapter, data=data, asked=asked)
         return
     why = data.obstacle or "no folder is named"
-    with pytest.raises(ReferenceModelError, match=rf"fsdp: {why}.*name the aligned model as `reference`"):
+    with pytest.raises(ReferenceModelError, match=rf"{wrapper}: {why}.*{way_out}"):
         choose(named=named, adapter=adapter, data=sharded, asked=asked)
 
 

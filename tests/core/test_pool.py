@@ -15,7 +15,7 @@ from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import ANSWER, Asking
+from pact_plugin.reference.pool import ANSWER, Asking, ask
 from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -52,6 +52,22 @@ def test_the_states_are_those_of_a_plain_pass_at_the_prompts_last_token_c11_2(mo
         with torch.no_grad():
             wanted = plain(ids, output_hidden_states=True).hidden_states[-1][0, -1]
         torch.testing.assert_close(state, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_no_pass_reads_more_prompts_than_it_may():
+    model, rows = tiny_model(), []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    source = build_source("itself", model, None)
+    ask(
+        source,
+        TOKENIZER,
+        PROMPTS,
+        user_prompts(TOKENIZER, [one.prompt for one in PROMPTS]),
+        Asking(batch_size=3),
+    )
+    assert max(rows) == 3
 
 
 def test_rightly_is_as_the_kind_asks_for():

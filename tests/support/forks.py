@@ -25,12 +25,11 @@ class Forks:
 
     def __init__(self, *modules: str) -> None:
         on_cpu = {"ACCELERATE_USE_CPU": "1", "DS_ACCELERATOR": "cpu"}
-        plain = {
-            "NUMBA_DISABLE_JIT": "1"
-        }  # a packing sampler would be compiled anew in each child, for seconds
+        # A packing sampler would be compiled anew in each child, for seconds.
+        uncompiled = {"NUMBA_DISABLE_JIT": "1"}
         self.process = subprocess.Popen(
             [sys.executable, __file__, *modules],
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | on_cpu | plain,
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | on_cpu | uncompiled,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

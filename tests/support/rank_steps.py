@@ -9,25 +9,20 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from leaving import leave
 from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model
 from plain import anchor_divergence
+from rank_wrapping import no_sync, wrap
 from sft import TOKENIZER, TOKENS, lora
 from tiny import tiny_model
 from torch import Tensor, distributed
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
@@ -176,45 +171,6 @@ def anchors_term(
     return total
 
 
-def wrap(model: Any, wrapper: str, ranks: int, case: Case | None = None) -> Any:
-    if wrapper == "ddp":
-        return DistributedDataParallel(model)
-    if case is not None and case.accelerate:
-        return by_accelerate(model, ranks)
-    mesh = init_device_mesh("cpu", (ranks,))
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for layer in base.model.layers:
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh, reshard_after_forward=case.root if case is not None else None)
-
-
-def by_accelerate(model: Any, ranks: int) -> Any:
-    """Its own function, with what it asks of an accelerator."""
-    plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2,
-        auto_wrap_policy="transformer_based_wrap",
-        transformer_cls_names_to_wrap=["LlamaDecoderLayer"],
-        cpu_ram_efficient_loading=False,
-        reshard_after_forward=True,
-    )
-    accelerator = SimpleNamespace(
-        state=SimpleNamespace(fsdp_plugin=plugin),
-        torch_device_mesh=init_device_mesh("cpu", (ranks,), mesh_dim_names=("dp",)),
-        parallelism_config=SimpleNamespace(fsdp_dim_names=("dp",)),
-        device=torch.device("cpu"),
-        mixed_precision="no",
-        is_main_process=distributed.get_rank() == 0,
-    )
-    return fsdp2_prepare_model(accelerator, model)
-
-
-def no_sync(model: Any, last: bool) -> AbstractContextManager[Any]:
-    if isinstance(model, DistributedDataParallel):
-        return nullcontext() if last else model.no_sync()
-    model.set_requires_gradient_sync(last)
-    return nullcontext()
-
-
 def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
@@ -222,7 +178,7 @@ def whole(tensor: Tensor) -> Tensor:
 def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> None:
     model = build(case.train, case.checkpointing)
     constraint = PactConstraint(model, TOKENIZER, case.config(folder), **case.reference)
-    wrapped = wrap(model, wrapper, ranks, case)
+    wrapped = wrap(model, wrapper, ranks, root=case.root, accelerate=case.accelerate)
     mine = [[micro_batch(rank, number, step) for number in range(ACCUMULATION)] for step in range(STEPS)]
     if case.table:
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)

@@ -94,7 +94,7 @@ def test_smollm2_is_taken_from_the_cache_first(tmp_path, monkeypatch):
 
 
 def test_smollm2_is_downloaded_when_the_hub_answers(tmp_path, monkeypatch, no_hub):
-    monkeypatch.setattr(loading, "hub_answers", lambda: True)
+    monkeypatch.setattr(loading, "hub_answers", lambda page: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(tmp_path))
     assert loading.smollm2_path() == tmp_path
 
