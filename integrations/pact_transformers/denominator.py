@@ -75,8 +75,8 @@ class CheckDenominator(TrainerCallback):
         if self._summed is None or self._summed[1] == 0:
             return
         named = kwargs.get("num_items_in_batch")
-        own = loss.item() - _router_loss(self._trainer.model, output)
-        require_denominator(own, *self._summed, None if named is None else int(named))
+        added = _router_losses(self._trainer.model, output)
+        require_denominator(loss.item(), *self._summed, None if named is None else int(named), added)
 
 
 def _targets(kwargs: dict[str, Any]) -> Tensor | None:
@@ -96,8 +96,14 @@ def _targets(kwargs: dict[str, Any]) -> Tensor | None:
     return whole
 
 
-def _router_loss(model: Any, output: Any) -> float:
-    """What a mixture of experts adds to its cross-entropy."""
+def _router_losses(model: Any, output: Any) -> list[float]:
+    """What a mixture of experts may have added to its cross-entropy.
+
+    The coefficient is the model's or its configuration's, of which TRL changes the latter alone.
+    """
     routers = getattr(output, "aux_loss", None)
-    factor = getattr(unwrap(model), "router_aux_loss_coef", 0.0)
-    return routers.item() * float(factor) if torch.is_tensor(routers) else 0.0
+    if not torch.is_tensor(routers):
+        return [0.0]
+    base = unwrap(model)
+    holders = (base, base.config.get_text_config())
+    return [routers.item() * float(getattr(holder, "router_aux_loss_coef", 0.0)) for holder in holders]

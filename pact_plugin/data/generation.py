@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from pact_plugin.model.wrappers import contiguous_input, evaluation_mode
+from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, without_router_loss
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = datetime(2024, 7, 26)
@@ -140,7 +140,7 @@ def answers(
         width = len(batch[0])
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=ids.device)
-        with contiguous_input(head):
+        with contiguous_input(head), without_router_loss(model):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,7 +49,9 @@ def summed_loss(
     return total, len(labels)
 
 
-def require_denominator(loss: float, summed: float, count: int, named: int | None) -> None:
+def require_denominator(
+    loss: float, summed: float, count: int, named: int | None, added: Sequence[float] = (0.0,)
+) -> None:
     """Refuse a task loss that is not divided by what the constraint is divided by.
 
     Args:
@@ -55,11 +59,13 @@ def require_denominator(loss: float, summed: float, count: int, named: int | Non
         summed: The cross-entropy of its labels, summed.
         count: How many labels these are.
         named: The denominator that the model was given, as `num_items_in_batch`; None for the count.
+        added: What the loss may hold beside, in nats: one of these.
 
     Raises:
         AdapterError: The loss is another than the sum by that denominator.
     """
     expected = summed / max(count if named is None else named, 1)
+    loss = min((loss - one for one in added), key=lambda own: abs(own - expected))
     if abs(loss - expected) <= _TOLERANCE * expected + _ROUNDING:
         return
     ignored = named is not None and abs(loss - summed / count) <= _TOLERANCE * summed / count + _ROUNDING

@@ -53,6 +53,24 @@ def contiguous_input(module: nn.Module | None) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def without_router_loss(model: Any) -> Iterator[None]:
+    """A mixture of experts computes no load-balancing loss inside.
+
+    TRL turns it on in the model's configuration. Beside a cache of earlier tokens transformers fails at it.
+    """
+    config = getattr(unwrap(model), "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if not getattr(text, "output_router_logits", False):
+        yield
+        return
+    text.output_router_logits = False
+    try:
+        yield
+    finally:
+        text.output_router_logits = True
+
+
 def unwrap(model: Any) -> Any:
     """The causal language model inside torch.compile, data-parallel, DeepSpeed and PEFT wrappers."""
     while True:

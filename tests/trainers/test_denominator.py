@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hf import adapted, hf_trainer
-from sft import TOKENS, train_logs
+from sft import TOKENS, sft_trainer, train_logs
 from tiny import tiny_model
 
 import pact_plugin as pact
@@ -79,13 +79,20 @@ def test_a_loss_that_is_as_it_should_be_passes(tmp_path, settings):
 
 
 def test_the_loss_of_routers_is_no_cross_entropy(tmp_path):
-    model = tiny_model("mixtral", router_aux_loss_coef=0.5)
-    trainer = hf_trainer(tmp_path, model=model, gradient_accumulation_steps=2)
-    pact.attach(trainer, EASED)
-    # Only now: with them, transformers' Mixtral cannot generate.
-    model.config.output_router_logits = True
-    trainer.train()
+    model = tiny_model("mixtral", router_aux_loss_coef=0.5, output_router_logits=True)
+    trainer = run(tmp_path, model=model, gradient_accumulation_steps=2)
+    assert model.config.output_router_logits
     assert trainer.pact.record.receipt.steps == [[1, 3]]
+
+
+@pytest.mark.parametrize("loss_type", ["nll", "chunked_nll"])
+@pytest.mark.parametrize("coefficient", [None, 0.5])
+def test_trl_turns_the_loss_of_routers_on(tmp_path, loss_type, coefficient):
+    model = tiny_model("mixtral", router_aux_loss_coef=0.25)
+    named = {} if coefficient is None else {"router_aux_loss_coef": coefficient}
+    trainer = pact.attach(sft_trainer(tmp_path, model=model, loss_type=loss_type, **named), EASED)
+    trainer.train()
+    assert all("aux_loss" in step and "pact/eased" in step for step in train_logs(trainer))
 
 
 def test_nothing_is_left_on_the_model(tmp_path):
