@@ -212,10 +212,8 @@ def language_head(model: nn.Module) -> LanguageHead:
         ModelStructureError: No decoder or no output embeddings were found.
     """
     base = unwrap(model)
-    decoder = getattr(base, "base_model", None)
-    if decoder is None or decoder is base:
-        decoder = base.get_decoder() if hasattr(base, "get_decoder") else None
-    if not isinstance(decoder, nn.Module) or decoder is base:
+    decoder = _decoder(base)
+    if decoder is None:
         raise ModelStructureError(
             "the decoder below the language-model head was not found",
             key="model",
@@ -232,6 +230,15 @@ def language_head(model: nn.Module) -> LanguageHead:
         )
     scale, softcap = _logit_settings(getattr(base, "config", None))
     return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
+
+
+def _decoder(base: Any) -> nn.Module | None:
+    """What transformers says is below the head; of Llama 4 it says neither in the usual ways."""
+    found = [getattr(base, "base_model", None)]
+    if hasattr(base, "get_decoder"):
+        found.append(base.get_decoder())
+    found.append(getattr(base, "model", None))
+    return next((one for one in found if isinstance(one, nn.Module) and one is not base), None)
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:

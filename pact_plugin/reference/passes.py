@@ -49,7 +49,7 @@ class Passes:
         def call(inputs: dict[str, Any]) -> Tensor:
             return self.source.hidden((), inputs, view.autocast)
 
-        with self.source.session():
+        with self.source.session(view.hidden.device):
             if self._can_cut(view):
                 return self._read(self._states(view.documents(self.first), call), index)
             states: dict[tuple[int, ...] | None, Tensor] = {}

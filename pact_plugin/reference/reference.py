@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from pact_plugin.data.documents import Document
+from pact_plugin.data.generation import device_of
 from pact_plugin.data.view import View
 from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
 from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
@@ -119,7 +120,7 @@ class Reference:
         if source.kind == "itself":
             self._require_unchanged(how.model)
         model = source.model if source.kind == "model" else how.model
-        with source.session():
+        with source.session(device_of(how.model)):
             fill(self.table, batches, self._passes, model, how.tokens_per_pass, how.progress)
 
     def aligned(self, view: View, *, train: bool) -> Aligned | None:

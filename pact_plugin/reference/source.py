@@ -45,8 +45,14 @@ class Source:
     parameters: Mapping[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
 
     @contextmanager
-    def session(self) -> Iterator[None]:
-        """No gradient and no dropout inside; every module's training flag as before outside."""
+    def session(self, device: torch.device | None = None) -> Iterator[None]:
+        """No gradient and no dropout inside; every module's training flag as before outside.
+
+        Args:
+            device: Of the model in training, which a trainer may have moved. Another model follows it.
+        """
+        if self.kind == "model" and device not in (None, next(self.model.parameters()).device):
+            self.model.to(device)
         with evaluation_mode(self.model), torch.no_grad(), self.scope():
             yield
 

@@ -99,17 +99,17 @@ class AnchorsTerm:
 
     def _divergence(self, chosen: list[int], turn: Turn) -> Float[Tensor, ""]:
         """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
+        student = self._student
+        device = student.device(turn.trained)
         if self._aligned is None:
             assert self._passes is not None
-            self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast))
-        student = self._student
+            self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast, device))
 
         def call(inputs: dict[str, Any]) -> Tensor:
             with turn.autocast:
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
-        device = student.device(turn.trained)
         hidden = states_of(rows, device, call, flat=student.head.keeps_documents_apart)
         place = partial(to_device, device=hidden.device)
         unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
@@ -205,13 +205,16 @@ def require_one_backward(decoder: nn.Module) -> None:
 
 
 def _predicted(
-    passes: Passes, documents: list[Document], autocast: AbstractContextManager[Any] | None = None
+    passes: Passes,
+    documents: list[Document],
+    autocast: AbstractContextManager[Any] | None = None,
+    device: torch.device | None = None,
 ) -> Float[Tensor, "R B"]:
     """The buckets at the answers of all documents, on the host; those of like length are read together."""
     (buckets,) = passes.columns
     order = sorted(range(len(documents)), key=lambda place: -len(documents[place].tokens))
     found: dict[int, Tensor] = {}
-    with passes.source.session():
+    with passes.source.session(device):
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
             group = [documents[place] for place in places]

@@ -102,6 +102,17 @@ def test_another_model():
     torch.testing.assert_close(aligned_logits(source), before)
 
 
+def test_another_model_follows_the_one_in_training():
+    """Under FSDP and DeepSpeed that is still on the CPU when the other is loaded."""
+    aligned, model = tiny_model(seed=3), tiny_model()
+    source, itself = build_source("model", model, aligned), build_source("itself", model)
+    for one in (source, itself):
+        with one.session(torch.device("meta")):
+            pass
+    assert {p.device.type for p in aligned.parameters()} == {"meta"}
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
 def test_the_model_itself_is_aligned_until_it_moves():
     model = tiny_model()
     before = own_logits(model)
