@@ -21,6 +21,7 @@ ARCHITECTURES = (
     "granite",
     "gpt2",
     "mixtral",
+    "llama4_text",
 )
 
 # {% generation %} marks the answers for `assistant_only_loss`, without the newline after <|im_end|>.
@@ -102,8 +103,8 @@ def tiny_model(architecture: str = "llama", *, seed: int = 0, **config: Any) -> 
             "head_dim": 8,
             "max_position_embeddings": 256,
         }
-    if architecture == "mixtral":
-        settings |= {"num_local_experts": 4}
+    if architecture in ("mixtral", "llama4_text"):
+        settings |= {"num_local_experts": 4, "intermediate_size_mlp": 64}
     built = AutoConfig.for_model(architecture, **(settings | config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
