@@ -16,7 +16,7 @@ TEST_ARGS ?= -n auto --maxprocesses 4
 TEST_ENV := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help environments extras demo benchmark test test-real lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory test-unsloth clean
+.PHONY: help environments extras demo benchmark test test-real test-families lint wheel-test package docs figures test-trl19 test-axolotl test-swift test-llamafactory test-unsloth clean
 help:  ## List the commands.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
@@ -40,6 +40,9 @@ test: $(VENV)/installed  ## Run every test but those that train a real model.
 
 test-real: $(VENV)/installed  ## Run the tests that train a real model of 135M parameters, some minutes.
 	$(TEST_ENV) $(BIN)/python -m pytest -m real_model $(TEST_ARGS)
+
+test-families: $(VENV)/installed  ## Hold many families of models, tiny and random, in TRL's trainer; by hand.
+	$(TEST_ENV) $(BIN)/python -m pytest tests/trainers/families.py $(TEST_ARGS)
 
 lint: $(VENV)/installed  ## Check style, types and the rules of the house.
 	$(BIN)/ruff check .

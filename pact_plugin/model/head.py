@@ -233,12 +233,13 @@ def language_head(model: nn.Module) -> LanguageHead:
 
 
 def _decoder(base: Any) -> nn.Module | None:
-    """What transformers says is below the head; of Llama 4 it says neither in the usual ways."""
+    """What is below the head, by transformers' names; Llama 4 has an unusual one, and OPT calls an inner module."""
     found = [getattr(base, "base_model", None)]
     if hasattr(base, "get_decoder"):
         found.append(base.get_decoder())
     found.append(getattr(base, "model", None))
-    return next((one for one in found if isinstance(one, nn.Module) and one is not base), None)
+    decoder = next((one for one in found if isinstance(one, nn.Module) and one is not base), None)
+    return getattr(decoder, "decoder", decoder)
 
 
 def _logit_settings(config: Any) -> tuple[float, float | None]:

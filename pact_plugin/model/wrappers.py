@@ -59,8 +59,8 @@ def without_router_loss(model: Any) -> Iterator[None]:
 
     TRL turns it on in the model's configuration. Beside a cache of earlier tokens transformers fails at it.
     """
-    config = getattr(unwrap(model), "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    config: Any = getattr(unwrap(model), "config", None)
+    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
     if not getattr(text, "output_router_logits", False):
         yield
         return

@@ -22,6 +22,7 @@ ARCHITECTURES = (
     "gpt2",
     "mixtral",
     "llama4_text",
+    "opt",
 )
 
 # {% generation %} marks the answers for `assistant_only_loss`, without the newline after <|im_end|>.
@@ -103,6 +104,8 @@ def tiny_model(architecture: str = "llama", *, seed: int = 0, **config: Any) -> 
             "head_dim": 8,
             "max_position_embeddings": 256,
         }
+    if architecture == "opt":
+        settings |= {"ffn_dim": 64, "word_embed_proj_dim": 32}
     if architecture in ("mixtral", "llama4_text"):
         settings |= {"num_local_experts": 4, "intermediate_size_mlp": 64}
     built = AutoConfig.for_model(architecture, **(settings | config))
