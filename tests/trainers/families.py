@@ -43,20 +43,9 @@ LINEAR = {
 }
 SLIDING = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
 
-PLAIN = [
-    "llama",
-    "qwen2",
-    "qwen3",
-    "mistral",
-    "ministral",
-    "phi3",
-    "gemma2",
-    "gemma3_text",
-    "smollm3",
-    "olmo2",
-]
-PLAIN += ["olmo3", "glm4", "granite", "cohere", "cohere2", "starcoder2", "stablelm", "nemotron", "exaone4"]
-PLAIN += ["ernie4_5", "hunyuan_v1_dense", "apertus", "arcee", "gpt_neox", "lfm2"]
+PLAIN = ["llama", "qwen2", "qwen3", "mistral", "ministral", "phi3", "gemma2", "gemma3_text", "smollm3"]
+PLAIN += ["olmo2", "olmo3", "glm4", "granite", "starcoder2", "stablelm", "nemotron", "exaone4", "ernie4_5"]
+PLAIN += ["hunyuan_v1_dense", "apertus", "arcee", "gpt_neox", "lfm2"]
 TEXT: dict[str, dict[str, Any]] = {
     **{name: dict[str, Any]() for name in PLAIN},
     **dict.fromkeys(("mixtral", "qwen2_moe", "olmoe", "granitemoe", "hunyuan_v1_moe"), EXPERTS),
@@ -65,6 +54,8 @@ TEXT: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 8,
         "global_head_dim": 16,
     },
+    "cohere": {"logit_scale": 1.0},
+    "cohere2": {"logit_scale": 1.0},
     "phimoe": EXPERTS | {"router_jitter_noise": 0.0, "input_jitter_noise": 0.0},
     "qwen3_moe": EXPERTS | {"decoder_sparse_step": 1},
     "gpt_oss": EXPERTS | SLIDING,
