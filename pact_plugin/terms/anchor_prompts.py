@@ -85,8 +85,8 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
         if of_kind and len(right) < min(ENOUGH, len(of_kind) / 2):
             warnings.warn(
                 f"PACT: {_found(kind, right, of_kind)}, and is held to what it answers to all of them. Check that this "
-                "is the aligned model and that its tokenizer has its chat template; or name prompts of your own with "
-                "`anchors: {prompts: FILE}`.",
+                "is the aligned model, that it answers without reasoning first, and that its tokenizer has its chat "
+                "template; or name prompts of your own with `anchors: {prompts: FILE}`.",
                 stacklevel=6,
             )
             right = [one for one in of_kind if one.answer]

@@ -46,7 +46,8 @@ def check_refusals(refused: int, asked: int) -> None:
         raise ConfigError(
             f"{found}, fewer than {MINIMUM_ANSWERS}: it does not act as an aligned model",
             key="harmful",
-            remedy="Start from an aligned model, or give more prompts of the kind that it refuses.",
+            remedy="Start from an aligned model that answers at once, not after reasoning, or give more prompts of the "
+            "kind that it refuses.",
         )
     if 2 * refused < asked:
         warnings.warn(
