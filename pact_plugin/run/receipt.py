@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from pact_plugin.data.files import written_whole
 from pact_plugin.errors import ReceiptError
@@ -16,9 +18,19 @@ if TYPE_CHECKING:
 FILE_NAME = "pact_receipt.json"
 TOKENS_FILE = "pact_safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt."""
-_VERSION = 1
 _NOT_COMPARED = ("safety_tokens", "reference")
 """Settings that say where something lies, or how it was asked for; what it is stands beside the settings."""
+
+
+def _in_order(span: list[int]) -> list[int]:
+    if span[0] > span[1]:
+        raise ValueError("the last step is before the first")
+    return span
+
+
+_Pair = Field(min_length=2, max_length=2)
+_Span = Annotated[list[NonNegativeInt], _Pair, AfterValidator(_in_order)]
+_Sum = Annotated[list[float], _Pair]
 
 
 @dataclass
@@ -45,13 +57,15 @@ class Receipt:
     tokens: dict[str, Any]
     reference: str
     table: str | None = None
-    steps: list[list[int]] = field(default_factory=list)
-    total_steps: int = 0
-    trained_tokens: int = 0
-    positions: int = 0
-    sums: dict[str, list[float]] = field(default_factory=dict)
+    steps: list[_Span] = field(default_factory=list)
+    total_steps: NonNegativeInt = 0
+    trained_tokens: NonNegativeInt = 0
+    positions: NonNegativeInt = 0
+    sums: dict[str, _Sum] = field(default_factory=dict)
     release: str | None = None
-    version: int = _VERSION
+    version: Literal[1] = 1
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     def mean(self, metric: str) -> float | None:
         """A metric over the whole run; None if it was not measured."""
@@ -149,8 +163,7 @@ class Receipt:
         path = Path(directory)
         path = path / FILE_NAME if path.is_dir() or path.suffix != ".json" else path
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            receipt = cls(**content)
+            return TypeAdapter(cls).validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise ReceiptError(
                 "no receipt: nothing shows that this run was constrained",
@@ -158,11 +171,13 @@ class Receipt:
                 value=str(directory),
                 remedy="Train with the constraint attached, or point to the run's output directory.",
             ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, AttributeError) as error:
-            raise _unreadable(path) from error
-        if receipt.version != _VERSION or not _well_formed(receipt):
-            raise _unreadable(path)
-        return receipt
+        except ValidationError as error:
+            raise ReceiptError(
+                "the receipt cannot be read",
+                key="receipt",
+                value=str(path),
+                remedy="It is damaged or of another version of pact-plugin; the run cannot be verified from it.",
+            ) from error
 
 
 def comparable(config: dict[str, Any]) -> dict[str, Any]:
@@ -184,38 +199,3 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, A
         for key in sorted(ours | theirs)
         if ours.get(key) != theirs.get(key)
     ]
-
-
-def _well_formed(receipt: Receipt) -> bool:
-    def is_count(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-    def is_span(value: Any) -> bool:
-        return (
-            isinstance(value, list) and len(value) == 2 and all(map(is_count, value)) and value[0] <= value[1]
-        )
-
-    def is_sum(value: Any) -> bool:
-        return (
-            isinstance(value, list) and len(value) == 2 and all(isinstance(one, float | int) for one in value)
-        )
-
-    return (
-        isinstance(receipt.config, dict)
-        and isinstance(receipt.terms, list)
-        and isinstance(receipt.steps, list)
-        and all(map(is_span, receipt.steps))
-        and all(map(is_count, (receipt.total_steps, receipt.trained_tokens, receipt.positions)))
-        and isinstance(receipt.release, str | None)
-        and isinstance(receipt.sums, dict)
-        and all(map(is_sum, receipt.sums.values()))
-    )
-
-
-def _unreadable(path: Path) -> ReceiptError:
-    return ReceiptError(
-        "the receipt cannot be read",
-        key="receipt",
-        value=str(path),
-        remedy="It is damaged or of another version of pact-plugin; the run cannot be verified from it.",
-    )
