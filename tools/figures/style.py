@@ -72,6 +72,6 @@ NAMES = {
     "8-a-step": "benign_top_k 64, weight 1, eight anchors a step",
     "8-a-step-top0": "top_k 0, weight 1, eight anchors a step",
     "sbr": "SBR, strength 50",
-    "replay-kl+easing": "full KL at two anchors, with easing",
+    "replay-kl+easing": "full KL, strength 3, with easing",
 }
 """Of methods that the benchmark calls otherwise."""
