@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from pact_plugin.data.positions import IGNORED
 from pact_plugin.model.head import language_head
 from pact_plugin.model.task_loss import require_denominator, summed_loss
-from pact_plugin.model.wrappers import ambient_autocast, is_compiled, unwrap
+from pact_plugin.model.wrappers import ambient_autocast, is_compiled, text_config, unwrap
 
 
 class CheckDenominator(TrainerCallback):
@@ -104,6 +104,5 @@ def _router_losses(model: Any, output: Any) -> list[float]:
     routers = getattr(output, "aux_loss", None)
     if not torch.is_tensor(routers):
         return [0.0]
-    base = unwrap(model)
-    holders = (base, base.config.get_text_config())
+    holders = (unwrap(model), text_config(model))
     return [routers.item() * float(getattr(holder, "router_aux_loss_coef", 0.0)) for holder in holders]

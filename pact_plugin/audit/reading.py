@@ -17,6 +17,7 @@ from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.model.wrappers import text_config
 from pact_plugin.reference.passes import states_of
 
 Report = Callable[[int], None]
@@ -171,9 +172,7 @@ def check_context(model: Any, prompt: int, answer: int, given: tuple[str, Any]) 
     Raises:
         ConfigError: Together they are longer than the model's context.
     """
-    config: Any = getattr(model, "config", None)
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(text, "max_position_embeddings", None)
+    limit = getattr(text_config(model), "max_position_embeddings", None)
     if limit is not None and prompt + answer > limit:
         raise ConfigError(
             f"a prompt of {prompt} tokens and an answer of {answer} exceed the model's context of {limit}",

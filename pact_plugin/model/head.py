@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.ranks import chunks, gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
-from pact_plugin.model.wrappers import unwrap
+from pact_plugin.model.wrappers import text_config, unwrap
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def language_head(model: nn.Module) -> LanguageHead:
             value=type(base).__name__,
             remedy="Use a causal language model with `get_output_embeddings()`.",
         )
-    scale, softcap = _logit_settings(getattr(base, "config", None))
+    scale, softcap = _logit_settings(text_config(base))
     return LanguageHead(decoder=decoder, projection=projection, scale=scale, softcap=softcap)
 
 
@@ -242,9 +242,8 @@ def _decoder(base: Any) -> nn.Module | None:
     return getattr(decoder, "decoder", decoder)
 
 
-def _logit_settings(config: Any) -> tuple[float, float | None]:
+def _logit_settings(text: Any) -> tuple[float, float | None]:
     """Factor and bound of the logits, under the names that model families give them."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = 1.0
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
         if getattr(text, name, None) is not None:

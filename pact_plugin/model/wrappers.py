@@ -59,8 +59,7 @@ def without_router_loss(model: Any) -> Iterator[None]:
 
     TRL turns it on in the model's configuration. Beside a cache of earlier tokens transformers fails at it.
     """
-    config: Any = getattr(unwrap(model), "config", None)
-    text: Any = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text = text_config(model)
     if not getattr(text, "output_router_logits", False):
         yield
         return
@@ -69,6 +68,12 @@ def without_router_loss(model: Any) -> Iterator[None]:
         yield
     finally:
         text.output_router_logits = True
+
+
+def text_config(model: Any) -> Any:
+    """The configuration of a model, or of its language part where it sees as well; None where it has none."""
+    config: Any = getattr(unwrap(model), "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def unwrap(model: Any) -> Any:

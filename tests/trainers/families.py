@@ -1,7 +1,6 @@
 """Families of models that people fine-tune, tiny and random, in TRL's SFTTrainer with every term; by hand.
 
-A mixture of experts, layers of a state-space model or of linear attention, and models that could see as well, trained
-on text.
+Among them: mixtures of experts, layers of state-space models and of linear attention, models that see, on text.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from both import CONFIG, each_kind, with_reference_in_steps
 from sft import lora, sft_trainer, train_logs
 from tiny import tiny_model, tiny_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 import pact_plugin as pact
 
@@ -103,9 +102,8 @@ def seeing_model(family: str) -> Any:
     config = AutoConfig.for_model(family, text_config=text | SEEING[family], vision_config=tower)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        known = type(config) in AutoModelForCausalLM._model_mapping
-        model = (AutoModelForCausalLM if known else AutoModelForImageTextToText).from_config(config)
-    return model.float().eval()
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    return model.eval()
 
 
 @pytest.mark.parametrize("family", [*TEXT, *SEEING])
