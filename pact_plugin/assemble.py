@@ -9,7 +9,7 @@ from torch import nn
 
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
-from pact_plugin.data.prompts import AuditPrompt, for_pool
+from pact_plugin.data.prompts import for_pool
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.check_head import check_head
@@ -17,12 +17,12 @@ from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import gathered, is_partitioned, of_first_rank, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
-from pact_plugin.reference.pool import Pool
+from pact_plugin.reference.pool import Asked, Pool
 from pact_plugin.reference.pool_file import pool_of, tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, adapter_state, build_source
 from pact_plugin.run.parts import Parts
-from pact_plugin.terms.anchor_prompts import anchor_prompts, check_ratio
+from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -45,7 +45,9 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
     parts = adapter.parts(trainer, settings.advanced.store)
     with parts.autocast():
         constraint = PactConstraint(parts.model, parts.tokenizer, settings, data=parts.data)
-    return adapter.attach(trainer, constraint)
+    attached = adapter.attach(trainer, constraint)
+    logger.info("PACT: attached; %s", constraint.record.receipt)
+    return attached
 
 
 class PactConstraint(Constraint):
@@ -89,6 +91,8 @@ class PactConstraint(Constraint):
         with gathered(model):
             parts = build_parts(settings, model, tokenizer, reference_model, data)
         super().__init__(parts)
+        if data is not None and not data.masked:
+            self.record.note_unmasked()
 
 
 def build_parts(
@@ -135,31 +139,28 @@ def build_parts(
     return Parts(settings, model, student, tokens, reference, (*looking, *anchors))
 
 
-def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, Pool | None]:
-    """The aligned model's answers to the bundled prompts, and to those that may become anchors.
+def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[Asked]]:
+    """What the aligned model answers to the bundled prompts, and to those that may become anchors.
 
     A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.
 
     Returns:
-        What safety tokens and easing come from, and what anchors come from; one pool where the anchors are bundled
-        ones, and None where nothing needs it.
+        What safety tokens and easing come from, None where nothing needs it; and what anchors come from.
 
     Raises:
         PactError: The anchors' prompts cannot be read, or the model cannot answer.
     """
-    held: list[AuditPrompt] = []
-    if config.has_anchors:
-        assert config.anchors is not None
-        held = anchor_prompts(config.anchors.prompts)
-        check_ratio(config.anchors, held)
+    held = anchor_prompts(config.anchors) if config.anchors is not None and config.has_anchors else []
     bundled, pool = for_pool().prompts, None
     ours = bool(held) and set(held) <= set(bundled)
     if ours or config.safety_tokens is None or config.easing is not None:
         # All of it whatever is asked for, so that what is kept serves every run.
         pool = pool_of(source, tokenizer, bundled)
-    if ours:
-        return pool, pool
-    return pool, pool_of(source, tokenizer, held) if held else None
+    if not held:
+        return pool, []
+    asked = pool if ours else pool_of(source, tokenizer, held)
+    assert asked is not None
+    return pool, asked.of(held)
 
 
 def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> SafetyTokens | None:

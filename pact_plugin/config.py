@@ -53,17 +53,6 @@ class Anchors(Settings):
     """The same at benign anchors. With 0 the model is free to word its harmless answers otherwise (spec clause
     C10.2)."""
 
-    @model_validator(mode="after")
-    def _has_two_kinds(self) -> Anchors:
-        if "ratio" in self.model_fields_set and self.prompts in ("benign", "harmful"):
-            raise ConfigError(
-                "the anchors are of one kind, so there is no ratio",
-                key="anchors.ratio",
-                value=self.ratio,
-                remedy="Remove `ratio`, or set `prompts: both`.",
-            )
-        return self
-
 
 class HoldData(Settings):
     """The confidence divergence is held at the data's own response positions: the paper's constraint (clause C4.1)."""

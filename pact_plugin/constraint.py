@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pact_plugin.data.positions import trained_labels, warn_of_nothing_masked
+from pact_plugin.data.positions import nothing_masked, trained_labels
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.model.ranks import keep_root_whole, refuse_fsdp1
@@ -254,7 +254,7 @@ class Constraint:
         if not self._first:
             return
         refuse_fsdp1(self.model)  # it may have been wrapped since
-        if batch is not None:
-            warn_of_nothing_masked(batch)
+        if batch is not None and nothing_masked(batch):
+            self.record.note_unmasked()
         self.reference.begin()
         self._first = False

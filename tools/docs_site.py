@@ -46,6 +46,8 @@ INSTEAD = {
 AS_TEXT = {".py", ".md", ".yml", ".jsonl", ".toml"}
 """Copied as text files, which every browser shows."""
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?!\w+:)([^)\s]+)\)")
+_FIGURE = re.compile(r"(!\[[^\]]*\]\([^)\s]+)-light\.svg\)")
+"""A figure for light pages; beside each lies one for dark pages, which only the site shows."""
 _LOADS = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href"}
 _ITEM = re.compile(r"(-|\d+\.) ")
 
@@ -104,7 +106,7 @@ def as_page(text: str, source: str, known: dict[str, str]) -> tuple[str, dict[st
     for line in text.splitlines():
         fence = line.lstrip().startswith("```")
         if not fenced and not fence:
-            line = _LINK.sub(linked, line)
+            line = _FIGURE.sub(r"\1-light.svg#only-light)\n\1-dark.svg#only-dark)", _LINK.sub(linked, line))
             if _ITEM.match(line) and lines and lines[-1] and not lines[-1].startswith((" ", "- ", "1")):
                 lines.append("")  # a list may follow its paragraph directly on GitHub
             line = re.sub(r"^ {2,3}(?=\S)", "    ", line)  # so far its paragraphs are indented here

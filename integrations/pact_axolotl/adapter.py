@@ -54,19 +54,13 @@ def _parts(trainer: Any, folder: str | None) -> TrainerParts:
 
 def _attach(trainer: Any, constraint: Any) -> Any:
     from axolotl.core.trainers.base import AxolotlTrainer
-    from pact_transformers.mixin import constrain, foreign_loss, require_plain_task_loss
+    from pact_transformers.mixin import constrain
 
     if _prefers(trainer):
         from pact_trl.preference import constrain_preferences
 
         return constrain_preferences(trainer, constraint)
-    require_plain_task_loss(
-        trainer,
-        constraint,
-        own_loss=trainer.compute_loss_func is not None,
-        foreign=foreign_loss(trainer, AxolotlTrainer),
-    )
-    return constrain(trainer, constraint)
+    return constrain(trainer, constraint, AxolotlTrainer)
 
 
 @hookimpl

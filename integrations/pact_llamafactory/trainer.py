@@ -6,9 +6,8 @@ from typing import Any
 
 from llamafactory.train.pt.trainer import CustomTrainer
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
-from pact_transformers.mixin import constrain, foreign_loss, require_plain_task_loss
+from pact_transformers.mixin import constrain, trainer_parts
 from pact_transformers.resuming import store_beside
-from pact_transformers.trainer import causal_parts
 
 from pact_plugin.constraint import Constraint
 from pact_plugin.errors import AdapterError
@@ -31,17 +30,10 @@ def llamafactory_parts(trainer: Any, folder: str | None) -> TrainerParts:
             value="ASFT" if asft else type(trainer).__name__,
             remedy="Set `stage: sft` or `pt`, without `use_asft_loss`, or set `pact: false`.",
         )
-    return causal_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+    return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
 
 
 def constrain_llamafactory(trainer: Any, constraint: Constraint) -> Any:
-    """Constrain one of them in place.
-
-    Raises:
-        AdapterError: Easing is on, and the task loss is not the model's own.
-    """
-    own_loss = trainer.compute_loss_func is not None
+    """Constrain one of them in place (see `constrain`)."""
     # Their own overrides hand over to transformers, but for ASFT's.
-    foreign = foreign_loss(trainer, *_KNOWN)
-    require_plain_task_loss(trainer, constraint, own_loss=own_loss, foreign=foreign)
-    return constrain(trainer, constraint)
+    return constrain(trainer, constraint, *_KNOWN)

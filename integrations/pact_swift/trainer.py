@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pact_transformers.mixin import PactTrainerMixin, constrain, foreign_loss, require_plain_task_loss
+from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
 from pact_transformers.resuming import store_beside
-from pact_transformers.trainer import causal_parts
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor
 
@@ -68,17 +67,10 @@ def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:
             value=type(trainer).__name__,
             remedy="Train with `swift sft` or `swift pt`, or remove PACT's plugin.",
         )
-    return causal_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+    return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
 
 
 def constrain_swift(trainer: Seq2SeqTrainer, constraint: Constraint) -> Seq2SeqTrainer:
-    """Constrain ms-swift's trainer in place.
-
-    Raises:
-        AdapterError: Easing is on, and the task loss is not the trainer's own.
-    """
-    own_loss = trainer.compute_loss_func is not None
+    """Constrain ms-swift's trainer in place (see `constrain`)."""
     # Its own override is the mean of the next-token cross-entropy; what it weights by is refused in `problems`.
-    foreign = foreign_loss(trainer, Seq2SeqTrainer)
-    require_plain_task_loss(trainer, constraint, own_loss=own_loss, foreign=foreign)
-    return constrain(trainer, constraint, PactSwiftMixin)
+    return constrain(trainer, constraint, Seq2SeqTrainer, mixin=PactSwiftMixin)

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from pact_plugin.data.documents import require_text
+from pact_plugin.data.positions import nothing_masked
 from pact_plugin.errors import StoreError
 from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.reference.choose import Data
@@ -36,13 +37,15 @@ def data_of(trainer: Any, folder: str | None) -> Data:
         trainer: The trainer.
         folder: Where the configuration wants the table; in the output folder when None.
     """
-    obstacle = _no_text(trainer) if _has_length(trainer.train_dataset) else "the training data has no length"
+    rows = _first_rows(trainer)
+    obstacle = "the training data has no length" if rows is None else _no_text(rows)
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
     return Data(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
         sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
+        masked=rows is None or "labels" not in rows or not nothing_masked(rows),
     )
 
 
@@ -50,11 +53,22 @@ def _has_length(data: Any) -> bool:
     return data is not None and has_length(data) and not isinstance(data, torch.utils.data.IterableDataset)
 
 
-def _no_text(trainer: Any) -> str | None:
-    """Why the data cannot be read beforehand, by its first row: it is more than token ids, as with images."""
+def _first_rows(trainer: Any) -> dict[str, Any] | None:
+    """The first rows as a batch, as many as a collator takes; None where the data has no length."""
+    data = trainer.train_dataset
+    if not _has_length(data):
+        return None
     collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+    rows: dict[str, Any] = collate(
+        [data[i] for i in range(min(len(data), _ROWS, trainer.args.train_batch_size))]
+    )
+    return rows
+
+
+def _no_text(batch: dict[str, Any]) -> str | None:
+    """Why the data cannot be read beforehand, by its first rows: they are more than token ids, as with images."""
     try:
-        require_text(collate([trainer.train_dataset[0]]))
+        require_text(batch)
     except StoreError as error:
         return f"its batches hold `{error.key}`"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -99,18 +100,29 @@ def constrained_class(trainer_class: type, mixin: type[PactRunMixin] = PactTrain
     return type(f"Pact{trainer_class.__name__}", (mixin, trainer_class), {})
 
 
-def constrain(trainer: Any, constraint: Constraint, mixin: type[PactRunMixin] = PactTrainerMixin) -> Any:
+def constrain(
+    trainer: Any,
+    constraint: Constraint,
+    *known: type,
+    mixin: type[PactRunMixin] = PactTrainerMixin,
+    own_loss: bool | None = None,
+) -> Any:
     """Turn a trainer into its constrained class, in place.
 
     Args:
         trainer: The trainer.
         constraint: Its constraint.
+        *known: Trainer classes whose loss is the mean of the next-token cross-entropy.
         mixin: What adds the constraint to the trainer's loss.
+        own_loss: Whether the trainer was given a loss function; by default, whether it has one.
 
     Raises:
-        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's; or ranks share
-            their inputs and there are anchors.
+        AdapterError: Easing is on and the task loss is the user's own or smoothed; or its own `compute_loss`, set on
+            the object, would be called in place of the class's; or ranks share their inputs and there are anchors.
     """
+    if constraint.config.eases:
+        own = trainer.compute_loss_func is not None if own_loss is None else own_loss
+        _require_plain_task_loss(trainer, known, own_loss=own)
     require_own_inputs(trainer, constraint.config)
     if "compute_loss" in vars(trainer):
         raise AdapterError(
@@ -136,7 +148,8 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
         labels: Whether its data has labels, as not with preferences.
 
     Raises:
-        AdapterError: The trainer is constrained already, or set up in a way that cannot be constrained.
+        AdapterError: The trainer is constrained already, its model has an encoder, or it is set up in a way that
+            cannot be constrained.
     """
     if isinstance(trainer, PactRunMixin) and hasattr(trainer, "pact"):
         raise AdapterError("it is constrained already", key="trainer", remedy="Attach the constraint once.")
@@ -146,6 +159,13 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
             key="n_gpu",
             value=trainer.args.n_gpu,
             remedy="Launch with `accelerate launch` or `torchrun`, or make a single GPU visible.",
+        )
+    if getattr(getattr(trainer.model, "config", None), "is_encoder_decoder", False):
+        raise AdapterError(
+            "an encoder-decoder model's labels are not its inputs' next tokens",
+            key="model",
+            value=type(trainer.model).__name__,
+            remedy="Train a causal language model.",
         )
     refuse_fsdp1(trainer)
     refuse_split_sequences(trainer)
@@ -162,32 +182,9 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
     return TrainerParts(trainer.model, tokenizer, data, trainer.accelerator.autocast)
 
 
-def foreign_loss(trainer: Any, *known: type) -> type | None:
-    """The class that overrides the `compute_loss` of the `known` trainer classes, whose loss is the model's own."""
-    for base in type(trainer).__mro__:
-        if base in known:
-            return None
-        if "compute_loss" in vars(base) and base is not PactTrainerMixin:
-            return base
-    return None
-
-
-def require_plain_task_loss(
-    trainer: Any, constraint: Constraint, *, own_loss: bool, foreign: type | None = None
-) -> None:
-    """Easing takes back part of a plain cross-entropy: refuse any other.
-
-    Args:
-        trainer: The trainer.
-        constraint: Its constraint.
-        own_loss: Whether the trainer was given a loss function.
-        foreign: The class that overrides the trainer's loss (see `foreign_loss`).
-
-    Raises:
-        AdapterError: Easing is on and the task loss is the user's own or smoothed.
-    """
-    if not constraint.config.eases:
-        return
+def _require_plain_task_loss(trainer: Any, known: Sequence[type], *, own_loss: bool) -> None:
+    """Easing takes back part of a plain cross-entropy: refuse any other."""
+    foreign = _foreign_loss(trainer, known)
     for key, value in (
         ("compute_loss_func", own_loss),
         ("label_smoothing_factor", trainer.args.label_smoothing_factor),
@@ -200,3 +197,13 @@ def require_plain_task_loss(
                 value=value,
                 remedy=f"Remove `{key}`, or set `easing: false`.",
             )
+
+
+def _foreign_loss(trainer: Any, known: Sequence[type]) -> type | None:
+    """The class that overrides the `compute_loss` of the known trainer classes."""
+    for base in type(trainer).__mro__:
+        if base in known:
+            return None
+        if "compute_loss" in vars(base) and base is not PactTrainerMixin:
+            return base
+    return None

@@ -26,15 +26,17 @@ def _matches(trainer: Any) -> bool:
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:
-    from pact_transformers.trainer import causal_parts
+    from pact_transformers.mixin import trainer_parts
 
-    return causal_parts(trainer, folder)
+    return trainer_parts(trainer, folder)
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
-    from pact_transformers.trainer import constrain_trainer
+    from transformers import Trainer
 
-    return constrain_trainer(trainer, constraint)
+    from pact_transformers.mixin import constrain
+
+    return constrain(trainer, constraint, Trainer)
 
 
 @hookimpl

@@ -51,7 +51,7 @@ def file_problems(config: PactConfig) -> Iterator[PactError]:
     try:
         configured_tokens(config)
         if config.anchors is not None and config.has_anchors:
-            anchor_prompts(config.anchors.prompts)
+            anchor_prompts(config.anchors)
     except PactError as error:
         yield error
 

@@ -36,9 +36,13 @@ def _parts(trainer: Any, folder: str | None) -> TrainerParts:
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:
-    from pact_trl.trainer import constrain_sft
+    from pact_transformers.mixin import constrain
+    from trl.trainer import sft_trainer
 
-    return constrain_sft(trainer, constraint)
+    # Before 1.10 TRL hands its own DFT loss to the Trainer as a `compute_loss_func`; the easing knows that one.
+    own = trainer.compute_loss_func
+    own_loss = own is not None and own is not getattr(sft_trainer, "dft_loss", None)
+    return constrain(trainer, constraint, *sft_classes(trainer), own_loss=own_loss)
 
 
 def _prefers(trainer: Any) -> bool:
@@ -50,9 +54,9 @@ def _prefers(trainer: Any) -> bool:
 
 
 def _preference_parts(trainer: Any, folder: str | None) -> TrainerParts:
-    from pact_trl.preference import preference_parts
+    from pact_transformers.mixin import trainer_parts
 
-    return preference_parts(trainer, folder)
+    return trainer_parts(trainer, folder, labels=False)
 
 
 def _attach_preferences(trainer: Any, constraint: Any) -> Any:

@@ -6,11 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pact_transformers.ahead import backward_ahead
-from pact_transformers.mixin import constrain, trainer_parts, with_constraint
+from pact_transformers.mixin import constrain, with_constraint
 from pact_transformers.run_mixin import PactRunMixin
 
 from pact_plugin.constraint import Constraint
-from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.terms.base import Step
 
 
@@ -51,19 +50,6 @@ class PactPreferenceMixin(PactRunMixin):
         return with_constraint(loss(), anchors())
 
 
-def preference_parts(trainer: Any, folder: str | None) -> TrainerParts:
-    """The parts of a trainer on preferences (see `trainer_parts`).
-
-    Raises:
-        AdapterError: The trainer is set up in a way that cannot be constrained.
-    """
-    return trainer_parts(trainer, folder, labels=False)
-
-
 def constrain_preferences(trainer: Any, constraint: Constraint) -> Any:
-    """Constrain a trainer on preferences in place.
-
-    Raises:
-        AdapterError: Its own `compute_loss`, set on the object, would be called in place of the class's.
-    """
-    return constrain(trainer, constraint, PactPreferenceMixin)
+    """Constrain a trainer on preferences in place (see `constrain`)."""
+    return constrain(trainer, constraint, mixin=PactPreferenceMixin)

@@ -142,12 +142,16 @@ def push(
 
 def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -> SafetyTokens:
     """As a run chooses them that names none: from the bundled pool, whose answers are kept."""
+    from pact_plugin.data.generation import Generation
     from pact_plugin.data.prompts import for_pool
-    from pact_plugin.reference.pool_file import Asking, pool_of, tokens_of
+    from pact_plugin.reference.pool import ANSWER
+    from pact_plugin.reference.pool_file import pool_of, tokens_of
     from pact_plugin.reference.source import build_source
 
     source, prompts = build_source("itself", model), for_pool().prompts
-    asking = Asking(how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool"))
+    asking = Generation(
+        ANSWER, how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool")
+    )
     pool = pool_of(source, tokenizer, prompts, asking)
     return tokens_of(pool, source, tokenizer, how.top_k)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -198,17 +197,3 @@ def nothing_masked(batch: Mapping[str, Any]) -> bool:
     mask = batch.get("attention_mask")
     real = mask.bool() if mask is not None and mask.ndim == 2 else labels == labels
     return not bool(((labels == IGNORED) & real & ~starts).any())
-
-
-def warn_of_nothing_masked(batch: Mapping[str, Any]) -> None:
-    """Warn of `nothing_masked`.
-
-    Warns:
-        UserWarning: Names the settings that mask prompts.
-    """
-    if nothing_masked(batch):
-        warnings.warn(
-            "PACT: no token is masked in the first batch, so prompts are constrained as if they were answers. "
-            "Mask them: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`.",
-            stacklevel=4,
-        )

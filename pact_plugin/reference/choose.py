@@ -18,12 +18,14 @@ class Data:
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
         labels: Whether each token of a response is a label, as not with preferences; else anchors alone are held.
+        masked: Whether any token of the first rows is masked, so that it can be told where their answers begin.
     """
 
     folder: str | None = None
     obstacle: str | None = None
     sharded: str | None = None
     labels: bool = True
+    masked: bool = True
 
 
 @dataclass(frozen=True)

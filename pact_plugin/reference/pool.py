@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -100,21 +100,12 @@ class Pool:
         return {one.text: one.pair for one in self.asked if one.kind == kind and one.rightly}
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How prompts are asked.
-
-    Args:
-        batch_size: Prompts at a time.
-        report: Called with the number of answers that are done.
-    """
-
-    batch_size: int = BATCH
-    report: Callable[[int], None] = lambda done: None
-
-
 def ask(
-    source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], asked: Sequence[list[int]], how: Asking
+    source: Source,
+    tokenizer: Any,
+    prompts: Sequence[AuditPrompt],
+    asked: Sequence[list[int]],
+    how: Generation,
 ) -> Pool:
     """Let the aligned model answer prompts, once.
 
@@ -123,7 +114,7 @@ def ask(
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
         asked: Their token ids up to where the answer begins.
-        how: Prompts at a time, and who hears of it.
+        how: Length of answers, prompts at a time, and who hears of it.
 
     Raises:
         ConfigError: The model has no method `generate`.
@@ -137,7 +128,7 @@ def ask(
         )
     with inspecting(model), source.session():
         hidden = ends_of(source, asked, how.batch_size)
-        said = answers(model, tokenizer, asked, Generation(ANSWER, how.batch_size, how.report))
+        said = answers(model, tokenizer, asked, how)
     found = [
         Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
         for one, prompt, answer in zip(prompts, asked, said, strict=True)

@@ -16,16 +16,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.data.generation import device_of, user_prompts
+from pact_plugin.data.generation import Generation, device_of, user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import of_every_rank, of_first_rank, rank
-from pact_plugin.reference.pool import ANSWER, Asked, Asking, Pool, ask, refuses
+from pact_plugin.reference.pool import ANSWER, BATCH, Asked, Pool, ask, refuses
 from pact_plugin.reference.source import Source
-from pact_plugin.tokens.checks import MINIMUM_ANSWERS, check_helpful, check_refusals
+from pact_plugin.tokens.checks import check_helpful, check_refusals
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_plugin.tokens.select import Selection, choose_from_answers
 
@@ -36,7 +37,6 @@ CACHE = "PACT_CACHE"
 _FORMAT = "pact-pool 1"
 _CHOICE = "the first position for half"
 """How tokens are chosen from answers; those that were chosen otherwise are not used."""
-DEFAULT = Asking()
 
 
 def cache_folder() -> Path:
@@ -49,7 +49,9 @@ def cache_folder() -> Path:
     )
 
 
-def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Asking = DEFAULT) -> Pool:
+def pool_of(
+    source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Generation | None = None
+) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
     Answers belong to the values of the model's weights, to the prompts' token ids (so to the tokenizer and its chat
@@ -60,7 +62,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
-        how: Prompts at a time, and who hears of it.
+        how: Prompts at a time, and who hears of it; by default a progress bar does.
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
@@ -79,7 +81,6 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
     if kept is not None:
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return kept
-    logger.info("PACT: the aligned model answers %d prompts, once", len(prompts))
     if device_of(source.model).type == "cpu" and torch.accelerator.is_available():
         logger.warning(
             "PACT: the model is still on the CPU, as under FSDP and DeepSpeed, and answers there: slowly, and on every "
@@ -87,8 +88,12 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how:
             "let it answer beforehand, by `pact-plugin tokens select MODEL`, which keeps that in %s",
             file.parent,
         )
+    said = "PACT: the model answers prompts, once"
+    with tqdm(desc=said, total=len(prompts), unit=" prompts", disable=how is not None or rank() != 0) as bar:
+        how = how or Generation(ANSWER, BATCH, lambda done: bar.update(done - bar.n))
+        pool = ask(source, tokenizer, prompts, asked, how)
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
-    pool = of_first_rank(replace(ask(source, tokenizer, prompts, asked, how), key=key))
+    pool = of_first_rank(replace(pool, key=key))
     _keep(file, lambda path: _write(path, pool))
     return pool
 
@@ -104,12 +109,14 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
 
     Raises:
         ConfigError: It refuses fewer than 8 harmful prompts, or helps with fewer than 8 benign ones.
+
+    Warns:
+        UserWarning: It refuses fewer than half of the harmful prompts.
     """
     refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
     asked = Counter(one.kind for one in pool.asked)
-    if min(len(refusals), len(helpful)) < MINIMUM_ANSWERS:  # said here, where all that was asked is known
-        check_refusals(len(refusals), asked["harmful"])
-        check_helpful(len(helpful), asked["benign"])
+    check_refusals(len(refusals), asked["harmful"])
+    check_helpful(len(helpful), asked["benign"])
     content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"

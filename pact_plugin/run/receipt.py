@@ -48,6 +48,7 @@ class Receipt:
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
         positions: Response positions that a term has looked at, over all ranks.
         sums: By metric, a sum over the run and what it is divided by; divergences in nats.
+        unmasked: Whether no token of the first batch was masked, so that easing saw no request.
         release: Of pact-plugin, that constrained it.
         version: Of this file's format.
     """
@@ -62,6 +63,7 @@ class Receipt:
     trained_tokens: NonNegativeInt = 0
     positions: NonNegativeInt = 0
     sums: dict[str, _Sum] = field(default_factory=dict)
+    unmasked: bool = False
     release: str | None = None
     version: Literal[1] = 1
 

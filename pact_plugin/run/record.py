@@ -45,7 +45,7 @@ class Record:
     ) -> None:
         self.receipt, self._tokens, self._device = receipt, tokens, device
         self._meters = {mode: Meter(own, looks=looks) for mode, own in names.items()}
-        self._finite, self._warned = FiniteCheck(), False
+        self._finite, self._warned, self._looks = FiniteCheck(), False, looks
 
     @classmethod
     def of(cls, parts: Parts) -> Record:
@@ -79,6 +79,24 @@ class Record:
         self._device = loss.device  # a trainer may have moved the model since it was constrained
         self._meters[mode].add(replace(sums, means={**sums.means, "loss": (total.detach(), count)}))
         self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
+
+    def note_unmasked(self) -> None:
+        """Take note that prompts are trained on like answers; once.
+
+        Warns:
+            UserWarning: A term looks at answers. Names the settings that mask prompts.
+        """
+        if self.receipt.unmasked or not self._looks:
+            return
+        self.receipt.unmasked = True
+        eases = "easing" in self.receipt.terms
+        warnings.warn(
+            "PACT: no token is masked in the first batch, so "
+            + ("easing sees no request. " if eases else "prompts are constrained as if they were answers. ")
+            + "Mask the prompts: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`"
+            + ("; or set `easing: false`." if eases else "."),
+            stacklevel=4,
+        )
 
     def unknown(self) -> None:
         """Take note of an evaluation batch whose reference is not known."""

@@ -21,44 +21,37 @@ ENOUGH = 8
 """So many prompts of a kind, or half of them, are enough to leave out the others."""
 
 
-def anchor_prompts(source: str) -> list[AuditPrompt]:
+def anchor_prompts(settings: Anchors) -> list[AuditPrompt]:
     """Prompts that may become anchors, shuffled.
 
     The order is of the prompts' SHA-256 digests: the same on every machine, and whatever order the file has, so that a
     short run, too, meets every category of it.
 
     Args:
-        source: `benign`, `harmful`, `both` or a file.
+        settings: `prompts`: `benign`, `harmful`, `both` or a file.
 
     Raises:
-        ConfigError: It cannot be read.
+        ConfigError: They cannot be read, or there is a ratio, and they are of one kind.
     """
-    wanted = [kind for kind in KINDS if source in (kind, "both")]
+    wanted = [kind for kind in KINDS if settings.prompts in (kind, "both")]
     try:
-        prompts = for_pool() if wanted else load_file(Path(source)).limited(OWN_ANCHORS)
+        prompts = for_pool() if wanted else load_file(Path(settings.prompts)).limited(OWN_ANCHORS)
     except ConfigError as error:
         raise ConfigError(
             error.problem,
             key="anchors.prompts",
-            value=source,
+            value=settings.prompts,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    return [one for one in sorted(prompts.prompts, key=_digest) if not wanted or one.kind in wanted]
-
-
-def check_ratio(settings: Anchors, prompts: Sequence[AuditPrompt]) -> None:
-    """Refuse a ratio where the prompts are of one kind.
-
-    Raises:
-        ConfigError: Names the key.
-    """
-    if "ratio" in settings.model_fields_set and len({one.kind for one in prompts}) < len(KINDS):
+    found = [one for one in sorted(prompts.prompts, key=_digest) if not wanted or one.kind in wanted]
+    if "ratio" in settings.model_fields_set and len({one.kind for one in found}) < len(KINDS):
         raise ConfigError(
             "the prompts are of one kind, so there is no ratio",
             key="anchors.ratio",
             value=settings.ratio,
-            remedy=f"Remove `ratio`, or add prompts of the other kind to {settings.prompts}.",
+            remedy="Remove `ratio`, or set `prompts: both` or a file with both kinds.",
         )
+    return found
 
 
 def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[Pair]]:

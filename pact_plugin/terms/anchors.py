@@ -23,9 +23,9 @@ from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
-from pact_plugin.reference.pool import BATCH, Pool
+from pact_plugin.reference.pool import BATCH, Asked
 from pact_plugin.reference.source import Source
-from pact_plugin.terms.anchor_prompts import anchor_prompts, anchors_from, turns
+from pact_plugin.terms.anchor_prompts import anchors_from, turns
 from pact_plugin.terms.base import Contribution, MicroBatch, Turn
 from pact_plugin.terms.student import Student
 
@@ -39,13 +39,13 @@ class AnchorsTerm:
     Args:
         settings: `per_step` of them in each optimiser step.
         weight: Factor of the divergence.
-        pool: The aligned model's answers, those to the anchors' prompts among them.
+        asked: What the aligned model answers to `anchor_prompts`, in their order.
         student: The model in training.
         source: The aligned model; kept where it lasts.
         lasting: Whether the source still is the aligned model after the first step.
 
     Raises:
-        ConfigError: The prompts cannot be read, or the aligned model answers none of them as it should.
+        ConfigError: The aligned model answers none of them as it should.
     """
 
     name = "anchors"
@@ -57,7 +57,7 @@ class AnchorsTerm:
         self,
         settings: Anchors,
         weight: float,
-        pool: Pool,
+        asked: Sequence[Asked],
         student: Student,
         source: Source,
         *,
@@ -66,7 +66,7 @@ class AnchorsTerm:
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
         self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
-        kinds = anchors_from(settings, pool.of(anchor_prompts(settings.prompts)))
+        kinds = anchors_from(settings, asked)
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.harmful = len(harmful)  # Their numbers are the first.
         self.documents = [_document(pair) for pair in (*harmful, *benign)]

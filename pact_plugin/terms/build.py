@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from pact_plugin.config import First, PactConfig
 from pact_plugin.model.linear import Linear
 from pact_plugin.reference.choose import Choice
-from pact_plugin.reference.pool import Pool, refuses
+from pact_plugin.reference.pool import Asked, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.terms.base import Term
@@ -63,13 +64,13 @@ def check_tokenizer(config: PactConfig, tokenizer: Any) -> None:
 
 
 def anchor_terms(
-    config: PactConfig, pool: Pool | None, student: Student, source: Source, choice: Choice
+    config: PactConfig, asked: Sequence[Asked], student: Student, source: Source, choice: Choice
 ) -> list[Term]:
     """The terms that bring prompts of their own; none at weight 0, which leaves training as it was (C10.3).
 
     Args:
         config: Settings.
-        pool: The aligned model's answers; not needed without anchors.
+        asked: What the aligned model answers to the anchors' prompts; not needed without anchors.
         student: The model in training.
         source: The aligned model.
         choice: What it is.
@@ -80,8 +81,7 @@ def anchor_terms(
     if not config.has_anchors:
         return []
     assert config.anchors is not None
-    assert pool is not None
-    return [AnchorsTerm(config.anchors, config.weight, pool, student, source, lasting=choice.lasting)]
+    return [AnchorsTerm(config.anchors, config.weight, asked, student, source, lasting=choice.lasting)]
 
 
 def _number(first: First) -> int | None:

@@ -56,8 +56,8 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
 
 
 def test_the_order_is_neither_that_of_the_file_nor_of_the_categories(tmp_path):
-    forth = anchor_prompts(str(written(tmp_path / "forth.jsonl", REQUESTS, QUESTIONS)))
-    back = anchor_prompts(str(written(tmp_path / "back.jsonl", REQUESTS[::-1], QUESTIONS[::-1])))
+    forth = anchor_prompts(Anchors(prompts=written(tmp_path / "forth.jsonl", REQUESTS, QUESTIONS)))
+    back = anchor_prompts(Anchors(prompts=written(tmp_path / "back.jsonl", REQUESTS[::-1], QUESTIONS[::-1])))
     assert forth == back
     texts = [one.prompt for one in forth if one.kind == "harmful"]
     assert sorted(texts) == sorted(REQUESTS)
@@ -156,7 +156,11 @@ def test_prompts_of_ones_own(tmp_path):
     assert len(pool.documents) == len(pool.turns) == 3
     with pytest.raises(ConfigError, match=r"anchors\.ratio=2: .*of one kind.*Remove `ratio`"):
         pool_of(tiny_model(), path, ratio=2)
-    assert anchor_prompts("benign") == [one for one in anchor_prompts("both") if one.kind == "benign"]
+    with pytest.raises(ConfigError, match=r"anchors\.ratio=1: .*of one kind.*`prompts: both`"):
+        anchor_prompts(Anchors(prompts="harmful", ratio=1))
+    assert anchor_prompts(Anchors(prompts="benign")) == [
+        one for one in anchor_prompts(Anchors()) if one.kind == "benign"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from plain import anchor_divergence
 from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint
+from pact_plugin.config import Anchors
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.data.prompts import bundled
 from pact_plugin.errors import ConfigError, NonFiniteError
@@ -281,7 +282,7 @@ def pool() -> AnchorsTerm:
 @pytest.mark.parametrize("ratio", [1, 3])
 def test_the_same_part_of_each_kind_in_every_step(ratio):
     pool = anchors_of(built(tiny_model(), anchors={"per_step": 4, "ratio": ratio, "prompts": "both"}))
-    asked = anchor_prompts("both")
+    asked = anchor_prompts(Anchors())
     of = {tuple(user_prompt(TOKENIZER, one.prompt)): one.kind for one in asked}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     each = {1: {"harmful": 2, "benign": 2}, 3: {"harmful": 1, "benign": 3}}[ratio]

@@ -79,8 +79,6 @@ def published(**settings):
             "advanced.store",
             ["'x'", "nothing would be stored", "`easing: true`"],
         ),
-        ({"anchors": {"ratio": 2, "prompts": "benign"}}, "anchors.ratio", ["2", "`prompts: both`"]),
-        ({"anchors": {"ratio": 1, "prompts": "harmful"}}, "anchors.ratio", ["of one kind"]),
     ],
 )
 def test_bad_settings_name_key_value_and_remedy(settings, key, words):

@@ -230,9 +230,8 @@ def test_nothing_masked_warns(tmp_path, build):
     trainer = relabelled(
         build(tmp_path), lambda batch: torch.where(batch["attention_mask"] == 1, batch["input_ids"], -100)
     )
-    pact.attach(trainer, CONFIG)
     with pytest.warns(UserWarning, match="completion_only_loss"):
-        trainer.train()
+        pact.attach(trainer, CONFIG)
 
 
 # --- a model that cannot be asked where it is ---

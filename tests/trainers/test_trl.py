@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from both import CONFIG, HELD, changed, each_kind, with_reference_in_steps
+from both import CONFIG, HELD, each_kind, with_reference_in_steps
 from forks import run_script
-from pact_trl import PactSFTTrainer
-from sft import TOKENIZER, completions, conversations, lora, sft_trainer, train_logs, weights
+from sft import TOKENIZER, completions, conversations, lora, sft_trainer, train_logs
 from tiny import tiny_model
 from trl import SFTTrainer
 
 import pact_plugin as pact
 from pact_plugin.data.positions import positions_of
-from pact_plugin.errors import AdapterError
 from pact_plugin.model.head import language_head
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
@@ -145,38 +143,17 @@ def test_two_assistant_turns_are_two_responses(tmp_path):
     assert (found.index == 0).sum() == 2 * batch["labels"].shape[0]
 
 
-def test_nothing_masked_warns(tmp_path):
-    trainer = pact.attach(sft_trainer(tmp_path, completion_only_loss=False), CONFIG)
-    with pytest.warns(UserWarning, match="completion_only_loss"):
-        trainer.train()
-
-
-# --- the class, and ranks ---
-
-
-def test_pact_sft_trainer_is_the_same(tmp_path):
-    attached = pact.attach(sft_trainer(tmp_path), CONFIG)
-    attached.train()
-    built = sft_trainer(tmp_path, trainer_class=PactSFTTrainer, trainer_settings={"pact": CONFIG})
-    built.train()
-    assert [log["loss"] for log in train_logs(attached)] == [log["loss"] for log in train_logs(built)]
-    assert all(torch.equal(weights(built)[name], weight) for name, weight in weights(attached).items())
-
-
-def test_a_subclass_of_it_with_a_loss_of_its_own_needs_easing_off(tmp_path):
-    class Weighted(PactSFTTrainer):
-        def compute_loss(self, *args, **kwargs):
-            return 2 * super().compute_loss(*args, **kwargs)
-
-    def built(**changes: Any) -> PactSFTTrainer:
-        settings = {"pact": changed(CONFIG, **changes)}
-        return sft_trainer(tmp_path, trainer_class=Weighted, trainer_settings=settings)
-
-    with pytest.raises(AdapterError, match=r"compute_loss.*Weighted.*easing: false"):
-        built()
-    trainer = built(easing=False)
+@pytest.mark.parametrize("settings", [{"data": conversations()}, {"completion_only_loss": False}])
+def test_prompts_that_are_not_masked_are_told_of_when_attaching_and_in_the_receipt(tmp_path, settings):
+    """Conversations are trained on whole by default, with which easing sees no request."""
+    with pytest.warns(UserWarning, match=r"no token is masked.*easing sees no request.*assistant_only_loss"):
+        trainer = pact.attach(sft_trainer(tmp_path, **settings), CONFIG)
     trainer.train()
-    assert trainer.pact.record.receipt.steps == [[1, 3]]
+    trainer.save_model()
+    assert "NO TOKEN WAS MASKED" in verify_run(tmp_path)
+
+
+# --- ranks ---
 
 
 def test_two_ranks_log_and_count_what_one_process_does(tmp_path):

@@ -16,7 +16,6 @@ import torch
 from both import CONFIG, HELD, SAVING, changed, each_kind, resumes_as_one
 from command_runs import pact_command
 from datasets import Dataset
-from pact_trl import PactSFTTrainer
 from plain_run import Plain, assert_equal_to_a_plain_loop
 from sft import TOKENIZER, TOKENS, completions, question, sft_trainer, train_logs, weights
 from tiny import tiny_model
@@ -165,18 +164,6 @@ def test_the_class_of_trl_that_was_imported_before_unsloth(tmp_path, folder):
     trainer = sft_trainer(tmp_path, model=loaded(folder, True), trainer_class=original)
     pact.attach(trainer, CONFIG).train()
     assert trainer.pact.record.receipt.steps == [[1, 3]]
-
-
-def test_pact_sft_trainer_is_the_same(tmp_path, folder):
-    logs = []
-    for own in (False, True):
-        settings: dict[str, Any] = {"model": loaded(folder, True)}
-        if own:
-            settings |= {"trainer_class": PactSFTTrainer, "trainer_settings": {"pact": CONFIG}}
-        trainer = sft_trainer(tmp_path, **settings)
-        (trainer if own else pact.attach(trainer, CONFIG)).train()
-        logs.append([log["loss"] for log in train_logs(trainer)])
-    assert logs[0] == logs[1]
 
 
 def test_train_on_responses_only(tmp_path, folder):

@@ -44,7 +44,10 @@ def both(name: str, draw: Callable[[Figure, Colours], None], height: float) -> N
         with rc_context(_style(colours)):
             figure = Figure(figsize=(4.8, height))
             draw(figure, colours)
-            figure.savefig(IMAGES / f"{name}-{scheme}.svg", transparent=True, metadata={"Date": None})
+            # Light ones are legible on GitHub's dark pages, too.
+            figure.savefig(
+                IMAGES / f"{name}-{scheme}.svg", transparent=scheme == "dark", metadata={"Date": None}
+            )
 
 
 def plain_axes(axes: Axes, colours: Colours) -> None:

@@ -72,7 +72,7 @@ def configured_anchors(config: PactConfig) -> int:
     """
     if config.anchors is None or not config.has_anchors:
         return 0
-    return len(anchor_prompts(config.anchors.prompts))
+    return len(anchor_prompts(config.anchors))
 
 
 @dataclass(frozen=True)
