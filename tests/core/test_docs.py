@@ -17,7 +17,7 @@ from loop import a_batch
 from pact_axolotl.check.problems import problems
 from preferences import pairs
 from sft import TOKENIZER, TOKENS, completions, lora
-from test_readme import named, texts_of_the_code
+from test_readme import TOKENS_BY_NAME, named, texts_of_the_code
 from tiny import tiny_model
 from typer.main import get_command
 
@@ -60,7 +60,7 @@ def run(code: str, **names: Any) -> dict[str, Any]:
 
 
 WAYS = blocks(TEXTS["getting-started.md"], "python")
-LOOP, STORE, ACCUMULATION, BARE = blocks(TEXTS["integrations/loop.md"], "python")
+LOOP, ACCUMULATION, BARE = blocks(TEXTS["integrations/loop.md"], "python")
 
 
 @pytest.mark.usefixtures("_a_model")
@@ -78,19 +78,8 @@ def test_trainer():
 
 
 @pytest.mark.usefixtures("_a_model")
-def test_the_trainer_as_a_class():
-    code = blocks(TRL, "python")[1].replace(
-        '{"weight"', '{"safety_tokens": "safety_tokens.safetensors", "weight"'
-    )
-    trainer = run(code, dataset=completions())["trainer"]
-    assert trainer.pact.config.weight == 2
-    trainer.train()
-    assert verify_run("out").startswith("constrained: 2 steps")
-
-
-@pytest.mark.usefixtures("_a_model")
 def test_preferences():
-    run(blocks(TRL, "python")[2], preferences=pairs(), lora=lora())
+    run(blocks(TRL, "python")[1], preferences=pairs(), lora=lora())
     assert "anchors, 5 safety tokens" in verify_run("out")
 
 
@@ -102,13 +91,13 @@ def test_loop(code):
     batches = [a_batch(seed) for seed in range(3)]
     run(code, model=model, tokenizer=TOKENIZER, loader=batches, optimizer=optimizer)
     assert verify_run("out").startswith("constrained: 3 steps")
+    assert "reference table" in verify_run("out")
 
 
 @pytest.mark.usefixtures("_a_model")
-def test_a_filled_store_and_accumulation():
+def test_accumulation():
     model, batches = tiny_model(), [a_batch(seed) for seed in range(2)]
-    named = STORE.replace('{"advanced"', '{"safety_tokens": "safety_tokens.safetensors", "advanced"')
-    constraint = run(named, model=model, tokenizer=TOKENIZER, loader=batches)["constraint"]
+    constraint = pact.PactConstraint(model, TOKENIZER, TOKENS_BY_NAME)
     tokens = sum((batch["labels"][:, 1:] != -100).sum() for batch in batches)
     for batch in batches:
         with constraint.watch():
@@ -116,7 +105,6 @@ def test_a_filled_store_and_accumulation():
         names = {"constraint": constraint, "output": output, "batch": batch, "batches": batches}
         names = run(ACCUMULATION, number=1, tokens=tokens, **names)
         names["loss"].backward()
-    assert constraint.reference.choice.name == "table"
     assert constraint.metrics("train")
 
 

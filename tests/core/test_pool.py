@@ -10,12 +10,12 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_token
 from tokenizers import AddedToken
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import special_ids, user_prompt, user_prompts
+from pact_plugin.data.generation import Generation, special_ids, user_prompt, user_prompts
 from pact_plugin.data.prompts import AuditPrompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import ANSWER, Asking, ask
+from pact_plugin.reference.pool import ANSWER, BATCH, ask
 from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -65,7 +65,7 @@ def test_no_pass_reads_more_prompts_than_it_may():
         TOKENIZER,
         PROMPTS,
         user_prompts(TOKENIZER, [one.prompt for one in PROMPTS]),
-        Asking(batch_size=3),
+        Generation(ANSWER, 3),
     )
     assert max(rows) == 3
 
@@ -124,7 +124,7 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     expected = pool_of(tiny_model())
     moved(model)
     asked = user_prompts(TOKENIZER, [one.prompt for one in PROMPTS])
-    found = pool_module.ask(source, TOKENIZER, PROMPTS, asked, Asking())
+    found = pool_module.ask(source, TOKENIZER, PROMPTS, asked, Generation(ANSWER, BATCH))
     assert len(generated) == 2
     assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
     torch.testing.assert_close(found.hidden, expected.hidden)

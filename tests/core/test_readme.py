@@ -36,7 +36,8 @@ def _where_the_token_file_is(tmp_path, monkeypatch):
 
 def named(code: str) -> str:
     """With safety tokens by name: the tiny model refuses nothing that they could be chosen from."""
-    return re.sub(r"(attach\(trainer|PactConstraint\(model, tokenizer)\)", rf"\1, {TOKENS_BY_NAME})", code)
+    code = re.sub(r"(attach\(trainer|PactConstraint\(model, tokenizer)\)", rf"\1, {TOKENS_BY_NAME})", code)
+    return code.replace('{"advanced"', f'{TOKENS_BY_NAME} | {{"advanced"')
 
 
 @pytest.fixture
