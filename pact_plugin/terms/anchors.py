@@ -5,7 +5,7 @@ In each optimiser step a few of them are held, so that the constraint also holds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -70,10 +70,8 @@ class AnchorsTerm:
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.harmful = len(harmful)  # Their numbers are the first.
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
-        self._held = {
-            True: len(student.ids) + settings.top_k,
-            False: len(student.ids) + settings.benign_top_k,
-        }
+        tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
+        self._held = [len(student.ids) + top for top in tops]  # buckets of each
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
@@ -123,31 +121,13 @@ class AnchorsTerm:
             chunk_size=student.chunk_size,
             distinct=(place(kept), place(places)),
         )
-        lengths = [len(self.documents[i].columns) for i in chosen]
-        shares = torch.cat([torch.full((length,), 1 / (length * len(chosen))) for length in lengths])
-        sides = (read.logprobs, place(aligned.logprobs), read.log_rest, place(aligned.log_rest))
-        parts = self._parts(chosen, *sides, place(shares))
-        return torch.stack([(confidence_divergence(*part) * share).sum() for *part, share in parts]).sum()
-
-    def _parts(
-        self, chosen: Sequence[int], *sides: Tensor
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-        """What is compared at some anchors, those of a kind together.
-
-        Args:
-            chosen: Their numbers.
-            sides: Log-probabilities of the buckets, the student's and the aligned model's; those of the rest; and
-                the positions' shares in the mean.
-        """
-        split = [one.split([len(self.documents[i].columns) for i in chosen]) for one in sides]
-        for harmful, held in self._held.items():
-            group = [place for place, i in enumerate(chosen) if (i < self.harmful) == harmful]
-            if group:
-                ours, theirs, rest, other, share = (
-                    torch.cat([one[place] for place in group]) for one in split
-                )
-                rests = _rest(ours, rest, held), _rest(theirs, other, held)
-                yield ours[:, :held], theirs[:, :held], *rests, share
+        lengths = torch.tensor([len(self.documents[i].columns) for i in chosen])
+        shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
+        held = torch.tensor([self._held[i] for i in chosen]).repeat_interleave(lengths)
+        ours = _folded(read.logprobs, read.log_rest, place(held))
+        theirs = _folded(place(aligned.logprobs), place(aligned.log_rest), place(held))
+        divergence = confidence_divergence(ours[0], theirs[0], ours[1], theirs[1])
+        return (divergence * place(shares)).sum()
 
     def aligned(self, chosen: Sequence[int]) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them; on the host.
@@ -223,11 +203,14 @@ def _predicted(
     return torch.cat([found[place] for place in range(len(order))])
 
 
-def _rest(logprobs: Float[Tensor, "M K"], log_rest: Float[Tensor, " M"], held: int) -> Float[Tensor, " M"]:
-    """Log-probability of everything but the first buckets."""
-    if logprobs.shape[1] == held:
-        return log_rest
-    return torch.cat([logprobs[:, held:], log_rest[:, None]], 1).logsumexp(1)
+def _folded(
+    logprobs: Float[Tensor, "M K"], log_rest: Float[Tensor, " M"], held: Int[Tensor, " M"]
+) -> tuple[Float[Tensor, "M K"], Float[Tensor, " M"]]:
+    """The first so many buckets of each position, the others added to its rest."""
+    beyond = torch.arange(logprobs.shape[1], device=logprobs.device) >= held[:, None]
+    others = logprobs.masked_fill(~beyond, -torch.inf)
+    rest = torch.cat([others, log_rest[:, None]], 1).logsumexp(1)
+    return logprobs.masked_fill(beyond, -torch.inf), rest
 
 
 def _document(pair: Pair) -> Document:
