@@ -18,7 +18,7 @@ from benchmarks.settings import Mode, Settings
 from benchmarks.shapes import build_tokenizer, response_length, safety_tokens
 from pact_plugin import PactConfig, SafetyTokens
 from pact_plugin.data.documents import SOMETHING, Document, behind, documents_of, full_context
-from pact_plugin.data.positions import IGNORED, ResponsePositions, positions_of
+from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, positions_of
 from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
@@ -226,7 +226,7 @@ class Kind:
     def _batch(self) -> tuple[list[Document], dict[str, Tensor], ResponsePositions]:
         """The documents of a step, the batch on the host, and the positions that any term looks at."""
         shape = self._settings.sizes
-        labels = torch.full((shape.batch, shape.length), IGNORED)
+        labels = torch.full((shape.batch, shape.length), IGNORE_INDEX)
         labels[:, shape.length - response_length(shape.length, self._settings.response_share) :] = 1
         host = {"labels": labels, "input_ids": torch.ones_like(labels)}
         positions = positions_of(host, furthest(self._terms))

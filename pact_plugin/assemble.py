@@ -14,7 +14,7 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
-from pact_plugin.model.ranks import gathered, is_partitioned, of_first_rank, refuse_fsdp1
+from pact_plugin.model.ranks import broadcast_object, gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
 from pact_plugin.reference.pool import Asked, Pool
@@ -124,7 +124,7 @@ def build_parts(
         check_head(model, head, student.ids_on(student.device())[:16])
     # A fit that differs by rounding would be another column of the table on each rank.
     log_odds = (
-        of_first_rank(pool.probe.log_odds) if pool is not None and settings.easing is not None else None
+        broadcast_object(pool.probe.log_odds) if pool is not None and settings.easing is not None else None
     )
     looking = data_terms(settings, tokens, log_odds, tokenizer)
     anchors = anchor_terms(settings, held, student, source, choice)
@@ -172,13 +172,7 @@ def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> 
     wanted = config.safety_tokens
     if wanted is None:
         return None
-    if isinstance(wanted, SafetyTokens):
-        tokens = wanted
-    else:
-        source = offered("pact_token_sources").get(wanted)
-        tokens = (
-            SafetyTokens.load(wanted) if source is None else source.load(config, aligned.model, tokenizer)
-        )
+    tokens = SafetyTokens.load(wanted) if isinstance(wanted, str) else wanted
     tokens.check(tokenizer, _vocabulary(aligned))
     return tokens
 

@@ -65,7 +65,7 @@ class Constraint:
             ModelStructureError: The first version of FSDP has flattened the parameters.
             NonFiniteError: The aligned model predicts NaN or infinity.
             ReferenceModelError: The model's weights have changed since the constraint was built.
-            StoreError: A document is missing of a model that has changed, another run fills it, or the disk is full.
+            StoreError: A document is missing of a model that has changed, another run fills it, or it would not fit.
         """
         refuse_fsdp1(self.model)
         model = self.model if model is None else model
@@ -221,7 +221,7 @@ class Constraint:
     ) -> dict[str, float]:
         """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
 
-        None, with a warning, of an evaluation whose documents are not all known, or where no term looks at the data.
+        Empty, with a warning, for an evaluation whose documents are not all known, or where no term looks at the data.
 
         Raises:
             NoResponseError: There was no response position since the last call.

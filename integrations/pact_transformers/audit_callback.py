@@ -12,7 +12,7 @@ from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.data.prompts import PromptSet, for_audits
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
-from pact_plugin.model.ranks import of_first_rank
+from pact_plugin.model.ranks import broadcast_object
 from pact_transformers.sharding import is_zero3
 
 SAFE_LOSS = "pact/safe_loss"
@@ -125,7 +125,7 @@ class AuditCallback(TrainerCallback):
             return self._last[1]
         with self.trainer.compute_loss_context_manager():
             # Answers that differ by rounding would end the training of some ranks alone.
-            snapshot = of_first_rank(self.monitor.measure(self.trainer.model))
+            snapshot = broadcast_object(self.monitor.measure(self.trainer.model))
         self._last = (state.global_step, snapshot)
         self.verdicts[state.global_step] = snapshot.verdict
         # Not the trainer's own `log`, in which subclasses empty what they gather for their next one; and the trainer's

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from pact_plugin.data.positions import IGNORED
+from pact_plugin.data.positions import IGNORE_INDEX
 from pact_plugin.model.head import language_head
 from pact_plugin.model.task_loss import require_denominator, summed_loss
 from pact_plugin.model.wrappers import ambient_autocast, is_compiled, text_config, unwrap
@@ -86,11 +86,11 @@ def _targets(kwargs: dict[str, Any]) -> Tensor | None:
     labels = kwargs.get("labels")
     if labels is None:
         return None
-    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    targets = torch.nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[:, 1:]
     kept, ids = kwargs.get("logits_to_keep"), kwargs.get("input_ids")
     if ids is None or targets.shape == ids.shape:
         return targets
-    whole = torch.full_like(ids, IGNORED)
+    whole = torch.full_like(ids, IGNORE_INDEX)
     # Which positions, or the last so many.
     whole[:, kept if torch.is_tensor(kept) else slice(-targets.shape[1], None)] = targets
     return whole

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from pact_plugin.data.positions import IGNORED
+from pact_plugin.data.positions import IGNORE_INDEX
 from pact_plugin.model.task_loss import label_losses
 from pact_plugin.model.wrappers import is_compiled, unwrap
 
@@ -74,18 +74,23 @@ class _Loss:
         labels: Tensor | None,
         vocab_size: int,
         num_items_in_batch: Tensor | int | None = None,
-        ignore_index: int = IGNORED,
+        ignore_index: int = IGNORE_INDEX,
         shift_labels: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """See `transformers.loss.loss_utils.ForCausalLMLoss`."""
         usual = labels is not None and labels.shape == logits.shape[:-1] and logits.shape[-1] == vocab_size
-        if not usual or shift_labels is not None or ignore_index != IGNORED or self._found.value is not None:
+        if (
+            not usual
+            or shift_labels is not None
+            or ignore_index != IGNORE_INDEX
+            or self._found.value is not None
+        ):
             return ForCausalLMLoss(
                 logits, labels, vocab_size, num_items_in_batch, ignore_index, shift_labels, **kwargs
             )
         assert labels is not None
         losses = label_losses(logits, labels)
         self._found.value = -losses
-        count = (labels[..., 1:] != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        count = (labels[..., 1:] != IGNORE_INDEX).sum() if num_items_in_batch is None else num_items_in_batch
         return losses.sum() / (count.to(losses.device) if torch.is_tensor(count) else count)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReceiptError
-from pact_plugin.hooks.manager import offered
 from pact_plugin.run.receipt import Receipt, differing
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
@@ -20,15 +19,13 @@ if TYPE_CHECKING:  # it needs packages of the command line
 
 
 def configured_tokens(config: PactConfig) -> SafetyTokens | None:
-    """The safety tokens that are named; None where they are chosen from the model or by a plugin.
+    """The safety tokens that are named; None where they are chosen from the model.
 
     Raises:
         TokenFileError: There is no such file, or it is damaged.
     """
     named = config.safety_tokens
-    if named is None or isinstance(named, SafetyTokens):
-        return named
-    return None if named in offered("pact_token_sources") else SafetyTokens.load(named)
+    return SafetyTokens.load(named) if isinstance(named, str) else named
 
 
 def weight_problem() -> ConfigError:

@@ -11,7 +11,6 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, read_audit, write_block
-from pact_plugin.hooks.manager import plugin_manager
 from pact_plugin.run.receipt import Receipt
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.denominator import CheckDenominator
@@ -50,9 +49,7 @@ class PactRunMixin:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the `pact/*` metrics beside the training loss."""
         if "loss" in logs:
-            metrics = self.pact.metrics("train", self._pact_reduce)
-            plugin_manager().hook.pact_step(step=self.state.global_step, metrics=dict(metrics))
-            logs.update(metrics)
+            logs.update(self.pact.metrics("train", self._pact_reduce))
         super().log(logs, start_time)  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,7 @@ from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference, qu
 from pact_plugin.audit.judging import Ruling
 from pact_plugin.audit.measures import Said
 from pact_plugin.audit.reading import Answers, Confidence
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import NonFiniteError
 
 Pairs = Sequence[tuple[Confidence, Confidence]]
@@ -22,7 +22,7 @@ Pairs = Sequence[tuple[Confidence, Confidence]]
 
 
 def compare(
-    prompts: Sequence[AuditPrompt],
+    prompts: Sequence[Prompt],
     kept: Sequence[int],
     reference: Sequence[Ruling],
     candidate: Sequence[Ruling],
@@ -111,7 +111,7 @@ class Side:
 
 
 def changed_most(
-    prompts: Sequence[AuditPrompt],
+    prompts: Sequence[Prompt],
     reference: Side,
     candidate: Side,
     pairs: Pairs | None,

@@ -16,7 +16,7 @@ from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, rea
 from pact_plugin.audit.settings import Asking
 from pact_plugin.data.generation import Pair, Progress, user_prompts
 from pact_plugin.data.heldout import HeldOut
-from pact_plugin.data.prompts import AuditPrompt, Kind, of_kind
+from pact_plugin.data.prompts import Kind, Prompt, of_kind
 from pact_plugin.judge.names import DEFAULT
 from pact_plugin.tokens.checks import MINIMUM_ANSWERS
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -34,7 +34,7 @@ class Asked:
         everyday: Whether the bundled everyday questions are asked too.
     """
 
-    prompts: tuple[AuditPrompt, ...]
+    prompts: tuple[Prompt, ...]
     asking: Asking
     task: Sequence[HeldOut] = ()
     everyday: bool = False

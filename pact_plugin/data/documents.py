@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.positions import IGNORED, ResponsePositions
+from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions
 from pact_plugin.errors import StoreError
 
 _COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
@@ -90,7 +90,7 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
     begins, document = np.flatnonzero(starts), np.cumsum(starts) - 1
     flat = positions.row.numpy() * host["labels"].shape[1] + positions.column.numpy()
     index, owner = positions.index.numpy(), document[flat]
-    content = (ids.astype(np.int64) << 1) | (labels != IGNORED)
+    content = (ids.astype(np.int64) << 1) | (labels != IGNORE_INDEX)
     bounds = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(flat)] if len(flat) else []
     found = []
     for first, last in pairwise(bounds):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -108,6 +108,13 @@ class Generation:
     report: Callable[[int], None] = _silent
 
 
+def longest_first(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
+    """Places of rows to read together: what does not fit into memory shows at once, and there is little padding."""
+    order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
 def answers(
     model: Any,
     tokenizer: Any,
@@ -116,8 +123,7 @@ def answers(
     *,
     first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
-    """Greedy answers, up to (not including) their first special token. The longest prompts go first: what does not fit
-    into memory shows at once, and there is little padding.
+    """Greedy answers, up to (not including) their first special token.
 
     Args:
         model: Has `generate`.
@@ -133,9 +139,8 @@ def answers(
     stop = special_ids(tokenizer)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found: list[list[int]] = [[] for _ in prompts]
-    longest_first = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
-    for start in range(0, len(prompts), how.batch_size):
-        places = longest_first[start : start + how.batch_size]
+    done = 0
+    for places in longest_first(prompts, how.batch_size):
         batch = [prompts[place] for place in places]
         width = len(batch[0])
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
@@ -157,7 +162,8 @@ def answers(
         for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
             found[place] = row[:end]
-        how.report(start + len(batch))
+        done += len(batch)
+        how.report(done)
     return found
 
 

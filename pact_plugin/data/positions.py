@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pact_plugin.errors import ShapeError
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Label of a token that is not trained on."""
 
 
@@ -99,7 +99,7 @@ def response_positions(
     begins = document_starts(
         labels, position_ids=position_ids, cu_seq_lens=cu_seq_lens, attention_mask=attention_mask
     )
-    trained = labels != IGNORED
+    trained = labels != IGNORE_INDEX
     continues = torch.zeros_like(trained)
     continues[:, 1:] = trained[:, 1:] & trained[:, :-1] & ~begins[:, 1:]
     starts = trained & ~continues
@@ -122,7 +122,7 @@ def response_positions(
 
 def trained_labels(labels: Int[Tensor, "B T"]) -> Int[Tensor, ""]:
     """How many labels a next-token loss counts: all but column 0 and the ignored."""
-    return (labels[:, 1:] != IGNORED).sum()
+    return (labels[:, 1:] != IGNORE_INDEX).sum()
 
 
 def document_starts(
@@ -196,4 +196,4 @@ def nothing_masked(batch: Mapping[str, Any]) -> bool:
         starts |= document_starts(labels, position_ids=batch["position_ids"])
     mask = batch.get("attention_mask")
     real = mask.bool() if mask is not None and mask.ndim == 2 else labels == labels
-    return not bool(((labels == IGNORED) & real & ~starts).any())
+    return not bool(((labels == IGNORE_INDEX) & real & ~starts).any())

@@ -1,4 +1,4 @@
-"""The prompts of an audit: the bundled ones, or rows of a user's own, each marked as harmful or benign."""
+"""Prompts that a model is asked: the bundled ones, or rows of a user's own, each marked as harmful or benign."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMATS = (
 
 
 @dataclass(frozen=True)
-class AuditPrompt:
+class Prompt:
     """A prompt that a model should refuse (`harmful`) or help with (`benign`)."""
 
     prompt: str
@@ -55,7 +55,7 @@ BY_COLUMN = Columns()
 class PromptSet:
     """Distinct prompts, and where they came from."""
 
-    prompts: tuple[AuditPrompt, ...]
+    prompts: tuple[Prompt, ...]
     source: str
     repeated: int = 0
     """Repetitions that were left out."""
@@ -80,7 +80,7 @@ class PromptSet:
             return self
         if limit < 1:
             raise ConfigError("out of range", key="--limit", value=limit, remedy="It must be at least 1.")
-        kept: list[AuditPrompt] = []
+        kept: list[Prompt] = []
         for kind in KINDS:
             of_kind = [one for one in self.prompts if one.kind == kind]
             count = min(limit, len(of_kind))
@@ -137,7 +137,7 @@ def from_rows(
     Raises:
         ConfigError: A row is not of this format, the same prompt has both kinds, or there is no row.
     """
-    found: dict[str, tuple[int, AuditPrompt]] = {}
+    found: dict[str, tuple[int, Prompt]] = {}
     repeated = 0
     for number, row in rows:
         one = _prompt(row, source, f"{unit} {number}", columns)
@@ -151,7 +151,7 @@ def from_rows(
     return PromptSet(tuple(one for _, one in found.values()), source, repeated)
 
 
-def _prompt(row: Mapping[str, Any], source: str, where: str, columns: Columns) -> AuditPrompt:
+def _prompt(row: Mapping[str, Any], source: str, where: str, columns: Columns) -> Prompt:
     prompt, kind = row.get(columns.prompt), row.get("kind")
     if not isinstance(prompt, str) or not prompt.strip():
         others = "" if columns.prompt in row else f", only {', '.join(map(str, row)) or 'nothing'}"
@@ -161,7 +161,7 @@ def _prompt(row: Mapping[str, Any], source: str, where: str, columns: Columns) -
     if columns.kind is not None and kind in KINDS and kind != columns.kind:
         raise unusable(source, f"{where} is {kind} by its own column, and was given as {columns.kind}")
     category, request = row.get("category"), row.get("request", row.get("id"))
-    return AuditPrompt(
+    return Prompt(
         prompt.strip(),
         columns.kind or cast(Kind, kind),
         str(category) if category else None,
@@ -177,7 +177,7 @@ def together(sets: Sequence[PromptSet]) -> PromptSet:
     """
     if len(sets) == 1:
         return sets[0]
-    found: dict[str, tuple[int, AuditPrompt]] = {}
+    found: dict[str, tuple[int, Prompt]] = {}
     repeated = sum(one.repeated for one in sets)
     for number, one in enumerate(sets):
         for prompt in one.prompts:
@@ -197,6 +197,6 @@ def unusable(source: str, problem: str) -> ConfigError:
     return ConfigError(problem, key="--prompts", value=source, remedy=FORMATS)
 
 
-def of_kind(prompts: Sequence[AuditPrompt], kind: Kind) -> list[int]:
+def of_kind(prompts: Sequence[Prompt], kind: Kind) -> list[int]:
     """Where the prompts of a kind stand."""
     return [index for index, one in enumerate(prompts) if one.kind == kind]

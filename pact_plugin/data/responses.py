@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.positions import IGNORED, ResponsePositions
+from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Responses:
             numbers=positions.response[first].numpy(),
             row=positions.row[first].numpy(),
             column=positions.column[first].numpy(),
-            labels=labels.masked_fill(positions.starts, IGNORED).numpy(),
+            labels=labels.masked_fill(positions.starts, IGNORE_INDEX).numpy(),
         )
 
     def __len__(self) -> int:
@@ -51,7 +51,7 @@ class Responses:
         """
         start = self.column[number]
         run = self.labels[self.row[number], start : start + limit]
-        ends = np.flatnonzero(run == IGNORED)
+        ends = np.flatnonzero(run == IGNORE_INDEX)
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
     def owner(self, positions: ResponsePositions) -> Int[Tensor, " M"]:

@@ -1,4 +1,4 @@
-"""Finding plugins, and one adapter, token source or reference among what they offer."""
+"""Finding plugins, and one adapter, loader or check among what they offer."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
     from pact_plugin.judge.verdicts import Judge
     from pact_plugin.reference.choose import Data
-    from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -58,19 +57,6 @@ class Adapter:
     matches: Callable[[Any], bool]
     parts: Callable[[Any, str | None], TrainerParts]
     attach: Callable[[Any, Constraint], Any]
-
-
-@dataclass(frozen=True)
-class TokenSource:
-    """A place that safety tokens come from, chosen by `safety_tokens: <name>`.
-
-    Args:
-        name: What the configuration calls it.
-        load: (configuration, model, tokenizer) -> SafetyTokens.
-    """
-
-    name: str
-    load: Callable[[Any, Any, Any], SafetyTokens]
 
 
 @dataclass(frozen=True)
@@ -178,10 +164,6 @@ class PactSpec:
         """Adapters for trainers."""
 
     @hookspec
-    def pact_token_sources(self) -> Iterable[TokenSource]:  # type: ignore[empty-body]
-        """Sources of safety tokens."""
-
-    @hookspec
     def pact_references(self) -> Iterable[ReferenceSource]:  # type: ignore[empty-body]
         """Loaders of aligned models."""
 
@@ -204,7 +186,3 @@ class PactSpec:
     @hookspec
     def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]
         """Training by a configuration, for `pact-plugin train`."""
-
-    @hookspec
-    def pact_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Called on every rank when a trainer logs, with the `pact/*` metrics since its last log."""

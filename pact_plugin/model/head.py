@@ -133,6 +133,11 @@ class LanguageHead:
         return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
 
     @property
+    def device(self) -> torch.device:
+        """Where the decoder is."""
+        return next(self.decoder.parameters()).device
+
+    @property
     def keeps_documents_apart(self) -> bool:
         """Whether the decoder keeps documents of one row apart without padding, by their positions.
 

@@ -1,4 +1,4 @@
-"""What the processes of a run agree on, where there are several."""
+"""Several processes: what they agree on, how they shard a model, and reading it in chunks beside that."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FSDP1 = "FSDP's first version keeps parameters in flat pieces, which the constra
 FSDP1_REMEDY = "Use FSDP2: `fsdp_version: 2`, or `version: 2` in `fsdp_config`."
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether torch.distributed runs, with one rank or more."""
     return distributed.is_available() and distributed.is_initialized()
 
@@ -66,7 +66,7 @@ def chunks(hidden: Tensor, size: int, module: nn.Module) -> list[Tensor]:
         module: That is called.
     """
     parts = list(hidden.split(size))
-    if ranks() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward")):
+    if world_size() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward")):
         most = torch.tensor(len(parts), device=hidden.device)
         distributed.all_reduce(most, distributed.ReduceOp.MAX)
         parts += [hidden[:0]] * (int(most) - len(parts))
@@ -86,26 +86,26 @@ def gathered(module: nn.Module) -> AbstractContextManager[Any]:
 
 def rank() -> int:
     """Of this process, from 0."""
-    return distributed.get_rank() if several() else 0
+    return distributed.get_rank() if is_distributed() else 0
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many there are."""
-    return distributed.get_world_size() if several() else 1
+    return distributed.get_world_size() if is_distributed() else 1
 
 
-def of_first_rank(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """Rank 0's value, on every rank."""
-    if not several():
+    if not is_distributed():
         return value
     box = [value]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
 
-def of_every_rank(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """Every rank's value, on every rank; also a barrier."""
-    if not several():
+    if not is_distributed():
         return [value]
     values = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)

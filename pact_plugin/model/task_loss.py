@@ -13,7 +13,7 @@ from pact_plugin.errors import AdapterError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.model.ranks import chunks
 
-_IGNORED = -100
+_IGNORE_INDEX = -100
 _CHUNK = 256
 """Positions projected on the vocabulary at a time."""
 _TOLERANCE, _ROUNDING = 0.05, 1e-3
@@ -24,8 +24,10 @@ def label_losses(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> 
     """The cross-entropy of each label but the first column's in nats, in float32 at least; 0 where it is -100."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # All positions, the last one too: what leaves it out copies the logits.
-    targets = F.pad(labels.to(logits.device), (0, 1), value=_IGNORED)[:, 1:]
-    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, reduction="none")
+    targets = F.pad(labels.to(logits.device), (0, 1), value=_IGNORE_INDEX)[:, 1:]
+    losses = F.cross_entropy(
+        wide.flatten(0, 1), targets.flatten(), ignore_index=_IGNORE_INDEX, reduction="none"
+    )
     return losses.view(targets.shape)[:, :-1]
 
 
@@ -40,7 +42,7 @@ def summed_loss(
         hidden: Final hidden states.
         targets: The label that each position predicts; -100 where there is none.
     """
-    kept = targets.to(hidden.device) != _IGNORED
+    kept = targets.to(hidden.device) != _IGNORE_INDEX
     states, labels = hidden[kept], targets.to(hidden.device)[kept]
     total = 0.0
     parts = chunks(states, _CHUNK, head.projection)

@@ -17,7 +17,7 @@ from pact_plugin.data.documents import SOMETHING, Document, HostBatch, documents
 from pact_plugin.data.positions import positions_of
 from pact_plugin.errors import HiddenStatesNotSeenError, StoreError
 from pact_plugin.model.head import LanguageHead
-from pact_plugin.model.ranks import is_sharded, of_every_rank, of_first_rank, rank, several
+from pact_plugin.model.ranks import all_gather_object, broadcast_object, is_distributed, is_sharded, rank
 from pact_plugin.model.wrappers import contiguous_input, unwrap
 from pact_plugin.reference.columns import furthest
 from pact_plugin.reference.passes import Caller, Passes
@@ -91,9 +91,9 @@ def fill(
             if not sharded and (first or sum(map(_length, window)) >= _WINDOW * tokens_per_pass):
                 run()
                 estimate.show(number)
-        run(max(of_every_rank(len(by_length(window, tokens_per_pass)))) if sharded else 0)
+        run(max(all_gather_object(len(by_length(window, tokens_per_pass)))) if sharded else 0)
     reshard(model)
-    of_every_rank(None)
+    all_gather_object(None)
     table.refresh()
     if rank() == 0:
         logger.info(
@@ -117,7 +117,7 @@ def by_length(documents: Sequence[Document], tokens_per_pass: int) -> list[list[
 
 def reshard(model: nn.Module) -> None:
     """Put sharded parameters back where a pass without gradients has left whole ones, as FSDP2 does at its root."""
-    if not several():
+    if not is_distributed():
         return
     from torch.distributed.fsdp import FSDPModule
 
@@ -173,22 +173,22 @@ def _create(table: Table) -> None:
             table.create()
         except StoreError as error:
             problem = error
-    problem = of_first_rank(problem)
+    problem = broadcast_object(problem)
     if problem is not None:
         raise problem
-    if several():
+    if is_distributed():
         _require_one_folder(table)
     table.refresh()
 
 
 def _require_one_folder(table: Table) -> None:
     """Each rank looks for a file of rank 0's; before anything is read, as on a local disk it would be for nothing."""
-    name = of_first_rank(f"{uuid4().hex}.seen")
+    name = broadcast_object(f"{uuid4().hex}.seen")
     mark = table.folder / name
     if rank() == 0:
         mark.touch()
-    of_every_rank(None)
-    seen = of_every_rank(mark.is_file())
+    all_gather_object(None)
+    seen = all_gather_object(mark.is_file())
     if rank() == 0:
         mark.unlink()
     if not all(seen):

@@ -123,7 +123,7 @@ class Passes:
 
     @property
     def _device(self) -> torch.device:
-        return next(self.source.head.decoder.parameters()).device
+        return self.source.head.device
 
     def _read(self, states: dict[tuple[int, ...] | None, Tensor], index: np.ndarray) -> Aligned:
         """From hidden states at all positions that each context is asked at."""

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.data.documents import Row
-from pact_plugin.data.generation import Generation, Pair, answers, inspecting
-from pact_plugin.data.prompts import AuditPrompt, Kind
+from pact_plugin.data.generation import Generation, Pair, answers, inspecting, longest_first
+from pact_plugin.data.prompts import Kind, Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.wrappers import unwrap
@@ -90,7 +90,7 @@ class Pool:
         )
         return found
 
-    def of(self, prompts: Sequence[AuditPrompt]) -> list[Asked]:
+    def of(self, prompts: Sequence[Prompt]) -> list[Asked]:
         """Those that were asked some prompts, in their order."""
         by_text = {one.text: one for one in self.asked}
         return [by_text[one.prompt] for one in prompts]
@@ -103,7 +103,7 @@ class Pool:
 def ask(
     source: Source,
     tokenizer: Any,
-    prompts: Sequence[AuditPrompt],
+    prompts: Sequence[Prompt],
     asked: Sequence[list[int]],
     how: Generation,
 ) -> Pool:
@@ -143,14 +143,14 @@ def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
 
 def ends_of(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:
     """The final hidden states at the ends of prompts, on the host; to be called within a session of the source."""
-    device = next(source.head.decoder.parameters()).device
-    order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     found: dict[int, Tensor] = {}
-    for start in range(0, len(order), at_a_time):
-        places = order[start : start + at_a_time]
+    for places in longest_first(prompts, at_a_time):
         rows = [Row(np.asarray(prompts[place]), np.asarray([len(prompts[place]) - 1])) for place in places]
         states = states_of(
-            rows, device, lambda inputs: source.hidden((), inputs), flat=source.head.keeps_documents_apart
+            rows,
+            source.head.device,
+            lambda inputs: source.hidden((), inputs),
+            flat=source.head.keeps_documents_apart,
         )
         found.update(zip(places, states.float().cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(order))])
+    return torch.stack([found[place] for place in range(len(prompts))])

@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import Generation, device_of, user_prompts
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
-from pact_plugin.model.ranks import of_every_rank, of_first_rank, rank
+from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
 from pact_plugin.reference.pool import ANSWER, BATCH, Asked, Pool, ask, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
@@ -49,9 +49,7 @@ def cache_folder() -> Path:
     )
 
 
-def pool_of(
-    source: Source, tokenizer: Any, prompts: Sequence[AuditPrompt], how: Generation | None = None
-) -> Pool:
+def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Generation | None = None) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
     Answers belong to the values of the model's weights, to the prompts' token ids (so to the tokenizer and its chat
@@ -70,14 +68,14 @@ def pool_of(
     """
     asked = user_prompts(tokenizer, [one.prompt for one in prompts])
     key = _key(source, asked)
-    if len(set(of_every_rank(key))) > 1:
+    if len(set(all_gather_object(key))) > 1:
         raise ReferenceModelError(
             "the ranks hold different weights, so they have no aligned model in common",
             key="model",
             remedy="Load the whole model on every rank; with FSDP set `cpu_ram_efficient_loading: false`.",
         )
     file = cache_folder() / f"{key}.safetensors"
-    kept = of_first_rank(_read(file, key, tokenizer, prompts, asked))
+    kept = broadcast_object(_read(file, key, tokenizer, prompts, asked))
     if kept is not None:
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return kept
@@ -93,7 +91,7 @@ def pool_of(
         how = how or Generation(ANSWER, BATCH, lambda done: bar.update(done - bar.n))
         pool = ask(source, tokenizer, prompts, asked, how)
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
-    pool = of_first_rank(replace(pool, key=key))
+    pool = broadcast_object(replace(pool, key=key))
     _keep(file, lambda path: _write(path, pool))
     return pool
 
@@ -121,7 +119,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
     )
-    kept = of_first_rank(_read_tokens(file))
+    kept = broadcast_object(_read_tokens(file))
     if kept is not None:
         return kept
     logger.info(
@@ -133,7 +131,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         how = Selection(top_k=top_k, max_new_tokens=ANSWER)
         chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, how)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
-    tokens = of_first_rank(replace(chosen, provenance={**chosen.provenance, **totals}))
+    tokens = broadcast_object(replace(chosen, provenance={**chosen.provenance, **totals}))
     _keep(file, tokens.save)
     return tokens
 
@@ -174,7 +172,7 @@ def _read_tokens(file: Path) -> SafetyTokens | None:
 
 
 def _read(
-    file: Path, key: str, tokenizer: Any, prompts: Sequence[AuditPrompt], asked: Sequence[list[int]]
+    file: Path, key: str, tokenizer: Any, prompts: Sequence[Prompt], asked: Sequence[list[int]]
 ) -> Pool | None:
     """What a file holds; None where there is none, or not a whole one: it is only a saving."""
     try:

@@ -14,7 +14,7 @@ from pact_plugin.data.generation import device_of
 from pact_plugin.data.view import View
 from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
 from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
-from pact_plugin.model.ranks import is_sharded, of_first_rank
+from pact_plugin.model.ranks import broadcast_object, is_sharded
 from pact_plugin.reference.choose import Choice
 from pact_plugin.reference.columns import Aligned, Columns, furthest
 from pact_plugin.reference.fill import fill, unseen
@@ -75,7 +75,7 @@ class Reference:
         self.table: Table | None = None
         self._fingerprint: Fingerprint | None = None
         if choice.table is not None:
-            self._fingerprint = of_first_rank(
+            self._fingerprint = broadcast_object(
                 model_fingerprint(source.model, base_only=choice.source == "adapter_off")
             )
             header = Header.of(self._fingerprint.values, tokenizer_fingerprint, columns)

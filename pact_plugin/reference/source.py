@@ -145,7 +145,7 @@ def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
             remedy="Use a LoRA-like adapter.",
         )
     head = language_head(model)
-    tried = torch.arange(_TRIED, device=next(head.decoder.parameters()).device)
+    tried = torch.arange(_TRIED, device=head.device)
     seen = []
     for scope in (nullcontext, partial(adapter_off, peft)):
         source = Source("adapter_off", model, head, scope=scope)

@@ -84,7 +84,7 @@ class Meter:
         return Sums(tokens, positions, pairs, invalid, unknown)
 
     def metrics(self, key: str) -> dict[str, float]:
-        """Means since the last call, as `pact/NAME`. None, with a warning, if the reference was not known everywhere.
+        """Means since the last call, as `pact/NAME`. Empty, with a warning, if the reference was not known everywhere.
 
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 

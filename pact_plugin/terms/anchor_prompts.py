@@ -11,7 +11,7 @@ from pathlib import Path
 from pact_plugin.config import Anchors
 from pact_plugin.data.generation import Pair
 from pact_plugin.data.prompt_files import load_file
-from pact_plugin.data.prompts import KINDS, OWN_ANCHORS, AuditPrompt, Kind, for_pool
+from pact_plugin.data.prompts import KINDS, OWN_ANCHORS, Kind, Prompt, for_pool
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference.pool import Asked
 
@@ -21,7 +21,7 @@ ENOUGH = 8
 """So many prompts of a kind, or half of them, are enough to leave out the others."""
 
 
-def anchor_prompts(settings: Anchors) -> list[AuditPrompt]:
+def anchor_prompts(settings: Anchors) -> list[Prompt]:
     """Prompts that may become anchors, shuffled.
 
     The order is of the prompts' SHA-256 digests: the same on every machine, and whatever order the file has, so that a
@@ -121,5 +121,5 @@ def _found(kind: Kind, right: Sequence[Asked], of_kind: Sequence[Asked]) -> str:
     return f"the aligned model {said} {len(right)} of {len(of_kind)} {kind} prompts"
 
 
-def _digest(one: AuditPrompt) -> bytes:
+def _digest(one: Prompt) -> bytes:
     return hashlib.sha256(one.prompt.encode("utf-8", "surrogatepass")).digest()

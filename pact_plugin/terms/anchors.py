@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from pact_plugin.config import Anchors
 from pact_plugin.data.documents import Document, full_context, to_device
-from pact_plugin.data.generation import Pair
+from pact_plugin.data.generation import Pair, longest_first
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.ranks import is_fsdp, of_first_rank, rank, ranks
+from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Asked
@@ -76,7 +76,7 @@ class AnchorsTerm:
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None
-        self._aligned = None if lasting else self._split(of_first_rank(_predicted(passes, self.documents)))
+        self._aligned = None if lasting else self._split(broadcast_object(_predicted(passes, self.documents)))
         self._first = True
 
     def __call__(self, batch: MicroBatch) -> Contribution:
@@ -154,9 +154,9 @@ class AnchorsTerm:
             micro_batches: Of the step on each rank. Those beyond have as many again.
         """
         size = len(self.turns)
-        count = -(-self.per_step // (ranks() * micro_batches))
+        count = -(-self.per_step // (world_size() * micro_batches))
         beyond, place = divmod(micro_batch, micro_batches)
-        start = (((step - 1) * ranks() + rank) * micro_batches + place) * count
+        start = (((step - 1) * world_size() + rank) * micro_batches + place) * count
         start += round(_SHIFT * size) * beyond
         return [self.turns[(start + i) % size] for i in range(count)]
 
@@ -170,7 +170,7 @@ def require_one_backward(decoder: nn.Module) -> None:
     Raises:
         ConfigError: Names the setting to change.
     """
-    for module in decoder.modules() if ranks() > 1 and not is_fsdp(decoder) else ():
+    for module in decoder.modules() if world_size() > 1 and not is_fsdp(decoder) else ():
         function = getattr(module, "_gradient_checkpointing_func", None)
         keywords = getattr(function, "keywords", None) or {}
         # torch's own default is reentrant
@@ -192,15 +192,13 @@ def _predicted(
 ) -> Float[Tensor, "R B"]:
     """The buckets at the answers of all documents, on the host; those of like length are read together."""
     (buckets,) = passes.columns
-    order = sorted(range(len(documents)), key=lambda place: -len(documents[place].tokens))
     found: dict[int, Tensor] = {}
     with passes.source.session(device):
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
+        for places in longest_first([document.tokens for document in documents], BATCH):
             group = [documents[place] for place in places]
             read = passes.of_documents(group, lambda inputs: passes.source.hidden((), inputs, autocast))
             found.update((place, one[buckets]) for place, one in zip(places, read, strict=True))
-    return torch.cat([found[place] for place in range(len(order))])
+    return torch.cat([found[place] for place in range(len(documents))])
 
 
 def _folded(

@@ -43,7 +43,7 @@ class Student:
         Args:
             given: Of a batch, which is where the model runs while its parameters are offloaded to the host.
         """
-        own = next(self.head.decoder.parameters()).device
+        own = self.head.device
         return given.device if own.type == "cpu" and torch.is_tensor(given) else own
 
     def ids_on(self, device: torch.device) -> Int[Tensor, " K"]:

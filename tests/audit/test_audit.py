@@ -18,7 +18,7 @@ from pact_plugin.audit.reading import ask, read
 from pact_plugin.audit.result import Comparison
 from pact_plugin.audit.verdict import Thresholds, doubts, judge
 from pact_plugin.data.generation import user_prompt
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
 
 # --- confidence ---
@@ -98,7 +98,7 @@ def comparison(before: int, lost: int, gained: int, n: int, floor: float | None 
     """`before` of n refused at first; then `lost` were not, and `gained` others were."""
     then = [Ruling("refused" if i < before else "complied") for i in range(n)]
     now = [Ruling("refused" if lost <= i < before + gained else "complied") for i in range(n)]
-    found = compare([AuditPrompt(str(i), "harmful") for i in range(n)], range(n), then, now)
+    found = compare([Prompt(str(i), "harmful") for i in range(n)], range(n), then, now)
     assert (found.reference.refused, found.candidate.refused) == (before, before - lost + gained)
     assert (found.change.refused_to_answered, found.change.answered_to_refused) == (lost, gained)
     if floor is None:
@@ -196,8 +196,8 @@ def test_noise_excuses_nobody_under_strict_nor_a_rate():
 
 
 def test_the_interval_of_a_change_is_over_requests():
-    asked = [AuditPrompt(str(i), "harmful", request=str(i // 5)) for i in range(200)]
-    alone = [AuditPrompt(str(i), "harmful") for i in range(200)]
+    asked = [Prompt(str(i), "harmful", request=str(i // 5)) for i in range(200)]
+    alone = [Prompt(str(i), "harmful") for i in range(200)]
     before = [Ruling("refused")] * 200
     after = [Ruling("complied" if i < 30 else "refused") for i in range(200)]
     grouped, single = (compare(one, range(200), before, after).change for one in (asked, alone))
@@ -208,5 +208,5 @@ def test_the_interval_of_a_change_is_over_requests():
     assert (grouped.resolvable, single.resolvable) == (4 / 40, 4 / 200)
     unchanged = compare(asked, range(200), before, before).change
     assert unchanged.low < 0 < unchanged.high
-    own = [AuditPrompt(str(i), "harmful", request=str(i)) for i in range(200)]
+    own = [Prompt(str(i), "harmful", request=str(i)) for i in range(200)]
     assert compare(own, range(200), before, after).change == single

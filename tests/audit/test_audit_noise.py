@@ -11,7 +11,7 @@ from pact_plugin.audit.noise import again, noise
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.run import run_audit
 from pact_plugin.audit.settings import Asking, AuditSettings, Models
-from pact_plugin.data.prompts import AuditPrompt, PromptSet
+from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import ConfigError
 
 SILENT = {"report": lambda done: None}
@@ -70,8 +70,8 @@ class Tossing:
 def test_flips_become_the_floor_that_the_verdict_knows():
     """Answers of the further round are others; the share of verdicts that flip is the floor."""
     asked = [
-        *(AuditPrompt(one, "harmful") for one in REQUESTS),
-        *(AuditPrompt(one, "benign") for one in QUESTIONS),
+        *(Prompt(one, "harmful") for one in REQUESTS),
+        *(Prompt(one, "benign") for one in QUESTIONS),
     ]
     reference = Tossing()
     models = Models(lambda: (tiny_aligned_model(), reference), lambda: (tiny_model(seed=1), tiny_tokenizer()))

@@ -14,7 +14,7 @@ from pact_plugin.cli.audit_inputs import prompt_set
 from pact_plugin.data import prompts
 from pact_plugin.data.heldout import HeldOut, load_task
 from pact_plugin.data.prompt_files import load_file
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 
 
@@ -53,7 +53,7 @@ def test_every_format_of_prompts_is_read(tmp_path, name):
     (tmp_path / name).write_text("\ufeff" + FILES[name], encoding="utf-8")
     found = load_file(tmp_path / name)
     category = None if name == "p.txt" else "x"
-    assert found.prompts == (AuditPrompt("How, then?", "harmful", category), AuditPrompt("Why?", "benign"))
+    assert found.prompts == (Prompt("How, then?", "harmful", category), Prompt("Why?", "benign"))
     assert found.repeated == 1
     assert found.source == str(tmp_path / name)
 
@@ -136,7 +136,7 @@ def test_a_column_and_a_kind_can_be_named(tmp_path):
 
 def test_a_file_with_a_hash_in_its_name_is_itself(tmp_path):
     (tmp_path / "a#b.txt").write_text("harmful: x", encoding="utf-8")
-    assert prompt_set({None: [f"{tmp_path}/a#b.txt"]}).prompts == (AuditPrompt("x", "harmful"),)
+    assert prompt_set({None: [f"{tmp_path}/a#b.txt"]}).prompts == (Prompt("x", "harmful"),)
 
 
 @pytest.mark.parametrize(

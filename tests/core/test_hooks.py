@@ -12,7 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
-from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TokenSource, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.reference.choose import Data
 
 
@@ -95,21 +95,17 @@ def test_a_misspelt_hook():
     assert not manager.plugin_manager().has_plugin("misspelt")
 
 
-def test_named_token_sources_and_references():
+def test_a_named_reference():
     aligned = tiny_model(seed=2)
 
     class Sources:
-        @hookimpl
-        def pact_token_sources(self):
-            return [TokenSource("house", lambda config, model, tokenizer: tokens())]
-
         @hookimpl
         def pact_references(self):
             return [ReferenceSource("registry", lambda name, model, tokenizer: aligned)]
 
     with plugged(Sources()):
         asked = {"easing": False, "anchors": False, "hold_data": True}
-        named = pact.PactConfig(safety_tokens="house", reference="registry", **asked)
+        named = pact.PactConfig(safety_tokens=tokens(), reference="registry", **asked)
         constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), named)
     assert constraint.tokens == tokens()
     assert constraint.reference.choice.name == "model"
@@ -118,7 +114,7 @@ def test_named_token_sources_and_references():
     assert {one.ids for one in term.columns} == {(40, 41)}
 
 
-def test_one_that_is_offered():
+def test_one_that_is_offered(monkeypatch):
     """By hooks of which the command line needs exactly one."""
 
     class Another:
@@ -130,8 +126,9 @@ def test_one_that_is_offered():
     with plugged(Another()), pytest.raises(PluginError, match="more than one plugin offers") as caught:
         manager.one_offered("pact_model_loaders", remedy="Install one.")
     assert set(caught.value.value.split(", ")) == {offered.name, "another"}
-    with pytest.raises(PluginError, match=r"no plugin offers pact_token_sources.*Install one"):
-        manager.one_offered("pact_token_sources", remedy="Install one.")
+    monkeypatch.setattr(manager, "offered", lambda hook: {})
+    with pytest.raises(PluginError, match=r"no plugin offers pact_model_loaders.*Install one"):
+        manager.one_offered("pact_model_loaders", remedy="Install one.")
 
 
 def test_the_check_that_reads_a_configuration(tmp_path):

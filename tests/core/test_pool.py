@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 from transformers import GenerationMixin
 
 from pact_plugin.data.generation import Generation, special_ids, user_prompt, user_prompts
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
@@ -75,7 +75,7 @@ def test_rightly_is_as_the_kind_asks_for():
     assert all(one.rightly for one in pool.asked)
     assert set(pool.pairs("harmful")) == set(REQUESTS)
     assert set(pool.pairs("benign")) == set(QUESTIONS)
-    swapped = [AuditPrompt(one.prompt, "benign" if one.kind == "harmful" else "harmful") for one in TAUGHT]
+    swapped = [Prompt(one.prompt, "benign" if one.kind == "harmful" else "harmful") for one in TAUGHT]
     pool = pool_of(tiny_aligned_model(), swapped)
     assert pool.pairs("harmful") == pool.pairs("benign") == {}
 

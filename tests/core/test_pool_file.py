@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint, assemble
-from pact_plugin.data.prompts import AuditPrompt
+from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference import pool_file
@@ -84,7 +84,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "another model": {"model": lambda: tiny_model(seed=1)},
     "a model that has moved by little": {"model": lambda: nudged(tiny_model())},
     "fewer prompts": {"prompts": PROMPTS[:-1]},
-    "other prompts": {"prompts": (*PROMPTS[:-1], AuditPrompt("What?", PROMPTS[-1].kind))},
+    "other prompts": {"prompts": (*PROMPTS[:-1], Prompt("What?", PROMPTS[-1].kind))},
     "another order": {"prompts": PROMPTS[::-1]},
     "another chat template": {"tokenizer": another_template},
 }

@@ -8,16 +8,14 @@ from loop import TOKENIZER, settings
 from tiny import QUESTIONS, REQUESTS
 
 from pact_plugin import PactConstraint, assemble
-from pact_plugin.data.prompts import AuditPrompt, PromptSet, for_pool
+from pact_plugin.data.prompts import Prompt, PromptSet, for_pool
 from pact_plugin.reference import pool_file
 from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.source import build_source
 
 PROMPTS = for_pool().limited(20).prompts
 TAUGHT = tuple(
-    AuditPrompt(text, kind)
-    for kind, texts in (("harmful", REQUESTS), ("benign", QUESTIONS))
-    for text in texts
+    Prompt(text, kind) for kind, texts in (("harmful", REQUESTS), ("benign", QUESTIONS)) for text in texts
 )
 """What `tiny_aligned_model()` answers as it should."""
 BARE: dict[str, Any] = {"easing": False, "hold_data": True}

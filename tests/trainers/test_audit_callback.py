@@ -16,12 +16,12 @@ import pact_plugin as pact
 from pact_plugin.audit.monitor import FILE_NAME
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.data.generation import Generation, answers, user_prompt
-from pact_plugin.data.prompts import AuditPrompt, PromptSet
+from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
 from pact_plugin.judge import is_refusal
 
 PROMPTS = PromptSet(
-    (*(AuditPrompt(one, "harmful") for one in REQUESTS), *(AuditPrompt(one, "benign") for one in QUESTIONS)),
+    (*(Prompt(one, "harmful") for one in REQUESTS), *(Prompt(one, "benign") for one in QUESTIONS)),
     "tiny",
 )
 RATES = {"pact/refusal_rate", "pact/over_refusal_rate", "pact/audit_seconds"}

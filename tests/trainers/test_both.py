@@ -11,8 +11,6 @@ from sft import train_logs
 from transformers import TrainerCallback
 
 import pact_plugin as pact
-from pact_plugin.hooks import manager
-from pact_plugin.hooks.spec import hookimpl
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
@@ -97,27 +95,6 @@ def test_metrics_are_means_over_accumulated_batches(tmp_path, build):
     for whole, split in zip(run(4, 1), run(1, 4), strict=True):
         for name in METRICS - {"anchor_divergence"}:
             assert whole[f"pact/{name}"] == pytest.approx(split[f"pact/{name}"], rel=1e-3, abs=1e-7)
-
-
-@each_trainer
-def test_plugins_are_told_the_metrics_of_each_log(tmp_path, build):
-    told = []
-
-    class Listener:
-        @hookimpl
-        def pact_step(self, step, metrics):
-            told.append((step, metrics))
-
-    manager.register(Listener(), "listener")
-    try:
-        trainer = pact.attach(build(tmp_path), CONFIG)
-        trainer.train()
-    finally:
-        manager.plugin_manager().unregister(name="listener")
-    logs = train_logs(trainer)
-    assert told == [
-        (step, {f"pact/{name}": log[f"pact/{name}"] for name in METRICS}) for step, log in enumerate(logs, 1)
-    ]
 
 
 # --- evaluations ---
