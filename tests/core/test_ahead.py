@@ -110,7 +110,7 @@ def test_of_another_step_than_the_loss():
 
 
 def test_it_is_needed_where_checkpointing_is_reentrant_on_several_ranks(monkeypatch):
-    monkeypatch.setattr("pact_plugin.terms.anchors.ranks", lambda: 2)
+    monkeypatch.setattr("pact_plugin.terms.anchors.world_size", lambda: 2)
     model, batch = tiny_model().train(), a_batch()
     model.gradient_checkpointing_enable({"use_reentrant": True})
     constraint = built(model)

@@ -78,7 +78,7 @@ def test_weight_0_adds_nothing():
 
 
 def test_reentrant_checkpointing_on_several_ranks_needs_a_backward_pass_of_its_own(monkeypatch):
-    monkeypatch.setattr("pact_plugin.terms.anchors.ranks", lambda: 2)
+    monkeypatch.setattr("pact_plugin.terms.anchors.world_size", lambda: 2)
     model = tiny_model().train()
     model.gradient_checkpointing_enable({"use_reentrant": True})
     constraint = built(model)

@@ -235,7 +235,7 @@ def test_gradient_checkpointing(reentrant):
 @pytest.mark.parametrize(("count", "reentrant"), [(1, True), (2, False), (2, None), (2, True)])
 def test_reentrant_checkpointing_on_several_ranks_is_refused(monkeypatch, count, reentrant):
     """It would leave the ranks with different gradients (rank_steps.py)."""
-    monkeypatch.setattr(anchors_module, "ranks", lambda: count)
+    monkeypatch.setattr(anchors_module, "world_size", lambda: count)
     model = tiny_model().train()
     require_one_backward(model)
     model.gradient_checkpointing_enable({} if reentrant is None else {"use_reentrant": reentrant})
@@ -310,7 +310,7 @@ def test_the_same_part_of_each_kind_in_every_step(ratio):
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     size = len(pool.documents) // 8 * 8
     monkeypatch.setattr(pool, "turns", list(range(size)))
-    monkeypatch.setattr(anchors_module, "ranks", lambda: 2)
+    monkeypatch.setattr(anchors_module, "world_size", lambda: 2)
     pool.per_step = 8
     steps = range(1, size // 8 + 1)
     for number in range(3):
@@ -325,7 +325,7 @@ def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
 )
 def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, each):
     size, everyone = len(pool.turns), set(range(len(pool.documents)))
-    monkeypatch.setattr(anchors_module, "ranks", lambda: ranks)
+    monkeypatch.setattr(anchors_module, "world_size", lambda: ranks)
     pool.per_step = 8
 
     def step(number: int) -> list[int]:
