@@ -24,6 +24,7 @@ from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
 from pact_plugin.model.linear import Linear
 from pact_plugin.reference.columns import Columns, furthest, read
+from pact_plugin.reference.probe import Probe
 from pact_plugin.reference.source import Source, build_source
 from pact_plugin.terms.base import Contribution, MicroBatch, Term
 from pact_plugin.terms.build import data_terms
@@ -111,8 +112,8 @@ class Kind:
         self._top_k = config.anchors.top_k if config.anchors else 0
         self._head, self._chunk = language_head(model), config.advanced.chunk_size
         self._student = Student(model, self._head, tokens.positive.ids, self._chunk)
-        log_odds = Linear(torch.zeros(settings.sizes.hidden_size), 0.0)
-        self._terms: Sequence[Term] = _terms(config, tokens, log_odds, tokenizer)
+        probe = Probe(Linear(torch.zeros(settings.sizes.hidden_size), 0.0), 0.5)
+        self._terms: Sequence[Term] = _terms(config, tokens, probe, tokenizer)
         self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
 
     def count(self, plain: int, anchors: AnchorRows) -> Count:
@@ -263,8 +264,8 @@ def _tokens(vocab_size: int, number: int) -> tuple[Any, SafetyTokens]:
     return tokenizer, safety_tokens(tokenizer, number)
 
 
-def _terms(config: PactConfig, tokens: SafetyTokens, log_odds: Linear, tokenizer: Any) -> list[Any]:
-    found = data_terms(config, tokens, log_odds, tokenizer)
+def _terms(config: PactConfig, tokens: SafetyTokens, probe: Probe, tokenizer: Any) -> list[Any]:
+    found = data_terms(config, tokens, probe, tokenizer)
     return [_Published(term, tokens.ids) if isinstance(term, PublishedTerm) else term for term in found]
 
 

@@ -17,7 +17,7 @@ from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import broadcast_object, gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import Data, choose
-from pact_plugin.reference.pool import Asked, Pool
+from pact_plugin.reference.pool import Asked, Pool, read_where
 from pact_plugin.reference.pool_file import pool_of, tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, adapter_state, build_source
@@ -123,10 +123,10 @@ def build_parts(
     with evaluation_mode(model):
         check_head(model, head, student.ids_on(student.device())[:16])
     # A fit that differs by rounding would be another column of the table on each rank.
-    log_odds = (
-        broadcast_object(pool.probe.log_odds) if pool is not None and settings.easing is not None else None
-    )
-    looking = data_terms(settings, tokens, log_odds, tokenizer)
+    probe = None
+    if pool is not None and settings.easing is not None:
+        probe = broadcast_object(read_where(pool, source, data.endings if data else ()).probe)
+    looking = data_terms(settings, tokens, probe, tokenizer)
     anchors = anchor_terms(settings, held, student, source, choice)
     reference = Reference(
         choice,

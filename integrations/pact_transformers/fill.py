@@ -14,6 +14,7 @@ from transformers.trainer_utils import has_length
 
 from pact_plugin.data.documents import require_text
 from pact_plugin.data.positions import nothing_masked
+from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
 from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.reference.choose import Data
@@ -41,11 +42,15 @@ def data_of(trainer: Any, folder: str | None) -> Data:
     obstacle = "the training data has no length" if rows is None else _no_text(rows)
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
+    masked = rows is None or "labels" not in rows or not nothing_masked(rows)
     return Data(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
         sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
-        masked=rows is None or "labels" not in rows or not nothing_masked(rows),
+        masked=masked,
+        endings=endings_of(rows)
+        if rows is not None and masked and {"labels", "input_ids"} <= set(rows)
+        else (),
     )
 
 

@@ -49,12 +49,44 @@ def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
         return []
     if not has_chat_template(tokenizer):
         return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
-    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    # Models that can think aloud first are asked not to; other templates ignore it.
+    return _rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
+
+
+def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """The same as they stand in training data: up to where a conversation and the prompt to answer first differ.
+
+    Most are those of `user_prompts`. Where a model can think aloud, data has the answer begin before the empty thoughts
+    that `user_prompts` end with.
+    """
+    if not prompts or not has_chat_template(tokenizer):
+        return user_prompts(tokenizer, prompts)
+    asked = _rendered(tokenizer, [(prompt,) for prompt in prompts])
+    answered = _rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
+    return [
+        whole[: next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))]
+        for prompt, whole in zip(asked, answered, strict=True)
+    ]
+
+
+def prompt_ends(tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]:
+    """Token ids up to each place where answers begin: `user_prompts`, and `trained_prompts` where these differ."""
+    asked = user_prompts(tokenizer, prompts)
+    others = trained_prompts(tokenizer, prompts)
+    return [asked] if others == asked else [asked, others]
+
+
+def _rendered(tokenizer: Any, conversations: Sequence[tuple[str, ...]], **settings: Any) -> list[list[int]]:
+    """Token ids of a user's prompts, and of an answer if there is one, else up to where it begins."""
+    messages = [
+        [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
+        for turns in conversations
+    ]
     texts = tokenizer.apply_chat_template(
         messages,
         tokenize=False,
-        add_generation_prompt=True,
-        enable_thinking=False,  # models that can think aloud first are asked not to; other templates ignore it
+        add_generation_prompt=len(conversations[0]) == 1,
+        **settings,
         **_undated(tokenizer.chat_template),
     )
     return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]

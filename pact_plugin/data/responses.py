@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions
+from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, positions_of
+
+ENDING = 4
+"""Last tokens before answers that are compared, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,17 @@ class Responses:
         ends = np.flatnonzero(run == IGNORE_INDEX)
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
+    def behind(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
+        """The last tokens before a response; none where a document begins with it.
+
+        Args:
+            number: From 0 to R - 1.
+            ids: Of the batch, on the host.
+            limit: So many tokens, at most.
+        """
+        end = int(self.column[number])
+        return tuple(ids[self.row[number], max(0, end - limit) : end].tolist()) if end > 1 else ()
+
     def owner(self, positions: ResponsePositions) -> Int[Tensor, " M"]:
         """Which of the R responses each position is part of, from 0; -1 for those of other responses."""
         response = positions.response.numpy()
@@ -61,3 +76,10 @@ class Responses:
             return torch.full((len(response),), -1)
         place = np.searchsorted(self.numbers, response).clip(max=len(self) - 1)
         return torch.from_numpy(np.where(self.numbers[place] == response, place, -1))
+
+
+def endings_of(batch: Mapping[str, Tensor]) -> tuple[tuple[int, ...], ...]:
+    """The last tokens before the answers of a batch on the host, each once; `ENDING` at most."""
+    responses = Responses.of(batch["labels"], positions_of(batch))
+    found = (responses.behind(number, batch["input_ids"], ENDING) for number in range(len(responses)))
+    return tuple(dict.fromkeys(one for one in found if one))

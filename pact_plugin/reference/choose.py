@@ -19,6 +19,7 @@ class Data:
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
         labels: Whether each token of a response is a label, as not with preferences; else anchors alone are held.
         masked: Whether any token of the first rows is masked, so that it can be told where their answers begin.
+        endings: The last tokens before these answers (see `endings_of`).
     """
 
     folder: str | None = None
@@ -26,6 +27,7 @@ class Data:
     sharded: str | None = None
     labels: bool = True
     masked: bool = True
+    endings: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from pact_plugin.data.documents import Row
 from pact_plugin.data.generation import Generation, Pair, answers, inspecting, longest_first
 from pact_plugin.data.prompts import Kind, Prompt
+from pact_plugin.data.responses import ENDING
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.wrappers import unwrap
@@ -66,12 +67,15 @@ class Pool:
 
     Args:
         asked: Each prompt with its answer.
-        hidden: The final hidden states that predict the first tokens of the answers.
+        hidden: The final hidden states at the prompts' ends: where the answers begin, and, where that is elsewhere,
+            where they begin in training data.
+        endings: The last tokens before each of these E places, as all prompts have them.
         key: 32 hexadecimal digits of the model and the prompts.
     """
 
     asked: tuple[Asked, ...]
-    hidden: Float[Tensor, "N d"]
+    hidden: Float[Tensor, "E N d"]
+    endings: tuple[tuple[int, ...], ...]
     key: str = ""
 
     @cached_property
@@ -81,7 +85,7 @@ class Pool:
         Raises:
             ConfigError: There are too few prompts of a kind.
         """
-        found = fit_probe(self.hidden, [one.kind == "harmful" for one in self.asked])
+        found = fit_probe(self.hidden, [one.kind == "harmful" for one in self.asked], self.endings)
         logger.info(
             "PACT easing: the aligned model tells harmful prompts from harmless ones with an AUC of %.3f "
             "(over %d prompts, each left out once)",
@@ -104,7 +108,7 @@ def ask(
     source: Source,
     tokenizer: Any,
     prompts: Sequence[Prompt],
-    asked: Sequence[list[int]],
+    ends: Sequence[Sequence[list[int]]],
     how: Generation,
 ) -> Pool:
     """Let the aligned model answer prompts, once.
@@ -113,7 +117,8 @@ def ask(
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
-        asked: Their token ids up to where the answer begins.
+        ends: Their token ids up to where the answer begins, by which they are asked, and up to each other place where
+            states are wanted (see `prompt_ends`).
         how: Length of answers, prompts at a time, and who hears of it.
 
     Raises:
@@ -127,13 +132,42 @@ def ask(
             remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
         )
     with inspecting(model), source.session():
-        hidden = ends_of(source, asked, how.batch_size)
-        said = answers(model, tokenizer, asked, how)
+        hidden = torch.stack([ends_of(source, one, how.batch_size) for one in ends])
+        said = answers(model, tokenizer, ends[0], how)
     found = [
         Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
-        for one, prompt, answer in zip(prompts, asked, said, strict=True)
+        for one, prompt, answer in zip(prompts, ends[0], said, strict=True)
     ]
-    return Pool(tuple(found), hidden)
+    return Pool(tuple(found), hidden, tuple(map(ending, ends)))
+
+
+def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[int, ...]:
+    """The last tokens that all prompts have in common; `limit` at most, or all of them."""
+    last = list(zip(*[prompt[::-1][:limit] for prompt in prompts], strict=False))
+    common = next((place for place, tokens in enumerate(last) if len(set(tokens)) > 1), len(last))
+    return tuple(prompts[0][len(prompts[0]) - common :])
+
+
+def read_where(pool: Pool, source: Source, endings: Sequence[tuple[int, ...]]) -> Pool:
+    """The pool with states also where data has its answers begin, if that is within what the prompts end with.
+
+    Some frameworks count the line break behind `assistant`, or more of the chat format, as part of an answer.
+
+    Args:
+        pool: What the aligned model was asked.
+        source: The aligned model.
+        endings: The last tokens before the data's answers (see `endings_of`).
+    """
+    prompts = [one.prompt for one in pool.asked]
+    form = ending(prompts, None)
+    for left_out in range(1, len(form)):
+        behind = form[: len(form) - left_out][-ENDING:]
+        if behind not in pool.endings and any(one[-len(behind) :] == behind for one in endings):
+            with inspecting(unwrap(source.model)), source.session():
+                states = ends_of(source, [prompt[:-left_out] for prompt in prompts])
+            hidden = torch.cat([pool.hidden, states[None]])
+            pool = replace(pool, hidden=hidden, endings=(*pool.endings, behind))
+    return pool
 
 
 def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:

@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.data.generation import Generation, device_of, user_prompts
+from pact_plugin.data.generation import Generation, device_of, prompt_ends
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
-from pact_plugin.reference.pool import ANSWER, BATCH, Asked, Pool, ask, refuses
+from pact_plugin.reference.pool import ANSWER, BATCH, Asked, Pool, ask, ending, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -34,7 +34,7 @@ logger = logging.getLogger("pact_plugin")
 
 CACHE = "PACT_CACHE"
 """Environment variable that names the folder."""
-_FORMAT = "pact-pool 1"
+_FORMAT = "pact-pool 2"
 _CHOICE = "the first position for half"
 """How tokens are chosen from answers; those that were chosen otherwise are not used."""
 
@@ -66,8 +66,8 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         ConfigError: They have to be asked, and the model has no method `generate`.
         ReferenceModelError: The ranks hold different weights.
     """
-    asked = user_prompts(tokenizer, [one.prompt for one in prompts])
-    key = _key(source, asked)
+    ends = prompt_ends(tokenizer, [one.prompt for one in prompts])
+    key = _key(source, ends)
     if len(set(all_gather_object(key))) > 1:
         raise ReferenceModelError(
             "the ranks hold different weights, so they have no aligned model in common",
@@ -75,7 +75,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
             remedy="Load the whole model on every rank; with FSDP set `cpu_ram_efficient_loading: false`.",
         )
     file = cache_folder() / f"{key}.safetensors"
-    kept = broadcast_object(_read(file, key, tokenizer, prompts, asked))
+    kept = broadcast_object(_read(file, key, tokenizer, prompts, ends))
     if kept is not None:
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return kept
@@ -89,7 +89,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
     said = "PACT: the model answers prompts, once"
     with tqdm(desc=said, total=len(prompts), unit=" prompts", disable=how is not None or rank() != 0) as bar:
         how = how or Generation(ANSWER, BATCH, lambda done: bar.update(done - bar.n))
-        pool = ask(source, tokenizer, prompts, asked, how)
+        pool = ask(source, tokenizer, prompts, ends, how)
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     pool = broadcast_object(replace(pool, key=key))
     _keep(file, lambda path: _write(path, pool))
@@ -136,9 +136,9 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     return tokens
 
 
-def _key(source: Source, asked: Sequence[list[int]]) -> str:
+def _key(source: Source, ends: Sequence[Sequence[list[int]]]) -> str:
     model = model_fingerprint(source.model, base_only=source.kind == "adapter_off", any_type=True).values
-    return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, asked]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, ends]).encode()).hexdigest()[:32]
 
 
 def _keep(file: Path, write: Callable[[Path], object]) -> None:
@@ -172,7 +172,7 @@ def _read_tokens(file: Path) -> SafetyTokens | None:
 
 
 def _read(
-    file: Path, key: str, tokenizer: Any, prompts: Sequence[Prompt], asked: Sequence[list[int]]
+    file: Path, key: str, tokenizer: Any, prompts: Sequence[Prompt], ends: Sequence[Sequence[list[int]]]
 ) -> Pool | None:
     """What a file holds; None where there is none, or not a whole one: it is only a saving."""
     try:
@@ -181,10 +181,10 @@ def _read(
             hidden: Tensor = opened.get_tensor("hidden")
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
-    if not len(said) == len(hidden) == len(prompts):
+    if hidden.shape[:2] != (len(ends), len(prompts)) or len(said) != len(prompts):
         return None
     found = [
         Asked(one.prompt, one.kind, ids, answer, refuses(tokenizer, answer))
-        for one, ids, answer in zip(prompts, asked, said, strict=True)
+        for one, ids, answer in zip(prompts, ends[0], said, strict=True)
     ]
-    return Pool(tuple(found), hidden, key)
+    return Pool(tuple(found), hidden, tuple(map(ending, ends)), key)

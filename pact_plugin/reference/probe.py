@@ -32,21 +32,26 @@ class Probe:
     Args:
         log_odds: That a prompt is harmful, in nats, of the final hidden state that predicts its answer.
         auc: Area under the ROC curve over the pool, each prompt scored by a probe that had not seen it.
+        endings: The last tokens before the places that it was fitted at.
     """
 
     log_odds: Linear
     auc: float
+    endings: tuple[tuple[int, ...], ...] = ()
 
 
-def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
-    """Fit a probe to the states at the end of prompts whose kinds are known.
+def fit_probe(
+    hidden: Float[Tensor, "E N d"], harmful: Sequence[bool], endings: tuple[tuple[int, ...], ...] = ()
+) -> Probe:
+    """Fit one probe to the states at the E ends of prompts whose kinds are known.
 
     A ridge-penalised logistic regression gives the direction; a second, of one dimension, sets its scale and offset by
     the scores of prompts that were left out (Platt 1999), so that the log odds mean what they say on other prompts.
 
     Args:
-        hidden: Final hidden states that predict the first token of an answer.
-        harmful: Whether each prompt is harmful.
+        hidden: Final hidden states at the ends of the prompts, which have E places where an answer may begin.
+        harmful: Whether each of the N prompts is harmful.
+        endings: The last tokens before each of the E places.
 
     Raises:
         ConfigError: There are fewer than `MINIMUM` prompts of a kind, or the states do not differ.
@@ -65,7 +70,7 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
             key="easing",
             remedy=f"Give at least {MINIMUM} of each kind, or set `easing: false`.",
         )
-    states = hidden.float().cpu().double().numpy()
+    states = hidden.flatten(0, 1).float().cpu().double().numpy()
     if states.std(0).max() <= _ROUNDING * np.abs(states).max():
         raise ConfigError(
             "the aligned model's states at the ends of all prompts are the same",
@@ -75,8 +80,12 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=STRENGTH, class_weight="balanced", tol=_EXACT, max_iter=1000)
     )
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
-    scores = cross_val_predict(model, states, kinds, cv=folds, method="decision_function")
+    # A prompt is left out at all of its places.
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(kinds, kinds)
+    places = len(kinds) * np.arange(len(hidden))[:, None]
+    splits = [tuple((places + part).ravel() for part in split) for split in folds]
+    kinds = np.tile(kinds, len(hidden))
+    scores = cross_val_predict(model, states, kinds, cv=splits, method="decision_function")
     size = float(scores.std()) or 1.0  # scores are small, and so would be what tells the fit that it is done
     scale = LogisticRegression(C=1e6, tol=_EXACT).fit(scores[:, None] / size, kinds)
     model.fit(states, kinds)
@@ -85,7 +94,7 @@ def fit_probe(hidden: Float[Tensor, "N d"], harmful: Sequence[bool]) -> Probe:
     weights = slope * direction.coef_[0] / spread.scale_
     bias = slope * float(direction.intercept_[0]) + float(scale.intercept_[0]) - float(weights @ spread.mean_)
     fit = Linear(torch.from_numpy(_rounded(weights)).float(), float(_rounded(np.asarray(bias))))
-    return Probe(fit, float(roc_auc_score(kinds, scores)))
+    return Probe(fit, float(roc_auc_score(kinds, scores)), endings)
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:

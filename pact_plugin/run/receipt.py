@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pact_plugin.run.meter import Sums
 
 FILE_NAME = "pact_receipt.json"
-TOKENS_FILE = "pact_safety_tokens.safetensors"
-"""Where the safety tokens of a run lie, beside its receipt."""
+TOKENS_FILE = "pact/safety_tokens.safetensors"
+"""Where the safety tokens of a run lie, beside its receipt; in a folder, as servers load every safetensors file of
+a model's own."""
 _NOT_COMPARED = ("safety_tokens", "reference")
 """Settings that say where something lies, or how it was asked for; what it is stands beside the settings."""
 

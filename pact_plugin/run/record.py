@@ -120,7 +120,9 @@ class Record:
         """
         self.flush()
         self.receipt.write(directory)
-        self._tokens.save(Path(directory) / TOKENS_FILE)
+        file = Path(directory) / TOKENS_FILE
+        file.parent.mkdir(exist_ok=True)
+        self._tokens.save(file)
         drifted = drift_warning(self.receipt)
         if drifted and not self._warned:
             warnings.warn(f"PACT: {drifted}", stacklevel=2)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from pact_plugin.config import First, PactConfig
-from pact_plugin.model.linear import Linear
 from pact_plugin.reference.choose import Choice
-from pact_plugin.reference.pool import Asked, refuses
+from pact_plugin.reference.pool import Asked
+from pact_plugin.reference.probe import Probe
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.terms.base import Term
@@ -20,15 +19,13 @@ from pact_plugin.terms.student import Student
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
-def data_terms(
-    config: PactConfig, tokens: SafetyTokens, log_odds: Linear | None, tokenizer: Any
-) -> list[Term]:
+def data_terms(config: PactConfig, tokens: SafetyTokens, probe: Probe | None, tokenizer: Any) -> list[Term]:
     """The terms that look at the data's response positions.
 
     Args:
         config: Settings.
         tokens: The safety tokens; those with a positive weight form S.
-        log_odds: That a prompt is harmful, of the aligned model's final hidden state; not needed without easing.
+        probe: How the aligned model tells harmful prompts; not needed without easing.
         tokenizer: The model's tokenizer.
 
     Raises:
@@ -36,8 +33,8 @@ def data_terms(
     """
     ids, terms = tokens.positive.ids, list[Term]()
     if config.easing is not None:
-        assert log_odds is not None
-        terms.append(EasingTerm(log_odds, _number(config.easing.first), partial(refuses, tokenizer)))
+        assert probe is not None
+        terms.append(EasingTerm(probe, _number(config.easing.first), tokenizer))
     if config.hold_data is not None:
         terms.append(DataHoldTerm(ids, _number(config.hold_data.first), config.weight))
     published = config.advanced.published

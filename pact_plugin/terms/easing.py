@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+import logging
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from pact_plugin.data.documents import to_device
 from pact_plugin.data.responses import Responses
+from pact_plugin.data.view import View
 from pact_plugin.math.easing import eased_share
-from pact_plugin.model.linear import Linear
 from pact_plugin.reference.columns import Columns
-from pact_plugin.reference.pool import ANSWER
+from pact_plugin.reference.pool import ANSWER, refuses
+from pact_plugin.reference.probe import Probe
 from pact_plugin.terms.base import Contribution, MicroBatch
+
+logger = logging.getLogger("pact_plugin")
 
 _KEPT = 2**16
 """Verdicts on responses that are kept."""
@@ -25,27 +29,29 @@ class EasingTerm:
     """Takes e · nll off the task's loss at the first tokens of each response.
 
     Args:
-        log_odds: That a prompt is harmful, of the aligned model's final hidden state at its end.
+        probe: How the aligned model tells harmful prompts, by its final hidden state at their ends.
         first: First tokens of each response; None for all.
-        refuses: Whether a response, by the ids of its first tokens, is a refusal.
+        tokenizer: The model's, by which a response is read.
     """
 
     name = "easing"
     metrics = ("eased",)
 
-    def __init__(
-        self, log_odds: Linear, first: int | None, refuses: Callable[[tuple[int, ...]], bool]
-    ) -> None:
+    def __init__(self, probe: Probe, first: int | None, tokenizer: Any) -> None:
         # Known from the prompt alone: one number for each response.
-        self._log_odds = Columns("linear", (), 1, linear=log_odds)
+        self._log_odds = Columns("linear", (), 1, linear=probe.log_odds)
         self.columns = (self._log_odds,)
         self.first = first
         # The data come round again.
-        self._refuses = lru_cache(maxsize=_KEPT)(refuses)
+        self._refuses = lru_cache(maxsize=_KEPT)(partial(refuses, tokenizer))
+        self._endings = [end for end in probe.endings if end]
+        self._tokenizer, self._looked = tokenizer, False
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """Σ e_i · nll_i, or Σ e_i · p_i · nll_i under DFT."""
         view = batch.view
+        if not self._looked and self._endings:
+            self._warn_of_other_endings(view)
         where, device = view.within(self.first), view.hidden.device
         refusals = to_device(self._refusals(view.responses), device)
         by_response = eased_share(batch.aligned[self._log_odds][:, 0], refusals)
@@ -54,6 +60,20 @@ class EasingTerm:
         logprobs = batch.student.label_logprobs[where]
         share = eased * logprobs.detach().exp() if batch.task_loss == "dft" else eased
         return Contribution(relief=-(share * logprobs).sum(), means={"eased": (eased.sum(), eased.shape[0])})
+
+    def _warn_of_other_endings(self, view: View) -> None:
+        """Say, once, that answers begin elsewhere than where the probe was fitted."""
+        self._looked = True
+        ids, limit = view.host["input_ids"], max(map(len, self._endings))
+        found = [view.responses.behind(number, ids, limit) for number in range(len(view.responses))]
+        others = [one for one in found if one and not any(one[-len(end) :] == end for end in self._endings)]
+        if 2 * len(others) > len(found):
+            logger.warning(
+                "PACT easing: answers in the data begin behind %r, but the model was asked with prompts that end "
+                "with %r. It may not see harmful requests: look at `pact/eased`, or train in its chat template.",
+                self._tokenizer.decode(others[0]),
+                self._tokenizer.decode(self._endings[0]),
+            )
 
     def _refusals(self, responses: Responses) -> Bool[Tensor, " R"]:
         found = [self._refuses(tuple(responses.tokens(number, ANSWER))) for number in range(len(responses))]

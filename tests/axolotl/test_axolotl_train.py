@@ -105,9 +105,9 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
         learning_rate=1e-3,
         use_tensorboard=True,
     ).ok()
-    tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
+    tokens = pact.SafetyTokens.load(run.output / "pact/safety_tokens.safetensors")
     assert tokens.provenance["contrast"] == "benign"
-    assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens
+    assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact/safety_tokens.safetensors") == tokens
     assert_equal_to_plain(workshop, run, 2, tokens=tokens)
 
     rows = [

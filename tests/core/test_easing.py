@@ -14,7 +14,7 @@ from turns import COMPLIES, EAGER, LAYOUTS, Turns, by_hand, conversations, encod
 from pact_plugin import PactConstraint
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.terms import build as build_module
+from pact_plugin.reference.pool import refuses
 from pact_plugin.terms.base import Step
 
 
@@ -191,7 +191,7 @@ def test_constraints_do_not_share_verdicts(monkeypatch):
 
 def test_special_tokens_are_no_part_of_what_is_judged():
     end = TOKENIZER.eos_token_id
-    assert build_module.refuses(TOKENIZER, [*encode(REFUSAL), end])
-    assert not build_module.refuses(TOKENIZER, [*encode(COMPLIES), end])
-    assert not build_module.refuses(TOKENIZER, [end])
-    assert not build_module.refuses(TOKENIZER, [])
+    assert refuses(TOKENIZER, [*encode(REFUSAL), end])
+    assert not refuses(TOKENIZER, [*encode(COMPLIES), end])
+    assert not refuses(TOKENIZER, [end])
+    assert not refuses(TOKENIZER, [])

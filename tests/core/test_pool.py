@@ -10,13 +10,15 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_token
 from tokenizers import AddedToken
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import Generation, special_ids, user_prompt, user_prompts
+from pact_plugin.data.generation import Generation, prompt_ends, special_ids, user_prompt
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.pool import ANSWER, BATCH, ask
 from pact_plugin.reference.source import build_source
+
+TEXTS = [one.prompt for one in PROMPTS]
 
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -43,7 +45,7 @@ def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
 def test_the_states_are_those_of_a_plain_pass_at_the_prompts_last_token_c11_2(monkeypatch, flat):
     monkeypatch.setattr(LanguageHead, "keeps_documents_apart", flat)
     model = tiny_model(attn_implementation="eager").train()
-    found = pool_of(model).hidden
+    (found,) = pool_of(model).hidden
     assert model.training
     assert len({len(user_prompt(TOKENIZER, one.prompt)) for one in PROMPTS}) > 5
     plain = tiny_model(attn_implementation="eager")
@@ -60,13 +62,7 @@ def test_no_pass_reads_more_prompts_than_it_may():
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     source = build_source("itself", model, None)
-    ask(
-        source,
-        TOKENIZER,
-        PROMPTS,
-        user_prompts(TOKENIZER, [one.prompt for one in PROMPTS]),
-        Generation(ANSWER, 3),
-    )
+    ask(source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(ANSWER, 3))
     assert max(rows) == 3
 
 
@@ -123,8 +119,9 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     source = build_source("adapter_off", model)
     expected = pool_of(tiny_model())
     moved(model)
-    asked = user_prompts(TOKENIZER, [one.prompt for one in PROMPTS])
-    found = pool_module.ask(source, TOKENIZER, PROMPTS, asked, Generation(ANSWER, BATCH))
+    found = pool_module.ask(
+        source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(ANSWER, BATCH)
+    )
     assert len(generated) == 2
     assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
     torch.testing.assert_close(found.hidden, expected.hidden)

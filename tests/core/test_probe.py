@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.linear import Linear
-from pact_plugin.reference.probe import fit_probe
+from pact_plugin.reference import probe as probe_module
+from pact_plugin.reference.probe import Probe
 
 
 def states(
@@ -28,6 +29,11 @@ def states(
     hidden = torch.randn(count, width, generator=generator)
     hidden[:, 2] += apart * (kinds.float() - 0.5)
     return hidden * torch.logspace(-1, 1, width) + 3.0, kinds.tolist()
+
+
+def fit_probe(hidden: Tensor, kinds: list[bool]) -> Probe:
+    """With one place for each prompt."""
+    return probe_module.fit_probe(hidden[None], kinds)
 
 
 # --- against the clauses, by hand ---
@@ -206,3 +212,11 @@ def test_the_digest_knows_the_last_bit():
     weights = torch.tensor([1.0])
     assert Linear(weights, 0.0).digest != Linear(torch.nextafter(weights, torch.tensor([2.0])), 0.0).digest
     assert Linear(weights, 0.0).digest != Linear(weights, math.ulp(0.0)).digest
+
+
+def test_a_prompt_with_two_places_is_left_out_at_both_c11_4():
+    """Else its other place would give it away: here prompts share nothing but their own two states."""
+    hidden, kinds = states(0.0, count=64, width=256)
+    found = probe_module.fit_probe(torch.stack([hidden, hidden]), kinds)
+    assert found.auc == pytest.approx(fit_probe(hidden, kinds).auc, abs=0.02)
+    assert found.auc < 0.7

@@ -153,6 +153,6 @@ def test_the_chosen_tokens_lie_beside_the_model(workshop):
     run = workshop.train(
         "chosen", external_plugins=[chosen(workshop)], max_steps=1, save_steps=1, **LORA
     ).ok()
-    tokens = pact.SafetyTokens.load(run.output / "pact_safety_tokens.safetensors")
+    tokens = pact.SafetyTokens.load(run.output / "pact/safety_tokens.safetensors")
     assert tokens.provenance["contrast"] == "benign"
-    assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact_safety_tokens.safetensors") == tokens
+    assert pact.SafetyTokens.load(run.checkpoints[-1] / "pact/safety_tokens.safetensors") == tokens

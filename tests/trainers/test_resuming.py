@@ -39,7 +39,7 @@ def test_an_interrupted_run_resumes_as_one(tmp_path, build, with_lora):
     for folder in ("checkpoint-2", "checkpoint-4", "."):
         assert verify_run(tmp_path / "cut" / folder).startswith("constrained:")
     assert "4 steps" in verify_run(tmp_path / "cut")
-    assert pact.SafetyTokens.load(tmp_path / "cut" / "pact_safety_tokens.safetensors") == TOKENS
+    assert pact.SafetyTokens.load(tmp_path / "cut" / "pact/safety_tokens.safetensors") == TOKENS
     assert not list((tmp_path / "cut").glob("checkpoint-*/pact_reference*"))
 
 

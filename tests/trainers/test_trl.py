@@ -8,15 +8,30 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from both import CONFIG, HELD, each_kind, with_reference_in_steps
+from datasets import Dataset
 from forks import run_script
-from sft import TOKENIZER, completions, conversations, lora, sft_trainer, train_logs
-from tiny import tiny_model
-from trl import SFTTrainer
+from sft import (
+    ON_A_CPU,
+    TOKENIZER,
+    TOKENS,
+    completions,
+    conversations,
+    lora,
+    question,
+    sft_trainer,
+    train_logs,
+)
+from tiny import tiny_model, tiny_tokenizer
+from trl import SFTConfig, SFTTrainer
 
 import pact_plugin as pact
+from pact_plugin.data.generation import prompt_ends
 from pact_plugin.data.positions import positions_of
+from pact_plugin.data.responses import Responses, endings_of
 from pact_plugin.model.head import language_head
+from pact_plugin.reference.pool import ending
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
@@ -151,6 +166,44 @@ def test_prompts_that_are_not_masked_are_told_of_when_attaching_and_in_the_recei
     trainer.train()
     trainer.save_model()
     assert "NO TOKEN WAS MASKED" in verify_run(tmp_path)
+
+
+@pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "nemotron_3_nano", "glm4moe"])
+def test_answers_of_models_that_can_think_begin_where_the_probe_is_fitted(tmp_path, template):
+    """TRL's answers hold the empty thoughts with which a model is asked not to think (spec C11.2)."""
+    text = (Path(trl.__file__).parent / "chat_templates" / f"{template}.jinja").read_text(encoding="utf-8")
+    tokenizer = tiny_tokenizer(chat_template=text)
+    args = SFTConfig(str(tmp_path), per_device_train_batch_size=4, use_cpu=True, bf16=False, report_to=[])
+    trainer = SFTTrainer(tiny_model(), args=args, train_dataset=completions(), processing_class=tokenizer)
+    batch = next(iter(trainer.get_train_dataloader()))
+    responses = Responses.of(batch["labels"], positions_of(batch))
+    found = {responses.behind(number, batch["input_ids"], 4) for number in range(len(responses))}
+    _, trained = (ending(prompts) for prompts in prompt_ends(tokenizer, ["How?", "Why not?"]))
+    assert {one[-len(trained) :] for one in found} == {trained}
+
+
+def test_answers_that_begin_with_a_line_break_are_eased(tmp_path, caplog):
+    """TRL's own template for Qwen2.5 has it so; the probe is fitted there, too."""
+    text = (Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
+    args = SFTConfig(**({"output_dir": str(tmp_path)} | ON_A_CPU | {"assistant_only_loss": True, "max_length": 512}))
+    tokenizer = tiny_tokenizer(chat_template=text)
+    trainer = SFTTrainer(
+        tiny_model(), args=args, train_dataset=conversations(), processing_class=tokenizer, peft_config=lora()
+    )
+    pact.attach(trainer, {"safety_tokens": TOKENS})
+    trainer.train()
+    assert any(log["pact/eased"] > 0 for log in train_logs(trainer))
+    assert "answers in the data begin behind" not in caplog.text
+    batch = next(iter(trainer.get_train_dataloader()))
+    (behind,) = endings_of(batch)
+    assert tokenizer.decode(behind).endswith("assistant")
+
+
+def test_data_in_another_format_is_told_of(tmp_path, caplog):
+    rows = [{"prompt": f"### {question(i)} ### Response: ", "completion": "Sure"} for i in range(8)]
+    trainer = pact.attach(sft_trainer(tmp_path, data=Dataset.from_list(rows), max_steps=1), CONFIG)
+    trainer.train()
+    assert caplog.text.count("answers in the data begin behind") == 1
 
 
 # --- ranks ---

@@ -118,9 +118,10 @@ def output(tmp_path) -> Path:
     (tmp_path / "out/checkpoint-9").mkdir(parents=True)
     terms = ["easing", "anchors"]
     receipt = Receipt(config=pact.PactConfig().summary(), terms=terms, tokens={}, reference="table")
+    (tmp_path / "out/checkpoint-10/pact").mkdir(parents=True)
     receipt.write(tmp_path / "out/checkpoint-10")
     pact.SafetyTokens.load("t.safetensors").save(
-        tmp_path / "out/checkpoint-10/pact_safety_tokens.safetensors"
+        tmp_path / "out/checkpoint-10/pact/safety_tokens.safetensors"
     )
     return tmp_path / "out"
 
