@@ -120,11 +120,11 @@ def of_another_kind(file: Path) -> None:
 
 
 def of_fewer_answers(file: Path) -> None:
-    save_file({"hidden": torch.zeros(3, 32)}, file, metadata={"answers": "[[1], [2], [3]]"})
+    save_file({"hidden": torch.zeros(1, 3, 32)}, file, metadata={"answers": "[[1], [2], [3]]"})
 
 
 def of_answers_that_are_none(file: Path) -> None:
-    save_file({"hidden": torch.zeros(40, 32)}, file, metadata={"answers": "[[1], "})
+    save_file({"hidden": torch.zeros(1, 40, 32)}, file, metadata={"answers": "[[1], "})
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_file_that_is_spoilt_is_asked_anew_and_whole_again(generated, folder, 
     assert probe_of(built(tiny_model())) == before
     assert len(generated) == 2
     with safe_open(file, framework="pt") as opened:
-        assert opened.get_tensor("hidden").shape == (40, 32)
+        assert opened.get_tensor("hidden").shape == (1, 40, 32)
     assert list(folder.iterdir()) == [file]
 
 
