@@ -221,10 +221,10 @@ class Constraint:
     ) -> dict[str, float]:
         """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
 
-        Empty, with a warning, for an evaluation whose documents are not all known, or where no term looks at the data.
+        Empty for an evaluation that no term looks at, or, with a warning, without responses or with unknown documents.
 
         Raises:
-            NoResponseError: There was no response position since the last call.
+            NoResponseError: There was no response position in training since the last call.
             NonFiniteError: One of them is NaN or infinite.
         """
         return self.record.metrics(mode, reduce)

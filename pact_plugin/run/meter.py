@@ -48,7 +48,7 @@ class Meter:
     """
 
     def __init__(self, names: Sequence[str], *, looks: bool) -> None:
-        self.names, self._looks = tuple(names), looks
+        self.names, self._looks, self._warned = tuple(names), looks, False
         self._pending: list[Number] | None = None
         self._interval = torch.zeros(4 + 2 * len(self.names), dtype=torch.float64)
 
@@ -83,16 +83,16 @@ class Meter:
         pairs = dict(zip(self.names, zip(means[::2], means[1::2], strict=True), strict=True))
         return Sums(tokens, positions, pairs, invalid, unknown)
 
-    def metrics(self, key: str) -> dict[str, float]:
+    def metrics(self, *, required: bool) -> dict[str, float]:
         """Means since the last call, as `pact/NAME`. Empty, with a warning, if the reference was not known everywhere.
 
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
         Args:
-            key: What to name in the error if there was no response position.
+            required: Whether there must be a response position. Else they are empty without one; the first time warns.
 
         Raises:
-            NoResponseError: No response position in the whole interval.
+            NoResponseError: It is required, and there was none in the whole interval.
         """
         if not self.names:
             return {}
@@ -106,9 +106,20 @@ class Meter:
             )
             return {}
         if not total.tokens or (self._looks and not total.positions):
+            if not required:
+                self._warn_of_none()
+                return {}
             raise NoResponseError(
                 "no response position since the last log, so nothing was constrained",
-                key=key,
+                key="labels",
                 remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
             )
         return {f"pact/{name}": float(value / count) for name, (value, count) in total.means.items() if count}
+
+    def _warn_of_none(self) -> None:
+        if not self._warned:
+            logger.warning(
+                "PACT: an evaluation has shown no response position, so `pact/*` is left out of it: its labels are all "
+                "-100, or its loss does not come from the trainer's `compute_loss`."
+            )
+        self._warned = True

@@ -105,7 +105,7 @@ class Record:
     def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:
         """See `Constraint.metrics`."""
         self.flush(mode, reduce)
-        return self._meters[mode].metrics("labels" if mode == "train" else "eval labels")
+        return self._meters[mode].metrics(required=mode == "train")
 
     def flush(self, mode: Mode = "train", reduce: Reduce | None = None) -> None:
         """Bring what was measured to the host, over all ranks when `reduce` sums over them, and into the receipt."""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from both import CONFIG, HELD, changed, each_trainer
+import torch
+from both import CONFIG, HELD, changed, each_trainer, of_transformers
+from hf import tokenized
 from sft import train_logs
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 import pact_plugin as pact
 from pact_plugin.run.receipt import Receipt
@@ -124,3 +126,30 @@ def test_an_evaluation_measures_only_what_looks_at_the_data(tmp_path, build):
     assert of_pact(default.evaluate(), "eval_") == {"eased"}
     anchors = pact.attach(build(tmp_path), changed(CONFIG, hold_data=False, easing=False))
     assert of_pact(anchors.evaluate(), "eval_") == set()
+
+
+class WithoutComputeLoss(Trainer):
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        with torch.no_grad():
+            return model(**self._prepare_inputs(inputs)).loss, None, None
+
+
+def test_an_evaluation_that_observes_nothing_is_left_out_with_one_warning(tmp_path, caplog):
+    every = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = pact.attach(of_transformers(tmp_path, trainer_class=WithoutComputeLoss, **every), HELD)
+    trainer.train()
+    assert [of_pact(log) for log in train_logs(trainer)] == [{"loss", "eased", "divergence"}] * 2
+    evaluations = [log for log in trainer.state.log_history if "eval_loss" in log]
+    assert [of_pact(log, "eval_") for log in evaluations] == [set(), set()]
+    assert caplog.text.count("no response position") == 1
+
+
+def test_a_masked_evaluation_set_is_left_out_beside_another(tmp_path, caplog):
+    trainer = pact.attach(of_transformers(tmp_path), HELD)
+    masked = tokenized(4).map(lambda row: {"labels": [-100] * len(row["labels"])})
+    measured = trainer.evaluate({"masked": masked, "shown": trainer.eval_dataset})
+    assert of_pact(measured, "eval_shown_") == {"loss", "eased", "divergence"}
+    assert of_pact(measured, "eval_masked_") == set()
+    assert "an evaluation has shown no response position" in caplog.text
