@@ -64,16 +64,22 @@ class PactRunMixin:
             output.metrics.update({f"{prefix}_{name}": value for name, value in measured.items()})
         return output
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Save a checkpoint, which all ranks do together: its receipt counts what all have measured."""
+        self.pact.record.flush("train", self._pact_reduce)
+        super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model with the receipt and the safety tokens beside it."""
-        folder = output_dir or self.args.output_dir
-        self._pact_write(folder)
+        """Save the model with the receipt and the safety tokens beside it.
+
+        One rank may call it alone. While it trains, the receipt counts what all ranks have measured up to the last log
+        or checkpoint, and since then the first rank alone.
+        """
+        self._pact_write(output_dir or self.args.output_dir)
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
 
     def _pact_write(self, folder: str) -> None:
         record = self.pact.record
-        if self._pact_trained is None:  # afterwards all is summed, and one rank may save alone
-            record.flush("train", self._pact_reduce)
         if self.args.should_save:
             record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
             record.write(folder)
@@ -97,7 +103,7 @@ class PactRunMixin:
             found = read_audit(folder)
             # An earlier one is of another model that has lain there.
             audit = found if datetime.fromisoformat(found.created) >= self._pact_trained else None
-        write_block(folder, block(self.pact.record.receipt, audit), only_again=only_again)
+        write_block(folder, block(self.pact.record.so_far, audit), only_again=only_again)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt.
@@ -125,6 +131,7 @@ class PactRunMixin:
         self._pact_trained = None
         train = self._pact_own_train or super().train  # type: ignore[misc]
         result = train(resume_from_checkpoint, *args, **kwargs)
+        self.pact.record.flush("train", self._pact_reduce)
         self._pact_write(self.args.output_dir)
         self._pact_trained = datetime.now(timezone.utc).replace(microsecond=0)
         return result

@@ -67,13 +67,27 @@ class Meter:
         Raises:
             NonFiniteError: A mean, or a number of the reference, is NaN or infinite.
         """
-        pending = self._pending or [0.0] * len(self._interval)
-        vector = torch.stack([torch.as_tensor(one, dtype=torch.float64, device="cpu") for one in pending])
+        vector = self._vector()
         if reduce is not None:
             dtype = torch.float32 if device.type == "mps" else torch.float64
             vector = reduce(vector.to(device, dtype)).cpu().double()
         self._pending = None
         self._interval += vector
+        return self._finite(vector)
+
+    def pending(self) -> Sums:
+        """The sums that no `flush` has moved yet, of this rank alone, as floats. They stay.
+
+        Raises:
+            NonFiniteError: As `flush`.
+        """
+        return self._finite(self._vector())
+
+    def _vector(self) -> Tensor:
+        pending = self._pending or [0.0] * len(self._interval)
+        return torch.stack([torch.as_tensor(one, dtype=torch.float64, device="cpu") for one in pending])
+
+    def _finite(self, vector: Tensor) -> Sums:
         sums = self._sums(vector)
         require_finite(float(sum(total for total, _ in sums.means.values())), float(sums.invalid))
         return sums

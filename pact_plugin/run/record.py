@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,17 +114,28 @@ class Record:
         if mode == "train":
             self.receipt.add(flushed)
 
-    def write(self, directory: str | Path) -> None:
-        """Write the receipt and the safety tokens into a directory; warn, once, if the model has drifted.
+    @property
+    def so_far(self) -> Receipt:
+        """The receipt, with what no `flush` has brought into it yet, of this rank alone.
 
-        With several ranks, every rank calls `flush` with a `reduce` before the first one writes.
+        Raises:
+            NonFiniteError: One of the metrics is NaN or infinite.
         """
-        self.flush()
-        self.receipt.write(directory)
+        receipt = copy.deepcopy(self.receipt)
+        receipt.add(self._meters["train"].pending())
+        return receipt
+
+    def write(self, directory: str | Path) -> None:
+        """Write the receipt so far and the safety tokens into a directory; warn, once, if the model has drifted.
+
+        One rank may do so alone. For what all ranks have measured, every rank calls `flush` with a `reduce` before.
+        """
+        receipt = self.so_far
+        receipt.write(directory)
         file = Path(directory) / TOKENS_FILE
         file.parent.mkdir(exist_ok=True)
         self._tokens.save(file)
-        drifted = drift_warning(self.receipt)
+        drifted = drift_warning(receipt)
         if drifted and not self._warned:
             warnings.warn(f"PACT: {drifted}", stacklevel=2)
             self._warned = True

@@ -230,3 +230,7 @@ def test_two_ranks_log_and_count_what_one_process_does(tmp_path):
     assert (one.steps, one.positions, one.trained_tokens) == (two.steps, two.positions, two.trained_tokens)
     assert one.table == two.table is not None
     assert "3 steps" in verify_run(tmp_path / "two" / "checkpoint-3")
+
+
+def test_one_of_two_ranks_may_save_alone_while_it_trains(tmp_path):
+    assert "saved alone" in run_script("lone_save.py", str(tmp_path), log=tmp_path / "log", ranks=2)
