@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 _REPACKS = "support_avx512bf16_for_cpu"
+_NEFTUNE = "neftune_noise_alpha"
+"""On the input embeddings: how strong the noise is that the hook of transformers, and of older TRL, adds to them."""
 
 
 @contextmanager
@@ -33,6 +35,19 @@ def evaluation_mode(*models: Any) -> Iterator[None]:
             module.training = True
         for module in repacking:
             setattr(module, _REPACKS, True)
+
+
+@contextmanager
+def without_noise(decoder: nn.Module) -> Iterator[None]:
+    """NEFTune adds no noise to the embeddings inside; afterwards as much as before."""
+    noisy = [(module, vars(module)[_NEFTUNE]) for module in decoder.modules() if vars(module).get(_NEFTUNE)]
+    for module, _ in noisy:
+        setattr(module, _NEFTUNE, 0.0)
+    try:
+        yield
+    finally:
+        for module, strength in noisy:
+            setattr(module, _NEFTUNE, strength)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pact_plugin.data.generation import Pair, longest_first
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
+from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, Asked
@@ -104,7 +105,7 @@ class AnchorsTerm:
             self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast, device))
 
         def call(inputs: dict[str, Any]) -> Tensor:
-            with turn.autocast:
+            with turn.autocast, without_noise(student.head.decoder):
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from both import CONFIG, FEW_ANCHORS, anchors_of, changed, each_kind, each_trainer
+from both import CONFIG, FEW_ANCHORS, anchors_of, changed, each_kind, each_trainer, of_transformers
 from sft import completions, train_logs
 
 import pact_plugin as pact
@@ -38,3 +38,13 @@ def test_anchors_alone_ask_nothing_at_the_data(tmp_path, build, with_lora):
     first, *_, last = train_logs(trainer)
     assert first["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert last["pact/anchor_divergence"] > 1e-6
+
+
+@each_kind
+def test_neftune_adds_no_noise_to_anchors(tmp_path, with_lora):
+    trainer = of_transformers(tmp_path, with_lora=with_lora, learning_rate=0.0, neftune_noise_alpha=5.0)
+    pact.attach(trainer, CONFIG)
+    trainer.train()
+    for log in train_logs(trainer):
+        assert log["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+        assert log["pact/divergence"] > 1e-4, "the task's own pass has its noise"
