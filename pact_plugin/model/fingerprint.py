@@ -19,7 +19,7 @@ _CHUNK = 2**24
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Of a model's parameters: SHA-256, in hexadecimal digits."""
+    """Of a model's parameters and saved buffers: SHA-256, in hexadecimal digits."""
 
     structure: str
     """Of their names, shapes and types."""
@@ -30,18 +30,20 @@ class Fingerprint:
 def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bool = False) -> Fingerprint:
     """Fingerprint of a model, the same on every device, under every wrapper and for every shard.
 
-    All values count, by a sum of 64-bit integers that does not depend on the order of summation. With sharded
-    parameters (DTensor) every rank must call it.
+    All values count, by a sum of 64-bit integers that does not depend on the order of summation: of parameters, and of
+    buffers that are saved with them, as a quantised model's weights may be. With sharded parameters (DTensor) every
+    rank must call it.
 
     Args:
         model: The model, with the adapters that are active.
         base_only: Leave the adapters out: they change nothing, and start at random.
-        any_type: Compare values as float32, so that the same weights in bfloat16 and in float32 are the same model.
+        any_type: Compare floating-point values as float32, so that the same weights in bfloat16 and in float32 are the
+            same model. Packed integers are compared as they are.
     """
     structure, values = hashlib.sha256(), hashlib.sha256()
-    for name, parameter in sorted(_named(model, base_only), key=lambda pair: pair[0]):
-        tensor = parameter.detach()
-        dtype = torch.float32 if any_type else tensor.dtype
+    for name, found in sorted(_named(model, base_only), key=lambda pair: pair[0]):
+        tensor = found.detach()
+        dtype = torch.float32 if any_type and tensor.is_floating_point() else tensor.dtype
         line = f"{name} {tuple(tensor.shape)} {dtype}\n"
         structure.update(line.encode())
         values.update(f"{line}{_checksum(tensor, dtype)}\n".encode())
@@ -49,18 +51,27 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
 
 
 def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:
-    """Parameters under the names that they have without wrappers; a base model's as if it had no adapter."""
+    """What is saved, under the names without wrappers; a base model's as if it had no adapter."""
     peft = peft_model(model)
     adapters = set() if peft is None else set(peft.peft_config)
     active = set() if peft is None else set(peft.active_adapters)
-    for name, parameter in model.named_parameters():
+    for name, tensor in _saved(model):
         parts = [part for part in name.split(".") if part not in _WRAPPERS | _PEFT]
         owner = adapters.intersection(parts)
         if owner and (base_only or not owner & active):
             continue
         if adapters and parts[:2] == ["base_model", "model"]:
             parts = parts[2:]
-        yield ".".join(parts), parameter
+        yield ".".join(parts), tensor
+
+
+def _saved(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers."""
+    yield from model.named_parameters()
+    for prefix, module in model.named_modules():
+        for name, buffer in module.named_buffers(prefix, recurse=False):
+            if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
+                yield name, buffer
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop import TERMS, TOKENIZER, a_batch, adapted, loss_of, moved
 from loop import settings as config
+from peft import VeraConfig, get_peft_model
 from tiny import tiny_model
 
 from pact_plugin import PactConstraint, confidence_divergence, published_divergence
@@ -318,6 +319,44 @@ def test_every_value_and_every_name_counts_in_a_models_fingerprint():
         assert model_fingerprint(model).values != known.values
         parameter.data[:2] = rows
     assert model_fingerprint(model) == known
+
+
+class InBuffers(torch.nn.Module):
+    """A linear layer as GPTQ and AWQ have it: its weight lies in buffers."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.register_buffer("qweight", (linear.weight.detach() * 2**27).to(torch.int32))
+        self.register_buffer("scales", torch.tensor(2.0**-27))
+        self.register_buffer("workspace", torch.zeros(2), persistent=False)
+
+
+def with_weights_in_buffers() -> torch.nn.Module:
+    model = tiny_model()
+    for layer in model.model.layers:
+        layer.mlp.down_proj = InBuffers(layer.mlp.down_proj)
+    return model
+
+
+@pytest.mark.parametrize("any_type", [False, True])
+def test_weights_in_buffers_count_in_a_models_fingerprint(any_type):
+    model = with_weights_in_buffers()
+    known = model_fingerprint(model, any_type=any_type)
+    assert model_fingerprint(with_weights_in_buffers(), any_type=any_type) == known
+    layer = model.model.layers[1].mlp.down_proj
+    layer.workspace += 1  # what a kernel leaves behind is not saved
+    assert model_fingerprint(model, any_type=any_type) == known
+    place = layer.qweight.abs().argmax()
+    assert layer.qweight.view(-1)[place].abs() > 2**24, "float32 would round it"
+    for values, change in ((layer.qweight.view(-1)[place], 1), (layer.scales, 2.0**-40)):
+        values += change
+        assert model_fingerprint(model, any_type=any_type).values != known.values
+        assert model_fingerprint(model, any_type=any_type).structure == known.structure
+        values -= change
+    assert model_fingerprint(model, any_type=any_type) == known
+    peft = get_peft_model(model, VeraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    assert [name for name in peft.state_dict() if "vera_A" in name], "it has buffers of its own"
+    assert model_fingerprint(peft, base_only=True, any_type=any_type) == known
 
 
 # --- accidents and company ---
