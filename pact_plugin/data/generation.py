@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, without_router_loss
+from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_config, without_router_loss
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = datetime(2024, 7, 26)
@@ -167,7 +168,7 @@ def answers(
     Returns:
         Token ids of each answer, in the order of `prompts`; empty if it has none.
     """
-    pad = _padding(tokenizer)
+    pad = _padding(tokenizer, model)
     stop = special_ids(tokenizer)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found: list[list[int]] = [[] for _ in prompts]
@@ -227,10 +228,11 @@ def answer_logits(
         report(start + len(batch))
 
 
-def _padding(tokenizer: Any) -> int:
-    """Any id will do: padding is masked."""
+def _padding(tokenizer: Any, model: Any) -> int:
+    """Any id will do that the model can embed: padding is masked. A tokenizer's own may have been added without."""
+    known = getattr(text_config(model), "vocab_size", math.inf)
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
-        if token is not None:
+        if token is not None and token < known:
             return int(token)
     return 0

@@ -127,6 +127,19 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     torch.testing.assert_close(found.hidden, expected.hidden)
 
 
+@pytest.mark.parametrize("added", [["pad_token"], ["pad_token", "eos_token"]])
+def test_padding_has_an_embedding_where_the_tokenizers_own_was_added_without(added):
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    tokenizer.add_special_tokens({name: f"[{name}]" for name in added})
+    assert tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings
+    asked = user_prompts(tokenizer, [one.prompt for one in PROMPTS])
+    source = build_source("itself", model)
+    found = ask(source, tokenizer, PROMPTS, asked, Generation(ANSWER, BATCH))
+    for one, prompt in zip(found.asked, asked, strict=True):
+        alone = ask(source, TOKENIZER, [PROMPTS[0]], [prompt], Generation(ANSWER, BATCH))
+        assert one.answer == alone.asked[0].answer
+
+
 def test_a_template_with_todays_date_asks_the_same_on_every_day():
     """Llama 3.2 has one: the answers of yesterday would be asked anew, and a resumed run would find another table."""
     dated = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
