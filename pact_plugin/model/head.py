@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.ranks import chunks, gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
-from pact_plugin.model.wrappers import text_config, unwrap
+from pact_plugin.model.wrappers import in_type_of, text_config, unwrap
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class LanguageHead:
         self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:
         """[N, d] -> [N, V] logits in at least float32, as the model computes them."""
-        raw = self.projection(hidden) if project is None else project(hidden)
+        raw = (project or self.projection)(in_type_of(self.projection, hidden))
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         if self.scale != 1.0:
             raw = raw * self.scale

@@ -164,3 +164,18 @@ def ambient_autocast(device: torch.device, *, cached: bool = True) -> AbstractCo
     return torch.autocast(
         kind, dtype=torch.get_autocast_dtype(kind), enabled=enabled, cache_enabled=None if cached else False
     )
+
+
+def in_type_of(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """States as a module can be given them outside of the autocast that they were made in: in the type of its weight.
+
+    Autocast leaves a layer norm's output in float32, and casts it for the bfloat16 head that comes next.
+
+    Args:
+        module: A linear layer, or what wraps one.
+        states: In a type of floating-point numbers.
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dtype == states.dtype or not weight.is_floating_point():
+        return states
+    return states if torch.is_autocast_enabled(states.device.type) else states.to(weight.dtype)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from loop import (
+    FEW_ANCHORS,
     POSITIVE,
     TERMS,
     TOKENIZER,
@@ -26,7 +28,7 @@ from loop import (
     without_response,
 )
 from pact_spec import reference as spec
-from tiny import tiny_model
+from tiny import tiny_model, with_float32_norms
 
 from pact_plugin import PactConfig, PactConstraint, SafetyTokens
 from pact_plugin.errors import (
@@ -126,6 +128,29 @@ def test_easing_and_data_hold_equal_the_specification_on_full_logits(easing, hol
     assert constraint.record.receipt.trained_tokens == len(where)
     first = 99 if "all" in (easing, hold) else max(easing, hold)
     assert constraint.record.receipt.positions == sum(index < first for _, _, index in where)
+
+
+@pytest.mark.parametrize("build", [tiny_model, adapted])
+@pytest.mark.parametrize("terms", [*TERMS, "anchors"])
+def test_the_loss_outside_of_the_autocast_that_the_model_ran_in(build, terms):
+    """As in an Accelerate loop, which gives the precision to the forward pass alone: here a norm yields float32."""
+    config = settings(**{**TERMS, "anchors": {"hold_data": True, "anchors": FEW_ANCHORS}}[terms])
+    batch = a_batch()
+
+    def loss(scope):
+        model = with_float32_norms(build())
+        with torch.autocast("cpu", torch.bfloat16):
+            constraint = PactConstraint(model, TOKENIZER, config)
+            moved(model)
+            with constraint.watch(batch):
+                output = model(**batch)
+        with scope:
+            added = constraint.loss(batch)
+        (output.loss + added).backward()
+        assert all(torch.isfinite(own).all() for own in gradients(model).values() if own is not None)
+        return added.item()
+
+    assert loss(nullcontext()) == loss(torch.autocast("cpu", torch.bfloat16)) != 0
 
 
 @pytest.mark.parametrize("first", ["all", 3])

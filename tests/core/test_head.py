@@ -130,6 +130,33 @@ def test_p27_beside_the_task_the_head_gives_the_same_and_is_not_read(architectur
         torch.testing.assert_close(ours, own, atol=tolerance * own.abs().max().item(), rtol=tolerance)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere", "gpt2"])
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(
+    ("states", "weight"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)]
+)
+def test_states_of_another_type_than_the_head_are_read_outside_of_autocast(
+    architecture, trained, states, weight
+):
+    """Norms may end in float32 under autocast, and a decoder of matrix products ends in bfloat16."""
+    model, tokens = model_and_tokens(architecture)
+    head = language_head(model)
+    with torch.no_grad():
+        hidden = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1).to(states)
+    head.projection.to(weight).requires_grad_(trained)
+    weights = torch.randn(tokens.numel(), len(IDS), generator=torch.Generator().manual_seed(2))
+
+    def read(given):
+        leaf = given.clone().requires_grad_()
+        found = head.readout(leaf.to(states), IDS, tokens.flatten(), chunk_size=5)
+        loss = (found.logprobs * weights).sum() + found.log_rest.sum() + 0.5 * found.label.sum()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return found.logprobs, found.log_rest, found.label, head.safety_logits(leaf, IDS), gradient.to(weight)
+
+    for ours, expected in zip(read(hidden), read(hidden.to(weight)), strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=2e-2)
+
+
 def test_rows_of_a_head_that_is_not_plain_are_not_taken():
     class Other(nn.Linear):
         pass

@@ -115,6 +115,15 @@ def tiny_model(architecture: str = "llama", *, seed: int = 0, **config: Any) -> 
     return model.eval()
 
 
+def with_float32_norms(model: torch.nn.Module) -> torch.nn.Module:
+    """The same model in bfloat16, whose norms yield float32: as autocast leaves layer norms on CUDA."""
+    model.bfloat16()
+    for name, module in model.named_modules():
+        if name.endswith("norm"):
+            module.float()
+    return model
+
+
 REQUESTS = tuple(
     f"Please {verb} a {thing}"
     for verb in ("build", "sell")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from both import HELD, changed, each_kind, each_trainer, with_reference_in_steps, with_training
+from both import CONFIG, HELD, changed, each_kind, each_trainer, with_reference_in_steps, with_training
 from sft import completions, conversations, lora, sft_trainer, train_logs
-from tiny import tiny_model
+from tiny import tiny_model, with_float32_norms
 
 import pact_plugin as pact
 
@@ -88,6 +88,35 @@ def test_the_reference_runs_in_the_precision_of_training(tmp_path, build, with_l
     (log,) = train_logs(trainer)
     assert log["pact/divergence"] == pytest.approx(0, abs=1e-6)
     assert trainer.pact.record.receipt.positions > 0
+
+
+HOOKED = {"hooked": True}
+"""With hooks that act on each gradient at once, so that the anchors are part of the batch's backward pass."""
+
+
+@each_trainer
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"torch_compile": True, "torch_compile_backend": "eager"},
+        HOOKED,
+        {"streaming": True, "eval_strategy": "no"},
+    ],
+    ids=["compiled", "hooked", "streaming"],
+)
+def test_a_norm_that_yields_float32_before_a_bfloat16_head(tmp_path, build, settings):
+    """A trainer gives its precision to the model's forward pass alone, and the head is read after it, too."""
+    hooked = settings is HOOKED
+    given = {} if hooked else settings
+    trainer = build(tmp_path, model=with_float32_norms(tiny_model()), with_lora=True, bf16=True, **given)
+    for parameter in trainer.model.parameters() if hooked else ():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda _: None)
+    pact.attach(trainer, CONFIG).train()
+    first, *_ = train_logs(trainer)
+    assert first["pact/divergence"] == pytest.approx(0, abs=1e-6)
+    assert first["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
 
 
 @each_trainer
