@@ -97,7 +97,7 @@ class FillTable(TrainerCallback):
         if constraint.reference.table is None:
             return
         train = kwargs["train_dataloader"]
-        for loader in _loaders(self._trainer, train, evaluation=constraint.reference.can_fill):
+        for loader in _loaders(self._trainer, train):
             # A collator need not pad: it may be meant for single rows.
             rows = min(_ROWS, args.train_batch_size if loader is train else args.eval_batch_size)
             with self._trainer.accelerator.autocast():
@@ -108,10 +108,14 @@ class FillTable(TrainerCallback):
                 )
 
 
-def _loaders(trainer: Any, train: Any, *, evaluation: bool) -> Iterator[Any]:
+def _loaders(trainer: Any, train: Any) -> Iterator[Any]:
+    """That of the training data, then those of the evaluation data.
+
+    The latter only if the aligned model is still there: a resumed run lets go of it while it looks for its own rows.
+    """
     yield train
     data = trainer.eval_dataset
-    if data is None or not evaluation:
+    if data is None or not trainer.pact.reference.can_fill:
         return
     for name in data if isinstance(data, dict) else [None]:
         if _has_length(data if name is None else data[name]):

@@ -133,6 +133,34 @@ def test_without_the_table_a_resumed_run_stops(tmp_path, build):
         trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
+@each_kind
+@each_trainer
+@pytest.mark.parametrize("named", [False, True], ids=["another", "added"])
+def test_evaluation_data_that_a_resumed_run_brings(tmp_path, caplog, build, with_lora, named):
+    """Clause C7.7: full fine-tuning has no aligned model any more, so that evaluation reports nothing."""
+
+    def trainer(steps: int, evaluated: str, **settings: Any) -> Any:
+        built = build(tmp_path, with_lora=with_lora, max_steps=steps, **SAVING, **settings)
+        rows = built.eval_dataset
+        built.train_dataset, old = rows.select(range(8)), rows.select(range(8, 12))
+        sets = {"old": old, "new": rows.select(range(12, 16))}
+        built.eval_dataset = {name: sets[name] for name in evaluated.split()} if named else sets[evaluated]
+        return pact.attach(built, HELD)
+
+    trainer(2, "old").train()
+    resumed = trainer(4, "old new" if named else "new", eval_strategy="steps", eval_steps=4)
+    resumed.train(resume_from_checkpoint=True)
+    logs = {name for log in resumed.state.log_history for name in log}
+    prefixes = ["eval_old", "eval_new"] if named else ["eval"]
+    assert {f"{prefix}_loss" for prefix in prefixes} <= logs
+    known = prefixes if with_lora else prefixes[:-1]
+    assert {name for name in logs if name.endswith("_pact/divergence")} == {
+        f"{prefix}_pact/divergence" for prefix in known
+    }
+    assert ("left out of this evaluation" in caplog.text) != with_lora
+    assert resumed.pact.record.receipt.steps == [[1, 4]]
+
+
 @each_trainer
 def test_a_table_of_something_else_is_refused(tmp_path, build):
     pact.attach(build(tmp_path), HELD).train()
