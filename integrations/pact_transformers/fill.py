@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from itertools import chain, pairwise
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +31,8 @@ FOLDER = "_pact_store"
 """In the output folder; transformers pushes nothing to the hub whose name begins with an underscore."""
 _ROWS = 16
 """Rows collated at a time, at most."""
+_SPREAD = 64
+"""Rows that are looked at beside the first ones, at most."""
 
 
 def data_of(trainer: Any, folder: str | None) -> Data:
@@ -38,19 +42,24 @@ def data_of(trainer: Any, folder: str | None) -> Data:
         trainer: The trainer.
         folder: Where the configuration wants the table; in the output folder when None.
     """
-    rows = _first_rows(trainer)
-    obstacle = "the training data has no length" if rows is None else _no_text(rows)
+    looked_at = _looked_at(trainer)
+    first = next(looked_at, None)
+    obstacle: str | None = "the training data has no length"
+    if first is not None:
+        obstacle = next(filter(None, map(_no_text, chain([first], looked_at))), None)
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
-    masked = rows is None or "labels" not in rows or not nothing_masked(rows)
+    masked = True
+    endings: tuple[tuple[int, ...], ...] = ()
+    if first is not None and {"labels", "input_ids"} <= first.keys():
+        masked = not nothing_masked(first)
+        endings = endings_of(first) if masked else ()
     return Data(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
         sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
         masked=masked,
-        endings=endings_of(rows)
-        if rows is not None and masked and {"labels", "input_ids"} <= set(rows)
-        else (),
+        endings=endings,
     )
 
 
@@ -58,20 +67,27 @@ def _has_length(data: Any) -> bool:
     return data is not None and has_length(data) and not isinstance(data, torch.utils.data.IterableDataset)
 
 
-def _first_rows(trainer: Any) -> dict[str, Any] | None:
-    """The first rows as a batch, as many as a collator takes; None where the data has no length."""
+def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
+    """The first rows as a batch, as many as a collator takes, then some spread over all; none of data without length.
+
+    By drawing one from each part of the data: images may come in every second row, or after all rows of text. The names
+    of columns do not tell, as LLaMA-Factory gives text the columns of images, and a trainer drops columns.
+    """
     data = trainer.train_dataset
     if not _has_length(data):
-        return None
+        return
     collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
-    rows: dict[str, Any] = collate(
-        [data[i] for i in range(min(len(data), _ROWS, trainer.args.train_batch_size))]
-    )
-    return rows
+    size = min(len(data), _ROWS, trainer.args.train_batch_size)
+    others, draw = len(data) - size, Random(0)
+    parts = min(others, _SPREAD)
+    bounds = [size + others * part // parts for part in range(parts + 1)] if parts else []
+    rows = [*range(size), *(draw.randrange(*part) for part in pairwise(bounds))]
+    for start in range(0, len(rows), max(size, 1)):
+        yield collate([data[row] for row in rows[start : start + size]])
 
 
 def _no_text(batch: dict[str, Any]) -> str | None:
-    """Why the data cannot be read beforehand, by its first rows: they are more than token ids, as with images."""
+    """Why the data cannot be read beforehand, by some of its rows: they are more than token ids, as with images."""
     try:
         require_text(batch)
     except StoreError as error:
@@ -98,14 +114,43 @@ class FillTable(TrainerCallback):
             return
         train = kwargs["train_dataloader"]
         for loader in _loaders(self._trainer, train):
+            name, rows = "train_dataset", args.train_batch_size
+            if loader is not train:
+                name, rows = "eval_dataset", args.eval_batch_size
             # A collator need not pad: it may be meant for single rows.
-            rows = min(_ROWS, args.train_batch_size if loader is train else args.eval_batch_size)
+            batches = _batches(self._trainer, loader, min(_ROWS, rows))
             with self._trainer.accelerator.autocast():
                 constraint.fill(
-                    _batches(self._trainer, loader, rows),
+                    _Text(batches, name),
                     model=self._trainer.model,
                     progress=not args.disable_tqdm and args.local_process_index <= 0,
                 )
+
+
+class _Text:
+    """Batches that a table can be filled with.
+
+    Args:
+        batches: Of rows of a trainer's data.
+        name: Of the trainer's data set.
+    """
+
+    def __init__(self, batches: DataLoader, name: str) -> None:
+        self._batches, self._name = batches, name
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self._batches:
+            why = _no_text(batch)
+            if why is not None:
+                raise StoreError(
+                    f"{why}, though the rows that were looked at are text; a table keeps token ids alone",
+                    key=self._name,
+                    remedy="Leave them out; or put one first in `train_dataset`, and each step runs the reference.",
+                )
+            yield batch
 
 
 def _loaders(trainer: Any, train: Any) -> Iterator[Any]:

@@ -10,11 +10,13 @@ from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from both import (
     CONFIG,
     HELD,
+    Recording,
     changed,
     each_kind,
     each_trainer,
     with_training,
 )
+from datasets import Dataset
 from sft import TOKENS
 from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
@@ -157,6 +159,70 @@ def test_batches_of_more_than_text_run_the_reference_in_each_step(tmp_path, capl
     trainer.data_collator = lambda rows: collator(rows) | {"pixel_values": torch.ones(len(rows), 3, 2, 2)}
     assert pact.attach(trainer, HELD).pact.reference.choice.name == "copy"
     assert "run in each step, as its batches hold `pixel_values`" in caplog.text
+
+
+def numbered(rows: int) -> Dataset:
+    """So many rows of a prompt of its own each, as of `completions`."""
+    answer = [{"role": "assistant", "content": "one two"}]
+    return Dataset.from_list(
+        [
+            {"prompt": [{"role": "user", "content": f"How do I write {row}?"}], "completion": answer}
+            for row in range(rows)
+        ]
+    )
+
+
+def with_images(trainer: Any, rows: Dataset) -> Any:
+    """The trainer, whose batches hold images where they hold some of its rows."""
+    collator, seeing = trainer.data_collator, {tuple(row["input_ids"]) for row in rows}
+
+    def collate(examples: Any) -> Any:
+        images = any(tuple(example["input_ids"]) in seeing for example in examples)
+        return collator(examples) | ({"pixel_values": torch.ones(1, 3, 2, 2)} if images else {})
+
+    trainer.data_collator = collate
+    return trainer
+
+
+@each_trainer
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize(
+    "rows",
+    [range(5, 200, 2), range(6, 200, 2), range(192, 200), range(100, 108)],
+    ids=["odd", "even", "at the end", "in the middle"],
+)
+def test_rows_after_the_first_may_be_the_ones_that_hold_more(tmp_path, caplog, build, size, rows):
+    trainer = build(tmp_path, data=numbered(200), per_device_train_batch_size=size)
+    with_images(trainer, trainer.train_dataset.select(rows))
+    assert pact.attach(trainer, HELD).pact.reference.choice.name == "copy"
+    assert "run in each step, as its batches hold `pixel_values`" in caplog.text
+
+
+@each_trainer
+@pytest.mark.parametrize("size", [1, 4])
+def test_some_rows_of_many_are_looked_at_no_more_at_a_time_than_in_a_step(tmp_path, build, size):
+    trainer = build(tmp_path, data=numbered(200), per_device_train_batch_size=size)
+    recording = Recording(trainer)
+    assert pact.attach(trainer, HELD).pact.reference.choice.name == "table"
+    lengths = [len(batch["input_ids"]) for batch in recording.batches]
+    assert set(lengths) == {size}
+    assert sum(lengths) == size + 64
+
+
+@each_trainer
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_more_than_text_that_filling_meets_stops_with_what_its_user_can_do(tmp_path, build, name):
+    trainer = build(tmp_path)
+    rows = trainer.train_dataset
+    parts = {"train_dataset": rows.select(range(8)), "eval_dataset": rows.select(range(8, 16))}
+    trainer.train_dataset, trainer.eval_dataset = parts.values()
+    with_images(pact.attach(trainer, HELD), parts[name].select([3]))
+    with pytest.raises(
+        StoreError, match=rf"^{name}: its batches hold `pixel_values`.*one first in `train_d"
+    ) as met:
+        trainer.train()
+    assert "`fill`" not in str(met.value)
+    assert trainer.state.global_step == 0
 
 
 @each_trainer

@@ -185,7 +185,9 @@ def test_answers_of_models_that_can_think_begin_where_the_probe_is_fitted(tmp_pa
 def test_answers_that_begin_with_a_line_break_are_eased(tmp_path, caplog):
     """TRL's own template for Qwen2.5 has it so; the probe is fitted there, too."""
     text = (Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja").read_text(encoding="utf-8")
-    args = SFTConfig(**({"output_dir": str(tmp_path)} | ON_A_CPU | {"assistant_only_loss": True, "max_length": 512}))
+    args = SFTConfig(
+        **({"output_dir": str(tmp_path)} | ON_A_CPU | {"assistant_only_loss": True, "max_length": 512})
+    )
     tokenizer = tiny_tokenizer(chat_template=text)
     trainer = SFTTrainer(
         tiny_model(), args=args, train_dataset=conversations(), processing_class=tokenizer, peft_config=lora()
