@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pact_llamafactory.problems import environment_problems
 from pact_plugin.errors import AdapterError, PluginError
 
 
@@ -21,7 +21,8 @@ def run(arguments: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        AdapterError: The command is another, or the environment chooses trainers that cannot be constrained.
+        AdapterError: The command is another, or the environment chooses trainers or workers that cannot be
+            constrained.
         PluginError: LLaMA-Factory is missing.
     """
     if not arguments or arguments[0] != "train":
@@ -31,14 +32,8 @@ def run(arguments: Sequence[str]) -> int:
             value=" ".join(arguments) or None,
             remedy="Write `pact-plugin llamafactory train config.yaml`; for all else, `llamafactory-cli`.",
         )
-    for name in ("USE_MCA", "USE_V1"):
-        if os.environ.get(name, "").lower() in ("true", "y", "1"):
-            raise AdapterError(
-                "it chooses trainers that cannot be constrained",
-                key=name,
-                value=os.environ[name],
-                remedy=f"Unset the environment variable {name}.",
-            )
+    for problem in environment_problems():
+        raise problem
     try:
         from llamafactory import launcher
     except ModuleNotFoundError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,14 +23,22 @@ _STAGES = {
 _REFUSED = {
     "use_asft_loss": "ASFT adds a divergence of its own to the loss",
     "use_mca": "Megatron has trainers of its own",
+    "use_megatron_bridge": "Megatron has trainers of its own",
     "use_hyper_parallel": "HyperParallel has a trainer of its own",
     "use_kt": "KTransformers replaces the model's forward pass",
     "use_unsloth": "Unsloth replaces the model's forward pass",
-    "use_ray": "Ray starts workers that PACT is not brought into",
     "predict_with_generate": "evaluation data is left without its answers",
     "mixture_of_depths": "it converts the model into another than the aligned one",
     "use_llama_pro": "it trains blocks that the aligned model does not have",
 }
+_VARIABLES = {
+    "USE_MCA": "Megatron has trainers of its own",
+    "USE_MEGATRON_BRIDGE": "Megatron has trainers of its own",
+    "USE_RAY": "Ray starts workers that PACT is not brought into",
+    "USE_V1": "LLaMA-Factory's v1 has trainers of its own",
+}
+"""Of the environment, which alone decides: LLaMA-Factory has no argument `use_ray`."""
+_ON = ("true", "yes", "on", "t", "y", "1")
 _WEIGHTED = ("use_dft_loss", "use_eaft_loss", "label_smoothing_factor")
 
 
@@ -63,6 +72,18 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             remedy="Set `neat_packing: true`, or leave `hold_data` out.",
         )
     yield from file_problems(config)
+
+
+def environment_problems() -> Iterator[AdapterError]:
+    """The same of the environment's variables, by which LLaMA-Factory chooses other trainers or workers."""
+    for name, why in _VARIABLES.items():
+        if os.environ.get(name, "").lower() in _ON:
+            yield AdapterError(
+                f"{why}, so it cannot be constrained",
+                key=name,
+                value=os.environ[name],
+                remedy=f"Unset the environment variable {name}.",
+            )
 
 
 def require_constrainable(arguments: Arguments, config: PactConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from llamafactory.extras.logging import get_logger
@@ -14,15 +15,23 @@ from pact_transformers.resuming import attach_and_say
 from pact_llamafactory.problems import require_constrainable
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import ConfigError
+from pact_plugin.errors import AdapterError, ConfigError
 
 logger = get_logger("llamafactory.pact")  # a name that its settings of logging cover
 
 
+@dataclass
+class _Run:
+    """The run of this process: its settings, and whether a trainer came up that PACT is brought into."""
+
+    config: PactConfig | None = None
+    met: bool = False
+
+
 def bring_in() -> None:
     """Let LLaMA-Factory, in this process, read `pact` and constrain its trainers."""
-    read = tuner.read_args
-    found: list[PactConfig | None] = []
+    read, run_exp = tuner.read_args, tuner.run_exp
+    found = _Run()
 
     def read_args(args: Any = None) -> Any:
         arguments = read(args)
@@ -32,26 +41,34 @@ def bring_in() -> None:
                 key="config",
                 remedy="Write `pact-plugin llamafactory train config.yaml`.",
             )
-        config = settings(arguments)
-        if config is None:
+        found.config, found.met = settings(arguments), False
+        if found.config is None:
             logger.warning_rank0("PACT: `pact` is off, so this run is NOT constrained.")
         else:
-            require_constrainable(arguments, config)
-        found[:] = [config]
+            require_constrainable(arguments, found.config)
         return {key: value for key, value in arguments.items() if key != "pact"}
 
-    tuner.read_args = read_args
+    def run(*args: Any, **named: Any) -> None:
+        run_exp(*args, **named)
+        if found.config is not None and not found.met:
+            raise AdapterError(
+                "LLaMA-Factory trained elsewhere than in the trainers that PACT knows, so this run was NOT constrained",
+                key="pact",
+                remedy="Do not use its model. Report this with the configuration, or set `pact: false`.",
+            )
+
+    tuner.read_args, tuner.run_exp = read_args, run
     sft.CustomSeq2SeqTrainer = _constrained(sft.CustomSeq2SeqTrainer, found)
     pt.CustomTrainer = _constrained(pt.CustomTrainer, found)
 
 
-def _constrained(kind: type, found: list[PactConfig | None]) -> Callable[..., Any]:
+def _constrained(kind: type, found: _Run) -> Callable[..., Any]:
     def make(**named: Any) -> Any:
         trainer = kind(**named)
-        (config,) = found
-        if config is None or not trainer.args.do_train:
+        found.met = True
+        if found.config is None or not trainer.args.do_train:
             return trainer
-        attach_and_say(trainer, config, trainer.args.resume_from_checkpoint, logger.info_rank0)
+        attach_and_say(trainer, found.config, trainer.args.resume_from_checkpoint, logger.info_rank0)
         return trainer
 
     return make

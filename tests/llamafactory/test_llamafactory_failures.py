@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from command_runs import Run, pact_command
@@ -55,11 +56,28 @@ def test_other_commands_are_llamafactorys(arguments):
         launch(arguments)
 
 
-@pytest.mark.parametrize("name", ["USE_MCA", "USE_V1"])
-def test_trainers_that_the_environment_chooses(monkeypatch, name):
+@pytest.mark.parametrize("name", ["USE_MCA", "USE_MEGATRON_BRIDGE", "USE_RAY", "USE_V1"])
+def test_trainers_that_the_environment_chooses(monkeypatch, workshop, name):
+    file = workshop.written("environment", **LORA)
     monkeypatch.setenv(name, "1")
     with pytest.raises(AdapterError, match=name):
-        launch(["train", "config.yaml"])
+        launch(["train", str(file)])
+    assert [(one.key, one.value) for one in check(file).findings] == [(name, "1")]
+    monkeypatch.setenv(name, "0")
+    assert check(file).constrained
+
+
+def test_a_run_that_met_no_trainer_of_ours_is_an_error(workshop):
+    """LLaMA-Factory hands over to what was not brought in, as to Ray's workers."""
+    elsewhere = (
+        "import sys; from llamafactory.train import tuner; from pact_llamafactory.launch import run; "
+        "tuner._training_function = lambda config: None; run(sys.argv[1:])"
+    )
+    for name, pact_key, status in (("elsewhere", workshop.named_tokens, 1), ("off", False, 0)):
+        words = [sys.executable, "-c", elsewhere, "train", str(workshop.written(name, pact=pact_key, **LORA))]
+        run = workshop.command(words, workshop.folder / name)
+        assert run.status == status, run.log
+        assert ("so this run was NOT constrained" in run.log) == bool(status)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +92,7 @@ def test_trainers_that_the_environment_chooses(monkeypatch, name):
         ({"use_eaft_loss": True}, {}, "plain one"),
         ({"label_smoothing_factor": 0.1}, {}, "plain one"),
         ({"use_unsloth": True}, {}, "Unsloth"),
-        ({"use_ray": True}, {}, "Ray"),
+        ({"use_megatron_bridge": True}, {}, "Megatron"),
         ({"predict_with_generate": True}, {}, "evaluation data"),
         ({"packing": True}, {"hold_data": True}, "see each other"),
     ],

@@ -13,7 +13,7 @@ from pact_transformers.preflight import check_model, resumption_problems, unknow
 from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
-from pact_llamafactory.problems import problems
+from pact_llamafactory.problems import environment_problems, problems
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError
@@ -46,6 +46,7 @@ def check(config: Path) -> Report:
     except ConfigError as error:
         report.find([error])
         return report
+    report.find(environment_problems())
     _check_keys(arguments, report)
     try:
         found = settings(arguments)
@@ -74,6 +75,9 @@ def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
     """Those that LLaMA-Factory does not know stop it."""
     if importlib.util.find_spec("llamafactory") is None:
         report.unchecked.append("the names of the arguments, as LLaMA-Factory is not in this environment")
+        return
+    if report.findings:  # with those variables its imports may fail
+        report.unchecked.append("the names of the arguments, before these variables are unset")
         return
     from llamafactory.hparams import (
         DataArguments,
