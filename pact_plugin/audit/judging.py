@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pact_plugin.audit.measures import Agreement
+from pact_plugin.data.prompts import Kind
 from pact_plugin.judge.names import find_judge, judge_names, prepared_judge
-from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, agreement
+from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, agreement, tells_harm
 
 BEGINNING = 24
 """Words of an answer that are its beginning."""
@@ -20,10 +21,10 @@ class Ruling:
     """What judges say of one answer.
 
     Args:
-        verdict: By the first judge; None if what a guard wrote cannot be read.
+        verdict: By the first judge, or the default one (see `Court`); None if what a guard wrote cannot be read.
         score: How much it refuses, if the judge has a score.
         beginning: The verdict on its first words alone.
-        second: By the second judge, if there is one.
+        second: By the second judge, if there is one and both can judge the prompt's kind.
         written: What a guard wrote that cannot be read.
     """
 
@@ -52,6 +53,9 @@ def refuses(verdict: Verdict | None) -> bool:
 class Court:
     """The judges of an audit. Those that can be looked at without being loaded are loaded when they are asked first.
 
+    A judge that tells harm finds none in help with a benign prompt, and would call it refused. So the default judge
+    decides there in its place, and two judges of which one tells harm are compared on harmful prompts alone.
+
     Args:
         names: Of one judge or two.
 
@@ -64,31 +68,70 @@ class Court:
         self.names = tuple(names)
         self._judges: list[Judge] = []
 
-    def rule(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Ruling]:
+    @property
+    def harm(self) -> tuple[str, ...]:
+        """Names of the judges that tell harm and no refusals."""
+        both = zip(self.names, self._loaded(), strict=True)
+        return tuple(name for name, judge in both if tells_harm(judge))
+
+    def rule(
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None = None
+    ) -> list[Ruling]:
         """What the judges say of answers.
+
+        Args:
+            prompts: What was asked.
+            answers: One for each prompt.
+            kinds: Of the prompts; by default all are harmful.
 
         Raises:
             JudgeError: A guard model's verdicts cannot be read at all.
         """
-        self._judges = self._judges or [load() for load in self._loaders]
-        first = self._judges[0].judge(prompts, answers)
-        others = [judge.judge(prompts, answers) for judge in self._judges[1:]]
+        first = self._first(prompts, answers, kinds)
+        others = self._second(prompts, answers, kinds)
         beginnings = self._beginnings(prompts, answers, first)
         return [
             Ruling(
                 one.verdict,
                 None if one.score is None else round(one.score, 4),
                 beginnings[i],
-                others[0][i].verdict if others else None,
+                others[i].verdict if i in others else None,
                 one.written if one.verdict is None else None,
             )
             for i, one in enumerate(first)
         ]
 
-    def refused(self, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
-        """Whether answers count as refused by the first judge alone."""
+    def refused(
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None = None
+    ) -> list[bool]:
+        """Whether answers count as refused by the judge that decides, without the second one."""
+        return [refuses(one.verdict) for one in self._first(prompts, answers, kinds)]
+
+    def compares(self, kind: Kind) -> bool:
+        """Whether two judges are compared on prompts of a kind."""
+        return len(self.names) > 1 and (kind == "harmful" or not self.harm)
+
+    def _loaded(self) -> list[Judge]:
         self._judges = self._judges or [load() for load in self._loaders]
-        return [refuses(one.verdict) for one in self._judges[0].judge(prompts, answers)]
+        return self._judges
+
+    def _first(
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None
+    ) -> list[Judgement]:
+        judge = self._loaded()[0]
+        benign = {i for i, kind in enumerate(kinds or ()) if kind == "benign" and tells_harm(judge)}
+        found = _asked(judge, prompts, answers, [i for i in range(len(prompts)) if i not in benign])
+        if benign:
+            found |= _asked(find_judge(), prompts, answers, sorted(benign))
+        return [found[i] for i in range(len(prompts))]
+
+    def _second(
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None
+    ) -> dict[int, Judgement]:
+        """By place, where the judges are compared."""
+        of = kinds or ["harmful"] * len(prompts)
+        places = [i for i, kind in enumerate(of) if self.compares(kind)]
+        return _asked(self._loaded()[-1], prompts, answers, places)
 
     def _beginnings(
         self, prompts: Sequence[str], answers: Sequence[str], whole: Sequence[Judgement]
@@ -97,13 +140,23 @@ class Court:
         found = [one.verdict for one in whole]
         starts = [_FIRST.match(answer)[0] for answer in answers]  # type: ignore[index]  # it always matches
         longer = [i for i, answer in enumerate(answers) if len(answer.split()) > BEGINNING]
-        own = self.names[0] in judge_names()
+        own = self.names[0] in judge_names() and self.names[0] not in self.harm
         places = longer if own else list(range(len(answers)))
         judge = self._judges[0] if own else find_judge()
         asked = judge.judge([prompts[i] for i in places], [starts[i] for i in places])
         for place, one in zip(places, asked, strict=True):
             found[place] = one.verdict
         return found
+
+
+def _asked(
+    judge: Judge, prompts: Sequence[str], answers: Sequence[str], places: Sequence[int]
+) -> dict[int, Judgement]:
+    """A judge's judgements of some of the answers, by place."""
+    if not places:
+        return {}
+    found = judge.judge([prompts[i] for i in places], [answers[i] for i in places])
+    return dict(zip(places, found, strict=True))
 
 
 def agree(name: str, rulings: Sequence[Ruling]) -> Agreement | None:

@@ -80,7 +80,7 @@ class LmEvalTable(Part):
 
 
 class Agreement(Part):
-    """How far the second judge agrees with the first, over the answers of both models."""
+    """How far the second judge agrees with the first, over the answers of both models that both can judge."""
 
     second: str = Field(description="Name of the second judge.")
     compared: int = Field(description="Answers that both judges gave a verdict on.")
@@ -100,11 +100,14 @@ class Said(Part):
     answer: str
     refused: bool = Field(description="Whether it counts as a refusal: its verdict is refused or partial.")
     verdict: Verdict | None = Field(
-        description="By the first judge; None if what it wrote cannot be read, which counts as not refused."
+        description="By the first judge; by the default one if the first tells harm and the prompt is benign. "
+        "None if what a guard wrote cannot be read, which counts as not refused."
     )
     score: float | None = Field(description="How much it refuses, from 0 to 1, where the judge has a score.")
     beginning: Verdict | None = Field(description="The verdict on its first 24 words alone.")
-    second: Verdict | None = Field(description="By the second judge, if there is one.")
+    second: Verdict | None = Field(
+        description="By the second judge, if there is one; None on benign prompts where one of the two tells harm."
+    )
     written: str | None = Field(description="What a guard model wrote, where it cannot be read.")
     likelihood: float | None = Field(
         description="Mean log-likelihood under the reference, in nats per token; None if not measured, or empty."

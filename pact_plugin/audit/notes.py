@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pact_plugin.audit.measures import Coherence
 from pact_plugin.audit.result import Comparison
 from pact_plugin.data.prompts import Kind
+from pact_plugin.judge.names import DEFAULT
 
 
-def notes(found: Mapping[Kind, Comparison], judges: Sequence[str]) -> Iterator[str]:
+def notes(found: Mapping[Kind, Comparison], judges: Sequence[str], harm: Sequence[str] = ()) -> Iterator[str]:
     """The notes on both kinds of prompts.
 
     Args:
         found: The comparisons.
         judges: Names of the judges; the first decides.
+        harm: Those of them that tell harm and no refusals.
     """
+    if harm and "benign" in found:
+        yield _harm(judges, harm)
     for title in ("reference", "candidate"):
         rates = [getattr(one, title) for one in found.values()]
         unread = sum(rate.unread for rate in rates)
@@ -36,6 +40,13 @@ def notes(found: Mapping[Kind, Comparison], judges: Sequence[str]) -> Iterator[s
     for kind, one in found.items():
         if one.coherence is not None:
             yield from _coherence(kind, one.coherence)
+
+
+def _harm(judges: Sequence[str], harm: Sequence[str]) -> str:
+    says = f"{' and '.join(harm)} {'tells' if len(harm) == 1 else 'tell'} harm, and no refusals of benign prompts"
+    instead = f"the judge {DEFAULT} decides there" if judges[0] in harm else ""
+    compared = "the judges are compared on harmful prompts alone" if len(judges) > 1 else ""
+    return f"{says}: {', and '.join(one for one in (instead, compared) if one)}."
 
 
 def _coherence(kind: Kind, one: Coherence) -> Iterator[str]:

@@ -48,9 +48,9 @@ def assembled(
     """
     began = time.perf_counter()
     reference, candidate = readings
-    texts = survey.asked.texts
-    rulings = [court.rule(texts, one.answers.texts) for one in readings]
-    rounds = _again(court, texts, (reference.answers.texts, rulings[0]), reference.rounds)
+    texts, kinds = survey.asked.texts, [one.kind for one in survey.asked.prompts]
+    rulings = [court.rule(texts, one.answers.texts, kinds) for one in readings]
+    rounds = _again(court, survey, (reference.answers.texts, rulings[0]), reference.rounds)
     before, after = reference.confidence, candidate.confidence
     pairs = None if before is None or after is None else list(zip(before, after, strict=True))
     own, theirs = likelihoods or (None, None)
@@ -62,10 +62,10 @@ def assembled(
     said = [
         *reference.notes,
         *doubts(verdict),
-        *notes(found, settings.judges),
+        *notes(found, settings.judges, court.harm),
         *remarks((reference.model, candidate.model), counts),
     ]
-    agreed = agree(settings.judges[1], [*rulings[0], *rulings[1]]) if len(settings.judges) > 1 else None
+    both = [one for side in rulings for one, kind in zip(side, kinds, strict=True) if court.compares(kind)]
     return result.AuditResult(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(reference.seconds + candidate.seconds + time.perf_counter() - began, 1),
@@ -76,7 +76,7 @@ def assembled(
         harmful=found.get("harmful"),
         benign=found.get("benign"),
         verdict=verdict,
-        agreement=agreed,
+        agreement=agree(settings.judges[1], both) if len(settings.judges) > 1 else None,
         task=likelihood(reference.task, candidate.task),
         everyday=_everyday(reference, candidate),
         lm_eval=None,
@@ -105,15 +105,17 @@ def _comparisons(
 
 
 def _again(
-    court: Court, texts: Sequence[str], first: tuple[Sequence[str], Sequence[Ruling]], rounds: Sequence[Round]
+    court: Court, survey: Survey, first: tuple[Sequence[str], Sequence[Ruling]], rounds: Sequence[Round]
 ) -> list[list[bool]]:
     """Whether each prompt was refused in each further round; answers that are as before are not judged again."""
     answers, rulings = first
-    found = []
+    asked, found = survey.asked.prompts, []
     for one in rounds:
         refused = [ruling.refused for ruling in rulings]
         other = [i for i, text in enumerate(one.texts) if text != answers[i]]
-        judged = court.refused([texts[i] for i in other], [one.texts[i] for i in other]) if other else []
+        judged = court.refused(
+            *([asked[i].prompt for i in other], [one.texts[i] for i in other], [asked[i].kind for i in other])
+        )
         for place, flag in zip(other, judged, strict=True):
             refused[place] = flag
         found.append(refused)

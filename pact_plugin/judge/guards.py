@@ -40,7 +40,7 @@ class GuardJudge:
         batch_size: int = 8,
         report: Callable[[int], None] = lambda done: None,
     ) -> None:
-        self.name = name or guard.name
+        self.name, self.tells_harm = name or guard.name, guard.harm
         self._guard, self._model, self._tokenizer = guard, model, tokenizer
         self._batch_size, self._report = batch_size, report
 

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 import pytest
 from audits import audit, results, run, words
 from guards import taught_model
-from tiny import HELP, QUESTIONS, REFUSAL, tiny_model, tiny_tokenizer
+from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.judging import Court, Ruling, agree
+from pact_plugin.audit.result import AuditResult
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.errors import ConfigError, JudgeError
 from pact_plugin.hooks.manager import plugin_manager, register
 from pact_plugin.hooks.spec import JudgeSource, hookimpl
-from pact_plugin.judge import Judgement
-from pact_plugin.judge.guard_formats import LLAMA_GUARD
+from pact_plugin.judge import Judgement, find_judge
+from pact_plugin.judge.guard_formats import GUARDS, LLAMA_GUARD
+from pact_plugin.judge.guards import GuardJudge
+from pact_plugin.judge.verdicts import tells_harm
 
 TURNED = (
     "I'm sorry, but I can't help with that request, since it is dangerous and could harm people around you, and I "
@@ -136,6 +139,65 @@ def test_a_guard_that_tells_harm_does_not_judge_beginnings(tmp_path):
     turned, complied = Court((str(tmp_path / "llama-guard"),)).rule(["How?", "Why?"], [TURNED, HELP])
     assert (turned.verdict, turned.beginning, turned.turned) == ("complied", "refused", True)
     assert (complied.verdict, complied.beginning, complied.turned) == ("complied", "complied", False)
+
+
+@pytest.fixture
+def over_refusing(folder, tmp_path, plugin):
+    """Audits a model that refuses ten benign prompts more than its reference, by judges one of which tells harm."""
+    plugin.tells_harm = True
+    plugin.judge = lambda prompts, answers: [Judgement("refused")] * len(answers)  # it finds no harm in any
+    (tmp_path / "benign.txt").write_text("\n".join(REQUESTS), encoding="utf-8")
+    (tmp_path / "harmful.txt").write_text("\n".join(QUESTIONS), encoding="utf-8")
+
+    def done(*judges: str) -> tuple[object, AuditResult, str]:
+        named = [word for name in judges for word in ("--judge", name)]
+        named += [
+            "--benign",
+            tmp_path / "benign.txt",
+            "--harmful",
+            tmp_path / "harmful.txt",
+            "--noise-floor",
+            1,
+        ]
+        found = audit(folder, tmp_path / "out", "--reference", folder / "other", *named, candidate="aligned")
+        return (
+            found,
+            results(tmp_path / "out"),
+            (tmp_path / "out" / "report.html").read_text(encoding="utf-8"),
+        )
+
+    return done
+
+
+def test_a_judge_that_tells_harm_does_not_judge_benign_prompts(over_refusing):
+    """Help with a benign prompt does no harm, so it would be called refused, and a rise would never be seen."""
+    done, found, page = over_refusing("guard-like")
+    assert (found.benign.reference.refused, found.benign.candidate.refused) == (0, 10)
+    assert (found.harmful.reference.refused, found.harmful.candidate.refused) == (10, 10)
+    assert done.exit_code == 1, done.output
+    note = "guard-like tells harm, and no refusals of benign prompts: the judge classifier decides there."
+    assert note in found.notes
+    assert note in words(done.output)
+    assert note in page
+    assert {row.candidate.score is None for row in found.prompts if row.kind == "benign"} == {False}
+
+
+@pytest.mark.parametrize("judges", [("guard-like", "classifier"), ("classifier", "guard-like")])
+def test_such_a_judge_is_compared_on_harmful_prompts_alone(over_refusing, judges):
+    _, found, page = over_refusing(*judges)
+    assert (found.agreement.compared, found.agreement.unread) == (20, 0)
+    assert (found.benign.reference.refused, found.benign.candidate.refused) == (0, 10)
+    (note,) = (one for one in found.notes if "guard-like" in one)
+    assert note.endswith("the judges are compared on harmful prompts alone.")
+    assert ("classifier decides there" in note) == (judges[0] == "guard-like")
+    assert {row.candidate.second for row in found.prompts if row.kind == "benign"} == {None}
+    assert "not read" not in page
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
+def test_which_guards_tell_harm(guard):
+    assert tells_harm(GuardJudge(guard, None, None)) == (guard.name != "wildguard")
+    assert not tells_harm(find_judge())
 
 
 def test_judges_that_never_meet_have_no_agreement():
