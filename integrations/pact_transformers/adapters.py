@@ -5,13 +5,9 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pact_plugin.errors import ConfigError, PluginError
-from pact_transformers.loading import load_tokenizer
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _REMEDY = "Give the directory or hub id of an adapter that was trained on this model."
 
@@ -52,12 +48,20 @@ def load_adapter(model: Any, adapter: str) -> Any:
         adapter: A directory or a hub id.
 
     Raises:
-        ConfigError: There is no such adapter, or it does not fit the model in every weight.
+        ConfigError: There is no such adapter, it does not fit the model in every weight, or another is on the model.
         PluginError: peft is missing.
     """
     check_adapter(adapter)
     from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ConfigError(
+            "the model has an adapter on it already, which this one would replace",
+            key="adapter",
+            value=adapter,
+            remedy="Merge that one into its model first.",
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
@@ -76,9 +80,33 @@ def load_adapter(model: Any, adapter: str) -> Any:
     return adapted.eval()
 
 
-def adapter_tokenizer(adapter: str) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside an adapter, with its chat template; None if there is none."""
-    return load_tokenizer(adapter) if (Path(adapter) / "tokenizer_config.json").is_file() else None
+def base_of(folder: str) -> str | None:
+    """The model that an adapter was trained on, as it says; None where there is no adapter.
+
+    Args:
+        folder: A directory or a hub id, of a model or an adapter.
+
+    Raises:
+        ConfigError: It does not say so, a model's weights lie there too, or it cannot be loaded as an adapter.
+        PluginError: peft is missing.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    if find_adapter_config_file(folder) is None:
+        return None
+    check_adapter(folder)
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    whole = [*Path(folder).glob("model*.safetensors"), *Path(folder).glob("pytorch_model*.bin")]
+    if base and not whole:
+        return str(base)
+    raise ConfigError(
+        "both a model and an adapter lie there" if whole else "an adapter that does not name its model",
+        key="model",
+        value=folder,
+        remedy="Name the model by itself; for an audit, as --reference, and the adapter by --adapter.",
+    )
 
 
 def _cannot_load(adapter: str, error: Exception) -> ConfigError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pact_plugin.errors import ConfigError
+from pact_transformers.adapters import base_of, load_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,21 +31,29 @@ def load_causal_lm(
     dtype: str | torch.dtype = "auto",
     device: str | torch.device | None = None,
 ) -> PreTrainedModel:
-    """A causal language model in eval mode.
+    """A causal language model in eval mode. An adapter comes on the model that it names, in every weight.
 
     Args:
-        model: A directory, a hub id, a `.gguf` file (its weights are dequantised, so that the model can be
-            trained and saved), a directory that holds just one, or `smollm2` (see `smollm2_path`).
+        model: A directory or hub id, of a model or a PEFT adapter, a `.gguf` file (its weights are dequantised, so that
+            the model can be trained and saved), a directory that holds just one, or `smollm2` (see `smollm2_path`).
         dtype: Of the weights: `auto` (as stored; float32 for GGUF), a name such as `bfloat16`, or a torch
             dtype.
         device: Where to put it; by default the first accelerator, or else the CPU.
 
     Raises:
-        ConfigError: There is no such model, dtype or device.
+        ConfigError: There is no such model, dtype or device, or an adapter does not fit its model in every weight.
+        PluginError: peft is missing, and it is an adapter.
     """
     from transformers import AutoModelForCausalLM
 
     folder, options = _resolve(model)
+    # transformers would leave out an adapter's weights that find no place, with a line in the log.
+    try:
+        base = None if options else base_of(folder)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("model", model, error) from error
+    if base is not None:
+        return load_adapter(load_causal_lm(base, dtype=dtype, device=device), folder).get_base_model()
     place = _device(device)
     stored_dtype = dtype if dtype == "auto" else floating_dtype(dtype)
     if options:
@@ -73,6 +82,11 @@ def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", model, error) from error
+
+
+def adapter_tokenizer(adapter: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside an adapter, with its chat template; None if there is none."""
+    return load_tokenizer(adapter) if (Path(adapter) / "tokenizer_config.json").is_file() else None
 
 
 def smollm2_path() -> Path:

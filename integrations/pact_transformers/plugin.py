@@ -95,7 +95,7 @@ def pact_model_loaders() -> Iterable[ModelLoader]:
             tokenizer=loading.load_tokenizer,
             check_adapter=adapters.check_adapter,
             adapter=adapters.load_adapter,
-            adapter_tokenizer=adapters.adapter_tokenizer,
+            adapter_tokenizer=loading.adapter_tokenizer,
             prompt_rows=prompt_rows.prompt_rows,
         )
     ]

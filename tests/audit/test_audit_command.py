@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 from audits import audit, results, run, words
@@ -90,6 +92,56 @@ def test_an_adapter_is_the_same_candidate_as_its_merged_model(folder, tmp_path):
     assert one.harmful.confidence.mean_divergence == pytest.approx(
         two.harmful.confidence.mean_divergence, rel=1e-3
     )
+
+
+def named_adapter(source: Path, folder: Path, base: Path | None) -> Path:
+    """A copy of an adapter that names its model, with the tokenizer beside it."""
+    shutil.copytree(source, folder)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = base and str(base)
+    file.write_text(json.dumps(config), encoding="utf-8")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_an_adapters_folder_is_a_candidate(folder, tmp_path):
+    own = named_adapter(folder / "adapter", tmp_path / "own", folder / "aligned")
+    shutil.copy(folder / "aligned" / "config.json", own)  # as Axolotl leaves it there
+    done = audit(folder, tmp_path / "one", candidate=own)
+    assert done.exit_code == 1, done.output
+    audit(folder, tmp_path / "two", "--adapter", own, candidate=None)
+    one, two = results(tmp_path / "one"), results(tmp_path / "two")
+    assert one.harmful == two.harmful.model_copy(update={"coherence": None})
+    assert one.candidate.parameters == two.candidate.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "message"),
+    [
+        ("deeper", "aligned", "the model has no place for"),
+        ("shallower", "aligned", "missing adapter keys"),
+        ("virtual", "aligned", "virtual tokens"),
+        ("adapter", None, "an adapter that does not name its model"),
+        ("adapter", "over", "the model has an adapter on it already"),
+    ],
+)
+def test_an_adapters_folder_that_is_not_loaded_whole_is_no_candidate(folder, tmp_path, name, base, message):
+    """By itself transformers loads its model alone, with a line in the log, and that is compared with itself."""
+    if base == "over":
+        base = named_adapter(folder / "adapter", tmp_path / base, folder / "aligned")
+    own = named_adapter(folder / name, tmp_path / "own", base and folder / base)
+    done = audit(folder, tmp_path / "out", candidate=own)
+    assert done.exit_code == 2, done.output
+    assert message in words(done.output)
+
+
+def test_a_model_and_an_adapter_in_one_folder_are_no_candidate(folder, tmp_path):
+    own = named_adapter(folder / "adapter", tmp_path / "own", folder / "aligned")
+    shutil.copytree(folder / "aligned", own, dirs_exist_ok=True)
+    done = audit(folder, tmp_path / "out", candidate=own)
+    assert done.exit_code == 2, done.output
+    assert "both a model and an adapter lie there" in words(done.output)
 
 
 def test_given_safety_tokens_are_used(folder, tmp_path):
