@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-from pact_plugin.audit.card import AUDIT, block, read_audit, write_block
+from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
 from pact_plugin.run.receipt import Receipt
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.denominator import CheckDenominator
@@ -29,8 +28,8 @@ class PactRunMixin:
     _pact_ahead: bool | None = None
     _pact_own_train: Callable[..., Any] | None = None
     """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
-    _pact_trained: datetime | None = None
-    """When the last training ended; None before, and while it trains."""
+    _pact_trained = False
+    """Whether the last training has ended; not so while it trains."""
     if TYPE_CHECKING:  # what transformers.Trainer has
         model: Any
         args: Any
@@ -99,10 +98,9 @@ class PactRunMixin:
 
     def _pact_card(self, folder: str, *, only_again: bool = False) -> None:
         audit = None
-        if self._pact_trained is not None and (Path(folder) / AUDIT).is_file():
+        if self._pact_trained and (Path(folder) / AUDIT).is_file():
             found = read_audit(folder)
-            # An earlier one is of another model that has lain there.
-            audit = found if datetime.fromisoformat(found.created) >= self._pact_trained else None
+            audit = found if is_of(found, self.pact.record.receipt) else None
         write_block(folder, block(self.pact.record.so_far, audit), only_again=only_again)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -128,10 +126,10 @@ class PactRunMixin:
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
         self._pact_ahead = None  # the model is wrapped and checkpointed in there
-        self._pact_trained = None
+        self._pact_trained = False
         train = self._pact_own_train or super().train  # type: ignore[misc]
         result = train(resume_from_checkpoint, *args, **kwargs)
         self.pact.record.flush("train", self._pact_reduce)
         self._pact_write(self.args.output_dir)
-        self._pact_trained = datetime.now(timezone.utc).replace(microsecond=0)
+        self._pact_trained = True
         return result

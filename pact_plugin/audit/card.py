@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ def read_audit(path: str | os.PathLike[str]) -> AuditResult:
             value=str(file),
             remedy="Name the folder that `pact-plugin audit` of this release has written.",
         ) from error
+
+
+def is_of(audit: AuditResult, receipt: Receipt) -> bool:
+    """Whether an audit is no older than a run's last step; an older one is of a model that lay there before.
+
+    The dates stand in the files, so a copy keeps them.
+    """
+    until = receipt.trained_until
+    return until is not None and datetime.fromisoformat(audit.created) >= datetime.fromisoformat(until)
 
 
 def _run(receipt: Receipt) -> Iterator[str]:

@@ -21,16 +21,25 @@ def card(
 ) -> None:
     """Put a block on PACT into the README.md of a run; a second call replaces it.
 
-    Exit status 1 if `pact-plugin verify` would fail.
+    Exit status 1 if `pact-plugin verify` would fail, or if the audit is older than the run's last step.
     """
-    from pact_plugin.audit.card import AUDIT, block, read_audit, write_block
+    from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
+    from pact_plugin.errors import ConfigError
     from pact_plugin.run.receipt import Receipt
     from pact_plugin.run.verify import verify_run
 
     verify_run(output)
     beside = output / AUDIT if (output / AUDIT).is_file() else None
     named = audit or beside
-    text = block(Receipt.read(output), None if named is None else read_audit(named))
+    receipt, found = Receipt.read(output), None if named is None else read_audit(named)
+    if found is not None and not is_of(found, receipt):
+        raise ConfigError(
+            "this audit is older than the run's last step, so it is of another model",
+            key="audit",
+            value=str(named),
+            remedy=f"Audit {output}, or remove {named} if it lies there by chance.",
+        )
+    text = block(receipt, found)
     console = Console(highlight=False, soft_wrap=True)
     if show:
         console.print(text, markup=False, end="")

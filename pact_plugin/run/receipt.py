@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -46,6 +47,7 @@ class Receipt:
         table: Digest of the header of the table of predictions, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
+        trained_until: When the last micro-batch was constrained: UTC, ISO 8601; None before the first.
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
         positions: Response positions that a term has looked at, over all ranks.
         sums: By metric, a sum over the run and what it is divided by; divergences in nats.
@@ -61,6 +63,7 @@ class Receipt:
     table: str | None = None
     steps: list[_Span] = field(default_factory=list)
     total_steps: NonNegativeInt = 0
+    trained_until: str | None = None
     trained_tokens: NonNegativeInt = 0
     positions: NonNegativeInt = 0
     sums: dict[str, _Sum] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Receipt:
     def add_step(self, step: int) -> None:
         """Note that optimiser step `step` is constrained; micro-batches of one step count once."""
         self.total_steps = max(self.total_steps, step)
+        self.trained_until = datetime.now(timezone.utc).isoformat(timespec="seconds")
         if self.steps and self.steps[-1][0] <= step <= self.steps[-1][1]:
             return
         if self.steps and step == self.steps[-1][1] + 1:
@@ -145,7 +149,7 @@ class Receipt:
                     remedy="Resume with the settings of the run, or start a new run.",
                 )
         self.steps = [list(span) for span in earlier.steps]
-        self.total_steps = earlier.total_steps
+        self.total_steps, self.trained_until = earlier.total_steps, earlier.trained_until
         self.trained_tokens, self.positions = earlier.trained_tokens, earlier.positions
         self.sums = {name: list(numbers) for name, numbers in earlier.sums.items()}
 

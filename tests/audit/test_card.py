@@ -24,6 +24,7 @@ def a_receipt(config: PactConfig | None = None, **values) -> Receipt:
         "reference": "table",
         "steps": [[1, 4]],
         "total_steps": 4,
+        "trained_until": "2026-01-01T00:00:00+00:00",
         "trained_tokens": 1234,
         "sums": SUMS,
         "release": "9.8.7",
@@ -122,6 +123,17 @@ def test_the_command_writes_the_block_into_the_card(output, lost):
 def test_an_audit_that_lies_beside_is_found(output, lost):
     (output / "audit.json").write_bytes((lost[0] / "audit.json").read_bytes())
     assert run(output, "--print") == block(a_receipt(), results(lost[0]))
+    assert not (output / "README.md").exists()
+
+
+@pytest.mark.parametrize("until", ["2999-01-01T00:00:00+00:00", None], ids=["later", "unknown"])
+def test_an_audit_of_an_earlier_model_is_refused(output, lost, until):
+    """A new run into the folder leaves it there; a copy of the folder changes no date in a file."""
+    a_receipt(trained_until=until).write(output)
+    (output / "audit.json").write_bytes((lost[0] / "audit.json").read_bytes())
+    for more in ([], ["--audit", lost[0]]):
+        with pytest.raises(ConfigError, match="older than the run's last step, so it is of another model"):
+            run(output, *more)
     assert not (output / "README.md").exists()
 
 

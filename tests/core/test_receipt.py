@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timezone
 
 import pytest
 from hypothesis import given, settings
@@ -59,6 +60,16 @@ def test_whoever_may_read_the_folders_files_may_read_the_receipt(tmp_path):
     receipt = a_receipt().write(tmp_path)
     assert receipt.stat().st_mode == (tmp_path / "other").stat().st_mode
     assert set(tmp_path.iterdir()) == {receipt, tmp_path / "other"}
+
+
+def test_the_receipt_says_until_when_it_was_trained():
+    receipt, began = a_receipt(), datetime.now(timezone.utc).replace(microsecond=0)
+    assert receipt.trained_until is None
+    receipt.add_step(1)
+    assert began <= datetime.fromisoformat(receipt.trained_until) <= datetime.now(timezone.utc)
+    resumed = a_receipt()
+    resumed.resume(receipt)
+    assert resumed.trained_until == receipt.trained_until
 
 
 def test_sums_add_up_over_a_run():
