@@ -55,11 +55,7 @@ def load_task(path: Path) -> tuple[HeldOut, ...]:
 def _item(path: Path, number: int, row: Mapping[str, Any]) -> HeldOut:
     answer = row.get("answer", row.get("completion"))
     messages = row.get("messages") or [*_messages(row.get("prompt"), "user"), *_messages(answer, "assistant")]
-    proper = [
-        isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
-        for one in messages
-    ]
-    if len(messages) < 2 or not all(proper):
+    if not isinstance(messages, list) or len(messages) < 2 or not all(map(_is_message, messages)):
         raise _unusable(path, f"line {number} has no `prompt` with an `answer`, and no `messages`")
     *before, last = ({"role": one["role"], "content": one["content"]} for one in messages)
     if last["role"] != "assistant" or not last["content"].strip():
@@ -71,6 +67,10 @@ def _messages(value: Any, role: str) -> list[Any]:
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     return value if isinstance(value, list) else []
+
+
+def _is_message(one: Any) -> bool:
+    return isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
 
 
 def _unusable(path: Path, problem: str) -> ConfigError:

@@ -47,7 +47,7 @@ def json_lines(text: str) -> Iterator[tuple[int, Any]]:
     """What the numbered lines of a `.jsonl` file hold.
 
     Raises:
-        ValueError: A line is not a JSON object; it is named.
+        ValueError: A line is not a JSON object, or holds what is no Unicode text; it is named.
     """
     for number, line in _filled(text):
         try:
@@ -56,7 +56,18 @@ def json_lines(text: str) -> Iterator[tuple[int, Any]]:
             raise ValueError(f"line {number} is not JSON ({error})") from error
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is not a JSON object")
+        if not _is_unicode(row):
+            raise ValueError(f"line {number} holds half of a surrogate pair, which is no text")
         yield number, row
+
+
+def _is_unicode(row: Mapping[str, Any]) -> bool:
+    """Escapes of JSON, such as `\\ud800`, can also stand for what no tokenizer and no file takes."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _json_lines(source: str, text: str, columns: Columns) -> Rows:

@@ -41,7 +41,7 @@ def test_audits_ask_what_no_anchor_asks_and_both_ask_about_every_hazard():
 
 
 FILES = {
-    "p.jsonl": '\n{"prompt": "How, then?", "kind": "harmful", "category": "x"}\n'
+    "p.jsonl": '\n{"prompt": "How, then?", "kind": "harmful", "category": "x", "other": "\\ud83d\\ude00"}\n'
     '{"prompt": "Why?", "kind": "benign"}\n{"prompt": "Why? ", "kind": "benign"}\n',
     "p.csv": 'kind,prompt,category\nharmful,"How, then?",x\nbenign,Why?,\nbenign,Why?,\n',
     "p.txt": "harmful: How, then?\n\nbenign: Why?\nbenign:Why?",
@@ -61,6 +61,12 @@ def test_every_format_of_prompts_is_read(tmp_path, name):
 BAD = [
     ("p.jsonl", '{"prompt": "a", "kind": "benign"}\n{"prompt": ', "line 2 is not JSON"),
     ("p.jsonl", '\n\n["a"]', "line 3 is not a JSON object"),
+    ("p.jsonl", '{"prompt": "a\\ud800", "kind": "benign"}', "line 1 holds half of a surrogate pair"),
+    (
+        "p.jsonl",
+        '{"prompt": "a", "kind": "benign", "category": "\\udc00"}',
+        "line 1 holds half of a surrogate pair",
+    ),
     ("p.jsonl", '{"prompt": " ", "kind": "benign"}', "line 1 has no text `prompt`"),
     ("p.jsonl", '{"prompt": 3, "kind": "benign"}', "line 1 has no text `prompt`"),
     ("p.jsonl", '{"prompt": "a"}', "line 1 has kind None"),
@@ -229,6 +235,10 @@ def test_every_format_of_tasks_is_read(tmp_path, row):
             "does not end with",
         ),
         ('{"messages": ["a", "b"]}', "line 1 has no"),
+        ('{"messages": 5}', "line 1 has no"),
+        ('{"messages": "five"}', "line 1 has no"),
+        ('{"messages": {"role": "user", "content": "a"}}', "line 1 has no"),
+        ('{"prompt": "a", "answer": "b\\ud800"}', "line 1 holds half of a surrogate pair"),
     ],
 )
 def test_a_bad_task_is_refused_by_its_line(tmp_path, text, message):
