@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,14 +127,22 @@ def lm_eval(tasks: str | None, options: str, named: Named) -> LmEval | None:
 
 
 def make_folder(output: Path) -> None:
-    """Make the report's folder.
+    """Make the report's folder, and try a file in it.
 
     Raises:
-        ConfigError: It cannot be made.
+        ConfigError: It cannot be made, or nothing can be written there.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"cannot be made ({error})", key="--output", value=str(output), remedy="Name a folder."
-        ) from error
+        raise _unusable_folder("cannot be made", output, error) from error
+    try:
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise _unusable_folder("cannot be written to", output, error) from error
+
+
+def _unusable_folder(what: str, output: Path, error: OSError) -> ConfigError:
+    problem, remedy = f"{what} ({error})", "Name another folder."
+    return ConfigError(problem, key="--output", value=str(output), remedy=remedy)

@@ -229,3 +229,11 @@ def test_what_cannot_be_audited_ends_with_status_2(folder, tmp_path, arguments, 
     assert done.exit_code == 2, done.output
     assert message in words(done.output)
     assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, even as root")
+def test_a_folder_that_cannot_be_written_to_is_refused_before_a_model_is_loaded(folder):
+    done = audit(folder, Path("/proc/self"))
+    assert done.exit_code == 2, done.output
+    assert "--output=/proc/self: cannot be written to" in words(done.output)
+    assert "Reference:" not in done.output
