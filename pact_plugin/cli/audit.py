@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ def audit(
     """Compare what a fine-tuned model and its aligned reference refuse, and write a report.
 
     Exit status 0: it keeps to every threshold. 1: it does not. 2: no verdict, since an argument, a file or a model
-    cannot be used. Decoding is greedy.
+    cannot be used, or since an error came that was not foreseen. Decoding is greedy.
     """
     if (candidate is None) == (adapter is None):
         raise typer.BadParameter("give one of --candidate and --adapter")
@@ -140,6 +141,9 @@ def audit(
         )
     except PactError as error:
         print_error(error)
+        raise typer.Exit(2) from error
+    except Exception as error:  # Python's own status would be 1, a verdict
+        traceback.print_exc()
         raise typer.Exit(2) from error
     if not passed:
         raise typer.Exit(1)

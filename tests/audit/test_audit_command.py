@@ -231,9 +231,23 @@ def test_what_cannot_be_audited_ends_with_status_2(folder, tmp_path, arguments, 
     assert not list(tmp_path.glob("out/*"))
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, even as root")
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to, even as root"
+)
 def test_a_folder_that_cannot_be_written_to_is_refused_before_a_model_is_loaded(folder):
     done = audit(folder, Path("/proc/self"))
     assert done.exit_code == 2, done.output
-    assert "--output=/proc/self: cannot be written to" in words(done.output)
+    assert "--output='/proc/self': cannot be written to" in words(done.output)
     assert "Reference:" not in done.output
+
+
+def test_what_nobody_foresaw_is_no_verdict(folder, tmp_path, monkeypatch):
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pact_plugin.audit.run.run_audit", broken)
+    done = audit(folder, tmp_path)
+    assert done.exit_code == 2, done.output
+    assert "Traceback" in done.output
+    assert "in broken" in done.output
+    assert "RuntimeError: a bug" in done.output
