@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
+from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_config, without_router_loss
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -45,7 +46,12 @@ def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """As `user_prompt`, of several at once: many times faster than one by one."""
+    """As `user_prompt`, of several at once: many times faster than one by one.
+
+    Raises:
+        ConfigError: The tokenizer is one of mistral-common.
+    """
+    require_usable(tokenizer)
     if not prompts:
         return []
     if not has_chat_template(tokenizer):

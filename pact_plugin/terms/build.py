@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pact_plugin.config import First, PactConfig
+from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.reference.choose import Choice
 from pact_plugin.reference.pool import Asked
 from pact_plugin.reference.probe import Probe
@@ -53,8 +54,9 @@ def check_tokenizer(config: PactConfig, tokenizer: Any) -> None:
     """Look at a tokenizer for the terms, before a model is loaded.
 
     Raises:
-        ConfigError: The published objective's assistant header is not known.
+        ConfigError: It is one of mistral-common, or the published objective's assistant header is not known.
     """
+    require_usable(tokenizer)
     published = config.advanced.published
     if published is not None:
         assistant_header(tokenizer, published.assistant_header)

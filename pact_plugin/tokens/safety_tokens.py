@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.errors import ConfigError, TokenFileError, TokenizerMismatchError
 from pact_plugin.tokens import file as token_file
 
@@ -41,7 +42,11 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 
     Added tokens are left out, so that adding a padding token changes nothing. Hashed is the UTF-8 of the JSON
     object {token: id}, keys sorted, without spaces.
+
+    Raises:
+        ConfigError: The tokenizer is one of mistral-common.
     """
+    require_usable(tokenizer)
     added = tokenizer.get_added_vocab()
     trained = {token: index for token, index in tokenizer.get_vocab().items() if token not in added}
     text = json.dumps(trained, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

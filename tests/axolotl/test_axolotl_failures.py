@@ -137,6 +137,7 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"context_parallel_size": 2}, AdapterError, "`context_parallel_size`"),
         ({"context_parallel": {"size": 2}}, AdapterError, "`context_parallel`"),
         ({"tensor_parallel_size": 2, "pact": True}, AdapterError, "anchors: false"),
+        ({"tokenizer_use_mistral_common": True}, AdapterError, "tokenizer_use_mistral_common: false"),
         ({"diffusion_lm": {}}, AdapterError, "`diffusion_lm`"),
         ({"relora": True, **LORA}, AdapterError, "`relora`"),
         ({**LORA, "adapter": "mixlora"}, AdapterError, "adapter='mixlora'.*`adapter: lora`"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from both import CONFIG, HELD, changed, each_trainer
 from sft import TOKENS, train_logs
+from transformers.tokenization_mistral_common import MistralCommonBackend
 
 import pact_plugin as pact
 from pact_plugin.errors import (
@@ -122,6 +123,17 @@ def test_a_trainer_without_a_tokenizer(tmp_path, build):
     trainer.processing_class = None
     with pytest.raises(AdapterError, match=r"processing_class=tokenizer"):
         pact.attach(trainer, CONFIG)
+
+
+@each_trainer
+@pytest.mark.parametrize("settings", [CONFIG, True], ids=["tokens given", "tokens chosen"])
+def test_a_tokenizer_of_mistral_common(tmp_path, build, settings):
+    trainer = build(tmp_path)
+    kind = type(trainer)
+    trainer.processing_class = object.__new__(MistralCommonBackend)  # making one needs its package
+    with pytest.raises(ConfigError, match=r"tokenizer='MistralCommonBackend'.*Hugging Face tokenizer"):
+        pact.attach(trainer, settings)
+    assert type(trainer) is kind
 
 
 @each_trainer

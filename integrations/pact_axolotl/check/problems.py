@@ -26,6 +26,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     if config is None:
         return
     yield from _other_losses(cfg)
+    yield from _other_tokenizers(cfg)
     yield from sharding.unreadable(cfg, config)
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
@@ -113,6 +114,9 @@ _SWITCHES = ("easing", "anchors", "hold_data")
 
 _REWEIGHTED = ("use_eaft", "use_dft")
 
+_MISTRAL_COMMON = "tokenizer_use_mistral_common"
+_NAMES_A_TOKENIZER = ("base_model", "base_model_config", "tokenizer_config")
+
 _MIXLORA = "mixlora"
 """The adapter of Axolotl 0.21 that puts experts, and a router with a loss of its own, into the model."""
 
@@ -136,6 +140,21 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
                 value=plugin,
                 remedy="Remove that plugin, or set `pact: false`.",
             )
+
+
+def _other_tokenizers(cfg: Mapping[str, Any]) -> Iterator[PactError]:
+    """Axolotl takes mistral-common's for a model that is called Magistral, unless it is told not to."""
+    named = [key for key in _NAMES_A_TOKENIZER if "magistral" in str(cfg.get(key, "")).lower()]
+    asked = cfg.get(_MISTRAL_COMMON)
+    if asked or (asked is None and named):
+        key = _MISTRAL_COMMON if asked else named[0]
+        yield AdapterError(
+            "Axolotl loads mistral-common's tokenizer, which cannot be given a chat as text",
+            key=key,
+            value=cfg[key],
+            remedy=f"Set `{_MISTRAL_COMMON}: false`, with a Hugging Face tokenizer of the model as `tokenizer_config`, "
+            "or set `pact: false`.",
+        )
 
 
 def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:

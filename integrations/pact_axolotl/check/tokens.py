@@ -11,6 +11,7 @@ from pact_axolotl.check import loading
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.resumption import checkpoint_of
 from pact_plugin.config import PactConfig
+from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
@@ -41,6 +42,7 @@ def _check_tokenizer(
 ) -> None:
     try:
         tokenizer = loading.tokenizer(cfg)
+        require_usable(tokenizer)
     except ConfigError as error:
         report.find([error])
         return
@@ -60,14 +62,15 @@ def _check_tokenizer(
 def other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterator[PactError]:
     """An error where the reference that is named has another tokenizer than the model in training."""
     try:
-        own, other = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+        both = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+        own, other = map(tokenizer_fingerprint, both)
     except ConfigError as error:
         report.find([error])
         return
     except loading.NotAvailableError as error:
         report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
         return
-    if tokenizer_fingerprint(own) != tokenizer_fingerprint(other):
+    if own != other:
         yield ReferenceModelError(
             "the aligned model has another tokenizer than the model in training",
             key="reference",

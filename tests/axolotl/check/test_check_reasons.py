@@ -24,6 +24,11 @@ def test_a_good_configuration():
     assert "no Axolotl was found" in unchecked
 
 
+def test_a_magistral_with_a_hugging_face_tokenizer_is_no_problem():
+    named = {"base_model": "mistralai/Magistral-Small-2506", "tokenizer_use_mistral_common": False}
+    assert checked(config(**named, pact=True)).constrained
+
+
 def test_tokens_are_chosen_where_none_are_named():
     assert checked(config(pact=True)).tokens == {"source": "model"}
 
@@ -84,6 +89,16 @@ PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
             ("no next-token labels", "Remove `hold_data`"),
         ),
         ({"rl": "dpo", "pact": {"easing": True}}, "pact.easing", ("no next-token labels", "Remove `easing`")),
+        (
+            {"tokenizer_use_mistral_common": True},
+            "tokenizer_use_mistral_common",
+            ("mistral-common's tokenizer", "tokenizer_use_mistral_common: false", "`tokenizer_config`"),
+        ),
+        (
+            {"base_model": "mistralai/Magistral-Small-2506", "pact": True},
+            "base_model",
+            ("mistral-common's tokenizer", "tokenizer_use_mistral_common: false"),
+        ),
         ({"use_eaft": True}, "use_eaft", ("easing: false",)),
         ({"relora": True, **LORA}, "relora", ("pact: {reference: ./model}",)),
         (
