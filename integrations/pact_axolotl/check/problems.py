@@ -175,6 +175,14 @@ def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[P
             value=_MIXLORA,
             remedy=f"Use `adapter: lora`, or {named}.",
         )
+    if cfg.get("fix_untrained_tokens") and config.asks_at_responses:
+        yield AdapterError(
+            "Axolotl writes new embeddings when the aligned model was already looked at, which is then no reference any "
+            "more",
+            key="fix_untrained_tokens",
+            value=cfg["fix_untrained_tokens"],
+            remedy=f"Remove `fix_untrained_tokens`, or {named}.",
+        )
     data = unreadable(cfg)
     if cfg.get("lisa_n_layers") and data is not None and config.asks_at_responses:
         yield AdapterError(

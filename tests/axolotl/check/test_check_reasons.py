@@ -29,6 +29,11 @@ def test_a_magistral_with_a_hugging_face_tokenizer_is_no_problem():
     assert checked(config(**named, pact=True)).constrained
 
 
+@pytest.mark.parametrize("settings", [{"reference": "./model"}, {"easing": False}], ids=str)
+def test_new_embeddings_change_no_reference_that_is_named_or_not_asked_again(settings):
+    assert checked(config(fix_untrained_tokens=True, pact=settings)).constrained
+
+
 def test_tokens_are_chosen_where_none_are_named():
     assert checked(config(pact=True)).tokens == {"source": "model"}
 
@@ -101,6 +106,11 @@ PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
         ),
         ({"use_eaft": True}, "use_eaft", ("easing: false",)),
         ({"relora": True, **LORA}, "relora", ("pact: {reference: ./model}",)),
+        (
+            {"fix_untrained_tokens": [3]},
+            "fix_untrained_tokens",
+            ("[3]", "new embeddings", "Remove `fix_untrained_tokens`", "pact: {reference: ./model}"),
+        ),
         (
             {**LORA, "adapter": "mixlora", "pact": {"easing": False}},
             "adapter",
