@@ -32,8 +32,12 @@ def register(cfg: Mapping[str, Any]) -> None:
         _log(logging.WARNING, "PACT: `pact` is off, so this run is NOT constrained.")
 
 
-def before_the_data(cfg: Any) -> None:
+def before_the_data(cfg: Any, *, preprocess: bool) -> None:
     """Refuse a token file of another tokenizer, and attention that cannot be trained on this device.
+
+    Args:
+        cfg: The configuration as Axolotl has validated it.
+        preprocess: Whether the data is prepared alone, and training may have another device.
 
     Raises:
         PactError: Names the key to change.
@@ -41,7 +45,8 @@ def before_the_data(cfg: Any) -> None:
     config = settings(cfg)
     if config is None:
         return
-    require_flex_attention(cfg)
+    if not preprocess:
+        require_flex_attention(cfg)
     tokens = configured_tokens(config)
     if tokens is not None:
         from axolotl.loaders import load_tokenizer

@@ -93,6 +93,9 @@ def test_flex_attention_on_a_cpu_stops_before_the_data_is_prepared(workshop):
     flex = {"attn_implementation": "flex_attention", "dataset_prepared_path": str(prepared)}
     assert_stops(workshop.train("flex", **flex), "flex_attention", "Write `attn_implementation: sdpa`")
     assert not prepared.exists()
+    config = workshop.config(**flex)
+    assert workshop.axolotl("preprocess", "flex-data", config).status == 0, "it is trained elsewhere"
+    assert prepared.exists()
 
 
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):

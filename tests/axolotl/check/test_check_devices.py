@@ -14,7 +14,7 @@ from pact_axolotl.check.environment import Axolotl
 from pact_axolotl.check.memory import Device
 from pact_axolotl.hooks import register
 
-from pact_plugin.errors import ConfigError
+from pact_plugin.errors import AdapterError, ConfigError
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,14 @@ def test_flex_attention_trains_on_no_cpu(asked):
     assert "attn_implementation: sdpa" in problem.remedy
     assert not list(flex_attention_problems(config(**asked), Device("NVIDIA H100", 0)))
     assert not list(flex_attention_problems(config(), Device("CPU", 0)))
+
+
+def test_data_for_flex_attention_can_be_prepared_on_a_cpu(monkeypatch):
+    monkeypatch.setattr("pact_axolotl.check.memory.device", lambda: Device("CPU", 0))
+    flex = config(pact=True, attn_implementation="flex_attention")
+    pact_axolotl.PactPlugin().load_datasets(flex, preprocess=True)
+    with pytest.raises(AdapterError, match="flex attention on a CPU"):
+        pact_axolotl.PactPlugin().load_datasets(flex, preprocess=False)
 
 
 @pytest.mark.parametrize(
