@@ -177,8 +177,8 @@ def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[P
         )
     if cfg.get("fix_untrained_tokens") and config.asks_at_responses:
         yield AdapterError(
-            "Axolotl writes new embeddings when the aligned model was already looked at, which is then no reference any "
-            "more",
+            "Axolotl writes new embeddings when the aligned model was already looked at, which is then no reference "
+            "any more",
             key="fix_untrained_tokens",
             value=cfg["fix_untrained_tokens"],
             remedy=f"Remove `fix_untrained_tokens`, or {named}.",
