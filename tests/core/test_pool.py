@@ -132,9 +132,8 @@ def test_padding_has_an_embedding_where_the_tokenizers_own_was_added_without(add
     model, tokenizer = tiny_model(), tiny_tokenizer()
     tokenizer.add_special_tokens({name: f"[{name}]" for name in added})
     assert tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings
-    asked = user_prompts(tokenizer, [one.prompt for one in PROMPTS])
     source = build_source("itself", model)
-    found = ask(source, tokenizer, PROMPTS, asked, Generation(ANSWER, BATCH))
+    found = ask(source, tokenizer, PROMPTS, prompt_ends(tokenizer, TEXTS), Generation(ANSWER, BATCH))
     for one, prompt in zip(found.asked, asked, strict=True):
         alone = ask(source, TOKENIZER, [PROMPTS[0]], [prompt], Generation(ANSWER, BATCH))
         assert one.answer == alone.asked[0].answer
