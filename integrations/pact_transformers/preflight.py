@@ -99,14 +99,22 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
         report.notes.append("Safety tokens: chosen from the model itself when training starts")
 
 
-def resumption_problems(checkpoint: Any, settings: PactConfig) -> Iterator[PactError]:
-    """Why a run could not go on from `resume_from_checkpoint`: no receipt there, or one of other settings."""
+def resumption_problems(
+    checkpoint: Any, settings: PactConfig, *, anew: str = "begin a new run"
+) -> Iterator[PactError]:
+    """Why a run could not go on from a checkpoint: no receipt there, or one of other settings.
+
+    Args:
+        checkpoint: Its folder, as `resume_from_checkpoint` names it or as the framework finds it.
+        settings: Of the constraint.
+        anew: How not to go on from it.
+    """
     if not checkpoint or not Path(str(checkpoint)).is_dir():
         return
     try:
         earlier = Receipt.read(Path(str(checkpoint)))
     except ReceiptError as error:
-        remedy = "Begin a new run, or resume from a checkpoint of a constrained one."
+        remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
         yield ReceiptError(error.problem, key="resume_from_checkpoint", value=str(checkpoint), remedy=remedy)
         return
     for key, ours, theirs in differing(settings.summary(), earlier.config):
@@ -114,5 +122,5 @@ def resumption_problems(checkpoint: Any, settings: PactConfig) -> Iterator[PactE
             f"the checkpoint {checkpoint} was constrained with {theirs!r}",
             key=f"pact.{key}",
             value=ours,
-            remedy="Resume with the settings of the run, or begin a new run.",
+            remedy=f"Resume with the settings of the run, or {anew}.",
         )

@@ -159,6 +159,34 @@ def test_check_of_the_key(workshop, value, key):
     assert finding.key == key
 
 
+def test_check_of_a_folder_that_llamafactory_resumes_from_by_itself(workshop):
+    """What it says is what a run does: after a plain run there is nothing to go on from."""
+    plain = workshop.train("twice", pact=False, max_steps=1, save_steps=1, **LORA).ok()
+    assert [path.name for path in plain.checkpoints] == ["checkpoint-1"]
+    (finding,) = check(workshop.written("twice", max_steps=2, **LORA)).findings
+    assert finding.key == "resume_from_checkpoint"
+    assert finding.value.endswith("checkpoint-1")
+    assert "no receipt" in finding.problem
+    assert "`overwrite_output_dir: true`" in finding.remedy
+    run = workshop.train("twice", max_steps=2, **LORA)
+    assert run.status == 1
+    assert "no receipt" in run.log
+    for other in ({"overwrite_output_dir": True}, {"output_dir": str(workshop.folder / "elsewhere")}):
+        assert check(workshop.written("twice", max_steps=2, **LORA, **other)).constrained
+    assert "constrained: 2 steps" in (
+        workshop.train("twice", max_steps=2, overwrite_output_dir=True, **LORA).ok().verify().stdout
+    )
+
+
+def test_check_of_a_folder_with_a_run_of_other_settings(workshop):
+    workshop.train("heavier", max_steps=1, save_steps=1, **LORA).ok()
+    assert check(workshop.written("heavier", max_steps=2, **LORA)).constrained
+    heavier = workshop.named_tokens | {"weight": 2}
+    (finding,) = check(workshop.written("heavier", pact=heavier, max_steps=2, **LORA)).findings
+    assert finding.key == "pact.weight"
+    assert "`overwrite_output_dir: true`" in finding.remedy
+
+
 def test_which_files_are_its_own(workshop, tmp_path):
     assert find_config_check(workshop.written("mine", **LORA)).name == "llamafactory"
     other = tmp_path / "other.yml"

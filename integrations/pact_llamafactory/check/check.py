@@ -13,6 +13,7 @@ from pact_transformers.preflight import check_model, resumption_problems, unknow
 from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
+from pact_llamafactory.check.resumption import ANEW, checkpoint_of
 from pact_llamafactory.problems import environment_problems, problems
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
@@ -64,7 +65,7 @@ def check(config: Path) -> Report:
     for one in problems(arguments, found):
         report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
     check_model("model_name_or_path", arguments.get("model_name_or_path"), found, report)
-    report.find(resumption_problems(arguments.get("resume_from_checkpoint"), found))
+    report.find(resumption_problems(checkpoint_of(arguments), found, anew=ANEW))
     report.notes.append(
         "`llamafactory-cli` stops at the key `pact`: train with `pact-plugin llamafactory train`"
     )
