@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from both import CONFIG, HELD, changed, each_trainer
+from both import CONFIG, HELD, changed, each_trainer, of_transformers
 from sft import TOKENS, train_logs
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
@@ -235,6 +235,19 @@ def test_labels_all_ignored(tmp_path, build):
     pact.attach(trainer, CONFIG)
     with pytest.raises(NoResponseError, match="labels"):
         trainer.train()
+
+
+def test_empty_training_data_is_refused_by_the_trainer_itself(tmp_path):
+    def refusal(constrained: bool) -> str:
+        trainer = of_transformers(tmp_path)
+        trainer.train_dataset = trainer.train_dataset.select([])
+        if constrained:
+            pact.attach(trainer, CONFIG)
+        with pytest.raises(ValueError, match="num_samples") as refused:
+            trainer.train()
+        return str(refused.value)
+
+    assert refusal(True) == refusal(False)
 
 
 @each_trainer
