@@ -6,6 +6,7 @@ For test_trl.py.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def main(folder: Path) -> None:
     run(folder / "plain", alone=False)
     for name in (".", "checkpoint-3"):
         ours, theirs = (Receipt.read(folder / which / name) for which in ("alone", "plain"))
-        assert ours == theirs, name
+        assert ours == replace(theirs, trained_until=ours.trained_until), name
     counted = []
     for step in range(1, 5):
         saved = folder / "alone" / f"step-{step}"
