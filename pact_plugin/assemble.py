@@ -122,9 +122,9 @@ def build_parts(
     student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
         check_head(model, head, student.ids_on(student.device())[:16])
-    # A fit that differs by rounding would be another column of the table on each rank.
     probe = None
     if pool is not None and settings.easing is not None:
+        # A fit that differs by rounding would be another column of the table on each rank.
         probe = broadcast_object(read_where(pool, source, data.endings if data else ()).probe)
     looking = data_terms(settings, tokens, probe, tokenizer)
     anchors = anchor_terms(settings, held, student, source, choice)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint, assemble
-from pact_plugin.data.prompts import Prompt
+from pact_plugin.data.prompts import Prompt, for_pool
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference import pool_file
@@ -235,3 +235,16 @@ def test_tokens_are_chosen_anew_where_the_judge_sees_other_refusals(folder, monk
     monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) and next(spared) > 0)
     assert chosen(monkeypatch).tokens.provenance["refused"] == "9"
     assert len(list(folder.glob("*.tokens.safetensors"))) == 2
+
+
+def test_a_model_that_refuses_fewer_than_half_is_warned_of_in_each_run(folder, monkeypatch):
+    ask_about(monkeypatch, (*TAUGHT, *for_pool().limited(60).prompts))
+    for _ in range(2):  # the second finds the tokens kept
+        with pytest.warns(UserWarning, match=r"Fewer than half: the model refuses \d+ of 70 harmful prompts"):
+            built(tiny_aligned_model(), **(BARE | {"safety_tokens": None}))
+
+
+def test_a_bar_shows_that_the_model_is_asked(folder, capsys):
+    for shown in (True, False):
+        pool_of(tiny_model(), PROMPTS[:4])
+        assert ("the model answers prompts, once" in capsys.readouterr().err) == shown
