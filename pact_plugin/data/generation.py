@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,20 @@ def _plain(tokenizer: Any, text: str) -> list[int]:
 def has_chat_template(tokenizer: Any) -> bool:
     """Whether the tokenizer knows its model's chat format."""
     return bool(getattr(tokenizer, "chat_template", None))
+
+
+def warn_without_chat_template(tokenizer: Any) -> None:
+    """Say that prompts will be plain text, which is hardly what the model was aligned in.
+
+    Warns:
+        UserWarning: The tokenizer has no chat template.
+    """
+    if not has_chat_template(tokenizer):
+        warnings.warn(
+            "PACT: the tokenizer has no chat template, so the model is asked in plain text. Set "
+            "`tokenizer.chat_template` to the one that it was aligned and your data is written in.",
+            stacklevel=3,
+        )
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:

@@ -132,8 +132,8 @@ def ask(
             remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
         )
     with inspecting(model), source.session():
-        hidden = torch.stack([ends_of(source, one, how.batch_size) for one in ends])
         said = answers(model, tokenizer, ends[0], how)
+        hidden = torch.stack([ends_of(source, one, how.batch_size) for one in ends])
     found = [
         Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
         for one, prompt, answer in zip(prompts, ends[0], said, strict=True)

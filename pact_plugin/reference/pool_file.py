@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.data.generation import Generation, device_of, prompt_ends
+from pact_plugin.data.generation import Generation, device_of, prompt_ends, warn_without_chat_template
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
@@ -65,7 +65,11 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
         ReferenceModelError: The ranks hold different weights.
+
+    Warns:
+        UserWarning: The tokenizer has no chat template.
     """
+    warn_without_chat_template(tokenizer)
     ends = prompt_ends(tokenizer, [one.prompt for one in prompts])
     key = _key(source, ends)
     if len(set(all_gather_object(key))) > 1:

@@ -8,7 +8,6 @@ tie the length of the answers that the task teaches.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from pact_plugin.data.generation import (
     has_chat_template,
     inspecting,
     user_prompts,
+    warn_without_chat_template,
 )
 from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
@@ -95,8 +95,7 @@ def select_safety_tokens(
             answered.
     """
     check_settings(how.contrast, base_model, how.benign, how.max_new_tokens, how.batch_size)
-    if not has_chat_template(tokenizer):
-        warnings.warn("The tokenizer has no chat template; prompts are given as plain text.", stacklevel=2)
+    warn_without_chat_template(tokenizer)
     run = _Run(tokenizer, how, progress or _silent)
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = ordinary_tokens(model, base_model, tokenizer, how.top_k)

@@ -244,6 +244,13 @@ def test_a_model_that_refuses_fewer_than_half_is_warned_of_in_each_run(folder, m
             built(tiny_aligned_model(), **(BARE | {"safety_tokens": None}))
 
 
+def test_a_tokenizer_without_a_chat_template_is_warned_of_in_each_run():
+    tokenizer = tiny_tokenizer(chat_template=None)
+    for _ in range(2):  # the second finds the answers kept
+        with pytest.warns(UserWarning, match="no chat template"):
+            pool_of(tiny_model(), PROMPTS[:4], tokenizer)
+
+
 def test_a_bar_shows_that_the_model_is_asked(folder, capsys):
     for shown in (True, False):
         pool_of(tiny_model(), PROMPTS[:4])
