@@ -114,7 +114,7 @@ class PactConfig(Settings):
     """
 
     weight: Annotated[FiniteFloat, Field(ge=0)] = 3.0
-    """Factor of the constraint beside the task's cross-entropy. 0 leaves training as it is, and only measures."""
+    """Factor of the constraint beside the task's cross-entropy. 0 trains as without it, and logs `pact/eased`."""
     safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""
     reference: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "auto"

@@ -1,6 +1,6 @@
 """The table of every key of PactConfig, as Markdown, from the class itself.
 
-`python tools/settings_table.py` writes it into the READMEs that have a place for it.
+`python tools/settings_table.py` writes it into the page of settings.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pact_plugin.config import PactConfig
 from pact_plugin.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "integrations" / "pact_axolotl" / "README.md"]
+PAGE = ROOT / "docs" / "settings.md"
 BEGIN, END = "<!-- settings: written by tools/settings_table.py -->\n", "<!-- end of settings -->\n"
 
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
@@ -87,5 +87,4 @@ def with_settings(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for readme in READMES:
-        readme.write_text(with_settings(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_settings(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -37,7 +37,7 @@ def frontier(rows: Sequence[Row], path: Path, heading: str) -> None:
         style = _style(name, methods)
         _joined(left, [(row.nll_above_plain or (None,))[0] for row in own], own, style, name)
         _joined(right, [_change(row, "overrefusal") for row in own], own, style, name)
-    left.set_ylabel("refusals lost, % of the aligned model's")
+    left.set_ylabel("no longer refused,\n% of the aligned model's refusals")
     left.set_xlabel("task NLL above plain fine-tuning, nats per token")
     right.set_xlabel("change of over-refusal from the aligned model, points")
     for axes in (left, right):

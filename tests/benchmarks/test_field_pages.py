@@ -21,13 +21,11 @@ def read(path: Path) -> Any:
 
 ROWS = read(RESULTS / "qwen-0.5b-float32/field-held-out.json")["rows"]
 
-
-WITH_BEFORE = "{kept} of {before}"
 CELLS = {
-    "README.md": WITH_BEFORE,
-    "docs/index.md": "{kept}",  # its heading has the other
-    "docs/measured.md": WITH_BEFORE,
-    "benchmarks/field/README.md": WITH_BEFORE,
+    "README.md": "{refused}",
+    "docs/index.md": "{refused}",
+    "docs/measured.md": "{kept} of {before}",
+    "benchmarks/field/README.md": "{kept} of {before}",
 }
 
 
@@ -41,7 +39,7 @@ CELLS = {
         ("alpaca", "plain", None, 0.1),
     ],
 )
-def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength, contamination):
+def test_the_refusals_are_those_of_the_results(page, task, method, strength, contamination):
     (row,) = (
         row
         for row in ROWS
@@ -49,7 +47,9 @@ def test_the_refusals_kept_are_those_of_the_results(page, task, method, strength
         == (task, method, strength, contamination, "target")
     )
     found = row["changes"]["harmful"]
-    cell = CELLS[page].format(kept=f"{found['kept']:.4g}", before=f"{found['before']:g}")
+    cell = CELLS[page].format(
+        kept=f"{found['kept']:.4g}", before=f"{found['before']:g}", refused=f"{found['after']:.4g}"
+    )
     assert f"| {cell} |" in (ROOT / page).read_text(encoding="utf-8")
 
 
