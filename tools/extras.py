@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -62,18 +61,6 @@ dataset, lora = Dataset.from_list(rows), LoraConfig(task_type="CAUSAL_LM")
 """
 
 
-def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """The commands of a text, as ("sh", command), and its files, as (name, text)."""
-    for language, block in BLOCK.findall(text):
-        named = re.match(r"# ([\w.]+)\n", block)
-        if language == "sh":
-            yield from (("sh", line) for line in block.splitlines())
-        elif language == "console":
-            yield from (("sh", line[2:]) for line in block.splitlines() if line.startswith("$ "))
-        elif named:
-            yield named[1], block
-
-
 def script(extra: str, readme: str) -> str:
     """The first Python block of an extra, on the demo's model and on a CPU."""
     about = readme[readme.index("## Unsloth") :] if extra == "unsloth" else readme
@@ -89,7 +76,9 @@ def steps(extra: str) -> list[tuple[str, str]]:
     """What is done in the empty environment: files, as (name, text), then commands, as ("sh", command)."""
     readme = (ROOT / "integrations" / READMES[extra] / "README.md").read_text(encoding="utf-8")
     if WHOLE in readme:
-        return list(blocks(readme[readme.index(WHOLE) :]))
+        section = readme[readme.index(WHOLE) :].partition("\n## ")[0]
+        commands = [block for language, block in BLOCK.findall(section) if language == "sh"]
+        return [("sh", line) for block in commands for line in block.splitlines()]
     select = "pact-plugin tokens select ./model --output safety_tokens.safetensors"
     files = [("prepare.py", PREPARE), ("train.py", script(extra, readme))]
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]

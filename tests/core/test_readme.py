@@ -119,7 +119,7 @@ def test_the_table_of_settings_is_that_of_the_class():
 
 
 def test_the_configurations_of_the_axolotl_readme_would_be_constrained():
-    found = yaml_of(AXOLOTL)
+    found = [*yaml_of(AXOLOTL), yaml.safe_load((ROOT / "examples/first_run/axolotl.yml").read_text("utf-8"))]
     assert [config.get("pact") for config in found].count(True) == 2
     for config in found:
         assert list(problems({"plugins": ["pact_axolotl.PactPlugin"], **config})) == []
@@ -155,7 +155,7 @@ def texts_of_the_code() -> str:
 def test_the_messages_of_the_axolotl_readme_are_those_of_the_code():
     section = AXOLOTL.split("## When it stops")[1].split("\n## ")[0]
     messages = re.findall(r"^\| `(.+?)` \|", section, re.MULTILINE)
-    assert len(messages) >= 15
+    assert len(messages) >= 8
     texts = texts_of_the_code()
     assert [message for message in messages if message.lower() not in texts] == []
 
