@@ -19,9 +19,11 @@ def goes_ahead(trainer: Any) -> bool:
     """Whether the anchors have a backward pass of their own: it saves memory, and suits any checkpointing.
 
     FSDP gathers parameters in the forward pass of the whole model, so there the anchors go after it, and are part of
-    the batch's backward pass. So they are where an optimiser acts on each gradient at once.
+    the batch's backward pass. So they are where an optimiser acts on each gradient at once, and under DDP with a static
+    graph, which counts gradients: with two backward passes it would average none after the first step.
     """
-    return not (is_fsdp(trainer.model) or _steps_in_backward(trainer))
+    static = getattr(trainer.model_wrapped, "static_graph", False)
+    return not (static or is_fsdp(trainer.model) or _steps_in_backward(trainer))
 
 
 def backward_ahead(trainer: Any, anchors: Callable[[], Tensor], step: Step) -> Tensor:

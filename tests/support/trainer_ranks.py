@@ -55,6 +55,8 @@ class Case:
     """Whether it is reentrant; None where there is none."""
     loaded: bool = False
     """Whether the trainer loads the model, which ZeRO 3 then partitions before the constraint sees it."""
+    static: bool = False
+    """Whether DDP counts on the same graph in each step; it has no accumulation then."""
 
     def settings(self, mode: str) -> dict[str, Any]:
         found = SETTINGS | MODES[mode]
@@ -64,6 +66,8 @@ class Case:
                 "gradient_checkpointing_kwargs": {"use_reentrant": self.checkpointing},
                 "ddp_find_unused_parameters": False,  # DDP itself wants it
             }
+        if self.static:
+            found |= {"ddp_static_graph": True, "gradient_accumulation_steps": 1}
         return found
 
 
@@ -93,7 +97,9 @@ MODES: dict[str, dict[str, Any]] = {
 def cases(mode: str) -> list[Case]:
     kinds = itertools.product(("lora", "full"), (None, True))
     found = [Case(train, checkpointing) for train, checkpointing in kinds]
-    return [*found, *(Case(train, loaded=True) for train in ("lora", "full"))] if mode == "zero3" else found
+    if mode == "zero3":
+        found += [Case(train, loaded=True) for train in ("lora", "full")]
+    return [*found, Case("full", static=True)] if mode == "ddp" else found
 
 
 def weights(model: Any) -> dict[str, Tensor]:
@@ -130,7 +136,7 @@ def compare(case: Case, mode: str, folder: Path) -> None:
     recording = Recording(trainer)
     trainer.train()
     logs, ranks = train_logs(trainer), distributed.get_world_size()
-    size = SETTINGS["gradient_accumulation_steps"]
+    size = trainer.args.gradient_accumulation_steps
     batches = of_all_ranks(recording.batches)
     plain = Plain(
         CONFIG, tiny_model(), torch.tensor(TOKENS.positive.ids), anchors_of(trainer), probe_of(trainer)
