@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from pact_plugin.data.documents import SOMETHING, Document, Row, behind, full_context, row_batch
@@ -25,6 +27,30 @@ _CUT = {"input_ids", "attention_mask", "position_ids", "use_cache", "past_key_va
 """Arguments of a decoder that say nothing but token ids and boundaries."""
 
 
+@dataclass(frozen=True)
+class Context:
+    """What the aligned model reads before it predicts a response, and the columns that are asked there.
+
+    Args:
+        header: Tokens that stand in place of the prompt; None for the document as it is.
+        columns: At least one.
+    """
+
+    header: tuple[int, ...] | None
+    columns: tuple[Columns, ...]
+
+    @property
+    def first(self) -> int | None:
+        """Positions with t below this are read; None for every position of a document."""
+        return None if self.header is None else furthest(self.columns)
+
+    def rows(self, document: Document) -> list[Row]:
+        """What is read of a document: all of it at once, or each response by itself behind the header."""
+        if self.header is None:
+            return [full_context(document)]
+        return behind(document, self.header, self.first)
+
+
 class Passes:
     """Computes columns.
 
@@ -37,53 +63,54 @@ class Passes:
     def __init__(self, source: Source, columns: Sequence[Columns], chunk_size: int) -> None:
         self.source, self.columns, self._chunk_size = source, tuple(columns), chunk_size
         self.first, self._flat = furthest(columns), source.head.keeps_documents_apart
-        self._contexts = {
-            header: tuple(one for one in columns if one.behind == header)
-            for header in dict.fromkeys(one.behind for one in columns)
-        }
+        headers = dict.fromkeys(asked.behind for asked in columns)
+        self._contexts = [
+            Context(header, tuple(asked for asked in columns if asked.behind == header)) for header in headers
+        ]
 
     def of_view(self, view: View) -> Aligned:
         """At the positions of a forward pass, with the source in the model's place."""
-        index = view.host_positions.among(self.first).index.numpy()
+        index = view.host_positions.among(self.first).index
 
         def call(inputs: dict[str, Any]) -> Tensor:
             return self.source.hidden((), inputs, view.autocast)
 
         with self.source.session(view.hidden.device):
             if self._can_cut(view):
-                return self._read(self._states(view.documents(self.first), call), index)
-            states: dict[tuple[int, ...] | None, Tensor] = {}
-            if None in self._contexts:
-                hidden = self.source.hidden(view.args, view.kwargs, view.autocast)
-                states[None] = view.positions.predecessors(hidden)[view.within(self.first)]
-            others = [header for header in self._contexts if header is not None]
-            return self._read(states | self._states(view.documents(self.first), call, others), index)
+                return self._read(self._states(self._contexts, view.documents(self.first), call), index)
+            states = []
+            for context in self._contexts:
+                if context.header is None:
+                    hidden = self.source.hidden(view.args, view.kwargs, view.autocast)
+                    states.append(view.positions.predecessors(hidden)[view.within(self.first)])
+                else:
+                    states += self._states([context], view.documents(self.first), call)
+            return self._read(states, index)
 
     def of_documents(self, documents: Sequence[Document], call: Caller) -> list[Aligned]:
         """Of each document, on the host; to be called within a session of the source.
 
         Args:
-            documents: One or more.
+            documents: One or more, with positions that the columns are asked at.
             call: The aligned model.
 
         Raises:
             NonFiniteError: It predicts NaN.
         """
-        index = np.concatenate([document.index for document in documents])
-        found = {
-            one: values.cpu() for one, values in self._read(self._states(documents, call), index).items()
-        }
-        if invalid(found):
+        index = torch.from_numpy(np.concatenate([document.index for document in documents]))
+        aligned = self._read(self._states(self._contexts, documents, call), index)
+        aligned = {asked: values.cpu() for asked, values in aligned.items()}
+        if invalid(aligned):
             raise NonFiniteError(
                 "NaN or infinity in the reference",
                 key="reference",
                 remedy="Check the aligned model's weights and precision.",
             )
         parts = {
-            one: values.split([document.count(one.first) for document in documents])
-            for one, values in found.items()
+            asked: values.split([document.count(asked.first) for document in documents])
+            for asked, values in aligned.items()
         }
-        return [{one: split[i] for one, split in parts.items()} for i in range(len(documents))]
+        return [{asked: part[i] for asked, part in parts.items()} for i in range(len(documents))]
 
     def _can_cut(self, view: View) -> bool:
         """Whether the documents alone make up the forward pass, and reading less of them is worth it."""
@@ -94,60 +121,55 @@ class Passes:
             and (self.first is not None or (self._flat and len(self._contexts) > 1))
         )
 
-    def _rows(self, document: Document, header: tuple[int, ...] | None) -> list[Row]:
-        if header is None:
-            return [full_context(document)]
-        return behind(document, header, furthest(self._contexts[header]))
-
     def _states(
-        self, documents: Sequence[Document], call: Caller, headers: Sequence[Any] | None = None
-    ) -> dict[tuple[int, ...] | None, Tensor]:
-        """[N, d] of each context, or of some: in one pass where rows need no padding, else in one for each.
+        self, contexts: Sequence[Context], documents: Sequence[Document], call: Caller
+    ) -> list[Tensor]:
+        """Final hidden states [N, d] of each context, at the N positions that it reads."""
+        groups = [[row for document in documents for row in context.rows(document)] for context in contexts]
+        return states_of_each(groups, self.source.head.device, call, flat=self._flat)
 
-        A rank that wants none joins in the pass of those that do.
+    def _read(self, states: Sequence[Tensor], index: Int[Tensor, " M"]) -> Aligned:
+        """The columns from the hidden states of each context.
+
+        Args:
+            states: As `_states` gives them.
+            index: t of all M positions, on the host.
         """
-        wanted = {
-            header: [row for document in documents for row in self._rows(document, header)]
-            for header in (self._contexts if headers is None else headers)
-        }
-        if not self._flat:
-            return {header: self._pass(rows, call) for header, rows in wanted.items()}
-        together = self._pass([row for rows in wanted.values() for row in rows], call)
-        counts = [sum(len(row.columns) for row in rows) for rows in wanted.values()]
-        return dict(zip(wanted, together.split(counts), strict=True))
+        aligned: dict[Columns, Tensor] = {}
+        for context, hidden in zip(self._contexts, states, strict=True):
+            index_read = select(index, index, context.first)
+            numbers = read(self.source, hidden, context.columns, self._chunk_size)
+            for asked, values in numbers.items():
+                aligned[asked] = select(values, index_read, asked.first)
+        return aligned
 
-    def _pass(self, rows: Sequence[Row], call: Caller) -> Tensor:
-        if not rows:
-            return states_of([full_context(SOMETHING)], self._device, call, flat=self._flat)[:0]
-        return states_of(rows, self._device, call, flat=self._flat)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.source.head.device
+def select(values: Tensor, index: Int[Tensor, " N"], first: int | None) -> Tensor:
+    """The values [N, ...] at the positions with t < `first`; None for all. `index` has t of each, on the host."""
+    if first is None or bool((index < first).all()):
+        return values
+    return values[torch.nonzero(index < first)[:, 0].to(values.device)]
 
-    def _read(self, states: dict[tuple[int, ...] | None, Tensor], index: np.ndarray) -> Aligned:
-        """From hidden states at all positions that each context is asked at."""
-        found: dict[Columns, Tensor] = {}
-        for header, columns in self._contexts.items():
-            end = self.first if header is None else furthest(columns)
-            asked = index if end is None else index[index < end]
-            read_at = read(self.source, states[header], columns, self._chunk_size)
-            for one, values in read_at.items():
-                within = np.flatnonzero(asked < one.first) if one.first is not None else None
-                if within is not None and len(within) < len(asked):
-                    values = values[torch.from_numpy(within).to(values.device)]
-                found[one] = values
-        return found
+
+def states_of_each(
+    groups: Sequence[Sequence[Row]], device: torch.device, call: Caller, *, flat: bool
+) -> list[Tensor]:
+    """As `states_of`, of several groups of rows: in one pass if rows need no padding, else in one for each."""
+    if not flat:
+        return [states_of(rows, device, call, flat=False) for rows in groups]
+    together = states_of([row for rows in groups for row in rows], device, call, flat=True)
+    return list(together.split([sum(len(row.columns) for row in rows) for rows in groups]))
 
 
 def states_of(rows: Sequence[Row], device: torch.device, call: Caller, *, flat: bool) -> Tensor:
     """Final hidden states [N, d] at the places wanted, row by row.
 
     Args:
-        rows: One or more.
+        rows: Without any, the model still runs, as sharded models need every rank.
         device: Of the model.
         call: The model.
         flat: Whether the attention keeps documents of one row apart, so that none is padded.
     """
-    batch = row_batch(rows, device, flat=flat)
-    return call(batch.inputs)[batch.row, batch.column]
+    batch = row_batch(rows or [full_context(SOMETHING)], device, flat=flat)
+    states = call(batch.inputs)[batch.row, batch.column]
+    return states if rows else states[:0]
