@@ -91,46 +91,42 @@ class LanguageHead:
         self,
         hidden: Float[Tensor, "N d"],
         ids: Int[Tensor, " K"] | Int[Tensor, "N K"],
-        labels: Int[Tensor, " N"],
+        labels: Int[Tensor, " N"] | None = None,
         *,
         chunk_size: int = 256,
         project: Callable[[Tensor], Tensor] | None = None,
-        distinct: tuple[Int[Tensor, " U"], Int[Tensor, "N K"]] | None = None,
+        unique: tuple[Int[Tensor, " U"], Int[Tensor, "N K"]] | None = None,
     ) -> Readout:
         """Log-probabilities at N positions, `chunk_size` positions at a time.
 
-        The memory is that of one chunk: under autograd each chunk's logits are computed again in the backward pass, or
-        not needed there, where the head is linear and not trained. Normalised by log p(S) and log r = log(1 - p(S))
-        from their difference, which keeps both exact as either vanishes.
+        The memory is that of one chunk. Under autograd the backward pass computes each chunk's logits again, or needs
+        none, where the head is linear and not trained. Formulas: `model/readout.py`.
 
         Args:
             hidden: Final hidden states at the positions that predict.
             ids: The safety tokens, or each position's own; fewer than the vocabulary.
-            labels: The tokens predicted.
+            labels: The tokens predicted; without them `label` means nothing.
             chunk_size: Positions per chunk.
             project: Replaces the projection (a reference's own head).
-            distinct: Where each position has its own tokens: the distinct ones, and the place of each among them. With
-                it the host need not wait for an accelerator to find them.
+            unique: `unique_ids, inverse` of each position's own `ids`; without it the host waits for the device.
         """
 
         def logits(states: Tensor) -> Tensor:
             return self.logits(states, project)
 
         projection = self.projection
-        if (
-            project is None
-            and hidden.requires_grad
-            and torch.is_grad_enabled()
-            and _is_frozen_linear(projection)
-        ):
+        if labels is None:
+            labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+        differentiated = hidden.requires_grad and torch.is_grad_enabled()
+        if project is None and differentiated and _is_frozen_linear(projection):
             frozen = FrozenHead(logits, self._slope, projection)
-            read = read_frozen(frozen, hidden, ids, labels, chunk_size, distinct)
+            read = read_frozen(frozen, hidden, ids, labels, chunk_size, unique)
         else:
             read = read_chunks(logits, projection, hidden, ids, labels, chunk_size)
-        safety, label, outside = read
-        inside = safety.logsumexp(1)
-        offset = F.logsigmoid(inside - outside) - inside
-        return Readout(safety + offset[:, None], F.logsigmoid(outside - inside), label + offset)
+        inside = read.safety.logsumexp(1)
+        offset = F.logsigmoid(inside - read.outside) - inside  # log p(S) - a
+        log_rest = F.logsigmoid(read.outside - inside)
+        return Readout(read.safety + offset[:, None], log_rest, read.label + offset)
 
     @property
     def device(self) -> torch.device:

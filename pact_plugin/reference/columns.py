@@ -106,8 +106,7 @@ def read(
         asked = [one for one in plain if one.ids == ids]
         tokens = torch.tensor(ids, device=hidden.device)
         if any(one.kind != "logits" for one in asked):
-            unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-            read = source.head.readout(hidden, tokens, unused, chunk_size=chunk_size, project=source.project)
+            read = source.head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
         for one in asked:
             if one.kind == "logits":
                 logits = source.safety_logits(hidden, tokens, chunk_size)
@@ -126,8 +125,7 @@ def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) ->
         found.append(others.topk(asked.top_k).indices)
     likeliest = torch.cat(found)
     tokens = tokens_of_each(ids, likeliest)
-    unused = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-    read = head.readout(hidden, tokens, unused, chunk_size=chunk_size, project=source.project)
+    read = head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
     return Buckets(likeliest, read.logprobs, read.log_rest)
 
 

@@ -5,6 +5,7 @@ In each optimiser step a few of them are held, so that the constraint also holds
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -31,7 +32,8 @@ from pact_plugin.terms.base import Contribution, MicroBatch, Turn
 from pact_plugin.terms.student import Student
 
 _SHIFT = 0.618
-"""Part of the pool between micro-batches that nobody has counted: the golden ratio keeps any number of them apart."""
+"""Offset into the schedule, as a share of its length, for micro-batches beyond `Step.micro_batches`. The golden ratio
+keeps any number of them apart."""
 
 
 class AnchorsTerm:
@@ -72,7 +74,7 @@ class AnchorsTerm:
         self.harmful = len(harmful)  # Their numbers are the first.
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
-        self._held = [len(student.ids) + top for top in tops]  # buckets of each
+        self._held = [len(student.ids) + top for top in tops]  # buckets of each, the rest apart
         self.turns = turns(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
@@ -82,6 +84,7 @@ class AnchorsTerm:
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
+        assert batch.turn is not None
         return self.ahead(batch.turn)
 
     def ahead(self, turn: Turn) -> Contribution:
@@ -98,37 +101,58 @@ class AnchorsTerm:
 
     def _divergence(self, chosen: list[int], turn: Turn) -> Float[Tensor, ""]:
         """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
-        student = self._student
-        device = student.device(turn.trained)
+        self._read_once(turn)
+        logprobs, log_rest = self._of_student(chosen, turn)
+        aligned_logprobs, aligned_log_rest = self._of_aligned(chosen, logprobs.device)
+        divergence = confidence_divergence(logprobs, aligned_logprobs, log_rest, aligned_log_rest)
+        lengths = self._lengths(chosen)
+        shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
+        return (divergence * to_device(shares, divergence.device)).sum()
+
+    def _read_once(self, turn: Turn) -> None:
+        """Have a source that lasts read all anchors, in the first step."""
         if self._aligned is None:
             assert self._passes is not None
+            device = self._student.device(turn.trained)
             self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast, device))
+
+    def _of_student(self, chosen: list[int], turn: Turn) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
+        """Log p of the buckets and log r, as the model in training says, in nats, with gradient."""
+        student = self._student
 
         def call(inputs: dict[str, Any]) -> Tensor:
             with turn.autocast, without_noise(student.head.decoder):
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
-        hidden = states_of(rows, device, call, flat=student.head.keeps_documents_apart)
+        flat = student.head.keeps_documents_apart
+        hidden = states_of(rows, student.device(turn.trained), call, flat=flat)
+        tokens = tokens_of_each(torch.tensor(student.ids), self.aligned(chosen).likeliest)
+        unique_ids, inverse = tokens.unique(return_inverse=True)
         place = partial(to_device, device=hidden.device)
-        unused: Int[Tensor, " N"] = torch.zeros(hidden.shape[0], dtype=torch.long, device=hidden.device)
-        aligned = self.aligned(chosen)
-        tokens = tokens_of_each(torch.tensor(student.ids), aligned.likeliest)
-        kept, places = tokens.unique(return_inverse=True)
         read = student.head.readout(
             hidden,
             place(tokens),
-            unused,
             chunk_size=student.chunk_size,
-            distinct=(place(kept), place(places)),
+            unique=(place(unique_ids), place(inverse)),
         )
-        lengths = torch.tensor([len(self.documents[i].columns) for i in chosen])
-        shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
-        held = torch.tensor([self._held[i] for i in chosen]).repeat_interleave(lengths)
-        ours = _folded(read.logprobs, read.log_rest, place(held))
-        theirs = _folded(place(aligned.logprobs), place(aligned.log_rest), place(held))
-        divergence = confidence_divergence(ours[0], theirs[0], ours[1], theirs[1])
-        return (divergence * place(shares)).sum()
+        return _folded(read.logprobs, read.log_rest, place(self._buckets_held(chosen)))
+
+    def _of_aligned(
+        self, chosen: list[int], device: torch.device
+    ) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
+        """The same, as the aligned model said."""
+        aligned, place = self.aligned(chosen), partial(to_device, device=device)
+        held = place(self._buckets_held(chosen))
+        return _folded(place(aligned.logprobs), place(aligned.log_rest), held)
+
+    def _lengths(self, chosen: Sequence[int]) -> Int[Tensor, " A"]:
+        """Tokens of each one's answer."""
+        return torch.tensor([len(self.documents[i].columns) for i in chosen])
+
+    def _buckets_held(self, chosen: Sequence[int]) -> Int[Tensor, " M"]:
+        """How many buckets are compared at each position, the rest apart."""
+        return torch.tensor([self._held[i] for i in chosen]).repeat_interleave(self._lengths(chosen))
 
     def aligned(self, chosen: Sequence[int]) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them; on the host.
@@ -146,7 +170,11 @@ class AnchorsTerm:
     def chosen(self, step: int, micro_batch: int, rank: int, micro_batches: int) -> list[int]:
         """The numbers of a micro-batch's anchors: cyclic over the steps, the same in a run that was interrupted.
 
-        The step's anchors are spread over its micro-batches and ranks, equally many in each and at least one.
+        The step's anchors are spread over its micro-batches and ranks, equally many in each and at least one. With
+        `per_step: 4`, 2 ranks and 2 micro-batches each has one, at this place of the schedule:
+
+            step 1:  rank 0 has 0, then 1;  rank 1 has 2, then 3
+            step 2:  rank 0 has 4, then 5;  rank 1 has 6, then 7
 
         Args:
             step: Optimiser step, from 1.
@@ -154,11 +182,11 @@ class AnchorsTerm:
             rank: Process.
             micro_batches: Of the step on each rank. Those beyond have as many again.
         """
-        size = len(self.turns)
-        count = -(-self.per_step // (world_size() * micro_batches))
-        beyond, place = divmod(micro_batch, micro_batches)
-        start = (((step - 1) * world_size() + rank) * micro_batches + place) * count
-        start += round(_SHIFT * size) * beyond
+        size, ranks = len(self.turns), world_size()
+        count = math.ceil(self.per_step / (ranks * micro_batches))
+        rounds, micro_batch = divmod(micro_batch, micro_batches)
+        slot = ((step - 1) * ranks + rank) * micro_batches + micro_batch
+        start = slot * count + rounds * round(_SHIFT * size)
         return [self.turns[(start + i) % size] for i in range(count)]
 
 
