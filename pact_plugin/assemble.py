@@ -107,7 +107,9 @@ def build_parts(
     Raises:
         PactError: They do not fit.
     """
+    # 1. The head of the model in training.
     head = language_head(model)
+    # 2. The reference: which model is the aligned one.
     other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
     choice = choose(
         named=other is not None,
@@ -116,22 +118,29 @@ def build_parts(
         asked=settings.asks_at_responses,
     )
     source = build_source(choice.source, model, other)
-    named = named_safety_tokens(settings, source, tokenizer)  # checked before the model is asked
-    pool, held = ask_pools(settings, source, tokenizer)
-    tokens = named or chosen_safety_tokens(settings, source, tokenizer, pool)
+    # 3. Tokens that are named: checked before the model is asked, which takes long.
+    named_tokens = named_safety_tokens(settings, source, tokenizer)
+    # 4. The aligned model is asked prompts.
+    bundled_answers, anchor_answers = ask_pools(settings, source, tokenizer)
+    # 5. Tokens that are not named: chosen from its answers.
+    tokens = named_tokens or chosen_safety_tokens(settings, source, tokenizer, bundled_answers)
     student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
         check_head(model, head, student.ids_on(student.device())[:16])
+    # 6. The probe, by which easing tells harmful prompts.
     probe = None
-    if pool is not None and settings.easing is not None:
+    if settings.easing is not None:
+        assert bundled_answers is not None
+        read = read_where(bundled_answers, source, data.endings if data else ())
         # A fit that differs by rounding would be another column of the table on each rank.
-        probe = broadcast_object(read_where(pool, source, data.endings if data else ()).probe)
+        probe = broadcast_object(read.probe)
+    # 7. The terms, and what they ask of the reference.
     looking = data_terms(settings, tokens, probe, tokenizer)
-    anchors = anchor_terms(settings, held, student, source, choice)
+    anchors = anchor_terms(settings, anchor_answers, student, source, choice)
     reference = Reference(
         choice,
         source,
-        tuple(dict.fromkeys(one for term in looking for one in term.columns)),
+        tuple(dict.fromkeys(asked for term in looking for asked in term.columns)),
         chunk_size=settings.advanced.chunk_size,
         tokenizer=tokenizer,
         tokenizer_fingerprint=tokens.fingerprint,
@@ -145,22 +154,21 @@ def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool 
     A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.
 
     Returns:
-        What safety tokens and easing come from, None where nothing needs it; and what anchors come from.
+        The answers to the bundled prompts, from which safety tokens and easing come; None where nothing needs them. And
+        those to the anchors' prompts, in their order; empty without anchors.
 
     Raises:
         PactError: The anchors' prompts cannot be read, or the model cannot answer.
     """
-    held = anchor_prompts(config.anchors) if config.anchors is not None and config.has_anchors else []
-    bundled, pool = for_pool().prompts, None
-    ours = bool(held) and set(held) <= set(bundled)
-    if ours or config.safety_tokens is None or config.easing is not None:
+    bundled = for_pool().prompts
+    candidates = anchor_prompts(config.anchors) if config.anchors is not None and config.has_anchors else []
+    own = not set(candidates) <= set(bundled)
+    bundled_answers = None
+    if config.safety_tokens is None or config.easing is not None or (candidates and not own):
         # All of it whatever is asked for, so that what is kept serves every run.
-        pool = pool_of(source, tokenizer, bundled)
-    if not held:
-        return pool, []
-    asked = pool if ours else pool_of(source, tokenizer, held)
-    assert asked is not None
-    return pool, asked.of(held)
+        bundled_answers = pool_of(source, tokenizer, bundled)
+    answers = pool_of(source, tokenizer, candidates) if own else bundled_answers
+    return bundled_answers, answers.of(candidates) if answers is not None else []
 
 
 def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> SafetyTokens | None:
@@ -178,15 +186,15 @@ def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> 
 
 
 def chosen_safety_tokens(
-    config: PactConfig, aligned: Source, tokenizer: Any, pool: Pool | None
+    config: PactConfig, aligned: Source, tokenizer: Any, answers: Pool | None
 ) -> SafetyTokens:
     """Those chosen from the aligned model's answers, where none are named.
 
     Raises:
         PactError: They cannot be chosen.
     """
-    assert pool is not None
-    tokens = tokens_of(pool, aligned, tokenizer, config.advanced.top_k)
+    assert answers is not None
+    tokens = tokens_of(answers, aligned, tokenizer, config.advanced.top_k)
     tokens.check(tokenizer, _vocabulary(aligned))
     return tokens
 
