@@ -203,9 +203,7 @@ class Kind:
         batch = MicroBatch(view, Reading(self._student, view, given), aligned)
         with FlopCounterMode(display=False) as counter:
             parts = [term(batch) for term in self._terms]
-            total = sum(
-                (one for part in parts for one in (part.penalty, part.relief) if one is not None), given.sum()
-            )
+            total = sum((part.penalty + part.relief for part in parts), given.sum())
             total.backward()
         return counter.get_total_flops()
 

@@ -16,7 +16,6 @@ from pact_plugin.errors import ConfigError, NoResponseError
 from pact_plugin.model.ranks import keep_root_whole, refuse_fsdp1
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
-from pact_plugin.reference.reference import Filling
 from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.record import Record
@@ -71,7 +70,7 @@ class Constraint:
         model = self.model if model is None else model
         keep_root_whole(model)
         self._note_begun()
-        self.reference.fill(batches, Filling(model, tokens_per_pass, progress))
+        self.reference.fill(batches, model=model, tokens_per_pass=tokens_per_pass, progress=progress)
 
     def watch(self, batch: Mapping[str, Any] | None = None) -> AbstractContextManager[None]:
         """Keep the final hidden states of the first forward pass inside, for the next `loss`.
@@ -150,13 +149,13 @@ class Constraint:
                 key="labels",
                 remedy="Check masking, truncation and the chat template; at least one token must be trained on.",
             )
-        number = self._number(step)
-        self._micro_batch = step.number, number
+        turn = Turn(step, self._number(step), trained, view.autocast)
+        self._micro_batch = step.number, turn.number
         acting = self.config.weight > 0
         with torch.set_grad_enabled(acting and torch.is_grad_enabled()):
             aligned = self.reference.aligned(view, train=True)
             assert aligned is not None
-            given = MicroBatch(view, self._student.reading(view), aligned, step, number, task_loss)
+            given = MicroBatch(view, self._student.reading(view), aligned, turn, task_loss)
             total = self._noted([self._ahead.part(term, given) for term in self.terms], given, "train")
         self.record.receipt.add_step(step.number)
         return step.per_token(total, trained) if acting else torch.zeros((), device=total.device)
@@ -190,13 +189,13 @@ class Constraint:
             raise ConfigError(problem, key=key, value=True, remedy=f"Turn `{key}` off.")
         self._check_first()
         step = step or self._next_step()
-        number = self._number(step)
-        self._micro_batch = step.number, number
         device = self._student.device(tokens)
-        turn = Turn(step, number, 1, ambient_autocast(device), apart)
+        turn = Turn(step, self._number(step), 1, ambient_autocast(device), apart)
+        self._micro_batch = step.number, turn.number
         parts = [term.ahead(turn) for term in self.terms if isinstance(term, OwnPassTerm)]
         whole = combined(parts, device)
-        self.record.add(Sums(tokens, means=whole.means), (whole.penalty, 1), whole.penalty, "train")
+        means = {**whole.means, "loss": (whole.penalty.detach(), 1)}
+        self.record.add(Sums(tokens, means=means), whole.penalty, "train")
         self.record.receipt.add_step(step.number)
         return whole.penalty if parts else torch.zeros((), device=device, requires_grad=True)
 
@@ -235,8 +234,9 @@ class Constraint:
         """The sum of the terms' parts, which go into the record."""
         whole = combined(parts, given.view.hidden.device)
         total, trained = whole.penalty - whole.relief, given.view.positions.trained
-        sums = Sums(trained, len(given.view.host_positions), whole.means, invalid(given.aligned))
-        self.record.add(sums, (whole.penalty, trained), total, mode)
+        means = {**whole.means, "loss": (whole.penalty.detach(), trained)}
+        sums = Sums(trained, len(given.view.host_positions), means, invalid(given.aligned))
+        self.record.add(sums, total, mode)
         return total
 
     def _next_step(self) -> Step:

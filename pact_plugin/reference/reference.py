@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -28,21 +27,6 @@ logger = logging.getLogger("pact_plugin")
 _GONE = "the model is no longer the aligned one that could compute it"
 
 
-@dataclass(frozen=True)
-class Filling:
-    """How a table is filled.
-
-    Args:
-        model: The model in training inside its wrappers, where they shard it.
-        tokens_per_pass: Tokens in one forward pass, padding included; bounds the memory.
-        progress: Whether to show a progress bar.
-    """
-
-    model: nn.Module
-    tokens_per_pass: int
-    progress: bool
-
-
 class Reference:
     """The aligned model's columns at the positions of a batch.
 
@@ -52,7 +36,7 @@ class Reference:
         columns: What is asked; none where only the start of a run asks the aligned model.
         chunk_size: Positions projected on the vocabulary at a time.
         tokenizer: The model's, for messages.
-        tokenizer_fingerprint: Of the same, for the table's header.
+        tokenizer_fingerprint: The tokenizer's fingerprint (C9.3), for the table's header.
 
     Raises:
         StoreError: The table's folder holds something else.
@@ -82,7 +66,7 @@ class Reference:
             self.table = Table(choice.table, header, columns)
 
     def begin(self) -> None:
-        """The first step is about to be taken, or was taken already: a model that is needed no more is let go of."""
+        """Called when the first step begins, or a run is resumed. Lets go of a model that is not needed any more."""
         self._begun = True
         if not self.choice.lasting:
             self._passes = None  # and with them a second model
@@ -102,7 +86,9 @@ class Reference:
         """Whether the aligned model can be run: always with an adapter to switch off, else until the first step."""
         return self._passes is not None and (self.choice.lasting or not self._begun)
 
-    def fill(self, batches: Iterable[Mapping[str, Any]], how: Filling) -> None:
+    def fill(
+        self, batches: Iterable[Mapping[str, Any]], *, model: nn.Module, tokens_per_pass: int, progress: bool
+    ) -> None:
         """See `Constraint.fill`."""
         if self.table is None:
             raise ConfigError(
@@ -118,10 +104,10 @@ class Reference:
         assert self._passes is not None
         source = self._passes.source
         if source.kind == "itself":
-            self._require_unchanged(how.model)
-        model = source.model if source.kind == "model" else how.model
-        with source.session(device_of(how.model)):
-            fill(self.table, batches, self._passes, model, how.tokens_per_pass, how.progress)
+            self._require_unchanged(model)
+        aligned = source.model if source.kind == "model" else model
+        with source.session(device_of(model)):
+            fill(self.table, batches, self._passes, aligned, tokens_per_pass, progress)
 
     def aligned(self, view: View, *, train: bool) -> Aligned | None:
         """The columns at a forward pass's positions; None where an evaluation batch has some that are not known.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from pact_plugin import __version__
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.finite import FiniteCheck
-from pact_plugin.run.meter import Meter, Number, Reduce, Sums
+from pact_plugin.run.meter import Meter, Reduce, Sums
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.receipt import TOKENS_FILE, Receipt
 from pact_plugin.terms.base import Term
@@ -32,7 +31,7 @@ class Record:
         tokens: Its safety tokens, which lie beside the receipt.
         device: Of the model in training, until a micro-batch says where that is.
         names: Of the metrics in training and in evaluations.
-        looks: Whether any term looks at the data's response positions.
+        looks: Whether any term looks at the data's response positions; only then must there be some.
     """
 
     def __init__(
@@ -67,18 +66,16 @@ class Record:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
         self._finite.check()
 
-    def add(self, sums: Sums, penalty: tuple[Tensor, Number], loss: Tensor, mode: Mode) -> None:
-        """Take note of a micro-batch.
+    def add(self, sums: Sums, loss: Tensor, mode: Mode) -> None:
+        """Note a micro-batch.
 
         Args:
-            sums: Without the metric `loss`.
-            penalty: Which is this sum, and what it is divided by.
-            loss: What is added to the task's summed loss.
+            sums: What was measured.
+            loss: What is added to the task's summed loss, in nats.
             mode: Training or an evaluation.
         """
-        total, count = penalty
         self._device = loss.device  # a trainer may have moved the model since it was constrained
-        self._meters[mode].add(replace(sums, means={**sums.means, "loss": (total.detach(), count)}))
+        self._meters[mode].add(sums)
         self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
 
     def note_unmasked(self) -> None:
@@ -100,7 +97,7 @@ class Record:
         )
 
     def unknown(self) -> None:
-        """Take note of an evaluation batch whose reference is not known."""
+        """Note an evaluation batch with documents whose reference is not known."""
         self._meters["eval"].add(Sums(unknown=1))
 
     def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:

@@ -14,7 +14,7 @@ from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Term, 
 
 
 class Ahead:
-    """Keeps what such terms have added to a micro-batch, until its loss is asked for.
+    """Runs terms with a pass of their own early, and keeps their parts until `loss` asks for them.
 
     Args:
         terms: All terms of a constraint.
@@ -33,7 +33,7 @@ class Ahead:
         """
         made = {term.name: term.ahead(turn) for term in self._terms}
         self._place = turn.step.number, turn.number
-        self._made = {name: replace(part, penalty=_detached(part.penalty)) for name, part in made.items()}
+        self._made = {name: replace(part, penalty=part.penalty.detach()) for name, part in made.items()}
         if not made:
             return torch.zeros((), device=device, requires_grad=True)
         return combined(list(made.values()), device).penalty
@@ -47,18 +47,14 @@ class Ahead:
         made = self._made.pop(term.name, None)
         if made is None:
             return term(given)
-        assert given.step is not None
-        place = given.step.number, given.number
+        assert given.turn is not None
+        place = given.turn.step.number, given.turn.number
         if place != self._place:
             raise ConfigError(
                 f"`ahead` was called for micro-batch {self._place[1] + 1} of step {self._place[0]}, `loss` for "
                 f"micro-batch {place[1] + 1} of step {place[0]}",
                 key="step",
-                value=given.step.number,
+                value=place[0],
                 remedy="Give both calls of a micro-batch the same `step`.",
             )
         return made
-
-
-def _detached(penalty: Tensor | None) -> Tensor | None:
-    return None if penalty is None else penalty.detach()

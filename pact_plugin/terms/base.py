@@ -25,7 +25,8 @@ class Step:
         number: From 1.
         micro_batches: Calls of `loss` with this number on each rank, over which the step's anchors are spread.
         tokens: The task loss's denominator: its tokens over the whole step and all ranks; None for those of the batch.
-        world_size: Factor by which the task loss anticipates the averaging of gradients over ranks.
+        world_size: The number of ranks if gradients are averaged over them and `tokens` counts all ranks; else 1
+            (C4.3).
 
     Raises:
         ConfigError: `micro_batches` is below 1.
@@ -62,7 +63,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Turn:
-    """What is known of a micro-batch before its forward pass.
+    """A micro-batch before its forward pass.
 
     Args:
         step: The optimiser step.
@@ -81,38 +82,34 @@ class Turn:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What a term is given.
+    """What a term is given: a micro-batch after its forward pass.
 
     Args:
         view: The forward pass of the model in training.
         student: What that model says at the response positions.
         aligned: The columns that the terms have asked for.
-        step: The optimiser step; None in an evaluation.
-        number: Of this micro-batch within the step, from 0.
+        turn: What was known before; None in an evaluation.
         task_loss: How the task weighs a token: `nll`, or `dft`, by the token's own probability.
     """
 
     view: View
     student: Reading
     aligned: Aligned
-    step: Step | None = None
-    number: int = 0
+    turn: Turn | None = None
     task_loss: Literal["nll", "dft"] = "nll"
-
-    @property
-    def turn(self) -> Turn:
-        """Of this micro-batch, in training."""
-        assert self.step is not None
-        return Turn(self.step, self.number, self.view.positions.trained, self.view.autocast)
 
 
 Mean = tuple[Tensor, Tensor | int]
-"""A sum and what it is divided by, both without gradient."""
+"""(sum, count) of a metric, which is sum / count; both without gradient."""
+
+
+def _nothing() -> Float[Tensor, ""]:
+    return torch.zeros(())  # on the host, where it may be added to a scalar of any device
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """A term's part of the loss of a micro-batch, in nats, summed over tokens.
+    """A term's part of the loss of a micro-batch, or that of all terms, in nats, summed over tokens.
 
     Args:
         penalty: What is added to the task's summed loss, with gradient.
@@ -120,26 +117,17 @@ class Contribution:
         means: For the metrics, by name.
     """
 
-    penalty: Float[Tensor, ""] | None = None
-    relief: Float[Tensor, ""] | None = None
+    penalty: Float[Tensor, ""] = field(default_factory=_nothing)
+    relief: Float[Tensor, ""] = field(default_factory=_nothing)
     means: Mapping[str, Mean] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """All terms' parts together; see `Contribution`."""
-
-    penalty: Float[Tensor, ""]
-    relief: Float[Tensor, ""]
-    means: Mapping[str, Mean]
-
-
-def combined(parts: Sequence[Contribution], device: torch.device) -> Whole:
-    """The sums of the terms' parts, and all their means."""
+def combined(parts: Sequence[Contribution], device: torch.device) -> Contribution:
+    """The sums of the terms' parts, on a device, and all their means."""
     zero = torch.zeros((), device=device)
-    return Whole(
-        penalty=sum((part.penalty for part in parts if part.penalty is not None), zero),
-        relief=sum((part.relief for part in parts if part.relief is not None), zero),
+    return Contribution(
+        penalty=sum((part.penalty for part in parts), zero),
+        relief=sum((part.relief for part in parts), zero),
         means={name: mean for part in parts for name, mean in part.means.items()},
     )
 
