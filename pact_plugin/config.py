@@ -12,7 +12,7 @@ from pact_plugin.settings import Settings, switch
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 First = Annotated[int, Field(ge=1)] | Literal["all"]
-"""First tokens of every response, so many, or all of them."""
+"""How many tokens at the start of each response: 1 or more, or `all`."""
 
 
 def _path_to_str(value: Any) -> Any:

@@ -18,7 +18,7 @@ from pact_plugin.errors import StoreError
 
 _COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
 _SAID = {*_COPIED, "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "num_items_in_batch", "length"}
-"""What says nothing but token ids, labels and boundaries."""
+"""Keys of a batch that hold only token ids, labels and boundaries."""
 
 
 class HostBatch:
@@ -64,7 +64,7 @@ class Document:
     """One document of a batch, up to its last response position."""
 
     key: bytes
-    """Of its content (clause C7.4)."""
+    """Digest of its content (clause C7.4)."""
     tokens: Int[np.ndarray, " n"]
     columns: Int[np.ndarray, " m"]
     """Its response positions, as places in `tokens`."""
@@ -72,7 +72,7 @@ class Document:
     """t of each."""
 
     def count(self, first: int | None) -> int:
-        """How many of its positions are among the first tokens of their response, so many; None for all."""
+        """Number of its positions with t < `first`. None: all of them."""
         return len(self.index) if first is None else int((self.index < first).sum())
 
 
@@ -101,7 +101,7 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
 
 
 SOMETHING = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
-"""What a rank reads that has nothing to read, where a forward pass needs every rank."""
+"""A placeholder. Under sharding every rank joins each forward pass; a rank without documents reads this."""
 
 
 def require_text(batch: Mapping[str, Any]) -> None:

@@ -84,7 +84,7 @@ def response_positions(
         cu_seq_lens: Cumulative document lengths in tokens, from 0, over all rows, one after another (mostly there is
             only one, of a padding-free batch).
         attention_mask: A document starts behind padding on the left, where it is 0.
-        first: Only the first tokens of every response, this many.
+        first: Only positions with t < `first` are kept. None: all.
 
     Raises:
         ShapeError: The shapes do not fit together.

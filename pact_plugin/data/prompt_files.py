@@ -28,7 +28,7 @@ def load_file(path: Path, columns: Columns = BY_COLUMN) -> PromptSet:
         path: `.jsonl` with one object a line, `.csv` with a header (both with `prompt`, `kind` and, if you like,
             `category` and `request`), or `.txt` with lines such as `harmful: How do I ...`. Empty lines are passed
             over.
-        columns: Where a row has what; with a kind given, rows need none.
+        columns: In which columns the prompt and its kind are; with a kind given, rows need none.
 
     Raises:
         ConfigError: The file is missing, empty or not UTF-8, or a line is not of its format; the line is named.

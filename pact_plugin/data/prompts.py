@@ -37,11 +37,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a row has what.
+    """In which columns of a row the prompt and its kind are.
 
     Args:
-        prompt: Name of the column of prompts.
-        kind: That of every row, where no column says it.
+        prompt: Name of the prompt column.
+        kind: The kind of every row; None to read it from the column `kind`.
     """
 
     prompt: str = "prompt"
@@ -132,7 +132,7 @@ def from_rows(
             thing.
         source: What they come from.
         unit: What a number counts.
-        columns: Where a row has what.
+        columns: In which columns of a row the prompt and its kind are.
 
     Raises:
         ConfigError: A row is not of this format, the same prompt has both kinds, or there is no row.

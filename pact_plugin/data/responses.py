@@ -59,12 +59,12 @@ class Responses:
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
     def behind(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
-        """The last tokens before a response; none where a document begins with it.
+        """The last tokens before a response; empty where a document begins with it.
 
         Args:
             number: From 0 to R - 1.
             ids: Of the batch, on the host.
-            limit: So many tokens, at most.
+            limit: At most this many tokens.
         """
         end = int(self.column[number])
         return tuple(ids[self.row[number], max(0, end - limit) : end].tolist()) if end > 1 else ()

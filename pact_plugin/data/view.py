@@ -58,7 +58,7 @@ class View:
         """Which of the N positions are among the first tokens of their response: all of them as a slice.
 
         Args:
-            first: So many tokens; None for all.
+            first: How many tokens at the start of each response. None: all.
         """
         if first is None or not bool((self.host_positions.index >= first).any()):
             return slice(None)
@@ -81,7 +81,7 @@ class Watch:
 
     Args:
         decoder: Module below the language-model head.
-        first: Only the first tokens of every response are looked at, so many; None for all.
+        first: How many tokens at the start of each response are looked at. None: all.
     """
 
     def __init__(self, decoder: nn.Module, first: int | None) -> None:

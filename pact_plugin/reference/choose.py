@@ -17,7 +17,7 @@ class Data:
         folder: Where a table of predictions can lie; None where nobody has named a place.
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
-        labels: Whether each token of a response is a label, as not with preferences; else anchors alone are held.
+        labels: Whether batches have next-token labels. Preference data has none; only anchors are held there.
         masked: Whether any token of the first rows is masked, so that it can be told where their answers begin.
         endings: The last tokens before these answers (see `endings_of`).
     """
@@ -38,7 +38,7 @@ class Choice:
         source: What computes them (see `Source`).
         table: Folder of the table that predictions are written to before the first step, so that no step runs the
             source; None where each step does.
-        asked: Whether anything is asked at the data's positions at all.
+        asked: Whether any term asks for columns; else the aligned model is only needed when the run begins.
     """
 
     source: Kind

@@ -74,16 +74,16 @@ class Buckets:
 
 
 class Looks(Protocol):
-    """What looks at the first tokens of each response."""
+    """Anything that looks at responses: a term, or the columns that one asks."""
 
     @property
     def first(self) -> int | None:
-        """So many; None for all."""
+        """How many tokens at the start of each response. None: all."""
         ...
 
 
 def furthest(looking: Sequence[Looks]) -> int | None:
-    """The first tokens of each response that any of them looks at; None for all, 0 if there are none."""
+    """The largest `first` among them. None: all tokens. 0: none."""
     ends = [one.first for one in looking]
     return None if None in ends else max((end for end in ends if end is not None), default=0)
 

@@ -30,7 +30,7 @@ _WINDOW = 64
 
 
 def unseen(table: Table, batches: Iterable[Mapping[str, Any]]) -> Iterator[list[Document]]:
-    """Of each batch, the documents that the table lacks, each once.
+    """For each batch, the documents that the table lacks; no document is given twice.
 
     Raises:
         StoreError: A batch holds more than token ids.

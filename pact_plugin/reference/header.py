@@ -47,7 +47,7 @@ class Header:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name it."""
+        """The first 16 hexadecimal digits of its SHA-256."""
         return hashlib.sha256(self._text.encode()).hexdigest()[:16]
 
     @property

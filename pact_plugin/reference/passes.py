@@ -24,7 +24,7 @@ _CUT = {"input_ids", "attention_mask", "position_ids", "use_cache", "past_key_va
     *(f"{name}_{side}" for name in ("cu_seq_lens", "max_length") for side in "qk"),
     "num_items_in_batch",  # the plain Trainer's, for the loss
 }
-"""Arguments of a decoder that say nothing but token ids and boundaries."""
+"""Arguments of a decoder that hold only token ids and boundaries."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Passes:
         ]
 
     def of_view(self, view: View) -> Aligned:
-        """At the positions of a forward pass, with the source in the model's place."""
+        """The columns at the response positions of a forward pass, with the source in the model's place."""
         index = view.host_positions.among(self.first).index
 
         def call(inputs: dict[str, Any]) -> Tensor:
@@ -88,7 +88,7 @@ class Passes:
             return self._read(states, index)
 
     def of_documents(self, documents: Sequence[Document], call: Caller) -> list[Aligned]:
-        """Of each document, on the host; to be called within a session of the source.
+        """The columns of each document, on the host; to be called within a session of the source.
 
         Args:
             documents: One or more, with positions that the columns are asked at.

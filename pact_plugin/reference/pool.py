@@ -69,7 +69,7 @@ class Pool:
         asked: Each prompt with its answer.
         hidden: The final hidden states at the prompts' ends: where the answers begin, and, where that is elsewhere,
             where they begin in training data.
-        endings: The last tokens before each of these E places, as all prompts have them.
+        endings: For each of these E places, the last tokens before it that all prompts have in common.
         key: 32 hexadecimal digits of the model and the prompts.
     """
 
@@ -95,7 +95,7 @@ class Pool:
         return found
 
     def of(self, prompts: Sequence[Prompt]) -> list[Asked]:
-        """Those that were asked some prompts, in their order."""
+        """The answers to these prompts, in this order."""
         by_text = {one.text: one for one in self.asked}
         return [by_text[one.prompt] for one in prompts]
 
@@ -119,7 +119,7 @@ def ask(
         prompts: Distinct prompts.
         ends: Their token ids up to where the answer begins, by which they are asked, and up to each other place where
             states are wanted (see `prompt_ends`).
-        how: Length of answers, prompts at a time, and who hears of it.
+        how: Length of answers, prompts at a time, and what reports progress.
 
     Raises:
         ConfigError: The model has no method `generate`.

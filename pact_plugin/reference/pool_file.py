@@ -60,7 +60,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         source: The aligned model.
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
-        how: Prompts at a time, and who hears of it; by default a progress bar does.
+        how: Length of answers, prompts at a time, and what reports progress. Default: a progress bar.
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.

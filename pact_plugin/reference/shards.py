@@ -31,7 +31,7 @@ MAGIC = b"pact-shard 1\r\n\0\0"
 RECORD = struct.Struct("<III16s")
 """Check, length, left and key."""
 CHECKED = struct.Struct("<II16s")
-"""What of it is checked."""
+"""The part of a record that `check` covers, before the value."""
 FOOT = struct.Struct("<QQ16s")
 U8 = np.dtype("<u8")
 
@@ -52,7 +52,7 @@ class Shards:
         self.refresh()
 
     def refresh(self) -> None:
-        """Open what there is now, also what other processes have finished.
+        """Open all finished files, also those that other processes have added since.
 
         Raises:
             StoreError: A file is damaged.
@@ -118,7 +118,7 @@ class _Shard:
         return len(self._first)
 
     def candidates(self, wanted: UInt64[np.ndarray, " m"]) -> Iterator[tuple[int, int]]:
-        """Which of the first halves are here, and the place in the index behind the last that equals it."""
+        """For each first half of a key that is here: its number in `wanted`, and the end of its run in the index."""
         behind = np.searchsorted(self._first, wanted, side="right")
         here = self._first[behind - 1] == wanted  # before 0 is the last, which is larger
         return zip(np.flatnonzero(here).tolist(), behind[here].tolist(), strict=True)

@@ -36,7 +36,7 @@ class Table:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what there is now, also what other ranks have written.
+        """Read the table anew, with what other ranks have written since.
 
         Raises:
             StoreError: It belongs to something else, or cannot be read.

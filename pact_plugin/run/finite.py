@@ -18,7 +18,7 @@ class FiniteCheck:
         self._copied: torch.cuda.Event | None = None
 
     def add(self, loss: Tensor, invalid: Tensor | int) -> None:
-        """Take note of what a step has added to the loss, and of how many numbers of the reference are not finite."""
+        """Note a step: what it has added to the loss, in nats, and how many numbers of the reference are not finite."""
         loss = loss.detach()
         sums = torch.stack([loss, torch.as_tensor(invalid, dtype=loss.dtype, device=loss.device)])
         if sums.device.type == "cuda":

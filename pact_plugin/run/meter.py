@@ -27,9 +27,9 @@ class Sums:
     Args:
         tokens: Those that the task loss counts: its denominator.
         positions: Response positions that a term has looked at.
-        means: By metric a sum, and what it is divided by.
+        means: Metric name -> (sum, count); the metric is sum / count.
         invalid: Numbers of the reference that are NaN or infinite.
-        unknown: 1 if the reference is not known, and the others are 0.
+        unknown: Number of micro-batches without a known reference; of one, the other fields are 0.
     """
 
     tokens: Number = 0

@@ -21,7 +21,7 @@ TOKENS_FILE = "pact/safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt; in a folder, as servers load every safetensors file of
 a model's own."""
 _NOT_COMPARED = ("safety_tokens", "reference")
-"""Settings that say where something lies, or how it was asked for; what it is stands beside the settings."""
+"""Settings that are paths or requests. What they led to is compared instead: `tokens`, `reference` and `table`."""
 
 
 def _in_order(span: list[int]) -> list[int]:
@@ -50,7 +50,7 @@ class Receipt:
         trained_until: When the last micro-batch was constrained: UTC, ISO 8601; None before the first.
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
         positions: Response positions that a term has looked at, over all ranks.
-        sums: By metric, a sum over the run and what it is divided by; divergences in nats.
+        sums: Metric name -> [sum, count] over the run; the metric is sum / count. Divergences are in nats.
         unmasked: Whether no token of the first batch was masked, so that easing saw no request.
         release: Of pact-plugin, that constrained it.
         version: Of this file's format.
@@ -74,7 +74,7 @@ class Receipt:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     def mean(self, metric: str) -> float | None:
-        """A metric over the whole run; None if it was not measured."""
+        """Mean of a metric over the whole run; None if it was not measured."""
         total, count = self.sums.get(metric, (0.0, 0.0))
         return total / count if count else None
 
@@ -130,8 +130,7 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
-        Where its safety tokens and its table lie may differ (a file has moved, or they are read from the checkpoint),
-        not what they are; nor does it matter how the reference was asked for.
+        Tokens and table must be the same; their paths may differ. The setting `reference` is not compared.
 
         Raises:
             ReceiptError: That run was constrained by other settings, tokens or another reference.

@@ -18,7 +18,8 @@ from pact_plugin.reference.pool import Asked
 logger = logging.getLogger("pact_plugin")
 
 ENOUGH = 8
-"""So many prompts of a kind, or half of them, are enough to leave out the others."""
+"""A kind keeps only the prompts answered as expected if these are at least 8, or at least half. Else it keeps all, with
+a warning."""
 
 
 def anchor_prompts(settings: Anchors) -> list[Prompt]:
@@ -97,15 +98,15 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
 
 
 def turns(harmful: int, benign: int, ratio: int) -> list[int]:
-    """Whose turn it is: after each harmful anchor `ratio` benign ones (C10.4), until all have had theirs.
+    """The order in which anchors are held: after each harmful one come `ratio` benign ones (C10.4).
 
     Args:
-        harmful: How many harmful ones there are; their numbers are the first.
-        benign: How many benign ones there are.
+        harmful: Number of harmful anchors: 0 to harmful - 1.
+        benign: Number of benign anchors, which are counted on from there.
         ratio: 1 or more.
 
     Returns:
-        Numbers of anchors. The kind of which there are too few begins again.
+        Numbers of anchors, each at least once. The kind of which there are too few begins again.
     """
     if not harmful or not benign:
         return list(range(harmful + benign))

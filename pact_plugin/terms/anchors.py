@@ -71,7 +71,7 @@ class AnchorsTerm:
         self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
         kinds = anchors_from(settings, asked)
         harmful, benign = kinds["harmful"], kinds["benign"]
-        self.harmful = len(harmful)  # Their numbers are the first.
+        self.harmful = len(harmful)  # anchors 0 to harmful - 1; benign ones follow
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
         self._held = [len(student.ids) + top for top in tops]  # buckets of each, the rest apart
@@ -88,7 +88,7 @@ class AnchorsTerm:
         return self.ahead(batch.turn)
 
     def ahead(self, turn: Turn) -> Contribution:
-        """The same, whose gradient can be made before the data's forward pass."""
+        """As `__call__`, from what is known before the data's forward pass."""
         if self._first and not turn.apart:
             require_one_backward(self._student.head.decoder)
             self._first = False
@@ -141,7 +141,7 @@ class AnchorsTerm:
     def _of_aligned(
         self, chosen: list[int], device: torch.device
     ) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
-        """The same, as the aligned model said."""
+        """Log p of the buckets and log r, as the aligned model said, in nats."""
         aligned, place = self.aligned(chosen), partial(to_device, device=device)
         held = place(self._buckets_held(chosen))
         return _folded(place(aligned.logprobs), place(aligned.log_rest), held)
@@ -158,7 +158,7 @@ class AnchorsTerm:
         """What the aligned model predicts at some anchors, once it has read them; on the host.
 
         Args:
-            chosen: Their numbers.
+            chosen: Numbers of the anchors.
         """
         assert self._aligned is not None
         packed = torch.cat([self._aligned[i] for i in chosen])
@@ -233,7 +233,7 @@ def _predicted(
 def _folded(
     logprobs: Float[Tensor, "M K"], log_rest: Float[Tensor, " M"], held: Int[Tensor, " M"]
 ) -> tuple[Float[Tensor, "M K"], Float[Tensor, " M"]]:
-    """The first so many buckets of each position, the others added to its rest."""
+    """Log p of the first `held` buckets of each position, and log r with the other buckets added to it."""
     beyond = torch.arange(logprobs.shape[1], device=logprobs.device) >= held[:, None]
     others = logprobs.masked_fill(~beyond, -torch.inf)
     rest = torch.cat([others, log_rest[:, None]], 1).logsumexp(1)

@@ -69,7 +69,7 @@ def anchor_terms(
 
     Args:
         config: Settings.
-        asked: What the aligned model answers to the anchors' prompts; not needed without anchors.
+        asked: The aligned model's answers to the anchors' prompts; not needed without anchors.
         student: The model in training.
         source: The aligned model.
         choice: What it is.
