@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, get_args
 
@@ -16,21 +17,14 @@ class Settings(BaseModel):
 
     _prefix: ClassVar[str] = ""
     model_config = ConfigDict(
-        frozen=True, extra="forbid", arbitrary_types_allowed=True, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,  # or `true` would pass for 1
+        arbitrary_types_allowed=True,
+        use_attribute_docstrings=True,
     )
 
     def __init__(self, **values: Any) -> None:
-        for name, field in type(self).model_fields.items():
-            blocks = any(
-                isinstance(one, type) and issubclass(one, Settings) for one in _types(field.annotation)
-            )
-            if isinstance(values.get(name), bool) and not blocks:
-                raise ConfigError(  # pydantic takes it for a number
-                    "neither true nor false is a value of this setting",
-                    key=type(self)._prefix + name,
-                    value=values[name],
-                    remedy="See its description in PactConfig.",
-                )
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -79,7 +73,7 @@ def _types(annotation: Any) -> tuple[Any, ...]:
 def _as_config_error(model: type[Settings], error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     name = str(first["loc"][0])  # what follows says which type of a union
-    choices = [one["msg"] for one in error.errors() if one["loc"][0] == name]
+    choices = [detail["msg"] for detail in error.errors() if detail["loc"][0] == name]
     key = model._prefix + name
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, model.model_fields, n=1)
@@ -90,9 +84,20 @@ def _as_config_error(model: type[Settings], error: ValidationError) -> ConfigErr
         elif near:
             hint = f"Did you mean `{near[0]}`?"
         return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)
+    remedy = "See its description in PactConfig."
+    if first["type"] in ("int_type", "float_type") and _is_number(first["input"]):
+        remedy = "Write the number without quotes, and with a dot before an exponent (`1.0e-4`): else YAML reads text."
     return ConfigError(
         ", or ".join(message[:1].lower() + message[1:] for message in choices),
         key=key,
         value=first["input"],
-        remedy="See its description in PactConfig.",
+        remedy=remedy,
     )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text stands for a number."""
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False

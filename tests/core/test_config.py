@@ -29,18 +29,22 @@ def published(**settings):
         ({"weight": -1}, "weight", ["-1", "greater than or equal to 0"]),
         ({"weight": math.nan}, "weight", ["nan", "finite"]),
         ({"weight": math.inf}, "weight", ["inf", "finite"]),
-        ({"weight": False}, "weight", ["False", "neither true nor false"]),
+        ({"weight": False}, "weight", ["False", "valid number"]),
+        ({"weight": "1e-4"}, "weight", ["'1e-4'", "valid number", "without quotes", "`1.0e-4`"]),
+        ({"weight": "heavy"}, "weight", ["valid number", "See its description"]),
         ({"safety_tokens": 3}, "safety_tokens", ["3"]),
         ({"reference": ""}, "reference", []),
-        ({"reference": True}, "reference", ["neither true nor false"]),
+        ({"reference": True}, "reference", ["True", "valid string"]),
         # inside of blocks
         ({"easing": {"frist": 3}}, "easing.frist", ["3", "Did you mean `first`"]),
         ({"easing": {"first": 0}}, "easing.first", ["0", "greater than or equal to 1", "'all'"]),
         ({"easing": {"first": "every"}}, "easing.first", ["every", "valid integer", "'all'"]),
-        ({"easing": {"first": True}}, "easing.first", ["True", "neither true nor false"]),
+        ({"easing": {"first": True}}, "easing.first", ["True", "valid integer", "'all'"]),
+        ({"easing": {"first": 2.0}}, "easing.first", ["2.0", "valid integer"]),
+        ({"easing": {"first": "2"}}, "easing.first", ["'2'", "valid integer", "without quotes"]),
         ({"hold_data": {"first": 0}}, "hold_data.first", ["0"]),
         ({"anchors": {"per_step": 0}}, "anchors.per_step", ["0", "greater than or equal to 1"]),
-        ({"anchors": {"per_step": True}}, "anchors.per_step", ["neither true nor false"]),
+        ({"anchors": {"per_step": True}}, "anchors.per_step", ["True", "valid integer"]),
         ({"anchors": {"tokens": 0}}, "anchors.tokens", ["0"]),
         ({"anchors": {"ratio": 0}}, "anchors.ratio", ["0"]),
         ({"anchors": {"prompts": ""}}, "anchors.prompts", []),
@@ -50,7 +54,7 @@ def published(**settings):
         ({"advanced": {"chunksize": 9}}, "advanced.chunksize", ["Did you mean `chunk_size`"]),
         (published(top_p=2), "advanced.published.top_p", ["2"]),
         (published(toppp=0.5), "advanced.published.toppp", ["Did you mean `top_p`"]),
-        (published(alpha=True), "advanced.published.alpha", ["neither true nor false"]),
+        (published(alpha=True), "advanced.published.alpha", ["True", "valid number"]),
         # switches
         ({"easing": 16}, "easing", ["16", "neither true, false nor a block", "`{first: 16}`"]),
         ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 2}`"]),
@@ -129,6 +133,13 @@ def test_paths_become_text():
     )
     assert (config.safety_tokens, config.reference, config.anchors.prompts) == ("t", "r", "p")
     assert PactConfig(advanced={"store": Path("s")}).advanced.store == config.advanced.store == "s"
+
+
+def test_a_whole_number_stands_for_a_float():
+    """YAML has `weight: 3`."""
+    weight = PactConfig(weight=3).weight
+    assert (weight, type(weight)) == (3.0, float)
+    assert PactConfig(**published(alpha=1)).advanced.published.alpha == 1.0
 
 
 def test_frozen():
