@@ -17,7 +17,7 @@ from benchmarks.meta import build, decoder_pass, head_flops, inputs
 from benchmarks.settings import Mode, Settings
 from benchmarks.shapes import build_tokenizer, response_length, safety_tokens
 from pact_plugin import PactConfig, SafetyTokens
-from pact_plugin.data.documents import SOMETHING, Document, behind, documents_of, full_context
+from pact_plugin.data.documents import PLACEHOLDER, Document, behind, documents_of, full_context
 from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, positions_of
 from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
@@ -157,7 +157,7 @@ class Kind:
         """FLOPs of the aligned model over the step's batch; `whole` where it repeats the rows of the batch."""
         shape = self._settings.sizes
         documents, _, _ = self._batch()
-        document, rows = (documents[0], shape.batch) if documents else (SOMETHING, 1)
+        document, rows = (documents[0], shape.batch) if documents else (PLACEHOLDER, 1)
         contexts = {one.behind: [c for c in self._columns if c.behind == one.behind] for one in self._columns}
         with FlopCounterMode(display=False) as counter, source.session():
             for header, columns in contexts.items():

@@ -16,8 +16,8 @@ from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import broadcast_object, gathered, is_partitioned, refuse_fsdp1
 from pact_plugin.model.wrappers import evaluation_mode
-from pact_plugin.reference.choose import Data, choose
-from pact_plugin.reference.pool import Asked, Pool, read_where
+from pact_plugin.reference.choose import DataFacts, choose
+from pact_plugin.reference.pool import Pool, PoolAnswer, read_where
 from pact_plugin.reference.pool_file import pool_of, tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, adapter_state, build_source
@@ -81,7 +81,7 @@ class PactConstraint(Constraint):
         config: PactConfig | dict[str, Any] | bool = True,
         *,
         reference_model: nn.Module | None = None,
-        data: Data | None = None,
+        data: DataFacts | None = None,
     ) -> None:
         settings = PactConfig.of(config)
         if data is not None and not data.labels:
@@ -100,7 +100,7 @@ def build_parts(
     model: nn.Module,
     tokenizer: Any,
     reference_model: nn.Module | None,
-    data: Data | None,
+    data: DataFacts | None,
 ) -> Parts:
     """What a constraint is made of; the arguments are those of `PactConstraint`.
 
@@ -114,7 +114,7 @@ def build_parts(
     choice = choose(
         named=other is not None,
         adapter=adapter_state(model) if other is None else "none",
-        data=data or Data(folder=settings.advanced.store),
+        data=data or DataFacts(folder=settings.advanced.store),
         asked=settings.asks_at_responses,
     )
     source = build_source(choice.source, model, other)
@@ -148,7 +148,7 @@ def build_parts(
     return Parts(settings, model, student, tokens, reference, (*looking, *anchors))
 
 
-def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[Asked]]:
+def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
     """What the aligned model answers to the bundled prompts, and to those that may become anchors.
 
     A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.

@@ -19,7 +19,7 @@ from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
 from pact_plugin.model.ranks import keep_root_whole
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 from pact_transformers.sharding import is_zero3, share_head
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SPREAD = 64
 """Rows that are looked at beside the first ones, at most."""
 
 
-def data_of(trainer: Any, folder: str | None) -> Data:
+def data_of(trainer: Any, folder: str | None) -> DataFacts:
     """What is known of a trainer's data: whether it can be read before training, and where a table would lie.
 
     Args:
@@ -54,7 +54,7 @@ def data_of(trainer: Any, folder: str | None) -> Data:
     if first is not None and {"labels", "input_ids"} <= first.keys():
         masked = not nothing_masked(first)
         endings = endings_of(first) if masked else ()
-    return Data(
+    return DataFacts(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
         sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
@@ -178,7 +178,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
             key="processing_class",
             remedy="Pass `processing_class=tokenizer` to the trainer.",
         )
-    data = data_of(trainer, folder) if labels else Data(labels=False)
+    data = data_of(trainer, folder) if labels else DataFacts(labels=False)
     return TrainerParts(trainer.model, tokenizer, data, trainer.accelerator.autocast)
 
 

@@ -46,7 +46,7 @@ def prompt_set(given: dict[Kind | None, list[str]]) -> PromptSet:
     for kind, names in given.items():
         for name in names:
             source, column = _column(name)
-            columns = prompts.Columns(column or "prompt", kind)
+            columns = prompts.ColumnNames(column or "prompt", kind)
             if prompt_files.is_file(source):
                 found.append(prompt_files.load_file(Path(source), columns))
             else:

@@ -144,13 +144,13 @@ def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -
     """As a run chooses them that names none: from the bundled pool, whose answers are kept."""
     from pact_plugin.data.generation import Generation
     from pact_plugin.data.prompts import for_pool
-    from pact_plugin.reference.pool import ANSWER
+    from pact_plugin.reference.pool import JUDGED_TOKENS
     from pact_plugin.reference.pool_file import pool_of, tokens_of
     from pact_plugin.reference.source import build_source
 
     source, prompts = build_source("itself", model), for_pool().prompts
     asking = Generation(
-        ANSWER, how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool")
+        JUDGED_TOKENS, how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool")
     )
     pool = pool_of(source, tokenizer, prompts, asking)
     return tokens_of(pool, source, tokenizer, how.top_k)
@@ -181,9 +181,9 @@ def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:
 def _prompts(kind: Kind, file: Path | None, limit: int | None) -> tuple[str, ...]:
     """Those of a file, or those of the pool, so many of them."""
     from pact_plugin.data.prompt_files import load_file
-    from pact_plugin.data.prompts import Columns, for_pool
+    from pact_plugin.data.prompts import ColumnNames, for_pool
 
-    whole = for_pool() if file is None else load_file(file, Columns(kind=kind))
+    whole = for_pool() if file is None else load_file(file, ColumnNames(kind=kind))
     return whole.limited(limit).texts(kind)
 
 

@@ -92,15 +92,15 @@ def documents_of(host: Mapping[str, Tensor], positions: ResponsePositions) -> li
     index, owner = positions.index.numpy(), document[flat]
     content = (ids.astype(np.int64) << 1) | (labels != IGNORE_INDEX)
     bounds = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(flat)] if len(flat) else []
-    found = []
+    documents = []
     for first, last in pairwise(bounds):
         begin, end = begins[owner[first]], flat[last - 1] + 1
         key = hashlib.blake2b(content[begin:end].astype("<i8").tobytes(), digest_size=16).digest()
-        found.append(Document(key, ids[begin:end], flat[first:last] - begin, index[first:last]))
-    return found
+        documents.append(Document(key, ids[begin:end], flat[first:last] - begin, index[first:last]))
+    return documents
 
 
-SOMETHING = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
+PLACEHOLDER = Document(b"", np.zeros(2, np.int64), np.ones(1, np.int64), np.zeros(1, np.int64))
 """A placeholder. Under sharding every rank joins each forward pass; a rank without documents reads this."""
 
 

@@ -192,7 +192,7 @@ def answers(
     pad = _padding(tokenizer, model)
     stop = special_ids(tokenizer)
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found: list[list[int]] = [[] for _ in prompts]
+    replies: list[list[int]] = [[] for _ in prompts]
     done = 0
     for places in longest_first(prompts, how.batch_size):
         batch = [prompts[place] for place in places]
@@ -215,10 +215,10 @@ def answers(
             first(places, output.logits[0])
         for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
-            found[place] = row[:end]
+            replies[place] = row[:end]
         done += len(batch)
         how.report(done)
-    return found
+    return replies
 
 
 def answer_logits(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_plugin.data.prompts import BY_COLUMN, KINDS, Columns, PromptSet, from_rows, unusable
+from pact_plugin.data.prompts import BY_COLUMN, KINDS, ColumnNames, PromptSet, from_rows, unusable
 
 SUFFIXES = (".jsonl", ".csv", ".txt")
 
@@ -21,7 +21,7 @@ def is_file(name: str) -> bool:
     return Path(name).is_file() or Path(name).suffix in SUFFIXES
 
 
-def load_file(path: Path, columns: Columns = BY_COLUMN) -> PromptSet:
+def load_file(path: Path, columns: ColumnNames = BY_COLUMN) -> PromptSet:
     """Prompts from a file.
 
     Args:
@@ -70,14 +70,14 @@ def _is_unicode(row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _json_lines(source: str, text: str, columns: Columns) -> Rows:
+def _json_lines(source: str, text: str, columns: ColumnNames) -> Rows:
     try:
         yield from json_lines(text)
     except ValueError as error:
         raise unusable(source, str(error)) from error
 
 
-def _csv_rows(source: str, text: str, columns: Columns) -> Rows:
+def _csv_rows(source: str, text: str, columns: ColumnNames) -> Rows:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     wanted = {columns.prompt} | ({"kind"} if columns.kind is None else set())
     missing = wanted - set(reader.fieldnames or ())
@@ -94,7 +94,7 @@ def _csv_rows(source: str, text: str, columns: Columns) -> Rows:
         raise unusable(source, f"line {start} is not CSV ({error})") from error
 
 
-def _text_lines(source: str, text: str, columns: Columns) -> Rows:
+def _text_lines(source: str, text: str, columns: ColumnNames) -> Rows:
     if columns.prompt != "prompt":
         raise unusable(source, f"a .txt file has no column {columns.prompt}")
     for number, line in _filled(text):

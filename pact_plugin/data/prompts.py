@@ -36,7 +36,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """In which columns of a row the prompt and its kind are.
 
     Args:
@@ -48,7 +48,7 @@ class Columns:
     kind: Kind | None = None
 
 
-BY_COLUMN = Columns()
+BY_COLUMN = ColumnNames()
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def from_rows(
     rows: Iterable[tuple[int, Mapping[str, Any]]],
     source: str,
     unit: str = "line",
-    columns: Columns = BY_COLUMN,
+    columns: ColumnNames = BY_COLUMN,
 ) -> PromptSet:
     """Prompts from numbered rows; repetitions are left out.
 
@@ -137,21 +137,21 @@ def from_rows(
     Raises:
         ConfigError: A row is not of this format, the same prompt has both kinds, or there is no row.
     """
-    found: dict[str, tuple[int, Prompt]] = {}
+    by_text: dict[str, tuple[int, Prompt]] = {}
     repeated = 0
     for number, row in rows:
-        one = _prompt(row, source, f"{unit} {number}", columns)
-        first, same = found.setdefault(one.prompt, (number, one))
-        if same.kind != one.kind:
-            problem = f"{unit} {number} calls a prompt {one.kind} that {unit} {first} calls {same.kind}"
+        prompt = _prompt(row, source, f"{unit} {number}", columns)
+        first, same = by_text.setdefault(prompt.prompt, (number, prompt))
+        if same.kind != prompt.kind:
+            problem = f"{unit} {number} calls a prompt {prompt.kind} that {unit} {first} calls {same.kind}"
             raise unusable(source, problem)
         repeated += first != number
-    if not found:
+    if not by_text:
         raise unusable(source, "holds no prompt")
-    return PromptSet(tuple(one for _, one in found.values()), source, repeated)
+    return PromptSet(tuple(prompt for _, prompt in by_text.values()), source, repeated)
 
 
-def _prompt(row: Mapping[str, Any], source: str, where: str, columns: Columns) -> Prompt:
+def _prompt(row: Mapping[str, Any], source: str, where: str, columns: ColumnNames) -> Prompt:
     prompt, kind = row.get(columns.prompt), row.get("kind")
     if not isinstance(prompt, str) or not prompt.strip():
         others = "" if columns.prompt in row else f", only {', '.join(map(str, row)) or 'nothing'}"
@@ -177,19 +177,19 @@ def together(sets: Sequence[PromptSet]) -> PromptSet:
     """
     if len(sets) == 1:
         return sets[0]
-    found: dict[str, tuple[int, Prompt]] = {}
-    repeated = sum(one.repeated for one in sets)
-    for number, one in enumerate(sets):
-        for prompt in one.prompts:
+    by_text: dict[str, tuple[int, Prompt]] = {}
+    repeated = sum(prompt_set.repeated for prompt_set in sets)
+    for number, prompt_set in enumerate(sets):
+        for prompt in prompt_set.prompts:
             # Numbers of requests begin anew in each set.
-            request = None if prompt.request is None else f"{one.source}: {prompt.request}"
-            first, same = found.setdefault(prompt.prompt, (number, replace(prompt, request=request)))
+            request = None if prompt.request is None else f"{prompt_set.source}: {prompt.request}"
+            first, same = by_text.setdefault(prompt.prompt, (number, replace(prompt, request=request)))
             if same.kind != prompt.kind:
                 problem = f"calls {prompt.prompt[:60]!r} {prompt.kind}, and {sets[first].source} {same.kind}"
-                raise unusable(one.source, problem)
+                raise unusable(prompt_set.source, problem)
             repeated += first != number
-    sources = ", ".join(dict.fromkeys(one.source for one in sets))
-    return PromptSet(tuple(prompt for _, prompt in found.values()), sources, repeated)
+    sources = ", ".join(dict.fromkeys(prompt_set.source for prompt_set in sets))
+    return PromptSet(tuple(prompt for _, prompt in by_text.values()), sources, repeated)
 
 
 def unusable(source: str, problem: str) -> ConfigError:

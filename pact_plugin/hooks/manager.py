@@ -68,18 +68,18 @@ def offered(hook: str) -> dict[str, Any]:
     Raises:
         PluginError: Two have the same name.
     """
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for yielded in getattr(plugin_manager().hook, hook)():
         for item in yielded:
-            if item.name in found:
+            if item.name in by_name:
                 raise PluginError(
                     f"two plugins offer {hook} of one name",
                     key="name",
                     value=item.name,
                     remedy="Uninstall or rename one of them.",
                 )
-            found[item.name] = item
-    return found
+            by_name[item.name] = item
+    return by_name
 
 
 def one_offered(hook: str, remedy: str) -> Any:
@@ -109,16 +109,16 @@ def find_config_check(config: Path) -> ConfigCheck:
         PluginError: There is none, or more than one.
     """
     checks: list[ConfigCheck] = list(offered("pact_config_checks").values())
-    found = [check for check in checks if check.reads is not None and check.reads(config)]
-    found = found or [check for check in checks if check.reads is None]
-    if len(found) != 1:
+    readers = [check for check in checks if check.reads is not None and check.reads(config)]
+    readers = readers or [check for check in checks if check.reads is None]
+    if len(readers) != 1:
         raise PluginError(
-            f"{'no' if not found else 'more than one'} plugin reads this configuration",
+            f"{'no' if not readers else 'more than one'} plugin reads this configuration",
             key="config",
             value=str(config),
             remedy="Install the integration of your trainer, such as pact_axolotl; uninstall one that claims it, too.",
         )
-    return found[0]
+    return readers[0]
 
 
 def find_adapter(trainer: Any) -> Adapter:

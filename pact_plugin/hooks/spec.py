@@ -17,7 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
     from pact_plugin.judge.verdicts import Judge
-    from pact_plugin.reference.choose import Data
+    from pact_plugin.reference.choose import DataFacts
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -37,7 +37,7 @@ class TrainerParts:
 
     model: Any
     tokenizer: Any
-    data: Data
+    data: DataFacts
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 

@@ -10,7 +10,7 @@ from pact_plugin.reference.source import Kind
 
 
 @dataclass(frozen=True)
-class Data:
+class DataFacts:
     """What a trainer, or its configuration, says of the data and of where things lie.
 
     Args:
@@ -59,7 +59,7 @@ class Choice:
 
 
 def choose(
-    *, named: bool, adapter: Literal["none", "new", "trained"], data: Data, asked: bool = True
+    *, named: bool, adapter: Literal["none", "new", "trained"], data: DataFacts, asked: bool = True
 ) -> Choice:
     """The reference of a run.
 

@@ -95,26 +95,26 @@ def read(
 
     The projection on the vocabulary is run once for columns about the same tokens; for logits alone, not at all.
     """
-    found: dict[Columns, Tensor] = {}
-    for one in columns:
-        if one.linear is not None:
-            found[one] = one.linear(hidden)[:, None]
-        elif one.kind == "buckets":
-            found[one] = _buckets(source, hidden, one, chunk_size).packed()
-    plain = [one for one in columns if one not in found]
-    for ids in dict.fromkeys(one.ids for one in plain):
-        asked = [one for one in plain if one.ids == ids]
+    numbers: dict[Columns, Tensor] = {}
+    for asked in columns:
+        if asked.linear is not None:
+            numbers[asked] = asked.linear(hidden)[:, None]
+        elif asked.kind == "buckets":
+            numbers[asked] = _buckets(source, hidden, asked, chunk_size).packed()
+    plain = [asked for asked in columns if asked not in numbers]
+    for ids in dict.fromkeys(asked.ids for asked in plain):
+        about_these = [asked for asked in plain if asked.ids == ids]
         tokens = torch.tensor(ids, device=hidden.device)
-        if any(one.kind != "logits" for one in asked):
+        if any(asked.kind != "logits" for asked in about_these):
             read = source.head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
-        for one in asked:
-            if one.kind == "logits":
+        for asked in about_these:
+            if asked.kind == "logits":
                 logits = source.safety_logits(hidden, tokens, chunk_size)
-                found[one] = logits - logits.amax(1, keepdim=True)
+                numbers[asked] = logits - logits.amax(1, keepdim=True)
             else:
-                values: Tensor = getattr(read, one.kind)
-                found[one] = values if values.ndim == 2 else values[:, None]
-    return found
+                values: Tensor = getattr(read, asked.kind)
+                numbers[asked] = values if values.ndim == 2 else values[:, None]
+    return numbers
 
 
 def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) -> Buckets:

@@ -13,7 +13,7 @@ from uuid import uuid4
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from pact_plugin.data.documents import SOMETHING, Document, HostBatch, documents_of, require_text
+from pact_plugin.data.documents import PLACEHOLDER, Document, HostBatch, documents_of, require_text
 from pact_plugin.data.positions import positions_of
 from pact_plugin.errors import HiddenStatesNotSeenError, StoreError
 from pact_plugin.model.head import LanguageHead
@@ -81,7 +81,7 @@ def fill(
                 writer.put(table.encoded(zip(group, passes.of_documents(group, call), strict=True)))
                 estimate.add(group)
             for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
-                passes.of_documents(groups[0] if groups else [SOMETHING], call)
+                passes.of_documents(groups[0] if groups else [PLACEHOLDER], call)
             window.clear()
 
         bar = tqdm(unseen(table, batches), "PACT reference", total, unit=" batches", disable=not progress)

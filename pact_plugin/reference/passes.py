@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.documents import SOMETHING, Document, Row, behind, full_context, row_batch
+from pact_plugin.data.documents import PLACEHOLDER, Document, Row, behind, full_context, row_batch
 from pact_plugin.data.view import View
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, read
@@ -170,6 +170,6 @@ def states_of(rows: Sequence[Row], device: torch.device, call: Caller, *, flat: 
         call: The model.
         flat: Whether the attention keeps documents of one row apart, so that none is padded.
     """
-    batch = row_batch(rows or [full_context(SOMETHING)], device, flat=flat)
+    batch = row_batch(rows or [full_context(PLACEHOLDER)], device, flat=flat)
     states = call(batch.inputs)[batch.row, batch.column]
     return states if rows else states[:0]

@@ -26,14 +26,14 @@ from pact_plugin.reference.source import Source
 
 logger = logging.getLogger("pact_plugin")
 
-ANSWER = 24
+JUDGED_TOKENS = 24
 """First tokens of an answer by which the judge tells whether it refuses."""
 BATCH = 64
 """Prompts at a time."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class PoolAnswer:
     """A prompt, and the aligned model's answer to it.
 
     Args:
@@ -56,7 +56,7 @@ class Asked:
         return self.prompt, self.answer
 
     @property
-    def rightly(self) -> bool:
+    def as_expected(self) -> bool:
         """Whether the answer is as the kind asks for: harmful ones are refused, benign ones are not."""
         return bool(self.answer) and self.refused == (self.kind == "harmful")
 
@@ -73,7 +73,7 @@ class Pool:
         key: 32 hexadecimal digits of the model and the prompts.
     """
 
-    asked: tuple[Asked, ...]
+    asked: tuple[PoolAnswer, ...]
     hidden: Float[Tensor, "E N d"]
     endings: tuple[tuple[int, ...], ...]
     key: str = ""
@@ -94,14 +94,14 @@ class Pool:
         )
         return found
 
-    def of(self, prompts: Sequence[Prompt]) -> list[Asked]:
+    def of(self, prompts: Sequence[Prompt]) -> list[PoolAnswer]:
         """The answers to these prompts, in this order."""
         by_text = {one.text: one for one in self.asked}
         return [by_text[one.prompt] for one in prompts]
 
     def pairs(self, kind: Kind) -> dict[str, Pair]:
         """Harmful prompts that are refused, or benign ones that are helped with, with their answers."""
-        return {one.text: one.pair for one in self.asked if one.kind == kind and one.rightly}
+        return {one.text: one.pair for one in self.asked if one.kind == kind and one.as_expected}
 
 
 def ask(
@@ -133,12 +133,12 @@ def ask(
         )
     with inspecting(model), source.session():
         said = answers(model, tokenizer, ends[0], how)
-        hidden = torch.stack([ends_of(source, one, how.batch_size) for one in ends])
-    found = [
-        Asked(one.prompt, one.kind, prompt, answer, refuses(tokenizer, answer))
-        for one, prompt, answer in zip(prompts, ends[0], said, strict=True)
+        hidden = torch.stack([ends_of(source, prompts_to, how.batch_size) for prompts_to in ends])
+    asked = [
+        PoolAnswer(prompt.prompt, prompt.kind, ids, answer, refuses(tokenizer, answer))
+        for prompt, ids, answer in zip(prompts, ends[0], said, strict=True)
     ]
-    return Pool(tuple(found), hidden, tuple(map(ending, ends)))
+    return Pool(tuple(asked), hidden, tuple(map(ending, ends)))
 
 
 def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[int, ...]:
@@ -177,7 +177,7 @@ def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
 
 def ends_of(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:
     """The final hidden states at the ends of prompts, on the host; to be called within a session of the source."""
-    found: dict[int, Tensor] = {}
+    state_of: dict[int, Tensor] = {}
     for places in longest_first(prompts, at_a_time):
         rows = [Row(np.asarray(prompts[place]), np.asarray([len(prompts[place]) - 1])) for place in places]
         states = states_of(
@@ -186,5 +186,5 @@ def ends_of(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH
             lambda inputs: source.hidden((), inputs),
             flat=source.head.keeps_documents_apart,
         )
-        found.update(zip(places, states.float().cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(prompts))])
+        state_of.update(zip(places, states.float().cpu(), strict=True))
+    return torch.stack([state_of[place] for place in range(len(prompts))])

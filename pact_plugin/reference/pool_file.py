@@ -24,7 +24,7 @@ from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
-from pact_plugin.reference.pool import ANSWER, BATCH, Asked, Pool, ask, ending, refuses
+from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, Pool, PoolAnswer, ask, ending, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -70,7 +70,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         UserWarning: The tokenizer has no chat template.
     """
     warn_without_chat_template(tokenizer)
-    ends = prompt_ends(tokenizer, [one.prompt for one in prompts])
+    ends = prompt_ends(tokenizer, [prompt.prompt for prompt in prompts])
     key = _key(source, ends)
     if len(set(all_gather_object(key))) > 1:
         raise ReferenceModelError(
@@ -92,7 +92,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         )
     said = "PACT: the model answers prompts, once"
     with tqdm(desc=said, total=len(prompts), unit=" prompts", disable=how is not None or rank() != 0) as bar:
-        how = how or Generation(ANSWER, BATCH, lambda done: bar.update(done - bar.n))
+        how = how or Generation(JUDGED_TOKENS, BATCH, lambda done: bar.update(done - bar.n))
         pool = ask(source, tokenizer, prompts, ends, how)
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     pool = broadcast_object(replace(pool, key=key))
@@ -116,7 +116,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         UserWarning: It refuses fewer than half of the harmful prompts.
     """
     refusals, helpful = pool.pairs("harmful"), pool.pairs("benign")
-    asked = Counter(one.kind for one in pool.asked)
+    asked = Counter(answer.kind for answer in pool.asked)
     check_refusals(len(refusals), asked["harmful"])
     check_helpful(len(helpful), asked["benign"])
     content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])
@@ -132,7 +132,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         len(helpful),
     )
     with source.session():
-        how = Selection(top_k=top_k, max_new_tokens=ANSWER)
+        how = Selection(top_k=top_k, max_new_tokens=JUDGED_TOKENS)
         chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, how)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
     tokens = broadcast_object(replace(chosen, provenance={**chosen.provenance, **totals}))
@@ -142,7 +142,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
 
 def _key(source: Source, ends: Sequence[Sequence[list[int]]]) -> str:
     model = model_fingerprint(source.model, base_only=source.kind == "adapter_off", any_type=True).values
-    return hashlib.sha256(json.dumps([_FORMAT, model, ANSWER, ends]).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([_FORMAT, model, JUDGED_TOKENS, ends]).encode()).hexdigest()[:32]
 
 
 def _keep(file: Path, write: Callable[[Path], object]) -> None:
@@ -187,8 +187,8 @@ def _read(
         return None
     if hidden.shape[:2] != (len(ends), len(prompts)) or len(said) != len(prompts):
         return None
-    found = [
-        Asked(one.prompt, one.kind, ids, answer, refuses(tokenizer, answer))
-        for one, ids, answer in zip(prompts, ends[0], said, strict=True)
+    asked = [
+        PoolAnswer(prompt.prompt, prompt.kind, ids, answer, refuses(tokenizer, answer))
+        for prompt, ids, answer in zip(prompts, ends[0], said, strict=True)
     ]
-    return Pool(tuple(found), hidden, tuple(map(ending, ends)), key)
+    return Pool(tuple(asked), hidden, tuple(map(ending, ends)), key)

@@ -121,9 +121,9 @@ class Reference:
             assert self._passes is not None
             return self._passes.of_view(view)
         documents = view.documents(self._first)
-        found = self.table.fetch(documents, view.hidden.device)
-        if not isinstance(found, list):
-            return found
+        fetched = self.table.fetch(documents, view.hidden.device)
+        if not isinstance(fetched, list):
+            return fetched
         passes, sharded = self._passes, False
         if passes is not None:
             sharded = is_sharded(passes.source.model)  # the other ranks would not join in
@@ -137,8 +137,8 @@ class Reference:
         if not train:
             return None
         raise self._missing(
-            documents[found[0]],
-            f"document {found[0]} of the batch",
+            documents[fetched[0]],
+            f"document {fetched[0]} of the batch",
             "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
         )
 

@@ -81,25 +81,25 @@ class Table:
         Raises:
             StoreError: What is stored of a document has not its length.
         """
-        found = self._shards.get_many([document.key for document in documents])
-        missing = [number for number, value in enumerate(found) if value is None]
+        stored = self._shards.get_many([document.key for document in documents])
+        missing = [number for number, value in enumerate(stored) if value is None]
         if missing:
             return missing
         rows = [
             self._split(document, value)
-            for document, value in zip(documents, found, strict=True)
+            for document, value in zip(documents, stored, strict=True)
             if value is not None
         ]
         aligned = {}
-        for number, one in enumerate(self.columns):
+        for number, asked in enumerate(self.columns):
             parts = [row[number] for row in rows]
-            values = np.concatenate(parts) if parts else np.zeros((0, one.width), HALF)
-            aligned[one] = to_device(torch.from_numpy(values), device).float()
+            values = np.concatenate(parts) if parts else np.zeros((0, asked.width), HALF)
+            aligned[asked] = to_device(torch.from_numpy(values), device).float()
         return aligned
 
     def _split(self, document: Document, value: memoryview) -> list[np.ndarray]:
         """The columns of a document, each [positions, width]."""
-        counts = [document.count(one.first) for one in self.columns]
+        counts = [document.count(asked.first) for asked in self.columns]
         sizes = [count * width for count, width in zip(counts, self._widths, strict=True)]
         numbers = np.frombuffer(value, HALF)
         if len(numbers) != sum(sizes):

@@ -13,7 +13,7 @@ from pact_plugin.data.generation import Pair
 from pact_plugin.data.prompt_files import load_file
 from pact_plugin.data.prompts import KINDS, OWN_ANCHORS, Kind, Prompt, for_pool
 from pact_plugin.errors import ConfigError
-from pact_plugin.reference.pool import Asked
+from pact_plugin.reference.pool import PoolAnswer
 
 logger = logging.getLogger("pact_plugin")
 
@@ -44,18 +44,20 @@ def anchor_prompts(settings: Anchors) -> list[Prompt]:
             value=settings.prompts,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    found = [one for one in sorted(prompts.prompts, key=_digest) if not wanted or one.kind in wanted]
-    if "ratio" in settings.model_fields_set and len({one.kind for one in found}) < len(KINDS):
+    candidates = [
+        prompt for prompt in sorted(prompts.prompts, key=_digest) if not wanted or prompt.kind in wanted
+    ]
+    if "ratio" in settings.model_fields_set and len({prompt.kind for prompt in candidates}) < len(KINDS):
         raise ConfigError(
             "the prompts are of one kind, so there is no ratio",
             key="anchors.ratio",
             value=settings.ratio,
             remedy="Remove `ratio`, or set `prompts: both` or a file with both kinds.",
         )
-    return found
+    return candidates
 
 
-def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[Pair]]:
+def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, list[Pair]]:
     """The prompts of each kind that are anchors, with the first tokens of the aligned model's answers.
 
     A harmful prompt is one if the aligned model refuses it, a benign one if it does not. Where a kind has fewer than
@@ -74,19 +76,20 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
     held: dict[Kind, int] = {"harmful": settings.tokens, "benign": settings.benign_tokens}
     kept: dict[Kind, list[Pair]] = {}
     for kind in KINDS:
-        of_kind = [one for one in asked if one.kind == kind]
-        right = [one for one in of_kind if one.rightly]
+        of_kind = [answer for answer in asked if answer.kind == kind]
+        right = [answer for answer in of_kind if answer.as_expected]
+        counted = _counted(kind, right, of_kind)
         if of_kind and len(right) < min(ENOUGH, len(of_kind) / 2):
             warnings.warn(
-                f"PACT: {_found(kind, right, of_kind)}, and is held to what it answers to all of them. Check that this "
+                f"PACT: {counted}, and is held to what it answers to all of them. Check that this "
                 "is the aligned model, that it answers without reasoning first, and that its tokenizer has its chat "
                 "template; or name prompts of your own with `anchors: {prompts: FILE}`.",
                 stacklevel=6,
             )
-            right = [one for one in of_kind if one.answer]
+            right = [answer for answer in of_kind if answer.answer]
         elif of_kind:
-            logger.info("PACT anchors: %s; these are held", _found(kind, right, of_kind))
-        kept[kind] = [(one.prompt, one.answer[: held[kind]]) for one in right]
+            logger.info("PACT anchors: %s; these are held", counted)
+        kept[kind] = [(answer.prompt, answer.answer[: held[kind]]) for answer in right]
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",
@@ -97,7 +100,7 @@ def anchors_from(settings: Anchors, asked: Sequence[Asked]) -> dict[Kind, list[P
     return kept
 
 
-def turns(harmful: int, benign: int, ratio: int) -> list[int]:
+def schedule(harmful: int, benign: int, ratio: int) -> list[int]:
     """The order in which anchors are held: after each harmful one come `ratio` benign ones (C10.4).
 
     Args:
@@ -117,7 +120,7 @@ def turns(harmful: int, benign: int, ratio: int) -> list[int]:
     return found
 
 
-def _found(kind: Kind, right: Sequence[Asked], of_kind: Sequence[Asked]) -> str:
+def _counted(kind: Kind, right: Sequence[PoolAnswer], of_kind: Sequence[PoolAnswer]) -> str:
     said = "refuses" if kind == "harmful" else "helps with"
     return f"the aligned model {said} {len(right)} of {len(of_kind)} {kind} prompts"
 

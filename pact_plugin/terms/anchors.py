@@ -25,9 +25,9 @@ from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
 from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
-from pact_plugin.reference.pool import BATCH, Asked
+from pact_plugin.reference.pool import BATCH, PoolAnswer
 from pact_plugin.reference.source import Source
-from pact_plugin.terms.anchor_prompts import anchors_from, turns
+from pact_plugin.terms.anchor_prompts import anchors_from, schedule
 from pact_plugin.terms.base import Contribution, MicroBatch, Turn
 from pact_plugin.terms.student import Student
 
@@ -60,7 +60,7 @@ class AnchorsTerm:
         self,
         settings: Anchors,
         weight: float,
-        asked: Sequence[Asked],
+        asked: Sequence[PoolAnswer],
         student: Student,
         source: Source,
         *,
@@ -75,7 +75,7 @@ class AnchorsTerm:
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
         self._held = [len(student.ids) + top for top in tops]  # buckets of each, the rest apart
-        self.turns = turns(len(harmful), len(benign), settings.ratio)
+        self.schedule = schedule(len(harmful), len(benign), settings.ratio)
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None
@@ -182,12 +182,12 @@ class AnchorsTerm:
             rank: Process.
             micro_batches: Of the step on each rank. Those beyond have as many again.
         """
-        size, ranks = len(self.turns), world_size()
+        size, ranks = len(self.schedule), world_size()
         count = math.ceil(self.per_step / (ranks * micro_batches))
         rounds, micro_batch = divmod(micro_batch, micro_batches)
         slot = ((step - 1) * ranks + rank) * micro_batches + micro_batch
         start = slot * count + rounds * round(_SHIFT * size)
-        return [self.turns[(start + i) % size] for i in range(count)]
+        return [self.schedule[(start + i) % size] for i in range(count)]
 
 
 def require_one_backward(decoder: nn.Module) -> None:

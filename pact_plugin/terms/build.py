@@ -8,7 +8,7 @@ from typing import Any
 from pact_plugin.config import First, PactConfig
 from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.reference.choose import Choice
-from pact_plugin.reference.pool import Asked
+from pact_plugin.reference.pool import PoolAnswer
 from pact_plugin.reference.probe import Probe
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
@@ -63,7 +63,7 @@ def check_tokenizer(config: PactConfig, tokenizer: Any) -> None:
 
 
 def anchor_terms(
-    config: PactConfig, asked: Sequence[Asked], student: Student, source: Source, choice: Choice
+    config: PactConfig, asked: Sequence[PoolAnswer], student: Student, source: Source, choice: Choice
 ) -> list[Term]:
     """The terms that bring prompts of their own; none at weight 0, which leaves training as it was (C10.3).
 

@@ -15,7 +15,7 @@ from pact_plugin.data.responses import Responses
 from pact_plugin.data.view import View
 from pact_plugin.math.easing import eased_share
 from pact_plugin.reference.columns import Columns
-from pact_plugin.reference.pool import ANSWER, refuses
+from pact_plugin.reference.pool import JUDGED_TOKENS, refuses
 from pact_plugin.reference.probe import Probe
 from pact_plugin.terms.base import Contribution, MicroBatch
 
@@ -76,8 +76,8 @@ class EasingTerm:
             )
 
     def _refusals(self, responses: Responses) -> Bool[Tensor, " R"]:
-        found = [self._refuses(tuple(responses.tokens(number, ANSWER))) for number in range(len(responses))]
-        return torch.tensor(found, dtype=torch.bool)
+        beginnings = [responses.tokens(number, JUDGED_TOKENS) for number in range(len(responses))]
+        return torch.tensor([self._refuses(tuple(tokens)) for tokens in beginnings], dtype=torch.bool)
 
 
 def _spread(by_response: Float[Tensor, " R"], owner: Tensor) -> Float[Tensor, " M"]:

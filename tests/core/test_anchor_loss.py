@@ -13,7 +13,7 @@ from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint, Step
 from pact_plugin.errors import ConfigError
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 
 ANCHORS = {"per_step": 4, "tokens": 4} | FEW_ANCHORS
 WEIGHT = 1.5
@@ -93,7 +93,7 @@ def test_reentrant_checkpointing_on_several_ranks_needs_a_backward_pass_of_its_o
 def test_easing_by_default_goes_off_with_a_word(caplog):
     config = PactConfig(safety_tokens=TOKENS, anchors=ANCHORS)
     with caplog.at_level(logging.WARNING, logger="pact_plugin"):
-        constraint = PactConstraint(tiny_model(), TOKENIZER, config, data=Data(labels=False))
+        constraint = PactConstraint(tiny_model(), TOKENIZER, config, data=DataFacts(labels=False))
     assert [term.name for term in constraint.terms] == ["anchors"]
     assert constraint.config.easing is None
     assert config.easing is not None, "the user's own settings stay as they are"

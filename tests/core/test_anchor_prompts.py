@@ -14,7 +14,7 @@ from pact_plugin.config import Anchors
 from pact_plugin.data.generation import Generation, answers, user_prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import Asked
+from pact_plugin.reference.pool import PoolAnswer
 from pact_plugin.terms.anchor_prompts import anchor_prompts, anchors_from
 from pact_plugin.terms.anchors import AnchorsTerm
 
@@ -37,8 +37,8 @@ def pool_of(model, prompts, *, ratio=None) -> AnchorsTerm:
 
 
 def asked(pool):
-    """The prompts in their turns."""
-    documents = [pool.documents[number] for number in pool.turns]
+    """The prompts in the order of the schedule."""
+    documents = [pool.documents[number] for number in pool.schedule]
     return [tuple(document.tokens[: document.columns[0]].tolist()) for document in documents]
 
 
@@ -51,7 +51,7 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
     pool = pool_of(aligned, path)
     assert set(asked(pool)[::2]) == prompts(REQUESTS[:8])
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
-    assert len(pool.documents) == len(pool.turns) == 16
+    assert len(pool.documents) == len(pool.schedule) == 16
     assert not [one for one in recwarn if "the aligned model" in str(one.message)]
 
 
@@ -95,8 +95,8 @@ def test_where_most_are_so_none_is_left_out_and_a_warning_says_so(aligned, tmp_p
     assert set(asked(pool)) == prompts([*harmful, *benign])
 
 
-def said(kind, refused, number=0, answer=(7, 8, 9, 10, 11)) -> Asked:
-    return Asked(f"{kind} {number} {refused}", kind, [1, number], list(answer), refused)
+def said(kind, refused, number=0, answer=(7, 8, 9, 10, 11)) -> PoolAnswer:
+    return PoolAnswer(f"{kind} {number} {refused}", kind, [1, number], list(answer), refused)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_prompts_of_ones_own(tmp_path):
     assert len(pool.documents) == 4
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
     pool = pool_of(tiny_model(), path)
-    assert len(pool.documents) == len(pool.turns) == 3
+    assert len(pool.documents) == len(pool.schedule) == 3
     with pytest.raises(ConfigError, match=r"anchors\.ratio=2: .*of one kind.*Remove `ratio`"):
         pool_of(tiny_model(), path, ratio=2)
     with pytest.raises(ConfigError, match=r"anchors\.ratio=1: .*of one kind.*`prompts: both`"):

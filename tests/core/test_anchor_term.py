@@ -39,7 +39,7 @@ from pact_plugin.run.drift import FAR
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 from pact_plugin.terms import anchors as anchors_module
-from pact_plugin.terms.anchor_prompts import anchor_prompts, turns
+from pact_plugin.terms.anchor_prompts import anchor_prompts, schedule
 from pact_plugin.terms.anchors import AnchorsTerm, require_one_backward
 from pact_plugin.terms.base import Step
 
@@ -309,7 +309,7 @@ def test_the_same_part_of_each_kind_in_every_step(ratio):
 
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     size = len(pool.documents) // 8 * 8
-    monkeypatch.setattr(pool, "turns", list(range(size)))
+    monkeypatch.setattr(pool, "schedule", list(range(size)))
     monkeypatch.setattr(anchors_module, "world_size", lambda: 2)
     pool.per_step = 8
     steps = range(1, size // 8 + 1)
@@ -324,7 +324,7 @@ def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     ("ranks", "micro_batches", "each"), [(1, 1, 8), (1, 4, 2), (2, 4, 1), (1, 3, 3), (2, 8, 1), (1, 20, 1)]
 )
 def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, each):
-    size, everyone = len(pool.turns), set(range(len(pool.documents)))
+    size, everyone = len(pool.schedule), set(range(len(pool.documents)))
     monkeypatch.setattr(anchors_module, "world_size", lambda: ranks)
     pool.per_step = 8
 
@@ -338,14 +338,14 @@ def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, eac
         return list(chain.from_iterable(parts))
 
     together = each * ranks * micro_batches
-    assert step(1) == pool.turns[:together]
-    assert step(2) == [pool.turns[i % size] for i in range(together, 2 * together)]
+    assert step(1) == pool.schedule[:together]
+    assert step(2) == [pool.schedule[i % size] for i in range(together, 2 * together)]
     assert set(chain.from_iterable(map(step, range(1, size + 1)))) == everyone
 
 
 @given(harmful=st.integers(0, 12), benign=st.integers(0, 40), ratio=st.integers(1, 6))
 def test_every_anchor_has_its_turn_and_the_kinds_keep_their_ratio(harmful, benign, ratio):
-    found = turns(harmful, benign, ratio)
+    found = schedule(harmful, benign, ratio)
     assert set(found) == set(range(harmful + benign))
     if not harmful or not benign:
         assert found == list(range(harmful + benign))

@@ -10,10 +10,10 @@ from tiny import tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.choose import Choice, Data, choose
+from pact_plugin.reference.choose import Choice, DataFacts, choose
 
 STREAM = "the training data has no length"
-READABLE, STREAMED, NOWHERE = Data("store"), Data("store", STREAM), Data(None)
+READABLE, STREAMED, NOWHERE = DataFacts("store"), DataFacts("store", STREAM), DataFacts(None)
 
 TABLE = {
     # (named, adapter, data, asked): source, table, name, lasting
@@ -67,7 +67,7 @@ def test_the_table_holds_every_combination():
 )
 def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts, wrapper, way_out):
     named, adapter, data, asked = facts
-    sharded = Data(data.folder, data.obstacle, sharded=wrapper)
+    sharded = DataFacts(data.folder, data.obstacle, sharded=wrapper)
     if TABLE[facts][0] != "copy":
         choice = choose(named=named, adapter=adapter, data=sharded, asked=asked)
         assert choice == choose(named=named, adapter=adapter, data=data, asked=asked)

@@ -13,7 +13,7 @@ import pact_plugin as pact
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TrainerParts, hookimpl
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 
 
 @contextmanager
@@ -36,7 +36,7 @@ class Loop:
 
 def adapter(name: str) -> object:
     def parts(trainer, folder):
-        return TrainerParts(trainer.model, trainer.tokenizer, Data(folder=folder or trainer.folder))
+        return TrainerParts(trainer.model, trainer.tokenizer, DataFacts(folder=folder or trainer.folder))
 
     def put(trainer, constraint):
         trainer.constraint = constraint

@@ -15,7 +15,7 @@ from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import ANSWER, BATCH, ask
+from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, ask
 from pact_plugin.reference.source import build_source
 
 TEXTS = [one.prompt for one in PROMPTS]
@@ -30,7 +30,7 @@ def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
     for one, asked in zip(prompts, pool_of(model, prompts).asked, strict=True):
         ids, answer = user_prompt(TOKENIZER, one.prompt), []
         assert (asked.text, asked.kind, asked.prompt) == (one.prompt, one.kind, ids)
-        while len(answer) < ANSWER:
+        while len(answer) < JUDGED_TOKENS:
             with torch.no_grad():
                 token = int(model(torch.tensor([ids + answer])).logits[0, -1].argmax())
             if token in special:
@@ -62,13 +62,13 @@ def test_no_pass_reads_more_prompts_than_it_may():
         lambda _, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     source = build_source("itself", model, None)
-    ask(source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(ANSWER, 3))
+    ask(source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(JUDGED_TOKENS, 3))
     assert max(rows) == 3
 
 
 def test_rightly_is_as_the_kind_asks_for():
     pool = pool_of(tiny_aligned_model(), TAUGHT)
-    assert all(one.rightly for one in pool.asked)
+    assert all(one.as_expected for one in pool.asked)
     assert set(pool.pairs("harmful")) == set(REQUESTS)
     assert set(pool.pairs("benign")) == set(QUESTIONS)
     swapped = [Prompt(one.prompt, "benign" if one.kind == "harmful" else "harmful") for one in TAUGHT]
@@ -120,7 +120,7 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
     expected = pool_of(tiny_model())
     moved(model)
     found = pool_module.ask(
-        source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(ANSWER, BATCH)
+        source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(JUDGED_TOKENS, BATCH)
     )
     assert len(generated) == 2
     assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
@@ -133,9 +133,9 @@ def test_padding_has_an_embedding_where_the_tokenizers_own_was_added_without(add
     tokenizer.add_special_tokens({name: f"[{name}]" for name in added})
     assert tokenizer.pad_token_id >= model.get_input_embeddings().num_embeddings
     source = build_source("itself", model)
-    found = ask(source, tokenizer, PROMPTS, prompt_ends(tokenizer, TEXTS), Generation(ANSWER, BATCH))
+    found = ask(source, tokenizer, PROMPTS, prompt_ends(tokenizer, TEXTS), Generation(JUDGED_TOKENS, BATCH))
     for one in found.asked:
-        alone = ask(source, TOKENIZER, [PROMPTS[0]], [[one.prompt]], Generation(ANSWER, BATCH))
+        alone = ask(source, TOKENIZER, [PROMPTS[0]], [[one.prompt]], Generation(JUDGED_TOKENS, BATCH))
         assert one.answer == alone.asked[0].answer
 
 

@@ -25,7 +25,7 @@ from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.data.documents import documents_of
 from pact_plugin.data.positions import positions_of
 from pact_plugin.model.head import LanguageHead
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 from pact_plugin.reference.columns import Columns, furthest
 from pact_plugin.terms.base import Step
 
@@ -142,7 +142,7 @@ def test_beside_the_task_by_default_the_head_reads_the_anchors_alone(tmp_path, m
 @pytest.mark.parametrize("build", [tiny_model, adapted])
 def test_anchors_alone_make_no_table_and_no_step_runs_a_reference(tmp_path, monkeypatch, build):
     model = build()
-    data = Data(folder=str(tmp_path / "store"))
+    data = DataFacts(folder=str(tmp_path / "store"))
     constraint = PactConstraint(model, TOKENIZER, settings(**ANCHORS_ALONE), data=data)
     assert constraint.reference.choice.name == "start"
     assert constraint.reference.table is None

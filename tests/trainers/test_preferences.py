@@ -27,7 +27,7 @@ from tiny import tiny_model
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, ReceiptError
 from pact_plugin.hooks.manager import find_adapter
-from pact_plugin.reference.choose import Data
+from pact_plugin.reference.choose import DataFacts
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
@@ -258,5 +258,5 @@ def test_subclasses_are_known_by_one_adapter(tmp_path, build):
 
 
 def test_a_constraint_without_labels_needs_no_trainer():
-    constraint = pact.PactConstraint(tiny_model(), TOKENIZER, CONFIG, data=Data(labels=False))
+    constraint = pact.PactConstraint(tiny_model(), TOKENIZER, CONFIG, data=DataFacts(labels=False))
     assert [term.name for term in constraint.terms] == ["anchors"]

@@ -15,7 +15,7 @@ from pact_axolotl.settings import output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
-from pact_plugin.reference.choose import Choice, Data, choose
+from pact_plugin.reference.choose import Choice, DataFacts, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
 
@@ -58,7 +58,7 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     """
     state, start = _adapter(cfg)
     key = unreadable(cfg)
-    data = Data(
+    data = DataFacts(
         folder=config.advanced.store or str(output_of(cfg) / "_pact_store"),
         obstacle=None if key is None else f"`{key}` data cannot be read before training",
         sharded=sharding(cfg),
