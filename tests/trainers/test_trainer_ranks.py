@@ -9,6 +9,9 @@ from forks import run_script
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "zero1", "zero2", "zero3", "dpo"])
 def test_two_ranks_equal_a_plain_loop(tmp_path, mode):
-    """LoRA and full fine-tuning, with and without reentrant checkpointing, accumulation 2; DDP's static graph; DeepSpeed resumes."""
+    """LoRA and full fine-tuning, with and without reentrant checkpointing, accumulation 2.
+
+    DDP with a static graph, too; DeepSpeed resumes.
+    """
     printed = run_script("trainer_ranks.py", str(tmp_path), mode, log=tmp_path / "log", ranks=2)
     assert printed.count("Case(") == 2 * {"ddp": 5, "zero3": 6}.get(mode, 4)
