@@ -36,18 +36,18 @@ class PactPlugin:
         return "pact_axolotl.args.PactArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
-        """Compare the tokens and the device with the run before the data is prepared; no data is loaded here.
+        """Compare the tokens with the tokenizer before the data is prepared; no data is loaded here.
 
         Args:
             cfg: The configuration as Axolotl has validated it.
-            preprocess: Whether the data is prepared alone. The device is not looked at then.
+            preprocess: Whether the data is prepared alone; all the same here.
 
         Raises:
             PactError: They do not fit.
         """
         from pact_axolotl.hooks import before_the_data
 
-        before_the_data(cfg, preprocess=preprocess)
+        before_the_data(cfg)
 
     def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
         """Constrain the trainer, whichever class it has.

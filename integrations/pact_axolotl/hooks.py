@@ -11,7 +11,6 @@ from typing import Any
 from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
-from pact_axolotl.check.devices import require_flex_attention
 from pact_axolotl.check.problems import require_constrainable
 from pact_axolotl.settings import configured, settings
 
@@ -32,12 +31,11 @@ def register(cfg: Mapping[str, Any]) -> None:
         _log(logging.WARNING, "PACT: `pact` is off, so this run is NOT constrained.")
 
 
-def before_the_data(cfg: Any, *, preprocess: bool) -> None:
-    """Refuse a token file of another tokenizer, and attention that cannot be trained on this device.
+def before_the_data(cfg: Any) -> None:
+    """Refuse a token file of another tokenizer.
 
     Args:
         cfg: The configuration as Axolotl has validated it.
-        preprocess: Whether the data is prepared alone, and training may have another device.
 
     Raises:
         PactError: Names the key to change.
@@ -45,8 +43,6 @@ def before_the_data(cfg: Any, *, preprocess: bool) -> None:
     config = settings(cfg)
     if config is None:
         return
-    if not preprocess:
-        require_flex_attention(cfg)
     tokens = configured_tokens(config)
     if tokens is not None:
         from axolotl.loaders import load_tokenizer

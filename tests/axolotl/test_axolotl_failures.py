@@ -88,16 +88,6 @@ def test_a_model_that_divides_its_loss_by_another_count_stops_before_the_first_s
     assert run.verify().returncode == 1
 
 
-def test_flex_attention_on_a_cpu_stops_before_the_data_is_prepared(workshop):
-    prepared = workshop.folder / "never"
-    flex = {"attn_implementation": "flex_attention", "dataset_prepared_path": str(prepared)}
-    assert_stops(workshop.train("flex", **flex), "flex_attention", "Write `attn_implementation: sdpa`")
-    assert not prepared.exists()
-    config = workshop.config(**flex)
-    assert workshop.axolotl("preprocess", "flex-data", config).status == 0, "it is trained elsewhere"
-    assert prepared.exists()
-
-
 def test_a_model_that_refuses_nothing_stops_after_the_trainer_is_made(workshop):
     tiny_model(seed=3, max_position_embeddings=1024).save_pretrained(workshop.folder / "untaught")
     workshop.tokenizer.save_pretrained(workshop.folder / "untaught")

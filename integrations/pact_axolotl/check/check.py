@@ -11,7 +11,6 @@ from pact_transformers.preflight import resumption_problems
 from pact_transformers.report import Finding
 
 from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
-from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.resumption import checkpoint_of
@@ -63,8 +62,6 @@ def check(config: Path, *, python: str | None = None) -> Report:
     report.find(loading.missing_folders(cfg))
     settings, _ = valid_settings(cfg)
     device = _as_axolotl_reads(config, axolotl, settings, report)
-    if device is not None:
-        report.find(flex_attention_problems(cfg, device))
     if settings is not None:
         check_tokens(cfg, settings, report)
         _check_reference(cfg, settings, device, report)

@@ -24,11 +24,6 @@ class Device:
         """The fields as plain values."""
         return asdict(self)
 
-    @property
-    def is_cpu(self) -> bool:
-        """Whether it is no accelerator."""
-        return self.name == _CPU
-
 
 @dataclass(frozen=True)
 class Size:

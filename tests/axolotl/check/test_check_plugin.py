@@ -1,4 +1,4 @@
-"""What `check` and the plugin say of the device, of the release of Axolotl, and of keys that are misspelt."""
+"""What `check` and the plugin say of the release of Axolotl and of keys that are misspelt."""
 
 from __future__ import annotations
 
@@ -9,31 +9,10 @@ from pathlib import Path
 import pact_axolotl
 import pytest
 from check_configs import config
-from pact_axolotl.check.devices import flex_attention_problems
 from pact_axolotl.check.environment import Axolotl
-from pact_axolotl.check.memory import Device
 from pact_axolotl.hooks import register
 
-from pact_plugin.errors import AdapterError, ConfigError
-
-
-@pytest.mark.parametrize(
-    "asked", [{"attn_implementation": "flex_attention"}, {"flex_attention": True}], ids=str
-)
-def test_flex_attention_trains_on_no_cpu(asked):
-    (problem,) = flex_attention_problems(config(**asked), Device("CPU", 0))
-    assert problem.key == next(iter(asked))
-    assert "attn_implementation: sdpa" in problem.remedy
-    assert not list(flex_attention_problems(config(**asked), Device("NVIDIA H100", 0)))
-    assert not list(flex_attention_problems(config(), Device("CPU", 0)))
-
-
-def test_data_for_flex_attention_can_be_prepared_on_a_cpu(monkeypatch):
-    monkeypatch.setattr("pact_axolotl.check.memory.device", lambda: Device("CPU", 0))
-    flex = config(pact=True, attn_implementation="flex_attention")
-    pact_axolotl.PactPlugin().load_datasets(flex, preprocess=True)
-    with pytest.raises(AdapterError, match="flex attention on a CPU"):
-        pact_axolotl.PactPlugin().load_datasets(flex, preprocess=False)
+from pact_plugin.errors import ConfigError
 
 
 @pytest.mark.parametrize(
