@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from axolotl_runs import LORA, Workshop
 from pact_axolotl.check.check import check
 from pact_axolotl.check.config_file import misspelt_keys
 from pact_axolotl.check.report import Report
-from transformers import AutoConfig
 
 import pact_plugin as pact
 
@@ -73,22 +71,6 @@ def test_the_command_of_axolotls(workshop):
     assert "✗ pact.weigth: 1" in done.log
     assert "Did you mean `weight`?" in done.log
     assert "pact-check" in workshop.forked(["axolotl", "--help"], workshop.folder / "help", {}, ranks=0).log
-
-
-def test_a_reference_that_does_not_fit(workshop):
-    """By the memory that the device has of which Axolotl's environment knows."""
-    large = AutoConfig.for_model(
-        "llama", hidden_size=1 << 16, intermediate_size=1 << 22, num_hidden_layers=4, vocab_size=1 << 17
-    )
-    large.save_pretrained(workshop.folder / "large")
-    workshop.tokenizer.save_pretrained(workshop.folder / "large")
-    settings = {"base_model": str(workshop.folder / "large"), "streaming": True, "pact": True}
-    done = workshop.axolotl("pact-check", "large-checked", workshop.config(**settings))
-    assert done.status == 1
-    assert "✗ pact.reference: auto" in done.log
-    text = " ".join(done.log.split())
-    assert re.search(r"about [\d.]+ GiB beside the [\d.]+ GiB", text)
-    assert "Use data that can be read before training" in text
 
 
 def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):

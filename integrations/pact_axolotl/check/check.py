@@ -10,11 +10,11 @@ from typing import Any
 from pact_transformers.preflight import resumption_problems
 from pact_transformers.report import Finding
 
-from pact_axolotl.check import config_file, environment, loading, memory, reference_plan
+from pact_axolotl.check import config_file, environment, loading, reference_plan
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.resumption import checkpoint_of
-from pact_axolotl.check.sharding import fsdp1, fsdp_version, sharding
+from pact_axolotl.check.sharding import fsdp1, fsdp_version
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
 from pact_axolotl.settings import PREFERENCES
 from pact_plugin.config import PactConfig
@@ -61,10 +61,10 @@ def check(config: Path, *, python: str | None = None) -> Report:
         report.find([problem], block=not isinstance(problem, AdapterError))
     report.find(loading.missing_folders(cfg))
     settings, _ = valid_settings(cfg)
-    device = _as_axolotl_reads(config, axolotl, settings, report)
+    _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:
         check_tokens(cfg, settings, report)
-        _check_reference(cfg, settings, device, report)
+        _check_reference(cfg, settings, report)
         _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)
         report.find(resumption_problems(checkpoint_of(cfg), settings))
@@ -96,25 +96,24 @@ def _environment(report: Report, cfg: Mapping[str, Any], python: str | None) -> 
 
 def _as_axolotl_reads(
     config: Path, axolotl: environment.Axolotl | None, settings: PactConfig | None, report: Report
-) -> memory.Device | None:
-    """Let Axolotl validate the configuration; the device that its environment has."""
+) -> None:
+    """Let Axolotl validate the configuration."""
     if axolotl is None or axolotl.plugin is None or settings is None:
-        return None
+        return
     try:
         answer = environment.ask_axolotl(axolotl, config)
     except AdapterError as error:
         report.find([error])
-        return None
+        return
     except subprocess.TimeoutExpired as error:
         report.unchecked.append(
             f"how Axolotl reads the configuration, as that took more than {error.timeout:.0f} seconds"
         )
-        return None
+        return
     for problem in answer["problems"]:
         report.add(Finding(**problem))
     if answer["pact"] is None and report.constrained:
         report.find([_dropped()])
-    return memory.Device(**answer["device"])
 
 
 def _dropped() -> PactError:
@@ -125,34 +124,18 @@ def _dropped() -> PactError:
     )
 
 
-def _check_reference(
-    cfg: Mapping[str, Any], settings: PactConfig, device: memory.Device | None, report: Report
-) -> None:
+def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
     impossible = list(reference_plan.impossible(settings))
     report.find(impossible, block=True)
     if impossible:
         return
     try:
-        report.reference = plan = reference_plan.planned(cfg, settings)
+        report.reference = reference_plan.planned(cfg, settings)
     except PactError as error:  # of the sharding, whose key is Axolotl's
         report.find([error])
         return
     if settings.reference != "auto":
         report.find(other_tokenizer(cfg, settings, report), block=True)
-    try:
-        sharded = sharding(cfg)
-        report.reference = plan = reference_plan.measured(plan, cfg, device)
-    except ConfigError as error:
-        report.find([error])
-        return
-    except loading.NotAvailableError as error:
-        report.unchecked.append(f"how much memory the reference needs, as {error}")
-    if sharded is None:
-        report.find(reference_plan.too_large(plan, settings), block=True)
-    elif settings.reference != "auto":
-        report.unchecked.append(
-            f"whether the reference fits, as `{sharded}` shards the model, but every process loads the reference whole"
-        )
 
 
 def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers and configurations of the models that an Axolotl configuration names; never weights."""
+"""The tokenizers of the models that an Axolotl configuration names; nothing else of these is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pact_plugin.errors import ConfigError
 
 
 class NotAvailableError(Exception):
-    """A model or tokenizer that could not be loaded here, which says little about where the run will be."""
+    """A tokenizer that could not be loaded here, which says little about where the run will be."""
 
 
 def tokenizer(cfg: Mapping[str, Any]) -> Any:
@@ -39,13 +39,6 @@ def tokenizer_of(name: str) -> Any:
     from transformers import AutoTokenizer
 
     return _load(AutoTokenizer.from_pretrained, "pact.reference", name, {})
-
-
-def model_config(key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
-    """A model's configuration, under the key that names the model; raises as `tokenizer` does."""
-    from transformers import AutoConfig
-
-    return _load(AutoConfig.from_pretrained, key, name, cfg)
 
 
 def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:

@@ -1,14 +1,13 @@
-"""Which reference a run would have, and what memory it needs: decided from the configurations of run and model."""
+"""Which reference a run would have: decided from its configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pact_axolotl.check import loading, memory
 from pact_axolotl.check.data import unreadable
 from pact_axolotl.check.sharding import sharding
 from pact_axolotl.settings import output_of
@@ -29,31 +28,19 @@ class ReferencePlan:
         source: What computes them: `itself`, `adapter_off`, `copy` or `model`.
         why: One clause, for the eye.
         table: Folder of the table that they would be written to, or None.
-        bytes: Estimate of its memory; None where it is not known.
-        model_bytes: Estimate of the weights of the model in training, or None.
-        device: Where it would lie, with the memory that is free there, or None.
     """
 
     kind: str
     source: str
     why: str
     table: str | None = None
-    bytes: int | None = None
-    model_bytes: int | None = None
-    device: memory.Device | None = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether it fits beside the model's weights; true where nothing is known."""
-        if self.bytes is None or self.model_bytes is None or self.device is None:
-            return True
-        return self.bytes + self.model_bytes <= self.device.free
 
 
 def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
-    """The reference that a run would build, without its memory.
+    """The reference that a run would build.
 
     Raises:
+        ConfigError: DeepSpeed's file cannot be read.
         ReferenceModelError: It would be a copy of parameters that are sharded.
     """
     state, start = _adapter(cfg)
@@ -82,10 +69,7 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
         "copy": copied,
         "model": f"{config.reference} (loaded beside the model in training)",
     }[choice.source]
-    free = choice.source in ("itself", "adapter_off")
-    return ReferencePlan(
-        choice.name, choice.source, _why(choice, of, data.obstacle), choice.table, bytes=0 if free else None
-    )
+    return ReferencePlan(choice.name, choice.source, _why(choice, of, data.obstacle), choice.table)
 
 
 def _adapter(cfg: Mapping[str, Any]) -> tuple[Literal["none", "new", "trained"], str | None]:
@@ -108,46 +92,6 @@ def _why(choice: Choice, of: str, obstacle: str | None) -> str:
     return f"{of}, run in each step" + ("" if obstacle is None else f", as {obstacle}")
 
 
-def measured(
-    plan: ReferencePlan, cfg: Mapping[str, Any], device: memory.Device | None = None
-) -> ReferencePlan:
-    """The plan with its memory, as far as that can be estimated.
-
-    Args:
-        plan: The reference.
-        cfg: An Axolotl configuration.
-        device: Where the run trains; this process's when absent.
-
-    Raises:
-        ConfigError: A model is not there.
-        NotAvailableError: A model's configuration cannot be loaded here, or has no causal language model.
-    """
-    if plan.bytes == 0 or (plan.source == "copy" and cfg.get("adapter")):
-        return plan
-    unit = memory.bytes_per_parameter(cfg)
-    key = "base_model_config" if cfg.get("base_model_config") else "base_model"
-    model = _size(key, cfg.get(key), cfg)
-    count = model.trained
-    if plan.source == "model":
-        count = _size("pact.reference", cfg["pact"]["reference"], {}).parameters
-    return replace(
-        plan,
-        bytes=int(count * unit),
-        model_bytes=int(model.parameters * memory.base_bytes_per_parameter(cfg)),
-        device=device or memory.device(),
-    )
-
-
-def _size(key: str, name: Any, cfg: Mapping[str, Any]) -> memory.Size:
-    config = loading.model_config(key, name, cfg)
-    trust = cfg.get("trust_remote_code") is True
-    try:
-        return memory.size(config, cfg.get("unfrozen_parameters"), trust_remote_code=trust)
-    except (ValueError, ImportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise loading.NotAvailableError(f"`{key}: {name}` could not be sized ({reason})") from error
-
-
 def impossible(config: PactConfig) -> Iterator[PactError]:
     """References that cannot exist."""
     name = config.reference
@@ -157,20 +101,3 @@ def impossible(config: PactConfig) -> Iterator[PactError]:
         yield ReferenceModelError(
             "neither `auto` nor a folder", key="reference", value=name, remedy="Did you mean `auto`?"
         )
-
-
-def too_large(plan: ReferencePlan, config: PactConfig) -> Iterator[PactError]:
-    """An error where the reference does not fit beside the model."""
-    if plan.fits or plan.bytes is None or plan.model_bytes is None or plan.device is None:
-        return
-    remedy = "Use data that can be read before training, or a device with more."
-    if plan.source == "model":
-        remedy = "Write `reference: auto` if training starts from that model, or use a device with more."
-    yield ReferenceModelError(
-        f"{plan.why}: it needs about {memory.readable(plan.bytes)} beside the {memory.readable(plan.model_bytes)} of "
-        f"the model's weights, and {plan.device.name} has {memory.readable(plan.device.free)} free (gradients, "
-        "optimiser and activations not counted)",
-        key="reference",
-        value=config.reference,
-        remedy=remedy,
-    )

@@ -8,7 +8,6 @@ from typing import Any
 
 from pact_transformers import report
 
-from pact_axolotl.check.memory import readable
 from pact_axolotl.check.reference_plan import ReferencePlan
 
 
@@ -28,20 +27,9 @@ class Report(report.Report):
     def facts(self) -> Iterator[str]:
         """The reference and the safety tokens."""
         if self.reference is not None:
-            yield f"Reference: {self.reference.kind}, {self.reference.why}{_memory(self.reference)}"
+            yield f"Reference: {self.reference.kind}, {self.reference.why}"
         if self.tokens is not None:
             yield f"Safety tokens: {_tokens(self.tokens)}"
-
-
-def _memory(plan: ReferencePlan) -> str:
-    if plan.bytes == 0:
-        return "; no memory"
-    if plan.bytes is None or plan.model_bytes is None or plan.device is None:
-        return "; as large as the adapter" if plan.source == "copy" else ""
-    return (
-        f"; about {readable(plan.bytes)} beside the {readable(plan.model_bytes)} of the model's weights, with "
-        f"{readable(plan.device.free)} free ({plan.device.name})"
-    )
 
 
 def _tokens(tokens: dict[str, Any]) -> str:

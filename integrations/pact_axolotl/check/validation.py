@@ -17,7 +17,6 @@ from axolotl.utils.dict import DictDefault
 from pydantic import ValidationError
 
 from pact_axolotl.check.config_file import with_known_plugin
-from pact_axolotl.check.memory import device
 from pact_plugin.errors import PactError
 
 
@@ -25,12 +24,11 @@ def validated(config: Path) -> dict[str, Any]:
     """What Axolotl finds wrong in a configuration, and what of `pact` it keeps.
 
     Returns:
-        `problems` (objects with key, value, problem and remedy), `pact` (as Axolotl's schema keeps it) and the
-        `device` that trains.
+        `problems` (objects with key, value, problem and remedy) and `pact` (as Axolotl's schema keeps it).
     """
     content = with_known_plugin(yaml.safe_load(config.read_text(encoding="utf-8")))
     problems, kept = _validated(content)
-    return {"problems": problems, "pact": kept, "device": device().as_json()}
+    return {"problems": problems, "pact": kept}
 
 
 def _validated(content: dict[str, Any]) -> tuple[list[dict[str, Any]], Any]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import pact_plugin as pact
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory) -> Path:
-    """A model, a model of another tokenizer, one too large for any machine, an adapter's folder, and token files."""
+    """A model, a model of another tokenizer, an adapter's folder, and token files."""
     folder = tmp_path_factory.mktemp("check")
     tokenizer = tiny_tokenizer()
     tiny_model().save_pretrained(folder / "model")
@@ -26,11 +26,6 @@ def folder(tmp_path_factory) -> Path:
     words.save_pretrained(folder / "other")
     tiny_model().config.save_pretrained(folder / "other")
     pact.SafetyTokens.for_tokenizer(words, [0, 1], [1.0, 0.5]).save(folder / "other.safetensors")
-    large = AutoConfig.for_model(
-        "llama", hidden_size=1 << 16, intermediate_size=1 << 22, num_hidden_layers=4, vocab_size=1 << 17
-    )
-    large.save_pretrained(folder / "large")
-    tokenizer.save_pretrained(folder / "large")
     (folder / "adapter").mkdir()
     return folder
 
