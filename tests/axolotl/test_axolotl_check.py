@@ -1,4 +1,4 @@
-"""`pact-plugin check` and `axolotl pact-check` where Axolotl is: the check agrees with what Axolotl does."""
+"""`pact-plugin check` where Axolotl is: the check agrees with what Axolotl does."""
 
 from __future__ import annotations
 
@@ -63,14 +63,6 @@ def test_no_key_of_axolotls_is_taken_for_a_misspelling():
     keys = list(AxolotlInputConfig.model_fields)
     assert len(keys) > 100
     assert list(misspelt_keys(dict.fromkeys(keys, 1))) == []
-
-
-def test_the_command_of_axolotls(workshop):
-    done = workshop.axolotl("pact-check", "misspelt", workshop.config(pact={"weigth": 1}, **LORA))
-    assert done.status == 1
-    assert "✗ pact.weigth: 1" in done.log
-    assert "Did you mean `weight`?" in done.log
-    assert "pact-check" in workshop.forked(["axolotl", "--help"], workshop.folder / "help", {}, ranks=0).log
 
 
 def test_json_of_pact_plugin_check_in_axolotls_environment(workshop):

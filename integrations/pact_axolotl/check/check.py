@@ -25,12 +25,11 @@ _ENVIRONMENT = (
 )
 
 
-def check(config: Path, *, python: str | None = None) -> Report:
+def check(config: Path) -> Report:
     """Check an Axolotl configuration against everything that can be known without loading a model or data.
 
     Args:
         config: Its file.
-        python: The interpreter whose Axolotl would train; that of the command `axolotl` when absent, or else this one.
     """
     report = Report()
     try:
@@ -47,7 +46,7 @@ def check(config: Path, *, python: str | None = None) -> Report:
     report.find(config_file.switched_off(cfg, [*misspelt, *misplaced]))
     if cfg.get("pact") is False:
         return report
-    axolotl = _environment(report, cfg, python)
+    axolotl = _environment(report, cfg)
     # Where the package is missing, installing it is enough.
     installed = axolotl is not None and axolotl.loads_installed
     needs_line = axolotl is None or (axolotl.needs_line and not (installed and axolotl.plugin is None))
@@ -71,10 +70,10 @@ def check(config: Path, *, python: str | None = None) -> Report:
     return report
 
 
-def _environment(report: Report, cfg: Mapping[str, Any], python: str | None) -> environment.Axolotl | None:
+def _environment(report: Report, cfg: Mapping[str, Any]) -> environment.Axolotl | None:
     """The Axolotl that would train, where there is one that could."""
     try:
-        found = environment.find_axolotl(python)
+        found = environment.find_axolotl()
     except AdapterError as error:
         report.find([error])
         return None

@@ -1,4 +1,4 @@
-"""What `pact-plugin check` and `axolotl pact-check` do."""
+"""What `pact-plugin check` does."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from pathlib import Path
 from pact_axolotl.check.check import check
 
 
-def run(config: Path, *, as_json: bool = False, python: str | None = None) -> bool:
+def run(config: Path, *, as_json: bool = False) -> bool:
     """Check a configuration and print the report.
 
     Args:
         config: An Axolotl configuration.
         as_json: Print one JSON object and nothing else.
-        python: The interpreter whose Axolotl would train; that of the command `axolotl` when absent.
 
     Returns:
         Whether the run would be constrained.
     """
-    report = check(config, python=python)
+    report = check(config)
     report.show(config, as_json=as_json)
     return report.constrained

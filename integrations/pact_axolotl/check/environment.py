@@ -74,18 +74,13 @@ class UnknownInterpreterError(Exception):
     """A command `axolotl` of which it cannot be said which Python runs it."""
 
 
-def find_axolotl(python: str | None = None) -> Axolotl | None:
+def find_axolotl() -> Axolotl | None:
     """The Axolotl that the command `axolotl` runs, else this interpreter's; None if there is neither.
-
-    Args:
-        python: The interpreter to look in instead.
 
     Raises:
         AdapterError: There is a command `axolotl`, but its interpreter has no Axolotl.
         UnknownInterpreterError: There is one, but it does not say what its interpreter is.
     """
-    if python is not None:
-        return _ask(python)
     command = shutil.which("axolotl")
     if command is None:
         return _ask(sys.executable)
