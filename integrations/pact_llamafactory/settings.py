@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pact_plugin.config import PactConfig
@@ -29,3 +30,8 @@ def settings(arguments: Mapping[str, Any]) -> PactConfig | None:
             remedy="Write `pact: true`, or indent its settings below it.",
         )
     return PactConfig.of(value)
+
+
+def output_of(arguments: Mapping[str, Any]) -> Path:
+    """Where a run writes; transformers has a default."""
+    return Path(str(arguments.get("output_dir") or "trainer_output"))

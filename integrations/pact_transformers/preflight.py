@@ -99,20 +99,35 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
         report.notes.append("Safety tokens: chosen from the model itself when training starts")
 
 
+def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
+    """The checkpoint that a run goes on from: the one that is named, or else the last one in a folder.
+
+    Args:
+        named: The value of `resume_from_checkpoint`.
+        folder: Where the framework looks by itself; None where it does not.
+    """
+    if named is not None or folder is None or not folder.is_dir():
+        return Path(str(named)) if named else None
+    from transformers.trainer_utils import get_last_checkpoint
+
+    found = get_last_checkpoint(str(folder))
+    return None if found is None else Path(found)
+
+
 def resumption_problems(
-    checkpoint: Any, settings: PactConfig, *, anew: str = "begin a new run"
+    checkpoint: Path | None, settings: PactConfig, *, anew: str = "begin a new run"
 ) -> Iterator[PactError]:
     """Why a run could not go on from a checkpoint: no receipt there, or one of other settings.
 
     Args:
-        checkpoint: Its folder, as `resume_from_checkpoint` names it or as the framework finds it.
+        checkpoint: Its folder (see `checkpoint_of`).
         settings: Of the constraint.
         anew: How not to go on from it.
     """
-    if not checkpoint or not Path(str(checkpoint)).is_dir():
+    if checkpoint is None or not checkpoint.is_dir():
         return
     try:
-        earlier = Receipt.read(Path(str(checkpoint)))
+        earlier = Receipt.read(checkpoint)
     except ReceiptError as error:
         remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
         yield ReceiptError(error.problem, key="resume_from_checkpoint", value=str(checkpoint), remedy=remedy)

@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import resumption_problems
+from pact_transformers.preflight import checkpoint_of, resumption_problems
 from pact_transformers.report import Finding
 
 from pact_axolotl.check import config_file, environment, loading, reference_plan
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Report
-from pact_axolotl.check.resumption import checkpoint_of
 from pact_axolotl.check.sharding import fsdp1, fsdp_version
 from pact_axolotl.check.tokens import check_tokens, other_tokenizer
-from pact_axolotl.settings import PREFERENCES
+from pact_axolotl.settings import PREFERENCES, output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 
@@ -62,11 +61,13 @@ def check(config: Path) -> Report:
     settings, _ = valid_settings(cfg)
     _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:
-        check_tokens(cfg, settings, report)
+        looks = cfg.get("auto_resume_from_checkpoints")
+        checkpoint = checkpoint_of(cfg.get("resume_from_checkpoint"), output_of(cfg) if looks else None)
+        check_tokens(cfg, settings, checkpoint, report)
         _check_reference(cfg, settings, report)
         _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)
-        report.find(resumption_problems(checkpoint_of(cfg), settings))
+        report.find(resumption_problems(checkpoint, settings))
     return report
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check import loading
 from pact_axolotl.check.report import Report
-from pact_axolotl.check.resumption import checkpoint_of
 from pact_plugin.config import PactConfig
 from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
@@ -18,9 +18,11 @@ from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
 
-def check_tokens(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+def check_tokens(
+    cfg: Mapping[str, Any], settings: PactConfig, checkpoint: Path | None, report: Report
+) -> None:
     """Put what is known of the run's safety tokens into a report, and what is wrong with them."""
-    named, checkpoint = settings.safety_tokens, checkpoint_of(cfg)
+    named = settings.safety_tokens
     try:
         tokens = configured_tokens(settings)
     except PactError:  # reported already

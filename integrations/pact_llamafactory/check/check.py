@@ -9,15 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments, weight_problem
+from pact_transformers.preflight import (
+    check_model,
+    checkpoint_of,
+    resumption_problems,
+    unknown_arguments,
+    weight_problem,
+)
 from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
-from pact_llamafactory.check.resumption import ANEW, checkpoint_of
 from pact_llamafactory.problems import environment_problems, problems
-from pact_llamafactory.settings import settings
+from pact_llamafactory.settings import output_of, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError
+
+_ANEW = "begin a new run, with another `output_dir` or with `overwrite_output_dir: true`"
+"""What keeps LLaMA-Factory from going on from what lies in the output folder."""
 
 
 def run(config: Path, *, as_json: bool = False) -> bool:
@@ -65,11 +73,17 @@ def check(config: Path) -> Report:
     for one in problems(arguments, found):
         report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
     check_model("model_name_or_path", arguments.get("model_name_or_path"), found, report)
-    report.find(resumption_problems(checkpoint_of(arguments), found, anew=ANEW))
+    report.find(resumption_problems(_checkpoint(arguments), found, anew=_ANEW))
     report.notes.append(
         "`llamafactory-cli` stops at the key `pact`: train with `pact-plugin llamafactory train`"
     )
     return report
+
+
+def _checkpoint(arguments: Mapping[str, Any]) -> Path | None:
+    """What the run goes on from; LLaMA-Factory looks in the output folder by itself."""
+    looks = arguments.get("do_train") and not arguments.get("overwrite_output_dir")
+    return checkpoint_of(arguments.get("resume_from_checkpoint"), output_of(arguments) if looks else None)
 
 
 def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:

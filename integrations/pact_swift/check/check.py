@@ -9,7 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments, weight_problem
+from pact_transformers.preflight import (
+    check_model,
+    checkpoint_of,
+    resumption_problems,
+    unknown_arguments,
+    weight_problem,
+)
 from pact_transformers.report import Report
 
 from pact_plugin.config import PactConfig
@@ -40,7 +46,7 @@ def check(config: Path) -> Report:
     for problem in problems(arguments, settings):
         report.find([problem], block=not isinstance(problem, AdapterError) and problem.key in own)
     check_model("model", arguments.get("model"), settings, report)
-    report.find(resumption_problems(arguments.get("resume_from_checkpoint"), settings))
+    report.find(resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint")), settings))
     return report
 
 
