@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pact_plugin.hooks.spec import Adapter, Command, ConfigCheck, TrainerParts, hookimpl
+
+if TYPE_CHECKING:
+    from pact_plugin.run.report import Report
 
 
 def _matches(trainer: Any) -> bool:
@@ -55,14 +58,14 @@ def pact_commands() -> Iterable[Command]:
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def run(config: Path, as_json: bool) -> bool:
-        from pact_llamafactory.check.check import run
+    def check(config: Path) -> Report:
+        from pact_llamafactory.check.check import check
 
-        return run(config, as_json=as_json)
+        return check(config)
 
     def reads(config: Path) -> bool:
         from pact_llamafactory.check.config_file import is_llamafactory
 
         return is_llamafactory(config)
 
-    return [ConfigCheck("llamafactory", run, reads)]
+    return [ConfigCheck("llamafactory", check, reads)]

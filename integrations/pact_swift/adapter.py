@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
+
+if TYPE_CHECKING:
+    from pact_plugin.run.report import Report
 
 
 def _matches(trainer: Any) -> bool:
@@ -39,14 +42,14 @@ def pact_adapters() -> Iterable[Adapter]:
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def run(config: Path, as_json: bool) -> bool:
-        from pact_swift.check.command import run
+    def check(config: Path) -> Report:
+        from pact_swift.check.check import check
 
-        return run(config, as_json=as_json)
+        return check(config)
 
     def reads(config: Path) -> bool:
         from pact_swift.check.config_file import is_swift
 
         return is_swift(config)
 
-    return [ConfigCheck("swift", run, reads)]
+    return [ConfigCheck("swift", check, reads)]

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReceiptError
 from pact_plugin.run.receipt import Receipt, differing
+from pact_plugin.run.report import Report
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-if TYPE_CHECKING:  # it needs packages of the command line
-    from pact_transformers.report import Report
 
 
 def configured_tokens(config: PactConfig) -> SafetyTokens | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
     from pact_plugin.judge.verdicts import Judge
     from pact_plugin.reference.choose import DataFacts
+    from pact_plugin.run.report import Report
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -101,12 +102,12 @@ class ConfigCheck:
 
     Args:
         name: Of the framework whose configurations it reads.
-        run: (file, as_json) -> whether the run would be constrained; prints why not.
+        check: file -> what was found.
         reads: Whether a file is a configuration of this framework. Without it, those that no other reads.
     """
 
     name: str
-    run: Callable[[Path, bool], bool]
+    check: Callable[[Path], Report]
     reads: Callable[[Path], bool] | None = None
 
 

@@ -14,6 +14,7 @@ from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.reference.choose import DataFacts
+from pact_plugin.run.report import Report
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def test_the_check_that_reads_a_configuration(tmp_path):
         class Plugin:
             @hookimpl
             def pact_config_checks(self):
-                return [ConfigCheck(name, lambda file, as_json: True, reads)]
+                return [ConfigCheck(name, lambda file: Report(), reads)]
 
         return Plugin()
 

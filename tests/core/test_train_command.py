@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 import pact_plugin as pact
 from pact_plugin.cli import check, train
 from pact_plugin.cli.main import app
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.hooks.spec import ConfigCheck, TrainCommand
 from pact_plugin.run.receipt import FILE_NAME, Receipt
+from pact_plugin.run.report import Report
 
 
 def receipt(folder: Path) -> Receipt:
@@ -40,7 +41,10 @@ class Framework:
         return self.status
 
     def check(self, config: Path) -> ConfigCheck:
-        return ConfigCheck("mine", lambda config, as_json: self.good)
+        report = Report()
+        if not self.good:
+            report.find([ConfigError("it is off", key="pact", remedy="Write `pact: true`.")])
+        return ConfigCheck("mine", lambda config: report)
 
     def offered(self, hook: str) -> dict[str, TrainCommand]:
         assert hook == "pact_train_commands"
@@ -69,7 +73,7 @@ def test_all_went_well(framework):
     one = framework()
     result = run("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
     assert result.exit_code == 0
-    assert result.output.startswith("constrained: 1 steps, 10 tokens")
+    assert "\nconstrained: 1 steps, 10 tokens" in result.output
     assert one.calls == [("run.yml", "torchrun", ["--nproc_per_node=2", "--standalone"])]
     run()
     assert one.calls[-1] == ("run.yml", None, [])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pact_plugin.hooks.spec import ConfigCheck, hookimpl
+
+if TYPE_CHECKING:
+    from pact_plugin.run.report import Report
 
 
 @hookimpl
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def run(config: Path, as_json: bool) -> bool:
-        from pact_axolotl.check.command import run
+    def check(config: Path) -> Report:
+        from pact_axolotl.check.check import check
 
-        return run(config, as_json=as_json)
+        return check(config)
 
-    return [ConfigCheck("axolotl", run)]
+    return [ConfigCheck("axolotl", check)]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pact_transformers.preflight import checkpoint_of, resumption_problems
-from pact_transformers.report import Finding
 
 from pact_axolotl.check import config_file, environment, loading, reference_plan
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
@@ -18,6 +17,7 @@ from pact_axolotl.check.tokens import check_tokens, other_tokenizer
 from pact_axolotl.settings import PREFERENCES, output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.run.report import Finding
 
 _ENVIRONMENT = (
     "whether Axolotl's environment has pact-plugin, and how Axolotl reads the rest of the configuration"

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pact_transformers import report
-
 from pact_axolotl.check.reference_plan import ReferencePlan
+from pact_plugin.run import report
 
 
 @dataclass

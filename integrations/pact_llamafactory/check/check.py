@@ -16,38 +16,23 @@ from pact_transformers.preflight import (
     unknown_arguments,
     weight_problem,
 )
-from pact_transformers.report import Report
 
 from pact_llamafactory.check import config_file
 from pact_llamafactory.problems import environment_problems, problems
 from pact_llamafactory.settings import output_of, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError
+from pact_plugin.run.report import Report
 
 _ANEW = "begin a new run, with another `output_dir` or with `overwrite_output_dir: true`"
 """What keeps LLaMA-Factory from going on from what lies in the output folder."""
-
-
-def run(config: Path, *, as_json: bool = False) -> bool:
-    """Check a configuration and print the report.
-
-    Args:
-        config: A configuration, as given to `pact-plugin llamafactory train`.
-        as_json: Print one JSON object and nothing else.
-
-    Returns:
-        Whether the run would be constrained.
-    """
-    report = check(config)
-    report.show(config, as_json=as_json)
-    return report.constrained
 
 
 def check(config: Path) -> Report:
     """Check a configuration of LLaMA-Factory, without loading a model or data.
 
     Args:
-        config: Its file.
+        config: Its file, as given to `pact-plugin llamafactory train`.
     """
     report = Report()
     try:

@@ -16,10 +16,10 @@ from pact_transformers.preflight import (
     unknown_arguments,
     weight_problem,
 )
-from pact_transformers.report import Report
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.run.report import Report
 from pact_swift.check import config_file
 from pact_swift.problems import problems
 
@@ -30,7 +30,7 @@ def check(config: Path) -> Report:
     """Check a configuration of ms-swift, without loading a model or data.
 
     Args:
-        config: Its file.
+        config: Its file, as given to `swift sft`.
     """
     report = Report()
     try:

@@ -1,20 +1,12 @@
-"""What a check of a training configuration found, for the eye and for scripts."""
+"""What a check of a training configuration found."""
 
 from __future__ import annotations
 
-import json
-import textwrap
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from pact_plugin.errors import PactError
-
-_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -29,7 +21,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """The answer of `pact-plugin check`.
+    """The answer of `pact-plugin check`; an integration may add fields of its own.
 
     Args:
         findings: Every reason why the run would fail or would not be constrained.
@@ -63,30 +55,8 @@ class Report:
         """What is known of the run, before the notes."""
         return ()
 
-    def show(self, config: Path, *, as_json: bool) -> None:
-        """Print it: lines of 80 columns in which no path or key is cut, or one JSON object.
-
-        Args:
-            config: The file that it is about.
-            as_json: Which.
-        """
-        if as_json:
-            print(json.dumps({"constrained": self.constrained, **asdict(self)}, default=str))
-            return
-        console = Console(highlight=False, soft_wrap=True)
-        for finding in self.findings:
-            value = finding.value
-            shown = "" if value is None else f": {str(value).lower() if isinstance(value, bool) else value}"
-            _print(console, f"{finding.key}{shown}", "✗ ", "bold red")
-            _print(console, f"{finding.problem[:1].upper()}{finding.problem[1:]}.", "  ")
-            _print(console, finding.remedy, "  → ", "green")
-        for line in (*self.facts(), *self.notes):
-            _print(console, line, "· ", "dim")
-        for line in self.unchecked:
-            _print(console, f"Not checked: {line}", "? ", "yellow")
-        _print(console, f"{config}: {self._verdict()}", "", "bold red" if self.findings else "bold green")
-
-    def _verdict(self) -> str:
+    def verdict(self) -> str:
+        """All of it in one clause."""
         count = len(self.findings)
         if count:
             reasons = "reason" if count == 1 else "reasons"
@@ -94,16 +64,3 @@ class Report:
         if self.unchecked:
             return "as far as it could be checked, this run will be constrained"
         return "this run will be constrained"
-
-
-def _print(console: Console, text: str, head: str, style: str = "") -> None:
-    lines = textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        console.print(Text(line, style=style))
