@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pact_transformers.config_file import read_config
 from pact_transformers.preflight import weight_problem
 
 from pact_axolotl.settings import PLUGIN
@@ -28,29 +29,27 @@ def located(path: Path) -> Path:
         return path
     files = sorted([*path.glob("*.yml"), *path.glob("*.yaml")])
     if len(files) != 1:
-        raise _unusable(path, f"a folder with {len(files)} .yml or .yaml files", "Name the configuration.")
+        raise ConfigError(
+            f"a folder with {len(files)} .yml or .yaml files",
+            key="config",
+            value=str(path),
+            remedy="Name the configuration.",
+        )
     return files[0]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A configuration, read by the loader that Axolotl uses (PyYAML's safe one: anchors, merge keys, YAML 1.1).
+    """A configuration, read by the loader that Axolotl uses.
 
     Raises:
         ConfigError: There is no such file, it is not YAML, or not a mapping.
     """
-    try:
-        content = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise _unusable(path, f"not YAML: {' '.join(str(error).split())}", "Correct the syntax.") from error
-    if not isinstance(content, dict):
-        found = "empty" if content is None else f"a {type(content).__name__}"
-        raise _unusable(path, f"{found}, not keys with values", "Give an Axolotl configuration.")
-    return content
+    return read_config(path, "Axolotl")
 
 
 def repeated_keys(path: Path) -> Iterator[PactError]:
     """`pact` or `plugins` given more than once: of these, YAML keeps only the last."""
-    root = yaml.compose(_text(path), Loader=yaml.SafeLoader)
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     counts = Counter(key.value for key, _ in root.value) if isinstance(root, yaml.MappingNode) else Counter()
     for key in _WATCHED:
         if counts[key] > 1:
@@ -184,16 +183,3 @@ def _near_plugin(entry: str) -> bool:
     return any(part.startswith("pact") for part in parts) or bool(
         difflib.get_close_matches(entry, [PLUGIN], n=1, cutoff=0.75)
     )
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise _unusable(path, f"cannot be read ({error.strerror})", "Give a configuration file.") from error
-    except UnicodeDecodeError as error:
-        raise _unusable(path, f"not UTF-8 ({error.reason})", "Save it as UTF-8.") from error
-
-
-def _unusable(path: Path, problem: str, remedy: str) -> ConfigError:
-    return ConfigError(problem, key="config", value=str(path), remedy=remedy)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pact_transformers.config_file import read_config
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, PluginError
@@ -17,15 +16,15 @@ from pact_swift.registration import noting
 
 _OWN = {"external_plugins", "custom_register_path", "tuner_type", "model"}
 """Names that only ms-swift has, among the frameworks whose configurations are read."""
-_ENDINGS = (".yaml", ".yml", ".json")
 
 
 def is_swift(path: Path) -> bool:
     """Whether a file is a configuration of ms-swift, by the names in it."""
     try:
-        return bool(_OWN & read(path).keys()) and "base_model" not in read(path)
+        names = read(path).keys()
     except ConfigError:
         return False
+    return bool(_OWN & names) and "base_model" not in names
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -34,19 +33,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: There is no such file, or ms-swift could not read it.
     """
-    if path.suffix not in _ENDINGS:
-        raise _unusable(path, f"ms-swift reads {', '.join(_ENDINGS)}", "Rename the file.")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unusable(path, f"cannot be read ({error})", "Give a configuration file.") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise _unusable(path, f"neither YAML nor JSON: {reason}", "Correct the syntax.") from error
-    if not isinstance(content, dict):
-        raise _unusable(path, "not keys with values", "Give a configuration of ms-swift.")
-    return {str(key): value for key, value in content.items() if key != "ENV"}
+    content = read_config(path, "ms-swift", (".yaml", ".yml", ".json"))
+    return {key: value for key, value in content.items() if key != "ENV"}
 
 
 def registered(arguments: Mapping[str, Any]) -> Iterator[PactConfig | PactError]:
@@ -84,7 +72,3 @@ def _run(key: str, plugin: str) -> Iterator[PactConfig | PactError]:
         yield from found
     finally:
         sys.path[:] = before
-
-
-def _unusable(path: Path, problem: str, remedy: str) -> ConfigError:
-    return ConfigError(problem, key="config", value=str(path), remedy=remedy)

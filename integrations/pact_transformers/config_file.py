@@ -1,0 +1,44 @@
+"""Configuration files of training frameworks: keys with values, in YAML or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pact_plugin.errors import ConfigError
+
+
+def read_config(path: Path, framework: str, suffixes: Sequence[str] = ()) -> dict[str, Any]:
+    """What stands in a configuration file, read by PyYAML's safe loader (anchors, merge keys, YAML 1.1) or as JSON.
+
+    Args:
+        path: The file.
+        framework: Whose configuration it is.
+        suffixes: Names that the framework reads must end in one of these; by default in any.
+
+    Raises:
+        ConfigError: There is no such file, or the framework could not read it.
+    """
+    if suffixes and path.suffix not in suffixes:
+        raise _unusable(path, f"{framework} reads {' and '.join(suffixes)}", "Rename the file.")
+    as_json = path.suffix == ".json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if as_json else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, f"cannot be read ({error})", "Give a configuration file.") from error
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        problem = f"not {'JSON' if as_json else 'YAML'}: {' '.join(str(error).split())}"
+        raise _unusable(path, problem, "Correct the syntax.") from error
+    if not isinstance(content, dict):
+        found = "empty" if content is None else f"a {type(content).__name__}"
+        raise _unusable(path, f"{found}, not keys with values", f"Give a configuration of {framework}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def _unusable(path: Path, problem: str, remedy: str) -> ConfigError:
+    return ConfigError(problem, key="config", value=str(path), remedy=remedy)
