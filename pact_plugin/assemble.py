@@ -14,7 +14,13 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.manager import find_adapter, offered
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
-from pact_plugin.model.ranks import broadcast_object, gathered, is_partitioned, refuse_fsdp1
+from pact_plugin.model.ranks import (
+    broadcast_object,
+    gathered,
+    is_partitioned,
+    partitioned_reference,
+    refuse_fsdp1,
+)
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.choose import DataFacts, choose
 from pact_plugin.reference.pool import Pool, PoolAnswer, read_where
@@ -217,13 +223,8 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
             remedy="Use `reference: auto`, or install pact-plugin[transformers] for paths and hub ids.",
         )
     loaded: nn.Module = source.load(config.reference, model, tokenizer)
-    if is_partitioned(loaded):  # no engine would put it together
-        raise ReferenceModelError(
-            "DeepSpeed's ZeRO stage 3 partitions a second model, which nothing puts together",
-            key="reference",
-            value=config.reference,
-            remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
-        )
+    if is_partitioned(loaded):
+        raise partitioned_reference(config.reference)
     return loaded
 
 

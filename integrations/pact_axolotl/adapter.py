@@ -10,7 +10,6 @@ from typing import Any
 
 from pact_axolotl.check import pact_config_checks
 from pact_axolotl.launch import pact_train_commands
-from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
 
 __all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
@@ -37,16 +36,17 @@ def _prefers(trainer: Any) -> bool:
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from axolotl.core.trainers.base import AxolotlTrainer
+    from pact_transformers.errors import unconstrainable
     from pact_transformers.mixin import trainer_parts
 
     prefers = _prefers(trainer)
     other = any(kind.__module__.startswith(_OTHER_LOSSES) for kind in type(trainer).__mro__)
     if other or not (prefers or isinstance(trainer, AxolotlTrainer)):
-        raise AdapterError(
-            "this trainer's loss is neither a next-token cross-entropy nor DPO's, so it cannot be constrained",
-            key="trainer",
-            value=type(trainer).__name__,
-            remedy="Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
+        raise unconstrainable(
+            "this trainer's loss is neither a next-token cross-entropy nor DPO's",
+            "trainer",
+            type(trainer).__name__,
+            "Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
             "`pact: false`.",
         )
     return trainer_parts(trainer, folder, labels=not prefers)

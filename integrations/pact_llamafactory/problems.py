@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.preflight import file_problems
 
 from pact_plugin.config import PactConfig
@@ -57,12 +58,7 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             yield _refused(key, arguments, why)
     for key in _WEIGHTED:
         if config.eases and arguments.get(key):
-            yield AdapterError(
-                "it weights the tokens of the cross-entropy, but easing needs a plain one",
-                key=key,
-                value=arguments[key],
-                remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
-            )
+            yield weighted_loss(key, arguments[key], "set `pact: {easing: false}`")
     held = config.hold_data is not None or config.advanced.published is not None
     if held and stage == "sft" and arguments.get("packing") and not arguments.get("neat_packing"):
         yield AdapterError(
@@ -78,12 +74,7 @@ def environment_problems() -> Iterator[AdapterError]:
     """The same of the environment's variables, by which LLaMA-Factory chooses other trainers or workers."""
     for name, why in _VARIABLES.items():
         if os.environ.get(name, "").lower() in _ON:
-            yield AdapterError(
-                f"{why}, so it cannot be constrained",
-                key=name,
-                value=os.environ[name],
-                remedy=f"Unset the environment variable {name}.",
-            )
+            yield unconstrainable(why, name, os.environ[name], f"Unset the environment variable {name}.")
 
 
 def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
@@ -93,9 +84,4 @@ def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
 
 
 def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
-    return AdapterError(
-        f"{why}, so it cannot be constrained",
-        key=key,
-        value=arguments.get(key),
-        remedy=f"Remove `{key}`, or set `pact: false`.",
-    )
+    return unconstrainable(why, key, arguments.get(key), f"Remove `{key}`, or set `pact: false`.")

@@ -6,11 +6,11 @@ from typing import Any
 
 from llamafactory.train.pt.trainer import CustomTrainer
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from pact_transformers.errors import unconstrainable
 from pact_transformers.mixin import constrain, trainer_parts
 from pact_transformers.resuming import store_beside
 
 from pact_plugin.constraint import Constraint
-from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
 
 _KNOWN = (CustomSeq2SeqTrainer, CustomTrainer)
@@ -24,11 +24,11 @@ def llamafactory_parts(trainer: Any, folder: str | None) -> TrainerParts:
     """
     asft = getattr(getattr(trainer, "finetuning_args", None), "use_asft_loss", False)
     if asft or not isinstance(trainer, _KNOWN):
-        raise AdapterError(
-            "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
-            key="trainer",
-            value="ASFT" if asft else type(trainer).__name__,
-            remedy="Set `stage: sft` or `pt`, without `use_asft_loss`, or set `pact: false`.",
+        raise unconstrainable(
+            "this trainer's loss is not a next-token cross-entropy",
+            "trainer",
+            "ASFT" if asft else type(trainer).__name__,
+            "Set `stage: sft` or `pt`, without `use_asft_loss`, or set `pact: false`.",
         )
     return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
 

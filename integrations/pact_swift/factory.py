@@ -10,8 +10,7 @@ from swift.trainers import TrainerFactory
 from swift.utils import get_logger
 
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import ConfigError
-from pact_swift.problems import require_constrainable
+from pact_swift.problems import different_settings, require_constrainable
 
 logger = get_logger()
 _settings: PactConfig | None = None
@@ -29,11 +28,7 @@ def bring_in(settings: PactConfig) -> None:
         TrainerFactory.get_training_args = staticmethod(_checked(TrainerFactory.get_training_args, settings))
         TrainerFactory.get_trainer_cls = staticmethod(_constrained(TrainerFactory.get_trainer_cls, settings))
     elif _settings != settings:
-        raise ConfigError(
-            "two plugins register PACT with different settings",
-            key="external_plugins",
-            remedy="Name one of them.",
-        )
+        raise different_settings()
 
 
 def _checked(make: Callable[[Any], Any], settings: PactConfig) -> Callable[[Any], Any]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
 from pact_transformers.preflight import file_problems
 
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, PactError
+from pact_plugin.errors import AdapterError, ConfigError, PactError
 
 Arguments = Mapping[str, Any]
 """ms-swift's arguments by name: of a configuration file, or as ms-swift has parsed them."""
 
-UNEASED = "`{'easing': False}`"
+UNEASED = "register `{'easing': False}`"
 _PLAIN_SCALES = {"default", "last_round", "all", "base", "ignore_empty_think", "ignore_think_prefix"}
 """Values of `loss_scale`, joined by `+`, that leave tokens out and weight none."""
 _SWIFT_TUNERS = ("longlora", "llamapro", "adapter", "reft")
@@ -42,6 +43,12 @@ def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
         raise problem
 
 
+def different_settings() -> ConfigError:
+    """That a process has two plugins of PACT."""
+    problem = "two plugins register PACT with different settings"
+    return ConfigError(problem, key="external_plugins", remedy="Name one of them.")
+
+
 def _other_losses(arguments: Arguments) -> Iterator[PactError]:
     if arguments.get("rlhf_type") is not None:
         yield _refused(
@@ -65,12 +72,7 @@ def _weighted_losses(arguments: Arguments) -> Iterator[PactError]:
     }
     for key, found in weighted.items():
         if found:
-            yield AdapterError(
-                "it weights the tokens of the cross-entropy, but easing needs a plain one",
-                key=key,
-                value=arguments[key],
-                remedy=f"Remove `{key}`, or register {UNEASED}.",
-            )
+            yield weighted_loss(key, arguments[key], UNEASED)
 
 
 def _tuners(arguments: Arguments) -> Iterator[PactError]:
@@ -87,12 +89,7 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
         )
     size = arguments.get("deepspeed_autotp_size")
     if config.has_anchors and size is not None and int(size) > 1:
-        yield AdapterError(
-            "ranks that share a layer would read different anchors",
-            key="deepspeed_autotp_size",
-            value=size,
-            remedy="Remove `deepspeed_autotp_size`, or register `{'anchors': False}`.",
-        )
+        yield shared_layers("deepspeed_autotp_size", size, "register `{'anchors': False}`")
 
 
 def _moving_references(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
@@ -106,9 +103,4 @@ def _moving_references(arguments: Arguments, config: PactConfig) -> Iterator[Pac
 
 
 def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
-    return AdapterError(
-        f"{why}, so it cannot be constrained",
-        key=key,
-        value=arguments.get(key),
-        remedy=f"Remove `{key}`, or PACT's plugin.",
-    )
+    return unconstrainable(why, key, arguments.get(key), f"Remove `{key}`, or PACT's plugin.")

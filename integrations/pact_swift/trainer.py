@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
 from pact_transformers.resuming import store_beside
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor
 
 from pact_plugin.constraint import Constraint
-from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
 from pact_swift.problems import UNEASED
 
@@ -28,11 +28,7 @@ class PactSwiftMixin(PactTrainerMixin):
 
     def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
         if inputs.get("loss_scale") is not None and self.pact.config.eases:
-            raise AdapterError(
-                "it weights the tokens of the cross-entropy, but easing needs a plain one",
-                key="loss_scale",
-                remedy=f"Remove `loss_scale`, or register {UNEASED}.",
-            )
+            raise weighted_loss("loss_scale", None, UNEASED)
         batch = super()._pact_batch(inputs)
         if "logits_to_keep" in inputs:
             batch["labels"] = self._pact_labels
@@ -61,11 +57,11 @@ def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:
         AdapterError: It is another trainer, or set up in a way that cannot be constrained.
     """
     if not isinstance(trainer, Seq2SeqTrainer):
-        raise AdapterError(
-            "this trainer's loss is not a next-token cross-entropy, so it cannot be constrained",
-            key="trainer",
-            value=type(trainer).__name__,
-            remedy="Train with `swift sft` or `swift pt`, or remove PACT's plugin.",
+        raise unconstrainable(
+            "this trainer's loss is not a next-token cross-entropy",
+            "trainer",
+            type(trainer).__name__,
+            "Train with `swift sft` or `swift pt`, or remove PACT's plugin.",
         )
     return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
 

@@ -13,6 +13,7 @@ from typing import Any
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
+from pact_transformers.errors import other_tokenizer
 
 _OWN_ADAPTERS = ("trl", "axolotl", "swift", "llamafactory")
 """Packages whose trainers have adapters of their own, or none."""
@@ -66,12 +67,7 @@ def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
             remedy="Give a folder or hub id that holds a causal language model and its tokenizer, or use `auto`.",
         ) from error
     if tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer):
-        raise ReferenceModelError(
-            "the aligned model has another tokenizer than the model in training",
-            key="reference",
-            value=name,
-            remedy="Use the aligned model that training starts from.",
-        )
+        raise other_tokenizer(name)
     return reference.to(parameter.device)
 
 

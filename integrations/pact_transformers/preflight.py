@@ -14,6 +14,7 @@ from pact_plugin.run.report import Report
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens
+from pact_transformers.errors import missing_folder, unnamed_model
 
 
 def configured_tokens(config: PactConfig) -> SafetyTokens | None:
@@ -24,16 +25,6 @@ def configured_tokens(config: PactConfig) -> SafetyTokens | None:
     """
     named = config.safety_tokens
     return SafetyTokens.load(named) if isinstance(named, str) else named
-
-
-def weight_problem() -> ConfigError:
-    """What a weight of 0 means."""
-    return ConfigError(
-        "a weight of 0 only measures: the run is not constrained",
-        key="pact.weight",
-        value=0,
-        remedy="Give a weight above 0, or leave it out.",
-    )
 
 
 def is_missing_folder(name: str) -> bool:
@@ -75,11 +66,10 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
         report: Takes what is found.
     """
     if not isinstance(name, str) or not name:
-        report.find([ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")])
+        report.find([unnamed_model(key, name)])
         return
     if is_missing_folder(name):
-        problem, remedy = "there is no such folder", f"Correct the path in `{key}`."
-        report.find([ConfigError(problem, key=key, value=name, remedy=remedy)])
+        report.find([missing_folder(key, name)])
         return
     if not Path(name).is_dir():
         report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")

@@ -8,6 +8,7 @@ from pact_plugin.data.generation import device_of
 from pact_plugin.errors import AdapterError
 from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, is_partitioned
 from pact_plugin.model.wrappers import unwrap
+from pact_transformers.errors import shared_layers
 
 if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
@@ -48,12 +49,7 @@ def require_own_inputs(trainer: Any, config: PactConfig) -> None:
         AdapterError: Names tensor parallelism.
     """
     if config.has_anchors and tensor_parallel(trainer) > 1:
-        raise AdapterError(
-            "ranks that share a layer would read different anchors",
-            key="tp_size",
-            value=tensor_parallel(trainer),
-            remedy="Set `anchors: false`, or turn tensor parallelism off.",
-        )
+        raise shared_layers("tp_size", tensor_parallel(trainer), "set `anchors: false`")
 
 
 def refuse_split_sequences(trainer: Any) -> None:

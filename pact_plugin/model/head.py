@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
-from pact_plugin.model.ranks import chunks, gathered, is_partitioned
+from pact_plugin.model.ranks import ZERO3_HEAD, chunks, gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import in_type_of, text_config, unwrap
 
@@ -190,7 +190,7 @@ class LanguageHead:
             and not _is_frozen_linear(self.projection)
         ):
             raise ModelStructureError(
-                "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it",
+                ZERO3_HEAD,
                 key="deepspeed",
                 remedy="Train an adapter, or use ZeRO stage 2 or FSDP2.",
             )

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
-from pact_plugin.errors import ModelStructureError
+from pact_plugin.errors import ModelStructureError, ReferenceModelError
 
 T = TypeVar("T")
 
 FSDP1 = "FSDP's first version keeps parameters in flat pieces, which the constraint cannot read"
 FSDP1_REMEDY = "Use FSDP2: `fsdp_version: 2`, or `version: 2` in `fsdp_config`."
+ZERO3_HEAD = "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it"
 
 
 def is_distributed() -> bool:
@@ -34,6 +35,16 @@ def is_fsdp(model: nn.Module) -> bool:
 def is_partitioned(model: nn.Module) -> bool:
     """Whether DeepSpeed has partitioned the parameters (ZeRO stage 3): it gives each a `ds_id`."""
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
+def partitioned_reference(name: str) -> ReferenceModelError:
+    """That DeepSpeed partitions a reference that is named, which no engine would put together."""
+    return ReferenceModelError(
+        "DeepSpeed's ZeRO stage 3 partitions a second model, which nothing puts together",
+        key="reference",
+        value=name,
+        remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
+    )
 
 
 def refuse_fsdp1(model: nn.Module) -> None:

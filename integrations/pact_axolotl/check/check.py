@@ -13,7 +13,7 @@ from pact_axolotl.check import config_file, environment, loading, reference_plan
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.sharding import fsdp1, fsdp_version
-from pact_axolotl.check.tokens import check_tokens, other_tokenizer
+from pact_axolotl.check.tokens import check_tokens, reference_tokenizer_problems
 from pact_axolotl.settings import PREFERENCES, output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -135,7 +135,7 @@ def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: Repor
         report.find([error])
         return
     if settings.reference != "auto":
-        report.find(other_tokenizer(cfg, settings, report), block=True)
+        report.find(reference_tokenizer_problems(cfg, settings, report), block=True)
 
 
 def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: Report) -> None:

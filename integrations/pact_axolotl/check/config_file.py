@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pact_transformers import errors
 from pact_transformers.config_file import read_config
-from pact_transformers.preflight import weight_problem
 
 from pact_axolotl.settings import PLUGIN
 from pact_plugin.config import PactConfig
@@ -102,18 +102,13 @@ def misplaced_keys(cfg: Mapping[str, Any]) -> Iterator[PactError]:
 def switched_off(cfg: Mapping[str, Any], misspelt: Iterable[PactError] = ()) -> Iterator[PactError]:
     """Why a configuration asks for no constraint, if it does; nothing where `pact` is merely `misspelt`."""
     if cfg.get("pact") is False:
-        yield ConfigError(
-            "it is off, so this run is not constrained",
-            key="pact",
-            value=False,
-            remedy="Write `pact: true`.",
-        )
+        yield errors.switched_off()
     elif "pact" not in cfg and not list(misspelt):
         yield ConfigError(
             "it is missing, so this run is not constrained", key="pact", remedy="Add `pact: true`."
         )
     elif isinstance(cfg.get("pact"), Mapping) and cfg["pact"].get("weight") == 0:
-        yield weight_problem()
+        yield errors.only_measured()
 
 
 def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterator[PactError]:

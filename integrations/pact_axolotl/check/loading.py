@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.errors import missing_folder, unnamed_model
 from pact_transformers.preflight import is_missing_folder
 
 from pact_plugin.errors import ConfigError
@@ -46,18 +47,14 @@ def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:
     for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir"):
         name = cfg.get(key)
         if isinstance(name, str) and is_missing_folder(name):
-            yield _missing(key, name)
-
-
-def _missing(key: str, name: str) -> ConfigError:
-    return ConfigError("there is no such folder", key=key, value=name, remedy=f"Correct the path in `{key}`.")
+            yield missing_folder(key, name)
 
 
 def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or not name:
-        raise ConfigError("no model is named", key=key, value=name, remedy="Name the aligned model.")
+        raise unnamed_model(key, name)
     if is_missing_folder(name):
-        raise _missing(key, name)
+        raise missing_folder(key, name)
     options: dict[str, Any] = {"trust_remote_code": cfg.get("trust_remote_code") is True}
     if cfg.get("revision_of_model"):
         options["revision"] = cfg["revision_of_model"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
 from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check import sharding
@@ -96,12 +97,13 @@ class _OtherLearning(_OtherLoss):
         return super().asked_for(value) and value != PREFERENCES
 
 
+_DIFFUSION = "a diffusion model is not trained on the next token"
 _OTHER_LOSSES = (
     _OtherLearning("rl", "of reinforcement and preference learning only `dpo` is held"),
     _OtherLoss("reward_model", "a reward model has no next-token loss"),
     _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
-    _OtherLoss("diffusion", "a diffusion model is not trained on the next token"),
-    _OtherLoss("diffusion_lm", "a diffusion model is not trained on the next token"),  # in Axolotl 0.21
+    _OtherLoss("diffusion", _DIFFUSION),
+    _OtherLoss("diffusion_lm", _DIFFUSION),  # in Axolotl 0.21
     _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
     _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
     _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
@@ -126,20 +128,11 @@ def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
         value = cfg.get(loss.key)
         if loss.asked_for(value):
             shown = value if isinstance(value, bool | int | str) else None
-            yield AdapterError(
-                f"{loss.what}, so it cannot be constrained",
-                key=loss.key,
-                value=shown,
-                remedy=f"Remove `{loss.key}`, or set `pact: false`.",
-            )
+            remedy = f"Remove `{loss.key}`, or set `pact: false`."
+            yield unconstrainable(loss.what, loss.key, shown, remedy)
     for plugin in cfg.get("plugins") or []:
         if str(plugin).replace(":", ".").endswith(".DiffusionPlugin"):
-            yield AdapterError(
-                "a diffusion model is not trained on the next token, so it cannot be constrained",
-                key="plugins",
-                value=plugin,
-                remedy="Remove that plugin, or set `pact: false`.",
-            )
+            yield unconstrainable(_DIFFUSION, "plugins", plugin, "Remove that plugin, or set `pact: false`.")
 
 
 def _other_tokenizers(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -198,12 +191,7 @@ def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactEr
         return
     for key in _REWEIGHTED:
         if cfg.get(key):
-            yield AdapterError(
-                "it weights the tokens of the cross-entropy, but easing needs a plain one",
-                key=key,
-                value=cfg[key],
-                remedy=f"Remove `{key}`, or set `pact: {{easing: false}}`.",
-            )
+            yield weighted_loss(key, cfg[key], "set `pact: {easing: false}`")
     if cfg.get("adapter") == _MIXLORA:
         yield AdapterError(
             "it adds its routers' loss to the cross-entropy, but easing needs a plain one",
@@ -216,12 +204,7 @@ def _eased_losses(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactEr
 def _shared_inputs(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError]:
     size = cfg.get("tensor_parallel_size")
     if config.has_anchors and isinstance(size, int) and size > 1:
-        yield AdapterError(
-            "ranks that share a layer would read different anchors",
-            key="tensor_parallel_size",
-            value=size,
-            remedy="Remove `tensor_parallel_size`, or set `pact: {anchors: false}`.",
-        )
+        yield shared_layers("tensor_parallel_size", size, "set `pact: {anchors: false}`")
 
 
 def _without(block: Any, key: str) -> dict[str, Any] | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, ConfigError, PactError, ReferenceModelError
-from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY
+from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, ZERO3_HEAD, partitioned_reference
 
 
 def is_zero3(cfg: Mapping[str, Any]) -> bool:
@@ -60,15 +60,10 @@ def unreadable(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError
         if not is_zero3(cfg):
             return
         if config.reference != "auto":
-            yield ReferenceModelError(
-                "DeepSpeed's ZeRO stage 3 partitions a second model, which nothing puts together",
-                key="reference",
-                value=config.reference,
-                remedy="Use `reference: auto`, ZeRO stage 2, or FSDP2.",
-            )
+            yield partitioned_reference(config.reference)
         if config.advanced.published is not None and not cfg.get("adapter"):
             yield AdapterError(
-                "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it",
+                ZERO3_HEAD,
                 key="pact.advanced.published",
                 remedy="Train an adapter, use ZeRO stage 2 or FSDP2, or leave `published` out.",
             )

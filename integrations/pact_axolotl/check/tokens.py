@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.errors import other_tokenizer
 from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check import loading
 from pact_axolotl.check.report import Report
 from pact_plugin.config import PactConfig
 from pact_plugin.data.tokenizers import require_usable
-from pact_plugin.errors import ConfigError, PactError, ReferenceModelError
+from pact_plugin.errors import ConfigError, PactError
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
@@ -61,7 +62,9 @@ def _check_tokenizer(
         report.find([error], block=True)
 
 
-def other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> Iterator[PactError]:
+def reference_tokenizer_problems(
+    cfg: Mapping[str, Any], settings: PactConfig, report: Report
+) -> Iterator[PactError]:
     """An error where the reference that is named has another tokenizer than the model in training."""
     try:
         both = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
@@ -73,9 +76,4 @@ def other_tokenizer(cfg: Mapping[str, Any], settings: PactConfig, report: Report
         report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
         return
     if own != other:
-        yield ReferenceModelError(
-            "the aligned model has another tokenizer than the model in training",
-            key="reference",
-            value=settings.reference,
-            remedy="Use the aligned model that training starts from.",
-        )
+        yield other_tokenizer(settings.reference)

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.errors import only_measured, switched_off
 from pact_transformers.preflight import (
     check_model,
     checkpoint_of,
     resumption_problems,
     unknown_arguments,
-    weight_problem,
 )
 
 from pact_llamafactory.check import config_file
@@ -48,11 +48,10 @@ def check(config: Path) -> Report:
         report.find([error], block=True)
         return report
     if found is None:
-        problem = "it is off, so this run is not constrained"
-        report.find([ConfigError(problem, key="pact", value=False, remedy="Write `pact: true`.")])
+        report.find([switched_off()])
         return report
     if found.weight == 0:
-        report.find([weight_problem()])
+        report.find([only_measured()])
         return report
     own = set(PactConfig.model_fields)
     for one in problems(arguments, found):

@@ -9,19 +9,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.errors import only_measured
 from pact_transformers.preflight import (
     check_model,
     checkpoint_of,
     resumption_problems,
     unknown_arguments,
-    weight_problem,
 )
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.run.report import Report
 from pact_swift.check import config_file
-from pact_swift.problems import problems
+from pact_swift.problems import different_settings, problems
 
 _FLAG = "Add `external_plugins: [FILE]`; `python -m pact_swift` prints the file of the default settings."
 
@@ -59,10 +59,9 @@ def _settings(arguments: Mapping[str, Any], report: Report) -> PactConfig | None
         problem = "no plugin registers PACT, so this run is not constrained"
         report.find([AdapterError(problem, key="external_plugins", remedy=_FLAG)])
     if any(one != settings[0] for one in settings[1:]):
-        problem = "two plugins register PACT with different settings"
-        report.find([ConfigError(problem, key="external_plugins", remedy="Name one of them.")])
+        report.find([different_settings()])
     if settings and settings[0].weight == 0:
-        report.find([weight_problem()])
+        report.find([only_measured()])
     return settings[0] if settings else None
 
 
