@@ -1,4 +1,4 @@
-"""The key `pact` of an Axolotl configuration."""
+"""The key `pact` of an Axolotl configuration, and what else of it decides how a run is constrained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pact_plugin.errors import ConfigError
 PLUGIN = "pact_axolotl.PactPlugin"
 """What `plugins:` must list."""
 
-
 PREFERENCES = "dpo"
 """The kind of `rl` that can be constrained."""
+
+_UNREADABLE = ("streaming", "pretraining_dataset", "processor_type")
 
 
 def settings(cfg: Mapping[str, Any]) -> PactConfig | None:
@@ -50,6 +51,11 @@ def configured(cfg: Mapping[str, Any]) -> PactConfig | None:
 def output_of(cfg: Mapping[str, Any]) -> Path:
     """Where a run writes; Axolotl has a default."""
     return Path(str(cfg.get("output_dir") or "./model-out"))
+
+
+def unreadable_data(cfg: Mapping[str, Any]) -> str | None:
+    """The key of data that cannot be read before training: it has no length, or holds more than token ids."""
+    return next((key for key in _UNREADABLE if cfg.get(key)), None)
 
 
 def plain(value: Any) -> Any:

@@ -9,11 +9,11 @@ from typing import Any
 
 from pact_transformers.preflight import checkpoint_of, resumption_problems
 
-from pact_axolotl.check import config_file, environment, loading, reference_plan
+from pact_axolotl.check import config_file, environment, reference_plan
 from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.sharding import fsdp1, fsdp_version
-from pact_axolotl.check.tokens import check_tokens, reference_tokenizer_problems
+from pact_axolotl.check.tokens import check_tokens, missing_folders, reference_tokenizer_problems
 from pact_axolotl.settings import PREFERENCES, output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -57,7 +57,7 @@ def check(config: Path) -> Report:
         )
     for problem in problems(cfg):
         report.find([problem], block=not isinstance(problem, AdapterError))
-    report.find(loading.missing_folders(cfg))
+    report.find(missing_folders(cfg))
     settings, _ = valid_settings(cfg)
     _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:

@@ -10,8 +10,7 @@ from pact_transformers.errors import shared_layers, unconstrainable, weighted_lo
 from pact_transformers.preflight import configured_tokens
 
 from pact_axolotl.check import sharding
-from pact_axolotl.check.data import unreadable
-from pact_axolotl.settings import PREFERENCES, plain, settings
+from pact_axolotl.settings import PREFERENCES, plain, settings, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
 from pact_plugin.terms.anchor_prompts import anchor_prompts
@@ -176,7 +175,7 @@ def _moving_references(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[P
             value=cfg["fix_untrained_tokens"],
             remedy=f"Remove `fix_untrained_tokens`, or {named}.",
         )
-    data = unreadable(cfg)
+    data = unreadable_data(cfg)
     if cfg.get("lisa_n_layers") and data is not None and config.asks_at_responses:
         yield AdapterError(
             "LISA changes during training which layers are trained, so no copy of them would be kept",

@@ -8,9 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pact_axolotl.check.data import unreadable
 from pact_axolotl.check.sharding import sharding
-from pact_axolotl.settings import output_of
+from pact_axolotl.settings import output_of, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.manager import offered
@@ -44,7 +43,7 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
         ReferenceModelError: It would be a copy of parameters that are sharded.
     """
     state, start = _adapter(cfg)
-    key = unreadable(cfg)
+    key = unreadable_data(cfg)
     data = DataFacts(
         folder=config.advanced.store or str(output_of(cfg) / "_pact_store"),
         obstacle=None if key is None else f"`{key}` data cannot be read before training",

@@ -1,15 +1,17 @@
-"""The safety tokens that a run would have, and the tokenizers that they, or a reference, must fit."""
+"""The safety tokens that a run would have, and the tokenizers that they, or a reference, must fit.
+
+Of the models that a configuration names, nothing but the tokenizers is loaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.errors import other_tokenizer
-from pact_transformers.preflight import configured_tokens
+from pact_transformers.errors import missing_folder, other_tokenizer, unnamed_model
+from pact_transformers.preflight import configured_tokens, is_missing_folder
 
-from pact_axolotl.check import loading
 from pact_axolotl.check.report import Report
 from pact_plugin.config import PactConfig
 from pact_plugin.data.tokenizers import require_usable
@@ -17,6 +19,18 @@ from pact_plugin.errors import ConfigError, PactError
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.terms.build import asks_of_tokenizer, check_tokenizer
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+
+
+class _NotAvailableError(Exception):
+    """A tokenizer that could not be loaded here, which says little about where the run will be."""
+
+
+def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:
+    """The folders of models, adapters and tokenizers that the run would start from, and that are not there."""
+    for key in ("base_model", "base_model_config", "tokenizer_config", "lora_model_dir"):
+        name = cfg.get(key)
+        if isinstance(name, str) and is_missing_folder(name):
+            yield missing_folder(key, name)
 
 
 def check_tokens(
@@ -44,12 +58,12 @@ def _check_tokenizer(
     cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
 ) -> None:
     try:
-        tokenizer = loading.tokenizer(cfg)
+        tokenizer = _tokenizer(cfg)
         require_usable(tokenizer)
     except ConfigError as error:
         report.find([error])
         return
-    except loading.NotAvailableError as error:
+    except _NotAvailableError as error:
         report.unchecked.append(f"whether the safety tokens fit the tokenizer, as {error}")
         return
     try:
@@ -67,13 +81,61 @@ def reference_tokenizer_problems(
 ) -> Iterator[PactError]:
     """An error where the reference that is named has another tokenizer than the model in training."""
     try:
-        both = loading.tokenizer(cfg), loading.tokenizer_of(settings.reference)
+        both = _tokenizer(cfg), _tokenizer_of(settings.reference)
         own, other = map(tokenizer_fingerprint, both)
     except ConfigError as error:
         report.find([error])
         return
-    except loading.NotAvailableError as error:
+    except _NotAvailableError as error:
         report.unchecked.append(f"whether the reference has the same tokenizer, as {error}")
         return
     if own != other:
         yield other_tokenizer(settings.reference)
+
+
+def _tokenizer(cfg: Mapping[str, Any]) -> Any:
+    """The tokenizer that Axolotl would load, before it adds tokens.
+
+    Raises:
+        ConfigError: A folder that is not there, or no tokenizer of that type.
+        _NotAvailableError: It is not in the cache and the hub cannot be reached, or it needs a missing package.
+    """
+    import transformers
+
+    key = next((key for key in ("tokenizer_config", "base_model_config") if cfg.get(key)), "base_model")
+    kind = cfg.get("tokenizer_type") or "AutoTokenizer"
+    loader = getattr(transformers, kind, None)
+    if loader is None:
+        raise ConfigError(
+            "transformers has no such tokenizer", key="tokenizer_type", value=kind, remedy="Remove it."
+        )
+    return _load(loader.from_pretrained, key, cfg.get(key), cfg)
+
+
+def _tokenizer_of(name: str) -> Any:
+    """The tokenizer of a reference; raises as `_tokenizer` does."""
+    from transformers import AutoTokenizer
+
+    return _load(AutoTokenizer.from_pretrained, "pact.reference", name, {})
+
+
+def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
+    if not isinstance(name, str) or not name:
+        raise unnamed_model(key, name)
+    if is_missing_folder(name):
+        raise missing_folder(key, name)
+    options: dict[str, Any] = {"trust_remote_code": cfg.get("trust_remote_code") is True}
+    if cfg.get("revision_of_model"):
+        options["revision"] = cfg["revision_of_model"]
+    try:
+        try:
+            return load(name, local_files_only=True, **options)
+        except OSError:
+            from pact_transformers.loading import hub_answers  # which loads torch
+
+            if Path(name).is_dir() or not hub_answers():
+                raise
+            return load(name, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise _NotAvailableError(f"`{key}: {name}` could not be loaded here ({reason[0]})") from error
