@@ -27,6 +27,17 @@ def configured_tokens(config: PactConfig) -> SafetyTokens | None:
     return SafetyTokens.load(named) if isinstance(named, str) else named
 
 
+def configured_anchors(config: PactConfig) -> int:
+    """How many prompts anchors are taken from; 0 where there are none.
+
+    Raises:
+        ConfigError: Their file cannot be read.
+    """
+    if config.anchors is None or not config.has_anchors:
+        return 0
+    return len(anchor_prompts(config.anchors))
+
+
 def is_missing_folder(name: str) -> bool:
     """Whether a name can only mean a local folder, which is not there."""
     return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
@@ -34,12 +45,11 @@ def is_missing_folder(name: str) -> bool:
 
 def file_problems(config: PactConfig) -> Iterator[PactError]:
     """What is wrong with the files that settings name."""
-    try:
-        configured_tokens(config)
-        if config.anchors is not None and config.has_anchors:
-            anchor_prompts(config.anchors)
-    except PactError as error:
-        yield error
+    for read in (configured_tokens, configured_anchors):
+        try:
+            read(config)
+        except PactError as error:
+            yield error
 
 
 def unknown_arguments(

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import checkpoint_of, resumption_problems
+from pact_transformers.preflight import checkpoint_of, configured_anchors, resumption_problems
 
 from pact_axolotl.check import config_file, environment, reference_plan
-from pact_axolotl.check.problems import configured_anchors, problems, valid_settings
+from pact_axolotl.check.problems import problems, valid_settings
 from pact_axolotl.check.report import Report
 from pact_axolotl.check.sharding import fsdp1, fsdp_version
 from pact_axolotl.check.tokens import check_tokens, missing_folders, reference_tokenizer_problems

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
-from pact_transformers.preflight import configured_tokens
+from pact_transformers.preflight import file_problems
 
 from pact_axolotl.check import sharding
 from pact_axolotl.settings import PREFERENCES, plain, settings, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
-from pact_plugin.terms.anchor_prompts import anchor_prompts
 
 
 def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
@@ -31,11 +30,7 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
     yield from _shared_inputs(cfg, config)
-    for read in (configured_tokens, configured_anchors):
-        try:
-            read(config)
-        except PactError as error:
-            yield error
+    yield from file_problems(config)
 
 
 def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[ConfigError]]:
@@ -63,17 +58,6 @@ def require_constrainable(cfg: Mapping[str, Any]) -> None:
     """Raise the first of the `problems`."""
     for problem in problems(cfg):
         raise problem
-
-
-def configured_anchors(config: PactConfig) -> int:
-    """How many prompts `pact.anchors` are taken from; 0 where there are none.
-
-    Raises:
-        ConfigError: Their file cannot be read.
-    """
-    if config.anchors is None or not config.has_anchors:
-        return 0
-    return len(anchor_prompts(config.anchors))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_transformers.errors import only_measured
-from pact_transformers.preflight import (
-    check_model,
-    checkpoint_of,
-    resumption_problems,
-    unknown_arguments,
-)
+from pact_transformers.preflight import check_model, checkpoint_of, resumption_problems, unknown_arguments
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
