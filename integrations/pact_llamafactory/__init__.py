@@ -1,1 +1,1 @@
-"""PACT for LLaMA-Factory: `pact: true` in a configuration, and `pact-plugin llamafactory train config.yaml`."""
+"""PACT for LLaMA-Factory: `pact: true` in a configuration, and `pact-plugin train config.yaml`."""

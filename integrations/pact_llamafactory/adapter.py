@@ -1,15 +1,18 @@
-"""What LLaMA-Factory adds to pact-plugin: an adapter for its trainers, a command, and a check of its configurations.
+"""What LLaMA-Factory adds to pact-plugin: an adapter for its trainers, a check, and training by a configuration.
 
 Imports LLaMA-Factory only when one of its trainers is at hand, or trains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pact_plugin.hooks.spec import Adapter, Command, ConfigCheck, TrainerParts, hookimpl
+from pact_llamafactory.launch import pact_train_commands
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
+
+__all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
 if TYPE_CHECKING:
     from pact_plugin.run.report import Report
@@ -36,22 +39,6 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 def pact_adapters() -> Iterable[Adapter]:
     """LLaMA-Factory's trainers for supervised fine-tuning and pretraining."""
     return [Adapter("llamafactory", _matches, _parts, _attach)]
-
-
-@hookimpl
-def pact_commands() -> Iterable[Command]:
-    """`pact-plugin llamafactory train config.yaml`."""
-
-    def run(arguments: Sequence[str]) -> int:
-        from pact_llamafactory.launch import run
-
-        return run(arguments)
-
-    return [
-        Command(
-            "llamafactory", "Train with LLaMA-Factory, with `pact:` in its configuration: train FILE.", run
-        )
-    ]
 
 
 @hookimpl

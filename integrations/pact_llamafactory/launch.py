@@ -1,41 +1,59 @@
-"""`pact-plugin llamafactory train config.yaml`: LLaMA-Factory's own launcher, with PACT brought in."""
+"""LLaMA-Factory's own launcher, with PACT brought in, for `pact-plugin train`."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from pact_llamafactory.problems import environment_problems
 from pact_plugin.errors import AdapterError, PluginError
+from pact_plugin.hooks.spec import TrainCommand, hookimpl
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Train as `llamafactory-cli` would with these arguments.
+@hookimpl
+def pact_train_commands() -> Iterable[TrainCommand]:
+    """`pact-plugin train`."""
+    return [TrainCommand("llamafactory", output, run)]
+
+
+def output(config: Path) -> Path:
+    """Where a configuration's run writes.
+
+    Raises:
+        ConfigError: The configuration cannot be read.
+    """
+    from pact_llamafactory.check.config_file import read
+    from pact_llamafactory.settings import output_of
+
+    return output_of(read(config))
+
+
+def run(config: Path, launcher: str | None, arguments: Sequence[str]) -> int:
+    """Train as `llamafactory-cli train` would by the configuration without `pact`.
 
     Args:
-        arguments: `train`, a configuration file, and overrides such as `max_steps=10` or `pact.weight=2`.
+        config: The configuration.
+        launcher: None: LLaMA-Factory has one, which environment variables set up.
+        arguments: None.
 
     Returns:
         The exit status.
 
     Raises:
-        AdapterError: The command is another, or the environment chooses trainers or workers that cannot be
-            constrained.
+        AdapterError: A launcher or arguments are given.
         PluginError: LLaMA-Factory is missing.
     """
-    if not arguments or arguments[0] != "train":
+    if launcher is not None or arguments:
         raise AdapterError(
-            "only training is constrained",
-            key="llamafactory",
-            value=" ".join(arguments) or None,
-            remedy="Write `pact-plugin llamafactory train config.yaml`; for all else, `llamafactory-cli`.",
+            "LLaMA-Factory's launcher takes no arguments",
+            key="launcher",
+            value=launcher or " ".join(arguments),
+            remedy="Set its environment variables, such as FORCE_TORCHRUN and NPROC_PER_NODE; write all else into the "
+            "configuration.",
         )
-    for problem in environment_problems():
-        raise problem
     try:
-        from llamafactory import launcher
+        from llamafactory import launcher as own
     except ModuleNotFoundError as error:
         remedy = "pip install 'pact-plugin[llamafactory,cli]'"
         raise PluginError("the package llamafactory is missing", key="llamafactory", remedy=remedy) from error
@@ -43,10 +61,13 @@ def run(arguments: Sequence[str]) -> int:
 
     bring_in()
     # With several devices the launcher starts this file on each, which is its own otherwise.
-    launcher.__file__ = str(Path(__file__).parent / "worker" / "train.py")
-    sys.argv = ["llamafactory-cli", *arguments]
+    own.__file__ = str(Path(__file__).parent / "worker" / "train.py")
+    sys.argv = ["llamafactory-cli", "train", str(config)]
     try:
-        launcher.launch()
+        own.launch()
     except subprocess.CalledProcessError as error:  # of torchrun, which has said why
         return error.returncode
+    except SystemExit as end:  # with 0 after torchrun
+        if end.code:
+            raise
     return 0

@@ -84,4 +84,5 @@ def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
 
 
 def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:
-    return unconstrainable(why, key, arguments.get(key), f"Remove `{key}`, or set `pact: false`.")
+    remedy = f"Remove `{key}`, or train without PACT, by `llamafactory-cli`."
+    return unconstrainable(why, key, arguments.get(key), remedy)

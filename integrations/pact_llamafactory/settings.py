@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.errors import switched_off
+
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError
 
 
-def settings(arguments: Mapping[str, Any]) -> PactConfig | None:
-    """The settings under `pact`; None where it is false.
+def settings(arguments: Mapping[str, Any]) -> PactConfig:
+    """The settings under `pact`.
 
     Args:
         arguments: Of a configuration file.
 
     Raises:
-        ConfigError: It is missing or empty, has an unknown key, a value out of range, or keys that conflict.
+        ConfigError: It is missing, empty or off, has an unknown key, a value out of range, or keys that conflict.
     """
     value = arguments.get("pact")
     if value is False:
-        return None
+        raise switched_off()
     if value is None:
         found = "empty" if "pact" in arguments else "missing"
         raise ConfigError(

@@ -28,7 +28,7 @@ def llamafactory_parts(trainer: Any, folder: str | None) -> TrainerParts:
             "this trainer's loss is not a next-token cross-entropy",
             "trainer",
             "ASFT" if asft else type(trainer).__name__,
-            "Set `stage: sft` or `pt`, without `use_asft_loss`, or set `pact: false`.",
+            "Set `stage: sft` or `pt`, without `use_asft_loss`, or train without PACT.",
         )
     return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
 

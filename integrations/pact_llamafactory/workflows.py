@@ -15,7 +15,7 @@ from pact_transformers.resuming import attach_and_say
 from pact_llamafactory.problems import require_constrainable
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, ConfigError
+from pact_plugin.errors import AdapterError
 
 logger = get_logger("llamafactory.pact")  # a name that its settings of logging cover
 
@@ -35,26 +35,17 @@ def bring_in() -> None:
 
     def read_args(args: Any = None) -> Any:
         arguments = read(args)
-        if not isinstance(arguments, dict):
-            raise ConfigError(
-                "PACT's settings stand in a configuration file",
-                key="config",
-                remedy="Write `pact-plugin llamafactory train config.yaml`.",
-            )
         found.config, found.met = settings(arguments), False
-        if found.config is None:
-            logger.warning_rank0("PACT: `pact` is off, so this run is NOT constrained.")
-        else:
-            require_constrainable(arguments, found.config)
+        require_constrainable(arguments, found.config)
         return {key: value for key, value in arguments.items() if key != "pact"}
 
     def run(*args: Any, **named: Any) -> None:
         run_exp(*args, **named)
-        if found.config is not None and not found.met:
+        if not found.met:
             raise AdapterError(
                 "LLaMA-Factory trained elsewhere than in the trainers that PACT knows, so this run was NOT constrained",
                 key="pact",
-                remedy="Do not use its model. Report this with the configuration, or set `pact: false`.",
+                remedy="Do not use its model, and report this with the configuration.",
             )
 
     tuner.read_args, tuner.run_exp = read_args, run

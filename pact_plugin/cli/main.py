@@ -16,8 +16,6 @@ except ModuleNotFoundError as missing:
 from pact_plugin.cli import audit, card, check, demo, tokens, train, verify
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import PactError, ReceiptError
-from pact_plugin.hooks.manager import offered
-from pact_plugin.hooks.spec import Command
 
 app = typer.Typer(
     name="pact-plugin",
@@ -36,35 +34,9 @@ app.command("train")(train.train)
 app.command("verify")(verify.verify)
 
 
-def add_offered(app: typer.Typer) -> None:
-    """Add the sub-commands that integrations offer.
-
-    Raises:
-        PluginError: A plugin fails to import, or two offer one name.
-    """
-
-    def added(command: Command) -> None:
-        handed_over = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-        @app.command(command.name, help=command.help, context_settings=handed_over)
-        def run(context: typer.Context) -> None:
-            if status := command.run(context.args):
-                raise typer.Exit(status)
-
-    for command in offered("pact_commands").values():
-        added(command)
-
-
-def _is_ours(words: list[str]) -> bool:
-    own = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
-    return bool(words) and words[0] in own
-
-
 def main() -> Any:
     """Run the command line; errors of pact-plugin are one line in red and exit status 1."""
     try:
-        if not _is_ours(sys.argv[1:2]):  # ours do not depend on every plugin that is installed
-            add_offered(app)
         return app()
     except PactError as error:
         print_error(error, "not constrained" if isinstance(error, ReceiptError) else "error")

@@ -15,10 +15,12 @@ from pact_plugin.hooks.manager import offered
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="An Axolotl configuration, as given to `axolotl train`.")],
+    config: Annotated[Path, typer.Argument(help="A configuration of Axolotl or LLaMA-Factory.")],
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- LAUNCHER ARGUMENTS]", help="After `--`, for the launcher, as they are."),
+        typer.Argument(
+            metavar="[-- LAUNCHER ARGUMENTS]", help="After `--`, for Axolotl's launcher, as they are."
+        ),
     ] = None,
     launcher: Annotated[
         str | None, typer.Option(help="As of `axolotl train`: accelerate, torchrun or python.")

@@ -112,28 +112,14 @@ class ConfigCheck:
 
 
 @dataclass(frozen=True)
-class Command:
-    """A sub-command of `pact-plugin`, which hands over everything behind its name.
-
-    Args:
-        name: Of the sub-command.
-        help: One line.
-        run: (arguments) -> exit status; raises `PactError`.
-    """
-
-    name: str
-    help: str
-    run: Callable[[Sequence[str]], int]
-
-
-@dataclass(frozen=True)
 class TrainCommand:
     """Trains by a configuration, for `pact-plugin train`.
 
     Args:
         name: Of the framework whose configurations it reads; that of its `ConfigCheck`.
         output: file -> folder of the run's output; raises `ConfigError` when it cannot be read.
-        run: (file, launcher or None for the framework's own, arguments for the launcher) -> exit status.
+        run: (file, launcher or None for the framework's own, arguments for the launcher) -> exit status; raises
+            `AdapterError` for those that it cannot use.
     """
 
     name: str
@@ -179,10 +165,6 @@ class PactSpec:
     @hookspec
     def pact_config_checks(self) -> Iterable[ConfigCheck]:  # type: ignore[empty-body]
         """Checks of training configurations, for `pact-plugin check`."""
-
-    @hookspec
-    def pact_commands(self) -> Iterable[Command]:  # type: ignore[empty-body]
-        """Sub-commands of `pact-plugin`."""
 
     @hookspec
     def pact_train_commands(self) -> Iterable[TrainCommand]:  # type: ignore[empty-body]

@@ -1,9 +1,9 @@
-"""`pact-plugin llamafactory train`, as its users call it: every loss equals a plain computation on the same batch."""
+"""`pact-plugin train`, as its users call it: every loss equals a plain computation on the same batch."""
 
 from __future__ import annotations
 
 import pytest
-from llamafactory_runs import BIN, FULL, LORA, Workshop
+from llamafactory_runs import FULL, LORA, Workshop
 from plain import documents
 from whole_step_plain import assert_equal_to_plain
 
@@ -55,9 +55,7 @@ def test_interrupted_and_resumed(workshop):
     for key in ("loss", "pact/anchor_divergence", "pact/eased"):
         found = [entry[key] for entry in resumed.steps]
         assert found == pytest.approx([entry[key] for entry in whole.steps], abs=1e-5)
-    plain = workshop.train("resumed", pact=False, max_steps=6, **settings).ok()
-    assert "this run is NOT constrained" in plain.log
-    line = plain.verify()
+    line = workshop.plain("resumed", max_steps=6, **settings).ok().verify()
     assert line.returncode == 1
     assert "steps 5-6 of 6 were not constrained" in line.stderr
 
@@ -71,12 +69,10 @@ def test_two_processes_through_torchrun(workshop):
 
 
 def test_llamafactory_cli_knows_no_pact_and_leaves_no_receipt(workshop):
-    file = workshop.written("cli", max_steps=1, **FULL)
-    run = workshop.command([str(BIN / "llamafactory-cli"), "train", str(file)], workshop.folder / "cli")
+    run = workshop.plain("cli", pact=True, max_steps=1, **FULL)
     assert run.status != 0
     assert "pact" in run.log
-    file = workshop.written("cli", pact=None, max_steps=1, save_steps=1, **FULL)
-    run = workshop.command([str(BIN / "llamafactory-cli"), "train", str(file)], workshop.folder / "cli").ok()
+    run = workshop.plain("cli", max_steps=1, save_steps=1, **FULL).ok()
     assert not list(run.output.rglob("pact_*"))
     line = run.verify()
     assert line.returncode == 1

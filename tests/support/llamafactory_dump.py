@@ -1,4 +1,4 @@
-"""`pact-plugin llamafactory ...`, which also writes what each micro-batch begins with, for the tests.
+"""Training by a configuration, which also writes what each micro-batch begins with, for the tests.
 
 Into DUMP_BATCHES/<number>.pt go the rows as the trainer is given them, and the trained weights at that moment.
 """
@@ -27,4 +27,4 @@ def training_step(trainer: Any, model: Any, inputs: dict[str, Any], *rest: Any, 
 
 
 CustomSeq2SeqTrainer.training_step = training_step
-sys.exit(run(sys.argv[1:]))
+sys.exit(run(Path(sys.argv[1]), None, []))

@@ -1,4 +1,4 @@
-"""Runs of `pact-plugin llamafactory train` on a tiny model, for the tests."""
+"""Runs of `pact-plugin train` on a tiny model, for the tests."""
 
 from __future__ import annotations
 
@@ -60,10 +60,15 @@ class Workshop(Bench):
         return file
 
     def train(self, name: str, *, dump: bool = False, torchrun: bool = False, **changes: Any) -> Run:
-        """`pact-plugin llamafactory train` into the folder `name`."""
+        """`pact-plugin train` into the folder `name`."""
         file = self.written(name, **changes)
-        words = [str(BIN / "pact-plugin"), "llamafactory", "train", str(file)]
+        words = [str(BIN / "pact-plugin"), "train", str(file)]
         if dump:
-            words = [sys.executable, str(HERE / "llamafactory_dump.py"), "train", str(file)]
+            words = [sys.executable, str(HERE / "llamafactory_dump.py"), str(file)]
         environment = {"FORCE_TORCHRUN": "1", "NPROC_PER_NODE": "2"} if torchrun else {}
         return self.command(words, self.folder / name, PATH=f"{BIN}:/usr/bin:/bin", **environment)
+
+    def plain(self, name: str, **changes: Any) -> Run:
+        """`llamafactory-cli train` into the folder `name`, without PACT unless `pact` is given."""
+        file = self.written(name, **({"pact": None} | changes))
+        return self.command([str(BIN / "llamafactory-cli"), "train", str(file)], self.folder / name)

@@ -9,13 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.errors import only_measured, switched_off
-from pact_transformers.preflight import (
-    check_model,
-    checkpoint_of,
-    resumption_problems,
-    unknown_arguments,
-)
+from pact_transformers.errors import only_measured
+from pact_transformers.preflight import check_model, checkpoint_of, resumption_problems, unknown_arguments
 
 from pact_llamafactory.check import config_file
 from pact_llamafactory.problems import environment_problems, problems
@@ -32,7 +27,7 @@ def check(config: Path) -> Report:
     """Check a configuration of LLaMA-Factory, without loading a model or data.
 
     Args:
-        config: Its file, as given to `pact-plugin llamafactory train`.
+        config: Its file, as given to `pact-plugin train`.
     """
     report = Report()
     try:
@@ -47,9 +42,6 @@ def check(config: Path) -> Report:
     except ConfigError as error:
         report.find([error], block=True)
         return report
-    if found is None:
-        report.find([switched_off()])
-        return report
     if found.weight == 0:
         report.find([only_measured()])
         return report
@@ -58,9 +50,7 @@ def check(config: Path) -> Report:
         report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
     check_model("model_name_or_path", arguments.get("model_name_or_path"), found, report)
     report.find(resumption_problems(_checkpoint(arguments), found, anew=_ANEW))
-    report.notes.append(
-        "`llamafactory-cli` stops at the key `pact`: train with `pact-plugin llamafactory train`"
-    )
+    report.notes.append("`llamafactory-cli` stops at the key `pact`: train with `pact-plugin train`")
     return report
 
 
