@@ -1,4 +1,4 @@
-"""`pact-plugin tokens`: choose safety tokens, look at them, and put them on the hub."""
+"""`pact-plugin tokens`: choose safety tokens, and look at them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _OTHER_ANSWERS = 32
 """Tokens of an answer to other prompts than the pool's."""
-app = typer.Typer(help="Choose safety tokens, look at them, and put them on the hub.", no_args_is_help=True)
+app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
 
 _Prompts = Annotated[
     Path | None, typer.Option(help="Your own prompts: .txt (one a line), or .jsonl or .csv with `prompt`.")
@@ -124,20 +124,6 @@ def show(
     if plot is not None:
         chart(shown, plot, owner)
         console.print(f"{plot}: bar chart of {len(shown)} tokens", markup=False)
-
-
-@app.command()
-def push(
-    file: Annotated[Path, typer.Argument(help="A token file, or a directory that holds one.")],
-    repo_id: Annotated[str, typer.Argument(help="Repository on the hub, ORG/NAME; made if need be.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-) -> None:
-    """Upload a file of safety tokens to the Hugging Face hub."""
-    from pact_plugin.tokens import hub
-
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(hub.push(file, repo_id, private=private), markup=False)
-    console.print(f"In the configuration:  safety_tokens: {repo_id}", markup=False)
 
 
 def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -> SafetyTokens:

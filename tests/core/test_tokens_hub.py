@@ -1,4 +1,4 @@
-"""Safety tokens on the hub: the real client of the hub, in a process of its own, before a stand-in of the server."""
+"""Safety tokens from the hub: its real client, in a process of its own, before a stand-in of the server."""
 
 from __future__ import annotations
 
@@ -6,43 +6,62 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
-import numpy as np
 import pytest
-from hub import TOKEN, Hub, serving
-from safetensors.numpy import save_file
 from tiny import tiny_tokenizer
 
 from pact_plugin import SafetyTokens
 from pact_plugin.tokens.file import FILE_NAME
-from pact_plugin.tokens.hub import page
 
 NAME = "my-org/my-tokens"
-
-
-@pytest.fixture(scope="module")
-def tokens() -> SafetyTokens:
-    facts = {"model": "/home/someone/a|model", "refused": "300"}
-    return SafetyTokens.for_tokenizer(tiny_tokenizer(), [300, 5, 290], [0.5, -0.25, 0.1], facts)
+COMMIT = "1" * 40
 
 
 @pytest.fixture
-def file(tokens, tmp_path) -> Path:
-    return tokens.save(tmp_path / "tokens.safetensors")
+def files() -> dict[str, bytes]:
+    """What the repository holds, by path."""
+    return {}
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    with serving() as one:
-        yield one
+def address(files) -> Iterator[str]:
+    """A hub with one repository, to be read from."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+        def do_GET(self) -> None:
+            content = files.get(self.path.removeprefix(f"/{NAME}/resolve/main/"))
+            self.send_response(404 if content is None else 200)
+            if content is None:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            else:
+                self.send_header("ETag", f'"{COMMIT}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content or b"")
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
 
 
-def run(home: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`pact-plugin tokens ...` with a cache of its own. The hub's client reads its settings at its import."""
+def show(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`pact-plugin tokens show` with a cache of its own. The hub's client reads its settings at its import."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING_FACE_"))}
     return subprocess.run(
-        [sys.executable, "-m", "pact_plugin.cli.main", "tokens", *map(str, arguments)],
+        [sys.executable, "-m", "pact_plugin.cli.main", "tokens", "show", NAME],
         env=kept | {"HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "COLUMNS": "200"} | environment,
         capture_output=True,
         text=True,
@@ -50,80 +69,17 @@ def run(home: Path, *arguments: object, **environment: str) -> subprocess.Comple
     )
 
 
-def test_a_file_is_pushed_with_its_page_and_read_again(hub, file, tokens, tmp_path):
-    access = {"HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
-    done = run(tmp_path, "push", file, NAME, "--private", **access)
-    assert done.returncode == 0, done.stderr
-    assert f"{hub.address}/{NAME}/commit/" in done.stdout
-    assert f"safety_tokens: {NAME}" in done.stdout
-    assert hub.repositories[NAME] == {FILE_NAME: file.read_bytes(), "README.md": page(tokens, NAME).encode()}
-    assert hub.private == {NAME}
-    assert hub.commits == [f"Safety tokens {tokens.digest}"]
-
-    shown = run(tmp_path, "show", NAME, **access)
-    assert shown.returncode == 0, shown.stderr
-    assert tokens.digest in shown.stdout
-    # It lies in the client's cache now, so that a machine without a network reads it as well.
-    offline = run(tmp_path, "show", NAME, HF_HUB_OFFLINE="1")
-    assert tokens.digest in offline.stdout
+def test_a_hub_id_is_read_and_kept_for_a_machine_without_a_network(files, address, tmp_path):
+    tokens = SafetyTokens.for_tokenizer(tiny_tokenizer(), [300, 5, 290], [0.5, -0.25, 0.1])
+    files[FILE_NAME] = tokens.save(tmp_path / "tokens.safetensors").read_bytes()
+    for environment in ({"HF_ENDPOINT": address}, {"HF_HUB_OFFLINE": "1"}):
+        shown = show(tmp_path, **environment)
+        assert shown.returncode == 0, shown.stderr
+        assert tokens.digest in shown.stdout
 
 
-def test_a_repository_that_is_there_keeps_its_page(hub, file, tmp_path):
-    hub.repositories[NAME] = {"README.md": b"A model."}
-    done = run(tmp_path, "push", file, NAME, HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert hub.repositories[NAME] == {"README.md": b"A model.", FILE_NAME: file.read_bytes()}
-    assert not hub.private
-
-
-@pytest.mark.parametrize(
-    ("name", "environment", "message"),
-    [
-        (NAME, {}, "HF_TOKEN: you are not logged in to the hub. Run `hf auth login`"),
-        (NAME, {"HF_TOKEN": "hf_wrong"}, f"repo_id='{NAME}': the hub refuses the upload (401). Use a token"),
-        ("another/name", {"HF_TOKEN": TOKEN}, "repo_id='another/name': the hub refuses the upload (403)"),
-        ("a/b/c", {"HF_TOKEN": TOKEN}, "repo_id='a/b/c': not the name of a repository"),
-        (
-            NAME,
-            {"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"},
-            "the hub cannot be reached (OfflineModeIsEnabled)",
-        ),
-        (
-            NAME,
-            {"HF_TOKEN": TOKEN, "HF_ENDPOINT": "http://127.0.0.1:9"},
-            "the hub cannot be reached (Connect",
-        ),
-    ],
-)
-def test_what_keeps_a_file_from_being_pushed_is_named(hub, file, tmp_path, name, environment, message):
-    done = run(tmp_path, "push", file, name, **({"HF_ENDPOINT": hub.address} | environment))
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert all(not files for files in hub.repositories.values())
-
-
-def test_another_file_is_not_pushed(hub, tokens, tmp_path):
-    other = tmp_path / "model.safetensors"
-    save_file({"weights": np.asarray(tokens.weights)}, other)
-    for path, message in ((other, "not one of safety tokens"), (tmp_path / "none", "there is no such file")):
-        done = run(tmp_path, "push", path, NAME, HF_ENDPOINT=hub.address, HF_TOKEN=TOKEN)
-        assert done.returncode == 1
-        assert message in done.stderr
-    assert not hub.repositories
-
-
-def test_a_repository_without_a_token_file_is_named(hub, tmp_path):
-    hub.repositories[NAME] = {}
-    done = run(tmp_path, "show", NAME, HF_ENDPOINT=hub.address)
-    assert done.returncode == 1
-    assert f"safety_tokens='{NAME}'" in done.stderr
-    assert "the hub has no safety_tokens.safetensors under this name" in done.stderr
-
-
-def test_the_page_names_no_folder_of_the_one_who_chose(tokens):
-    text = page(tokens, NAME)
-    assert "/home/someone" not in text
-    assert "a\\|model" in text
-    assert f"safety_tokens: {NAME}" in text
-    assert tokens.fingerprint in text
+def test_a_repository_without_a_token_file_is_named(address, tmp_path):
+    shown = show(tmp_path, HF_ENDPOINT=address)
+    assert shown.returncode == 1
+    assert f"safety_tokens='{NAME}'" in shown.stderr
+    assert "the hub has no safety_tokens.safetensors under this name" in shown.stderr
