@@ -103,13 +103,12 @@ def show(
     tokenizer: Annotated[
         str | None, typer.Option(help="A model whose tokenizer the tokens must belong to; spells them out.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a bar chart there, such as tokens.png.")] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Also the tokens whose weight is not positive.")
     ] = False,
 ) -> None:
-    """Show a file of safety tokens as a table, and as a bar chart."""
-    from pact_plugin.cli.tokens_view import chart, table
+    """Show a file of safety tokens as a table."""
+    from pact_plugin.cli.tokens_view import table
     from pact_plugin.tokens.safety_tokens import SafetyTokens
 
     tokens = SafetyTokens.load(file)
@@ -121,9 +120,6 @@ def show(
     console = Console()
     console.print(table(shown, owner))
     console.print(_summary(tokens, shown), markup=False)
-    if plot is not None:
-        chart(shown, plot, owner)
-        console.print(f"{plot}: bar chart of {len(shown)} tokens", markup=False)
 
 
 def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -> SafetyTokens:

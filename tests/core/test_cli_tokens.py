@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-from PIL import Image
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
@@ -148,23 +147,9 @@ def test_show_checks_the_tokenizer(folder, token_file, tmp_path):
         run("show", other, "--tokenizer", folder / "aligned")
 
 
-@pytest.mark.parametrize("more", [[], ["--all"]])
-def test_show_plots_a_bar_chart(token_file, tmp_path, more):
-    picture = tmp_path / "new" / "tokens.png"
-    assert str(picture.name) in run("show", token_file, "--plot", picture, *more).replace("\n", "")
-    with Image.open(picture) as image:
-        colours = {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 24)}
-        assert image.width >= 800
-    assert (0x2A, 0x7F, 0x62) in colours
-    assert ((0xB5, 0x48, 0x3A) in colours) == bool(more)
-
-
-def test_show_refuses_bad_files(tmp_path, token_file):
+def test_show_refuses_bad_files(tmp_path):
     with pytest.raises(TokenFileError, match="no such file"):
         run("show", tmp_path)
-    with pytest.raises(ConfigError, match=r"--plot=.*\.txt"):
-        run("show", token_file, "--plot", tmp_path / "tokens.txt")
-    assert list(tmp_path.iterdir()) == []
 
 
 # SmolLM2 refuses about one in ten of the bundled requests; these among them.
