@@ -61,24 +61,6 @@ class Everyday(Part):
     high: float = Field(description="Upper end of that interval.")
 
 
-class LmEvalRow(Part):
-    """One metric of one task of lm-eval."""
-
-    task: str
-    metric: str
-    reference: float
-    reference_error: float | None = Field(description="Standard error, as lm-eval gives it.")
-    candidate: float
-    candidate_error: float | None
-
-
-class LmEvalTable(Part):
-    """What lm-eval says of both models."""
-
-    tasks: str = Field(description="As `--lm-eval` was given.")
-    rows: list[LmEvalRow]
-
-
 class Agreement(Part):
     """How far the second judge agrees with the first, over the answers of both models that both can judge."""
 

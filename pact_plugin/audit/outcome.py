@@ -79,7 +79,6 @@ def assembled(
         agreement=agree(settings.judges[1], both) if len(settings.judges) > 1 else None,
         task=likelihood(reference.task, candidate.task),
         everyday=_everyday(reference, candidate),
-        lm_eval=None,
         notes=said,
         prompts=changed_most(survey.asked.prompts, *sides, pairs, flips if rounds else None),
     )

@@ -12,7 +12,6 @@ from pact_plugin.audit.measures import (
     Coherence,
     Everyday,
     Likelihood,
-    LmEvalTable,
     Noise,
     Part,
     Said,
@@ -206,7 +205,6 @@ class AuditResult(Part):
     agreement: Agreement | None = Field(description="None if there is one judge.")
     task: Likelihood | None = Field(description="None if no held-out file was given.")
     everyday: Everyday | None = Field(description="None if everyday questions were not asked.")
-    lm_eval: LmEvalTable | None = Field(description="None if lm-eval was not asked for.")
     notes: list[str] = Field(description="What a reader should know.")
     prompts: list[Prompt] = Field(description="Every prompt, those whose behaviour changed most first.")
 

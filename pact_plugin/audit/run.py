@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from typing import Any
 
 import torch
 
@@ -38,7 +37,7 @@ def run_audit(
         progress: Called with (done, total, description) as prompts are done.
 
     Raises:
-        ConfigError: A setting cannot be used, a prompt is too long for a model, or lm-eval fails.
+        ConfigError: A setting cannot be used, or a prompt is too long for a model.
         JudgeError: A judge cannot be loaded, or none of its verdicts can be read.
         TokenizerMismatchError: The candidate has another vocabulary, or the safety tokens belong to another.
         ModelStructureError: A model's head is of a kind that is not known.
@@ -55,8 +54,6 @@ def run_audit(
     )
     if settings.thresholds.fail_under_refusal is not None and not survey.places("harmful"):
         require_harmful()
-    # First, since it may refuse its tasks; it loads the models in processes of its own.
-    table = None if settings.lm_eval is None else settings.lm_eval.run(_said(progress))
     first, second = models.names
     reference = survey.reference(*models.reference(), name=first, progress=_titled(progress, "Reference"))
     _free()
@@ -74,9 +71,7 @@ def run_audit(
     if settings.coherence and not models.adapter:
         likelihoods = survey.coherence(models.reference()[0], reference, candidate, title)
         _free()
-    return assembled(survey, (reference, candidate), settings, court, likelihoods).model_copy(
-        update={"lm_eval": table}
-    )
+    return assembled(survey, (reference, candidate), settings, court, likelihoods)
 
 
 def compared(
@@ -97,10 +92,6 @@ def _titled(progress: Progress | None, title: str) -> Progress | None:
     if progress is None:
         return None
     return lambda done, total, description: progress(done, total, f"{title}: {description}")
-
-
-def _said(progress: Progress | None) -> Any:
-    return lambda text: progress(0, 1, text) if progress else None
 
 
 def _free() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pact_plugin.audit.lm_eval import LmEval
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError
@@ -78,7 +77,6 @@ class AuditSettings:
         everyday: Whether the models are compared on the bundled everyday questions.
         coherence: Whether the reference is loaded once more, to read the candidate's answers. Where the candidate is an
             adapter, these are read in any case, with the adapter switched off.
-        lm_eval: Tasks of lm-eval.
 
     Raises:
         ConfigError: There is no judge, or more than two.
@@ -91,7 +89,6 @@ class AuditSettings:
     task: tuple[HeldOut, ...] = ()
     everyday: bool = True
     coherence: bool = False
-    lm_eval: LmEval | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(set(self.judges)) == len(self.judges) <= 2:

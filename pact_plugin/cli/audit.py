@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from pact_plugin.cli import audit_inputs
 from pact_plugin.cli.audit_inputs import Named, make_folder, models, prompt_set
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import ConfigError, PactError
@@ -99,12 +98,6 @@ def audit(
     everyday: Annotated[
         bool, typer.Option(help="Compare the models on 60 bundled everyday questions.")
     ] = True,
-    lm_eval: Annotated[
-        str | None, typer.Option(help="Tasks of lm-eval for both models, where it is installed.")
-    ] = None,
-    lm_eval_options: Annotated[
-        str, typer.Option(help="More options of lm-eval, such as '--limit 100 --batch_size 8'.")
-    ] = "",
     limit: Annotated[
         int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
     ] = None,
@@ -137,7 +130,7 @@ def audit(
             asked,
             {"fail_over": fail_over, "fail_under_refusal": fail_under_refusal, "strict": strict},
             {"judges": tuple(judge or ()), "coherence": coherence, "everyday": everyday},
-            {"safety_tokens": safety_tokens, "task": task, "lm_eval": (lm_eval, lm_eval_options)},
+            {"safety_tokens": safety_tokens, "task": task},
         )
     except PactError as error:
         print_error(error)
@@ -165,7 +158,7 @@ def _run(
 
     # Everything that can be refused without a model is refused before one is loaded.
     console = Console(highlight=False)
-    settings = _settings(named, asked, allowed, measured, files)
+    settings = _settings(asked, allowed, measured, files)
     found = prompt_set(prompts)
     loaders = models(console, named)
     make_folder(output)
@@ -181,7 +174,6 @@ def _run(
 
 
 def _settings(
-    named: Named,
     asked: dict[str, Any],
     allowed: dict[str, Any],
     measured: dict[str, Any],
@@ -197,7 +189,6 @@ def _settings(
         remedy = "It must be at least 1; leave it out for no further rounds."
         raise ConfigError("out of range", key="--noise-floor", value=asked["noise_floor"], remedy=remedy)
     tokens, task = files["safety_tokens"], files["task"]
-    tasks, options = files["lm_eval"]
     return AuditSettings(
         asking=Asking(**asked),
         thresholds=Thresholds(**allowed),
@@ -206,7 +197,6 @@ def _settings(
         task=() if task is None else load_task(task),
         everyday=measured["everyday"],
         coherence=measured["coherence"],
-        lm_eval=audit_inputs.lm_eval(tasks, options, named),
     )
 
 

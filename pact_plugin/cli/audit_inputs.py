@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from pact_plugin.cli.tokens import model_loader
 from pact_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pact_plugin.audit.lm_eval import LmEval
     from pact_plugin.audit.settings import Models
     from pact_plugin.data.prompts import Kind, PromptSet
 
@@ -97,33 +95,6 @@ def models(console: Console, named: Named) -> Models:
 
     name = candidate or f"{reference} with the adapter {adapter}"
     return Models(load_reference, load_candidate, (reference, name), adapter=adapter is not None)
-
-
-def lm_eval(tasks: str | None, options: str, named: Named) -> LmEval | None:
-    """lm-eval for both models, if tasks are given.
-
-    Raises:
-        PluginError: lm-eval is not installed.
-        ConfigError: The options cannot be split into words.
-    """
-    from pact_plugin.audit.lm_eval import LmEval
-
-    if tasks is None:
-        return None
-    try:
-        more = shlex.split(options)
-    except ValueError as error:
-        raise ConfigError(
-            str(error), key="--lm-eval-options", value=options, remedy="Close its quotation marks."
-        ) from error
-    if named.device is not None:
-        more = ["--device", named.device, *more]
-    rest = f",dtype={named.dtype}" + (f",tokenizer={named.tokenizer}" if named.tokenizer is not None else "")
-    reference = f"pretrained={named.reference}{rest}"
-    candidate = (
-        f"pretrained={named.candidate}{rest}" if named.candidate else f"{reference},peft={named.adapter}"
-    )
-    return LmEval(tasks, (reference, candidate), tuple(more))
 
 
 def make_folder(output: Path) -> None:

@@ -85,10 +85,6 @@ def beside(result: AuditResult) -> Iterator[Text]:
             f"Everyday questions: KL {everyday.kl:.4f} nats per token from the reference "
             f"({everyday.low:.4f} to {everyday.high:.4f}; {everyday.questions} questions)"
         )
-    for row in () if result.lm_eval is None else result.lm_eval.rows:
-        yield Text(
-            f"lm-eval, {row.task}, {row.metric}: reference {row.reference:.4f}, candidate {row.candidate:.4f}"
-        )
     if (both := result.agreement) is not None:
         kappa = "not defined" if both.kappa is None else f"{both.kappa:.2f}"
         yield Text(
