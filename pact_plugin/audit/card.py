@@ -157,7 +157,7 @@ def _yaml(value: Any) -> str:
 
 
 def _audit(result: AuditResult) -> Iterator[str]:
-    """As `model_card.md` of the audit says it, in fewer words and without Jinja2."""
+    """What the audit found, in a table."""
     release = result.settings.versions.get("pact-plugin", "")
     passed = "passed" if result.verdict.passed else "failed"
     yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."

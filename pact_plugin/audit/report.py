@@ -1,18 +1,16 @@
-"""The report of an audit: `report.html` and `model_card.md` for people, `audit.json` and PNG files for programs."""
+"""The report of an audit: `report.html` for people, `audit.json` and PNG files for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from pact_plugin.audit import charts
 from pact_plugin.audit.judging import refuses
 from pact_plugin.audit.measures import Said
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.audit.verdict import CRITERIA
-from pact_plugin.data.markdown import cell
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
 
@@ -31,7 +29,7 @@ def write(result: AuditResult, folder: Path) -> list[Path]:
     """Write the whole report into a folder, which is made if need be.
 
     Returns:
-        The files: `audit.json`, `report.html`, `model_card.md` and the PNG files.
+        The files: `audit.json`, `report.html` and the PNG files.
 
     Raises:
         PluginError: matplotlib or Jinja2 is missing.
@@ -40,15 +38,22 @@ def write(result: AuditResult, folder: Path) -> list[Path]:
     # The numbers first: should a chart fail, they are there.
     written = [_write(folder / "audit.json", result.model_dump_json(indent=2) + "\n")]
     written.append(_write(folder / "report.html", html(result)))
-    written.append(_write(folder / "model_card.md", model_card(result)))
     return written + charts.png(result, folder)
 
 
 def html(result: AuditResult) -> str:
     """The report as one HTML document that needs no network and runs no script."""
-    return _render(
-        "report.html.j2",
-        escape=True,
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise PluginError("the report needs Jinja2", remedy="pip install 'pact-plugin[cli]'") from error
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "p": p_value, "of": _of}
+    environment.filters |= {"nats": nats, "change": nats_change}
+    source = files("pact_plugin").joinpath("audit", "templates", "report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
         result=result,
         groups=groups(result.prompts),
         shown=SHOWN,
@@ -61,11 +66,6 @@ def html(result: AuditResult) -> str:
         charts=charts.charts(result),
         colours=charts.COLOURS,
     )
-
-
-def model_card(result: AuditResult) -> str:
-    """A Markdown block for a model card."""
-    return _render("model_card.md.j2", escape=False, result=result, criteria=CRITERIA)
 
 
 def groups(prompts: Sequence[Prompt]) -> list[tuple[str, str, list[Prompt]]]:
@@ -145,20 +145,6 @@ def differ(said: Said) -> bool:
     if said.verdict is None or said.second is None or said.verdict == said.second:
         return False
     return not (said.refused and refuses(said.second))
-
-
-def _render(name: str, *, escape: bool, **values: Any) -> str:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise PluginError("the report needs Jinja2", remedy="pip install 'pact-plugin[cli]'") from error
-    environment = Environment(
-        autoescape=escape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent, "points": points, "p": p_value, "cell": cell, "of": _of}
-    environment.filters |= {"nats": nats, "change": nats_change}
-    source = files("pact_plugin").joinpath("audit", "templates", name).read_text(encoding="utf-8")
-    return environment.from_string(source).render(**values)
 
 
 def _of(value: float, criterion: Criterion) -> str:

@@ -83,7 +83,6 @@ def test_everyday_questions_are_asked_unless_they_are_not(folder, tmp_path):
     assert 0 < found.low < found.kl < found.high
     assert f"Everyday questions: KL {found.kl:.4f} nats per token" in words(done.output)
     assert "Does it still work?" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "- Everyday questions: KL" in (tmp_path / "model_card.md").read_text(encoding="utf-8")
 
 
 # --- the user's task ---

@@ -47,7 +47,6 @@ def test_the_noise_floor_is_in_the_report(folder, tmp_path):
     assert found.verdict.criteria[0].noise == 0
     assert "Noise floor, harmful: at most 0 of 10 verdicts flip by themselves" in words(done.output)
     assert "flips in 2 rounds: 0, 0 of 10" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "- Noise floor, harmful prompts" in (tmp_path / "model_card.md").read_text(encoding="utf-8")
 
 
 class Tossing:
