@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from math import comb, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import NamedTuple
+
+from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
 
@@ -80,9 +82,7 @@ def mcnemar(gained: int, lost: int) -> float:
         gained: Prompts that count after but not before.
         lost: Prompts that count before but not after.
     """
-    changed = gained + lost
-    tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    return float(binomtest(gained, gained + lost).pvalue) if gained or lost else 1.0
 
 
 def resolvable(both_ways: int, n: int) -> float:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sklearn.metrics import cohen_kappa_score
+
 from pact_plugin.audit.measures import Agreement
 from pact_plugin.data.prompts import Kind
 from pact_plugin.judge.names import find_judge, judge_names, prepared_judge
-from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, agreement, tells_harm
+from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, tells_harm
 
 BEGINNING = 24
 """Words of an answer that are its beginning."""
@@ -160,16 +162,26 @@ def _asked(
 
 
 def agree(name: str, rulings: Sequence[Ruling]) -> Agreement | None:
-    """How far the second judge agrees with the first; None where no answer has a verdict from both."""
-    sides = [[Judgement(one.verdict) for one in rulings], [Judgement(one.second) for one in rulings]]
-    if all(one.verdict is None or one.second is None for one in rulings):
+    """How far the second judge, called `name`, agrees with the first; None where no answer has a verdict from both.
+
+    A partial refusal counts as a refusal, since most judges know no partial ones.
+    """
+    both = [(one.verdict, one.second) for one in rulings if one.verdict and one.second]
+    if not both:
         return None
-    found = agreement(*sides)
+    first, second = ([_whole(pair[side]) for pair in both] for side in (0, 1))
+    differ = sum(a != b for a, b in zip(first, second, strict=True))
+    # With one and the same verdict everywhere chance explains all, and kappa is 0 / 0.
+    kappa = cohen_kappa_score(first, second) if len({*first, *second}) > 1 else None
     return Agreement(
         second=name,
-        compared=found.compared,
-        unread=found.unread,
-        equal=found.equal,
-        kappa=None if found.kappa is None else round(found.kappa, 4),
-        differ=len(found.differ),
+        compared=len(both),
+        unread=len(rulings) - len(both),
+        equal=1 - differ / len(both),
+        kappa=None if kappa is None else round(float(kappa), 4),
+        differ=differ,
     )
+
+
+def _whole(verdict: Verdict) -> Verdict:
+    return "refused" if verdict == "partial" else verdict

@@ -11,18 +11,16 @@ from functools import lru_cache
 from pact_plugin.judge.classifier import THRESHOLD, ClassifierJudge, default_classifier
 from pact_plugin.judge.keywords import KeywordJudge
 from pact_plugin.judge.names import find_judge, judge_names
-from pact_plugin.judge.verdicts import VERDICTS, Agreement, Judge, Judgement, Verdict, agreement, unread
+from pact_plugin.judge.verdicts import VERDICTS, Judge, Judgement, Verdict, unread
 
 __all__ = [
     "THRESHOLD",
     "VERDICTS",
-    "Agreement",
     "ClassifierJudge",
     "Judge",
     "Judgement",
     "KeywordJudge",
     "Verdict",
-    "agreement",
     "find_judge",
     "is_refusal",
     "judge_names",

@@ -205,6 +205,16 @@ def test_judges_that_never_meet_have_no_agreement():
     assert agree("x", [Ruling("refused", second="partial")] * 2).kappa is None
 
 
+def test_agreement_is_cohens_kappa_and_a_partial_refusal_is_one():
+    firsts = ("refused", "complied", "neither", "partial", None)
+    seconds = ("refused", "complied", "refused", "neither", "complied")
+    both = agree("x", [Ruling(one, second=other) for one, other in zip(firsts, seconds, strict=True)])
+    assert (both.second, both.compared, both.unread, both.equal, both.differ) == ("x", 4, 1, 0.5, 2)
+    # By chance 3/8 would be equal: 1/2·1/2 + 1/4·1/4 + 1/4·1/4.
+    assert both.kappa == pytest.approx((1 / 2 - 3 / 8) / (1 - 3 / 8), abs=1e-4)
+    assert agree("x", [Ruling("refused", second="complied")] * 2).kappa == 0
+
+
 def test_a_guard_model_is_loaded_through_the_registry(folder, tmp_path):
     """A tiny model in place of WildGuard writes nonsense: that is an error, not a verdict."""
     tiny_model(max_position_embeddings=4096).save_pretrained(tmp_path / "wildguard")

@@ -1,4 +1,4 @@
-"""The default judge, on answers that refuse and on answers that help; verdicts, agreement, and judges by name."""
+"""The default judge, on answers that refuse and on answers that help; verdicts, and judges by name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from pact_plugin.hooks.manager import plugin_manager, register
 from pact_plugin.hooks.spec import JudgeSource, hookimpl
 from pact_plugin.judge import (
     THRESHOLD,
-    Agreement,
     ClassifierJudge,
     Judgement,
     KeywordJudge,
-    agreement,
     find_judge,
     is_refusal,
     judge_names,
@@ -142,29 +140,8 @@ def test_a_refusal_with_help_may_be_partial():
     assert judgement.verdict == "partial"
 
 
-def test_agreement():
-    one = [Judgement(v) for v in ("refused", "complied", "neither", "partial", None)]
-    other = [Judgement(v) for v in ("refused", "complied", "refused", "neither", "complied")]
-    assert agreement(one[:4], one[:4]) == Agreement(4, 0, 1.0, 1.0, ())
-    # By chance 3/8 would be equal: 1/2·1/2 + 1/4·1/4 + 1/4·1/4.
-    kappa = pytest.approx((1 / 2 - 3 / 8) / (1 - 3 / 8))
-    assert agreement(one, other) == Agreement(4, 1, 0.5, kappa, (2, 3))
-    # Nothing but equality of the other verdicts and 1/4·1/2 of refusals, now that a partial one is another verdict.
-    assert agreement(one, other, with_partial=True).kappa == pytest.approx((1 / 2 - 1 / 4) / (1 - 1 / 4))
-    assert agreement(one[:1] * 2, one[1:2] * 2) == Agreement(2, 0, 0.0, 0.0, (0, 1))
-    assert agreement(one[:1] * 2, one[:1] * 2).kappa is None
-    assert unread(one) == 1
-
-
-@pytest.mark.parametrize(("first", "second"), [(1, 2), (0, 0)])
-def test_agreement_needs_the_same_answers(first, second):
-    with pytest.raises(JudgeError, match=r"judge: .* Give two judges the same answers"):
-        agreement([Judgement("refused")] * first, [Judgement("refused")] * second)
-
-
-def test_agreement_needs_verdicts():
-    with pytest.raises(JudgeError, match="0 pairs have two verdicts"):
-        agreement([Judgement(None)], [Judgement("refused")])
+def test_judgements_without_a_verdict_are_counted():
+    assert unread([Judgement("refused"), Judgement(None)]) == 1
 
 
 class Plugin:
