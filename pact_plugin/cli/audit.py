@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -74,12 +74,12 @@ def audit(
         ),
     ] = None,
     noise_floor: Annotated[
-        int | None,
+        int,
         typer.Option(
             help="Let the reference answer so many times more, in other batches and orders: a change no larger than "
             "what flips by itself fails nothing."
         ),
-    ] = None,
+    ] = 0,
     coherence: Annotated[
         bool,
         typer.Option(
@@ -119,38 +119,37 @@ def audit(
     """
     if (candidate is None) == (adapter is None):
         raise typer.BadParameter("give one of --candidate and --adapter")
-    asked = {"limit": limit, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    if noise_floor is not None:
-        asked["noise_floor"] = noise_floor
-    try:
-        passed = _run(
-            Named(reference, candidate, adapter, tokenizer, device, dtype),
-            {None: prompts or [], "harmful": harmful or [], "benign": benign or []},
-            output,
-            asked,
-            {"fail_over": fail_over, "fail_under_refusal": fail_under_refusal, "strict": strict},
-            {"judges": tuple(judge or ()), "coherence": coherence, "everyday": everyday},
-            {"safety_tokens": safety_tokens, "task": task},
+    with _status_of_errors():
+        from pact_plugin.audit.settings import Asking, AuditSettings
+        from pact_plugin.audit.verdict import Thresholds
+        from pact_plugin.data.heldout import load_task
+        from pact_plugin.judge.names import DEFAULT
+        from pact_plugin.tokens.safety_tokens import SafetyTokens
+
+        settings = AuditSettings(
+            asking=Asking(max_new_tokens, batch_size, limit, noise_floor),
+            thresholds=Thresholds(fail_over, fail_under_refusal, strict),
+            judges=tuple(judge or (DEFAULT,)),
+            safety_tokens=None if safety_tokens is None else SafetyTokens.load(safety_tokens),
+            task=() if task is None else load_task(task),
+            everyday=everyday,
+            coherence=coherence,
         )
-    except PactError as error:
-        print_error(error)
-        raise typer.Exit(2) from error
-    except Exception as error:  # Python's own status would be 1, a verdict
-        traceback.print_exc()
-        raise typer.Exit(2) from error
+        named = Named(reference, candidate, adapter, tokenizer, device, dtype)
+        kinds: dict[Kind | None, list[str] | None] = {None: prompts, "harmful": harmful, "benign": benign}
+        passed = _run(named, kinds, settings, output)
     if not passed:
         raise typer.Exit(1)
 
 
 def _run(
-    named: Named,
-    prompts: dict[Kind | None, list[str]],
-    output: Path,
-    asked: dict[str, Any],
-    allowed: dict[str, Any],
-    measured: dict[str, Any],
-    files: dict[str, Any],
+    named: Named, prompts: dict[Kind | None, list[str] | None], settings: AuditSettings, output: Path
 ) -> bool:
+    """Audit, show the result and write the report.
+
+    Returns:
+        Whether every threshold is kept.
+    """
     from pact_plugin.audit import report
     from pact_plugin.audit.run import run_audit
     from pact_plugin.cli.audit_view import show
@@ -158,7 +157,6 @@ def _run(
 
     # Everything that can be refused without a model is refused before one is loaded.
     console = Console(highlight=False)
-    settings = _settings(asked, allowed, measured, files)
     found = prompt_set(prompts)
     loaders = models(console, named)
     make_folder(output)
@@ -173,31 +171,17 @@ def _run(
     return result.verdict.passed
 
 
-def _settings(
-    asked: dict[str, Any],
-    allowed: dict[str, Any],
-    measured: dict[str, Any],
-    files: dict[str, Any],
-) -> AuditSettings:
-    from pact_plugin.audit.settings import Asking, AuditSettings
-    from pact_plugin.audit.verdict import Thresholds
-    from pact_plugin.data.heldout import load_task
-    from pact_plugin.judge.names import DEFAULT
-    from pact_plugin.tokens.safety_tokens import SafetyTokens
-
-    if asked.get("noise_floor", 1) < 1:
-        remedy = "It must be at least 1; leave it out for no further rounds."
-        raise ConfigError("out of range", key="--noise-floor", value=asked["noise_floor"], remedy=remedy)
-    tokens, task = files["safety_tokens"], files["task"]
-    return AuditSettings(
-        asking=Asking(**asked),
-        thresholds=Thresholds(**allowed),
-        judges=measured["judges"] or (DEFAULT,),
-        safety_tokens=None if tokens is None else SafetyTokens.load(tokens),
-        task=() if task is None else load_task(task),
-        everyday=measured["everyday"],
-        coherence=measured["coherence"],
-    )
+@contextmanager
+def _status_of_errors() -> Iterator[None]:
+    """Exit status 2, no verdict, for every error; Python's own status would be 1, a verdict."""
+    try:
+        yield
+    except PactError as error:
+        print_error(error)
+        raise typer.Exit(2) from error
+    except Exception as error:
+        traceback.print_exc()
+        raise typer.Exit(2) from error
 
 
 @contextmanager

@@ -29,11 +29,11 @@ class Named:
     dtype: str
 
 
-def prompt_set(given: dict[Kind | None, list[str]]) -> PromptSet:
+def prompt_set(given: dict[Kind | None, list[str] | None]) -> PromptSet:
     """The prompts of all files and data sets; the bundled ones where there is none.
 
     Args:
-        given: Names by the kind that they were given as; None where a column says it.
+        given: Names by the kind that they were given as; the kind is None where a column says it.
 
     Raises:
         ConfigError: A file, data set or column is missing, or a row cannot be used.
@@ -42,7 +42,7 @@ def prompt_set(given: dict[Kind | None, list[str]]) -> PromptSet:
 
     found = []
     for kind, names in given.items():
-        for name in names:
+        for name in names or ():
             source, column = _column(name)
             columns = prompts.ColumnNames(column or "prompt", kind)
             if prompt_files.is_file(source):
