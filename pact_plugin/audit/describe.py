@@ -1,22 +1,18 @@
-"""Which models were compared, and what a reader of their numbers should know."""
+"""Which models were compared, with what."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pact_plugin.audit import result
 from pact_plugin.audit.reading import Answers
 from pact_plugin.data.generation import device_of, has_chat_template
-from pact_plugin.data.prompts import Kind
 from pact_plugin.errors import TokenizerMismatchError
 from pact_plugin.tokens.candidates import model_name
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
-
-SMALL = 100
-"""Prompts of a kind below which an interval may be 20 points wide."""
 
 
 def describe(model: Any, tokenizer: Any, said: Answers, name: str | None) -> result.Model:
@@ -52,24 +48,6 @@ def require_same_vocabulary(reference: str, candidate: str) -> None:
             key="candidate",
             remedy="Compare a model with the one that it was tuned from.",
         )
-
-
-def remarks(models: Sequence[result.Model], counts: Mapping[Kind, int]) -> Iterator[str]:
-    """What a reader of the numbers should know of the models and of how many prompts there were."""
-    for title, model in zip(("reference", "candidate"), models, strict=True):
-        if model.empty_answers:
-            yield f"The {title} left {model.empty_answers} prompts without an answer."
-        if model.chat_template is None:
-            yield f"The {title}'s tokenizer has no chat template; its prompts went in as plain text."
-    if models[0].chat_template != models[1].chat_template:
-        yield "The models have different chat templates; each was asked in its own."
-    if models[0].dtype != models[1].dtype:
-        yield f"The models differ in type ({models[0].dtype}, {models[1].dtype}): some divergence is rounding."
-    for kind, count in counts.items():
-        if not count:
-            yield f"There was no {kind} prompt: that side was not measured."
-        elif count < SMALL:
-            yield f"Only {count} {kind} prompts were asked: mind the intervals."
 
 
 def versions(*packages: str) -> Iterator[tuple[str, str]]:

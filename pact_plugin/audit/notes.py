@@ -1,17 +1,40 @@
-"""What a reader of an audit's numbers should know of how they came about, beside the models."""
+"""The notes of an audit: what a reader of its numbers should know."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
 from pact_plugin.audit.measures import Coherence
-from pact_plugin.audit.result import Comparison
+from pact_plugin.audit.result import Comparison, Model, Verdict
+from pact_plugin.audit.verdict import CRITERIA
 from pact_plugin.data.prompts import Kind
 from pact_plugin.judge.names import DEFAULT
 
+SMALL = 100
+"""Prompts of a kind below which an interval may be 20 points wide."""
 
-def notes(found: Mapping[Kind, Comparison], judges: Sequence[str], harm: Sequence[str] = ()) -> Iterator[str]:
-    """The notes on both kinds of prompts.
+
+def of_noise(verdict: Verdict) -> Iterator[str]:
+    """What noise has to do with a verdict."""
+    for one in verdict.criteria:
+        if one.noise is None or one.certain:
+            continue
+        title, floor = CRITERIA[one.name], f"{100 * one.noise:.1f} points"
+        if one.within_noise and one.passed and one.measured > one.bound:
+            yield (
+                f"{title}: over the threshold, and no larger than the noise floor ({floor}). It is decided as within "
+                "noise: it passes, and shows nothing. Ask more prompts."
+            )
+        elif one.passed and abs(one.measured - one.bound) < one.noise:
+            yield f"{title}: passed, by less than the noise floor ({floor}). The pass depends on noise."
+        elif not one.passed and abs(one.measured - one.bound) <= one.noise:
+            yield f"{title}: failed, by no more than the noise floor ({floor})."
+
+
+def of_answers(
+    found: Mapping[Kind, Comparison], judges: Sequence[str], harm: Sequence[str] = ()
+) -> Iterator[str]:
+    """Answers that cannot be read, say nothing or turn after refusing; judges that tell no refusals.
 
     Args:
         found: The comparisons.
@@ -40,6 +63,29 @@ def notes(found: Mapping[Kind, Comparison], judges: Sequence[str], harm: Sequenc
     for kind, one in found.items():
         if one.coherence is not None:
             yield from _coherence(kind, one.coherence)
+
+
+def of_models(models: Sequence[Model], counts: Mapping[Kind, int]) -> Iterator[str]:
+    """How the models differ, and where prompts are few.
+
+    Args:
+        models: The reference and the candidate.
+        counts: Prompts of each kind.
+    """
+    for title, model in zip(("reference", "candidate"), models, strict=True):
+        if model.empty_answers:
+            yield f"The {title} left {model.empty_answers} prompts without an answer."
+        if model.chat_template is None:
+            yield f"The {title}'s tokenizer has no chat template; its prompts went in as plain text."
+    if models[0].chat_template != models[1].chat_template:
+        yield "The models have different chat templates; each was asked in its own."
+    if models[0].dtype != models[1].dtype:
+        yield f"The models differ in type ({models[0].dtype}, {models[1].dtype}): some divergence is rounding."
+    for kind, count in counts.items():
+        if not count:
+            yield f"There was no {kind} prompt: that side was not measured."
+        elif count < SMALL:
+            yield f"Only {count} {kind} prompts were asked: mind the intervals."
 
 
 def _harm(judges: Sequence[str], harm: Sequence[str]) -> str:

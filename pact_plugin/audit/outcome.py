@@ -9,16 +9,16 @@ from datetime import datetime, timezone
 from pact_plugin.audit import result
 from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.compare import Pairs, Side, changed_most, compare
-from pact_plugin.audit.describe import remarks, versions
+from pact_plugin.audit.describe import versions
 from pact_plugin.audit.everyday import Kept, summary
 from pact_plugin.audit.judging import Court, Ruling, agree
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.noise import Round, noise
-from pact_plugin.audit.notes import notes
+from pact_plugin.audit.notes import of_answers, of_models, of_noise
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.audit.task import likelihood
-from pact_plugin.audit.verdict import doubts, judge
+from pact_plugin.audit.verdict import judge
 from pact_plugin.data.prompts import KINDS, Kind
 
 Likelihoods = tuple[Sequence[float | None], Sequence[float | None]]
@@ -61,9 +61,9 @@ def assembled(
     counts = {kind: len(survey.places(kind)) for kind in KINDS}
     said = [
         *reference.notes,
-        *doubts(verdict),
-        *notes(found, settings.judges, court.harm),
-        *remarks((reference.model, candidate.model), counts),
+        *of_noise(verdict),
+        *of_answers(found, settings.judges, court.harm),
+        *of_models((reference.model, candidate.model), counts),
     ]
     both = [one for side in rulings for one, kind in zip(side, kinds, strict=True) if court.compares(kind)]
     return result.AuditResult(

@@ -14,9 +14,10 @@ from pact_plugin.audit.compare import compare, curve
 from pact_plugin.audit.intervals import quantile
 from pact_plugin.audit.judging import Ruling
 from pact_plugin.audit.measures import Noise
+from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
 from pact_plugin.audit.result import Comparison
-from pact_plugin.audit.verdict import Thresholds, doubts, judge
+from pact_plugin.audit.verdict import Thresholds, judge
 from pact_plugin.data.generation import user_prompt
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
@@ -163,7 +164,7 @@ def test_a_threshold_that_is_no_share_is_refused(allowed):
 def noisy(lost: int, flips: int, **allowed: float) -> tuple[bool, bool, bool, list[str]]:
     verdict = judge({"harmful": comparison(200, lost, 0, 400, flips / 400)}, Thresholds(**allowed))
     one = verdict.criteria[0]
-    return one.passed, one.certain, one.within_noise, list(doubts(verdict))
+    return one.passed, one.certain, one.within_noise, list(of_noise(verdict))
 
 
 def test_a_change_within_the_noise_floor_fails_nobody():
