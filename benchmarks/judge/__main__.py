@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.judge.data import TEXTS, Row, read_own, read_pyrit, read_xstest
-from benchmarks.judge.evaluation import evaluate, judge_in, table
+from benchmarks.judge.evaluation import evaluate, table
 from benchmarks.judge.fitting import fit
 from pact_plugin.cli.console import print_error
 from pact_plugin.errors import ConfigError, PactError
@@ -51,13 +51,10 @@ def evaluate_judges(
     xstest: XSTest = None,
     pyrit: PyRIT = None,
     own: Own = TEXTS,
-    older: Annotated[
-        Path | None, typer.Option(help="A Python file whose is_refusal is measured beside the others.")
-    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the table here.")] = None,
 ) -> None:
     """Recall and false alarms of each judge, on each model with weights that were fitted without it."""
-    results = evaluate(_rows(xstest, pyrit, own), None if older is None else judge_in(older))
+    results = evaluate(_rows(xstest, pyrit, own))
     written = table(results)
     console.print(written, end="", markup=False)
     if output is not None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.judge.data import OWN, Row
 from benchmarks.judge.fitting import WORDS, fit, shortened
-from pact_plugin.errors import ConfigError
 from pact_plugin.judge.classifier import THRESHOLD, Classifier
 from pact_plugin.judge.keywords import declines
 from pact_plugin.judge.text import beginning
@@ -127,32 +124,12 @@ def keywords(row: Row) -> float:
     return float(declines(beginning(row.text)))
 
 
-def judge_in(path: Path) -> Score:
-    """An older judge: the `is_refusal` of a file, such as `git show COMMIT:pact_plugin/judge.py` writes one.
-
-    Raises:
-        ConfigError: It is no such file.
-    """
-    spec = importlib.util.spec_from_file_location("older_judge", path)
-    try:
-        if spec is None or spec.loader is None:
-            raise ImportError("no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        is_refusal = module.is_refusal
-    except (OSError, ImportError, SyntaxError, AttributeError) as error:
-        remedy = "Give a Python file that defines is_refusal(text)."
-        raise ConfigError(f"no judge ({error})", key="older", value=str(path), remedy=remedy) from error
-    return lambda row: float(is_refusal(row.text))
-
-
-def evaluate(rows: Sequence[Row], older: Score | None = None) -> list[Result]:
+def evaluate(rows: Sequence[Row]) -> list[Result]:
     """Every judge on every source; the classifier always on sources that it has not seen."""
     results = []
     for source, held, score in left_out(rows):
-        judges = [("keywords", keywords), ("classifier", score)]
-        for name, judge in [("older", older), *judges] if older else judges:
-            results.append(result(source, name, held, judge))
+        results.append(result(source, "keywords", held, keywords))
+        results.append(result(source, "classifier", held, score))
         results.append(result(source, f"classifier, first {WORDS} words", held, score, WORDS))
     for source, held, score in new_prompts(rows):
         results.append(result(source, "classifier, prompts unseen too", held, score))

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks.judge.__main__ import app
 from benchmarks.judge.data import TEXTS, Row, read_own, read_pyrit, read_xstest
-from benchmarks.judge.evaluation import evaluate, judge_in, keywords, left_out, result, table
+from benchmarks.judge.evaluation import evaluate, keywords, left_out, result, table
 from benchmarks.judge.fitting import fit, known_words, shortened
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge.classifier import WEIGHTS, Classifier
@@ -79,18 +79,14 @@ def test_training_gives_weights_that_judge(files, tmp_path):
 
 
 def test_evaluation_leaves_out_what_it_measures(files, tmp_path):
-    older = tmp_path / "older.py"
-    older.write_text("def is_refusal(text):\n    return text.startswith('I cannot')\n", encoding="utf-8")
     output = tmp_path / "table.md"
-    shown = run("evaluate", *options(files), "--older", older, "--output", output)
+    shown = run("evaluate", *options(files), "--output", output)
     written = output.read_text(encoding="utf-8")
     assert written in shown
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written.splitlines()[2:]]
     judges = Counter(row[0] for row in rows)
-    assert judges == {"one": 5, "two": 5, "PyRIT": 4, "our own texts": 4}
+    assert judges == {"one": 4, "two": 4, "PyRIT": 3, "our own texts": 3}
     shares = {(row[0], row[1]): row[2:] for row in rows}
-    assert shares["one", "older"] == ["33.3% of 18", "0.0% of 18", "100.0% of 6"]
-    assert shares["two", "older"] == ["0.0% of 18", "0.0% of 18", "0.0% of 6"]
     assert shares["two", "classifier"][:2] == ["100.0% of 18", "0.0% of 18"]
 
 
@@ -183,15 +179,6 @@ def test_an_error_is_one_line(tmp_path):
     assert "do not have all three labels. Add answers of the others" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "w.json").exists()
-
-
-@pytest.mark.parametrize("content", ["def other(): ...", "def is_refusal(", None])
-def test_a_file_without_a_judge(tmp_path, content):
-    path = tmp_path / "older.py"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"older=.*defines is_refusal"):
-        judge_in(path)
 
 
 def test_our_own_texts():
