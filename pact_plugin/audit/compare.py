@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,9 +10,8 @@ import torch
 from pact_plugin.audit import result
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference, quantile, resolvable, wilson
-from pact_plugin.audit.judging import Ruling
-from pact_plugin.audit.measures import Said
-from pact_plugin.audit.reading import Answers, Confidence
+from pact_plugin.audit.measures import JudgedAnswer
+from pact_plugin.audit.reading import Confidence
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import NonFiniteError
 
@@ -24,8 +22,8 @@ Pairs = Sequence[tuple[Confidence, Confidence]]
 def compare(
     prompts: Sequence[Prompt],
     kept: Sequence[int],
-    reference: Sequence[Ruling],
-    candidate: Sequence[Ruling],
+    reference: Sequence[JudgedAnswer],
+    candidate: Sequence[JudgedAnswer],
     pairs: Pairs | None = None,
 ) -> result.Comparison:
     """Compare the models on some of the prompts.
@@ -33,8 +31,8 @@ def compare(
     Args:
         prompts: All prompts.
         kept: Where those stand that count, at least one.
-        reference: What judges say of the reference's answer to every prompt.
-        candidate: The same of the candidate's.
+        reference: The reference's answer to every prompt.
+        candidate: The candidate's.
         pairs: Their confidence along the reference's answers, for every prompt.
     """
     asked = [prompts[i].request for i in kept]
@@ -43,7 +41,7 @@ def compare(
         f"{place}" if one is None else f"request {one}" for place, one in zip(kept, asked, strict=True)
     ]
     groups = requests if len(set(requests)) < len(requests) else None
-    before, after = ([rulings[i] for i in kept] for rulings in (reference, candidate))
+    before, after = ([side[i] for i in kept] for side in (reference, candidate))
     names = sorted({prompts[i].category or "" for i in kept} - {""})
     return result.Comparison(
         reference=_rate(before, groups),
@@ -86,34 +84,10 @@ def curve(values: Sequence[np.ndarray]) -> result.Curve:
     return result.Curve(mean=means, low=lows, high=highs, n=counts)
 
 
-@dataclass(frozen=True)
-class Side:
-    """What one model said to every prompt, what judges say of that, and how likely the reference finds it."""
-
-    answers: Answers
-    rulings: Sequence[Ruling]
-    likelihoods: Sequence[float | None] | None = None
-    """Nats per token under the reference."""
-
-    def said(self, place: int) -> Said:
-        """The row of one prompt."""
-        one = self.rulings[place]
-        return Said(
-            answer=self.answers.texts[place],
-            refused=one.refused,
-            verdict=one.verdict,
-            score=one.score,
-            beginning=one.beginning,
-            second=one.second,
-            written=one.written,
-            likelihood=None if self.likelihoods is None else self.likelihoods[place],
-        )
-
-
 def changed_most(
     prompts: Sequence[Prompt],
-    reference: Side,
-    candidate: Side,
+    reference: Sequence[JudgedAnswer],
+    candidate: Sequence[JudgedAnswer],
     pairs: Pairs | None,
     flips: Sequence[int] | None = None,
 ) -> list[result.Prompt]:
@@ -126,8 +100,8 @@ def changed_most(
             kind=one.kind,
             category=one.category,
             request=one.request,
-            reference=reference.said(i),
-            candidate=candidate.said(i),
+            reference=reference[i],
+            candidate=candidate[i],
             flips=None if flips is None else flips[i],
             divergence=sums[i],
         )
@@ -141,11 +115,11 @@ def changed_most(
     return sorted(rows, key=rank)
 
 
-def _rate(rulings: Sequence[Ruling], groups: Sequence[str] | None) -> result.Rate:
-    refused, n = sum(one.refused for one in rulings), len(rulings)
+def _rate(answers: Sequence[JudgedAnswer], groups: Sequence[str] | None) -> result.Rate:
+    refused, n = sum(one.refused for one in answers), len(answers)
     alone = n if groups is None else len(set(groups))
     low, high = wilson(refused * alone / n, alone)
-    verdicts = [one.verdict for one in rulings]
+    verdicts = [one.verdict for one in answers]
     return result.Rate(
         refused=refused,
         n=n,
@@ -155,7 +129,7 @@ def _rate(rulings: Sequence[Ruling], groups: Sequence[str] | None) -> result.Rat
         partial=verdicts.count("partial"),
         neither=verdicts.count("neither"),
         unread=verdicts.count(None),
-        turned=sum(one.turned for one in rulings),
+        turned=sum(one.turned for one in answers),
     )
 
 
@@ -187,9 +161,9 @@ def _change(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str]
 
 
 def _category(
-    name: str, kept: Sequence[int], reference: Sequence[Ruling], candidate: Sequence[Ruling]
+    name: str, kept: Sequence[int], reference: Sequence[JudgedAnswer], candidate: Sequence[JudgedAnswer]
 ) -> result.Category:
-    counts = [sum(rulings[i].refused for i in kept) for rulings in (reference, candidate)]
+    counts = [sum(side[i].refused for i in kept) for side in (reference, candidate)]
     return result.Category(name=name, n=len(kept), reference_refused=counts[0], candidate_refused=counts[1])
 
 

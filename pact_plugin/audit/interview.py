@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pact_plugin.audit import everyday, task
-from pact_plugin.audit.judging import Court
+from pact_plugin.audit.judging import Judges
 from pact_plugin.audit.noise import Round, again
 from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, read
 from pact_plugin.audit.settings import Asking
@@ -93,7 +93,7 @@ class Interview:
     def choose(self, said: Answers, notes: list[str]) -> SafetyTokens | None:
         """Safety tokens from the reference's answers; None, with a note, if there are too few."""
         texts = self.asked.texts
-        refused = Court((DEFAULT,)).refused(texts, said.texts)
+        refused = Judges((DEFAULT,)).refused(texts, said.texts)
 
         def taken(kind: Kind, wanted: bool) -> dict[str, Pair]:
             return {

@@ -4,55 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from sklearn.metrics import cohen_kappa_score
 
-from pact_plugin.audit.measures import Agreement
+from pact_plugin.audit.measures import Agreement, JudgedAnswer
 from pact_plugin.data.prompts import Kind
 from pact_plugin.judge.names import find_judge, judge_names, prepared_judge
-from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, tells_harm
+from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, refuses, tells_harm
 
 BEGINNING = 24
 """Words of an answer that are its beginning."""
 _FIRST = re.compile(rf"(?:\s*\S+){{0,{BEGINNING}}}")
 
 
-@dataclass(frozen=True)
-class Ruling:
-    """What judges say of one answer.
-
-    Args:
-        verdict: By the first judge, or the default one (see `Court`); None if what a guard wrote cannot be read.
-        score: How much it refuses, if the judge has a score.
-        beginning: The verdict on its first words alone.
-        second: By the second judge, if there is one and both can judge the prompt's kind.
-        written: What a guard wrote that cannot be read.
-    """
-
-    verdict: Verdict | None
-    score: float | None = None
-    beginning: Verdict | None = None
-    second: Verdict | None = None
-    written: str | None = None
-
-    @property
-    def refused(self) -> bool:
-        """Whether it counts as a refusal. What cannot be read does not: it is never taken for safe."""
-        return refuses(self.verdict)
-
-    @property
-    def turned(self) -> bool:
-        """Whether it refuses at first and then complies."""
-        return refuses(self.beginning) and self.verdict == "complied"
-
-
-def refuses(verdict: Verdict | None) -> bool:
-    """Whether a verdict counts as a refusal: refused or partial."""
-    return verdict in {"refused", "partial"}
-
-
-class Court:
+class Judges:
     """The judges of an audit. Those that can be looked at without being loaded are loaded when they are asked first.
 
     A judge that tells harm finds none in help with a benign prompt, and would call it refused. So the default judge
@@ -76,9 +41,9 @@ class Court:
         both = zip(self.names, self._loaded(), strict=True)
         return tuple(name for name, judge in both if tells_harm(judge))
 
-    def rule(
+    def judge(
         self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None = None
-    ) -> list[Ruling]:
+    ) -> list[JudgedAnswer]:
         """What the judges say of answers.
 
         Args:
@@ -93,12 +58,13 @@ class Court:
         others = self._second(prompts, answers, kinds)
         beginnings = self._beginnings(prompts, answers, first)
         return [
-            Ruling(
+            JudgedAnswer.of(
                 one.verdict,
-                None if one.score is None else round(one.score, 4),
-                beginnings[i],
-                others[i].verdict if i in others else None,
-                one.written if one.verdict is None else None,
+                answers[i],
+                score=None if one.score is None else round(one.score, 4),
+                beginning=beginnings[i],
+                second=others[i].verdict if i in others else None,
+                written=one.written if one.verdict is None else None,
             )
             for i, one in enumerate(first)
         ]
@@ -161,12 +127,12 @@ def _asked(
     return dict(zip(places, found, strict=True))
 
 
-def agree(name: str, rulings: Sequence[Ruling]) -> Agreement | None:
+def agree(name: str, answers: Sequence[JudgedAnswer]) -> Agreement | None:
     """How far the second judge, called `name`, agrees with the first; None where no answer has a verdict from both.
 
     A partial refusal counts as a refusal, since most judges know no partial ones.
     """
-    both = [(one.verdict, one.second) for one in rulings if one.verdict and one.second]
+    both = [(one.verdict, one.second) for one in answers if one.verdict and one.second]
     if not both:
         return None
     first, second = ([_whole(pair[side]) for pair in both] for side in (0, 1))
@@ -176,7 +142,7 @@ def agree(name: str, rulings: Sequence[Ruling]) -> Agreement | None:
     return Agreement(
         second=name,
         compared=len(both),
-        unread=len(rulings) - len(both),
+        unread=len(answers) - len(both),
         equal=1 - differ / len(both),
         kappa=None if kappa is None else round(float(kappa), 4),
         differ=differ,

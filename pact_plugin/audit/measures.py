@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from pact_plugin.judge.verdicts import Verdict
+from pact_plugin.judge.verdicts import Verdict, refuses
 
 
 class Part(BaseModel):
@@ -76,7 +78,7 @@ class Agreement(Part):
     differ: int = Field(description="Answers on which they disagree; each is marked in `prompts`.")
 
 
-class Said(Part):
+class JudgedAnswer(Part):
     """What one model said to a prompt, and what judges say of it."""
 
     answer: str
@@ -94,3 +96,14 @@ class Said(Part):
     likelihood: float | None = Field(
         description="Mean log-likelihood under the reference, in nats per token; None if not measured, or empty."
     )
+
+    @property
+    def turned(self) -> bool:
+        """Whether it refuses at first and then complies."""
+        return refuses(self.beginning) and self.verdict == "complied"
+
+    @classmethod
+    def of(cls, verdict: Verdict | None, answer: str = "", **more: Any) -> JudgedAnswer:
+        """An answer with this verdict, and with whatever other fields are known."""
+        unknown = dict.fromkeys(("score", "beginning", "second", "written", "likelihood"))
+        return cls(answer=answer, refused=refuses(verdict), verdict=verdict, **(unknown | more))

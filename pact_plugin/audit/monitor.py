@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit.compare import compare
-from pact_plugin.audit.judging import Court, Ruling
+from pact_plugin.audit.judging import Judges
+from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
@@ -61,8 +62,8 @@ class Monitor:
             require_harmful()
         self.tokenizer, self.prompts, self.thresholds = tokenizer, prompts, thresholds
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
-        self.reference: list[Ruling] | None = None
-        self._court = Court((DEFAULT,))
+        self.reference: list[JudgedAnswer] | None = None
+        self._judges = Judges((DEFAULT,))
 
     def measure(self, model: Any) -> Snapshot:
         """Ask the model; its mode and the random state are left as they were."""
@@ -77,11 +78,11 @@ class Monitor:
                 batch_size=self.batch_size,
                 report=lambda done: None,
             )
-        rulings = self._court.rule(asked, said.texts)
+        judged = self._judges.judge(asked, said.texts)
         if self.reference is None:
-            self.reference = rulings
+            self.reference = judged
         compared = {
-            kind: compare(self.prompts.prompts, kept, self.reference, rulings)
+            kind: compare(self.prompts.prompts, kept, self.reference, judged)
             for kind in KINDS
             if (kept := of_kind(self.prompts.prompts, kind))
         }
@@ -108,7 +109,7 @@ class Monitor:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             digest = content["prompts"]
-            rulings = [Ruling(VERDICTS[VERDICTS.index(one)]) for one in content["verdicts"]]
+            judged = [JudgedAnswer.of(VERDICTS[VERDICTS.index(one)]) for one in content["verdicts"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AuditError(
                 f"the resumed run's reference cannot be read ({error})",
@@ -123,4 +124,4 @@ class Monitor:
                 value=self.prompts.source,
                 remedy="Give the prompts and the limit of the run's first part.",
             )
-        self.reference = rulings
+        self.reference = judged

@@ -8,28 +8,30 @@ from datetime import datetime, timezone
 
 from pact_plugin.audit import result
 from pact_plugin.audit.coherence import coherence
-from pact_plugin.audit.compare import Pairs, Side, changed_most, compare
+from pact_plugin.audit.compare import Pairs, changed_most, compare
 from pact_plugin.audit.describe import versions
 from pact_plugin.audit.everyday import Kept, summary
-from pact_plugin.audit.judging import Court, Ruling, agree
-from pact_plugin.audit.measures import Everyday
+from pact_plugin.audit.judging import Judges, agree
+from pact_plugin.audit.measures import Everyday, JudgedAnswer
 from pact_plugin.audit.noise import Round, noise
 from pact_plugin.audit.notes import of_answers, of_models, of_noise
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.audit.task import likelihood
 from pact_plugin.audit.verdict import judge
-from pact_plugin.data.prompts import KINDS, Kind
+from pact_plugin.data.prompts import KINDS, Kind, Prompt
 
 Likelihoods = tuple[Sequence[float | None], Sequence[float | None]]
 """Of the reference's own answers and of the candidate's, under the reference."""
+Sides = tuple[Sequence[JudgedAnswer], Sequence[JudgedAnswer]]
+"""The answers of the reference and of the candidate, one for each prompt."""
 
 
 def assembled(
     survey: Survey,
     readings: tuple[Reading, Reading],
     settings: AuditSettings,
-    court: Court,
+    judges: Judges,
     likelihoods: Likelihoods | None,
 ) -> result.AuditResult:
     """The audit of two models that were asked in the same survey.
@@ -38,7 +40,7 @@ def assembled(
         survey: What they were asked.
         readings: Of the reference and of the candidate.
         settings: What is allowed.
-        court: The judges.
+        judges: Who says what the answers do.
         likelihoods: How likely the reference finds the answers, if it read them.
 
     Raises:
@@ -48,24 +50,25 @@ def assembled(
     """
     began = time.perf_counter()
     reference, candidate = readings
-    texts, kinds = survey.asked.texts, [one.kind for one in survey.asked.prompts]
-    rulings = [court.rule(texts, one.answers.texts, kinds) for one in readings]
-    rounds = _again(court, survey, (reference.answers.texts, rulings[0]), reference.rounds)
+    prompts = survey.asked.prompts
     before, after = reference.confidence, candidate.confidence
     pairs = None if before is None or after is None else list(zip(before, after, strict=True))
     own, theirs = likelihoods or (None, None)
-    sides = (Side(reference.answers, rulings[0], own), Side(candidate.answers, rulings[1], theirs))
+    sides = (_judged(judges, prompts, reference, own), _judged(judges, prompts, candidate, theirs))
+    rounds = _again(judges, prompts, sides[0], reference.rounds)
     found = _comparisons(survey, sides, pairs, rounds)
     verdict = judge(found, settings.thresholds)
-    flips = [sum(one[i] != rulings[0][i].refused for one in rounds) for i in range(len(texts))]
+    flips = [sum(one[i] != answer.refused for one in rounds) for i, answer in enumerate(sides[0])]
     counts = {kind: len(survey.places(kind)) for kind in KINDS}
     said = [
         *reference.notes,
         *of_noise(verdict),
-        *of_answers(found, settings.judges, court.harm),
+        *of_answers(found, settings.judges, judges.harm),
         *of_models((reference.model, candidate.model), counts),
     ]
-    both = [one for side in rulings for one, kind in zip(side, kinds, strict=True) if court.compares(kind)]
+    both = [
+        one for side in sides for one, asked in zip(side, prompts, strict=True) if judges.compares(asked.kind)
+    ]
     return result.AuditResult(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(reference.seconds + candidate.seconds + time.perf_counter() - began, 1),
@@ -80,40 +83,51 @@ def assembled(
         task=likelihood(reference.task, candidate.task),
         everyday=_everyday(reference, candidate),
         notes=said,
-        prompts=changed_most(survey.asked.prompts, *sides, pairs, flips if rounds else None),
+        prompts=changed_most(prompts, *sides, pairs, flips if rounds else None),
     )
 
 
+def _judged(
+    judges: Judges, prompts: Sequence[Prompt], reading: Reading, likelihoods: Sequence[float | None] | None
+) -> list[JudgedAnswer]:
+    """A model's answer to every prompt, with how likely the reference finds it if it read them."""
+    texts, kinds = [one.prompt for one in prompts], [one.kind for one in prompts]
+    found = judges.judge(texts, reading.answers.texts, kinds)
+    values = likelihoods or [None] * len(found)
+    return [one.model_copy(update={"likelihood": value}) for one, value in zip(found, values, strict=True)]
+
+
 def _comparisons(
-    survey: Survey, sides: tuple[Side, Side], pairs: Pairs | None, rounds: Sequence[Sequence[bool]]
+    survey: Survey, sides: Sides, pairs: Pairs | None, rounds: Sequence[Sequence[bool]]
 ) -> dict[Kind, result.Comparison]:
     found: dict[Kind, result.Comparison] = {}
     for kind in KINDS:
         kept = survey.places(kind)
         if not kept:
             continue
-        read = [[one.likelihoods[i] for i in kept] for one in sides if one.likelihoods is not None]
+        own, theirs = ([side[i].likelihood for i in kept] for side in sides)
         beside = {
-            "noise": noise(kept, [one.refused for one in sides[0].rulings], rounds) if rounds else None,
-            "coherence": coherence(read[0], read[1]) if len(read) == len(sides) else None,
+            "noise": noise(kept, [one.refused for one in sides[0]], rounds) if rounds else None,
+            "coherence": coherence(own, theirs),
         }
-        found[kind] = compare(
-            survey.asked.prompts, kept, sides[0].rulings, sides[1].rulings, pairs
-        ).model_copy(update=beside)
+        found[kind] = compare(survey.asked.prompts, kept, *sides, pairs).model_copy(update=beside)
     return found
 
 
 def _again(
-    court: Court, survey: Survey, first: tuple[Sequence[str], Sequence[Ruling]], rounds: Sequence[Round]
+    judges: Judges, prompts: Sequence[Prompt], first: Sequence[JudgedAnswer], rounds: Sequence[Round]
 ) -> list[list[bool]]:
     """Whether each prompt was refused in each further round; answers that are as before are not judged again."""
-    answers, rulings = first
-    asked, found = survey.asked.prompts, []
+    found = []
     for one in rounds:
-        refused = [ruling.refused for ruling in rulings]
-        other = [i for i, text in enumerate(one.texts) if text != answers[i]]
-        judged = court.refused(
-            *([asked[i].prompt for i in other], [one.texts[i] for i in other], [asked[i].kind for i in other])
+        refused = [answer.refused for answer in first]
+        other = [i for i, text in enumerate(one.texts) if text != first[i].answer]
+        judged = judges.refused(
+            *(
+                [prompts[i].prompt for i in other],
+                [one.texts[i] for i in other],
+                [prompts[i].kind for i in other],
+            )
         )
         for place, flag in zip(other, judged, strict=True):
             refused[place] = flag

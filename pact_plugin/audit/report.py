@@ -7,12 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from pact_plugin.audit import charts
-from pact_plugin.audit.judging import refuses
-from pact_plugin.audit.measures import Said
+from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.audit.verdict import CRITERIA
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
+from pact_plugin.judge.verdicts import refuses
 
 VERDICT_NAMES = {
     "refused": "refused",
@@ -140,7 +140,7 @@ def nats_change(value: float) -> str:
     return f"{value:+.3f}".replace("-", "−")
 
 
-def differ(said: Said) -> bool:
+def differ(said: JudgedAnswer) -> bool:
     """Whether two judges' verdicts on an answer differ; a partial refusal is a refusal."""
     if said.verdict is None or said.second is None or said.verdict == said.second:
         return False

@@ -11,10 +11,10 @@ from pact_plugin.audit.measures import (
     Agreement,
     Coherence,
     Everyday,
+    JudgedAnswer,
     Likelihood,
     Noise,
     Part,
-    Said,
 )
 from pact_plugin.data.prompts import Kind
 
@@ -116,8 +116,8 @@ class Prompt(Part):
     kind: Kind
     category: str | None
     request: str | None = Field(description="What is asked, where several prompts ask for one thing.")
-    reference: Said
-    candidate: Said
+    reference: JudgedAnswer
+    candidate: JudgedAnswer
     flips: int | None = Field(
         description="Rounds of the noise floor in which the reference's verdict was another."
     )

@@ -7,7 +7,7 @@ import gc
 import torch
 
 from pact_plugin.audit import result
-from pact_plugin.audit.judging import Court
+from pact_plugin.audit.judging import Judges
 from pact_plugin.audit.outcome import Likelihoods, assembled
 from pact_plugin.audit.settings import AuditSettings, Models
 from pact_plugin.audit.survey import Reading, Survey
@@ -44,7 +44,7 @@ def run_audit(
         NonFiniteError: A model's probabilities are NaN, or a divergence is infinite.
     """
     settings = settings or AuditSettings()
-    court = Court(settings.judges)
+    judges = Judges(settings.judges)
     survey = Survey(
         prompts,
         settings.asking,
@@ -71,7 +71,7 @@ def run_audit(
     if settings.coherence and not models.adapter:
         likelihoods = survey.coherence(models.reference()[0], reference, candidate, title)
         _free()
-    return assembled(survey, (reference, candidate), settings, court, likelihoods)
+    return assembled(survey, (reference, candidate), settings, judges, likelihoods)
 
 
 def compared(
@@ -85,7 +85,7 @@ def compared(
         NonFiniteError: A divergence is infinite.
     """
     settings = settings or AuditSettings()
-    return assembled(survey, (reference, candidate), settings, Court(settings.judges), None)
+    return assembled(survey, (reference, candidate), settings, Judges(settings.judges), None)
 
 
 def _titled(progress: Progress | None, title: str) -> Progress | None:

@@ -12,8 +12,7 @@ from tiny import QUESTIONS, REQUESTS, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.compare import compare, curve
 from pact_plugin.audit.intervals import quantile
-from pact_plugin.audit.judging import Ruling
-from pact_plugin.audit.measures import Noise
+from pact_plugin.audit.measures import JudgedAnswer, Noise
 from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
 from pact_plugin.audit.result import Comparison
@@ -97,8 +96,8 @@ def test_a_curve_has_the_mean_its_interval_and_n_at_every_position():
 
 def comparison(before: int, lost: int, gained: int, n: int, floor: float | None = None) -> Comparison:
     """`before` of n refused at first; then `lost` were not, and `gained` others were."""
-    then = [Ruling("refused" if i < before else "complied") for i in range(n)]
-    now = [Ruling("refused" if lost <= i < before + gained else "complied") for i in range(n)]
+    then = [JudgedAnswer.of("refused" if i < before else "complied") for i in range(n)]
+    now = [JudgedAnswer.of("refused" if lost <= i < before + gained else "complied") for i in range(n)]
     found = compare([Prompt(str(i), "harmful") for i in range(n)], range(n), then, now)
     assert (found.reference.refused, found.candidate.refused) == (before, before - lost + gained)
     assert (found.change.refused_to_answered, found.change.answered_to_refused) == (lost, gained)
@@ -217,8 +216,8 @@ def test_noise_excuses_nobody_under_strict_nor_a_rate():
 def test_the_interval_of_a_change_is_over_requests():
     asked = [Prompt(str(i), "harmful", request=str(i // 5)) for i in range(200)]
     alone = [Prompt(str(i), "harmful") for i in range(200)]
-    before = [Ruling("refused")] * 200
-    after = [Ruling("complied" if i < 30 else "refused") for i in range(200)]
+    before = [JudgedAnswer.of("refused")] * 200
+    after = [JudgedAnswer.of("complied" if i < 30 else "refused") for i in range(200)]
     grouped, single = (compare(one, range(200), before, after).change for one in (asked, alone))
     assert (grouped.requests, single.requests) == (40, None)
     assert grouped.difference == single.difference == -0.15

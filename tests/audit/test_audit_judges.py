@@ -9,7 +9,8 @@ from audits import audit, results, run, words
 from guards import taught_model
 from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_model, tiny_tokenizer
 
-from pact_plugin.audit.judging import Court, Ruling, agree
+from pact_plugin.audit.judging import Judges, agree
+from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.errors import ConfigError, JudgeError
@@ -62,7 +63,9 @@ def plugin() -> Iterator[Plugin]:
 
 
 def test_the_default_judge_gives_verdicts_and_scores():
-    refused, complied, nothing = Court(("classifier",)).rule(["a", "b", "c"], [REFUSAL, HELP, "no no no no"])
+    refused, complied, nothing = Judges(("classifier",)).judge(
+        ["a", "b", "c"], [REFUSAL, HELP, "no no no no"]
+    )
     assert (refused.verdict, refused.refused, refused.beginning) == ("refused", True, "refused")
     assert (complied.verdict, complied.refused) == ("complied", False)
     assert (nothing.verdict, nothing.refused) == ("neither", False)
@@ -71,32 +74,32 @@ def test_the_default_judge_gives_verdicts_and_scores():
 
 
 def test_a_partial_refusal_counts_as_one():
-    assert Ruling("partial").refused
-    assert [Ruling(one).refused for one in ("complied", "neither", None)] == [False] * 3
+    assert JudgedAnswer.of("partial").refused
+    assert [JudgedAnswer.of(one).refused for one in ("complied", "neither", None)] == [False] * 3
 
 
 def test_the_beginning_is_judged_apart_from_the_whole(plugin):
     """The first 24 words of an answer refuse; a judge of the whole says that it complied."""
-    (ruling,) = Court(("keywords",)).rule(["How?"], [TURNED])
-    assert ruling.beginning == "refused"
+    (one,) = Judges(("keywords",)).judge(["How?"], [TURNED])
+    assert one.beginning == "refused"
     plugin.judge = lambda prompts, answers: [
         Judgement("refused" if len(answer.split()) <= 24 else "complied") for answer in answers
     ]
-    turned, short = Court(("early",)).rule(["How?"] * 2, [TURNED, REFUSAL])
+    turned, short = Judges(("early",)).judge(["How?"] * 2, [TURNED, REFUSAL])
     assert turned.turned
     assert (turned.verdict, turned.refused) == ("complied", False)
     assert (short.beginning, short.turned) == ("refused", False)
-    assert not Ruling("complied", beginning="complied").turned
-    assert not Ruling("refused", beginning="refused").turned
+    assert not JudgedAnswer.of("complied", beginning="complied").turned
+    assert not JudgedAnswer.of("refused", beginning="refused").turned
 
 
 def test_a_judge_that_can_be_looked_at_is_loaded_when_it_is_asked(plugin):
-    court = Court(("guard-like",))
+    judges = Judges(("guard-like",))
     assert (plugin.checked, plugin.loaded) == (1, 0)
     for _ in range(2):
-        court.rule(["a"], [HELP])
+        judges.judge(["a"], [HELP])
     assert plugin.loaded == 1
-    Court(("early",))
+    Judges(("early",))
     assert plugin.loaded == 2
 
 
@@ -136,7 +139,7 @@ def test_a_guard_that_tells_harm_does_not_judge_beginnings(tmp_path):
     model, tokenizer = taught_model(LLAMA_GUARD, {("How?", TURNED): "unsafe", ("Why?", HELP): "unsafe"})
     model.save_pretrained(tmp_path / "llama-guard")
     tokenizer.save_pretrained(tmp_path / "llama-guard")
-    turned, complied = Court((str(tmp_path / "llama-guard"),)).rule(["How?", "Why?"], [TURNED, HELP])
+    turned, complied = Judges((str(tmp_path / "llama-guard"),)).judge(["How?", "Why?"], [TURNED, HELP])
     assert (turned.verdict, turned.beginning, turned.turned) == ("complied", "refused", True)
     assert (complied.verdict, complied.beginning, complied.turned) == ("complied", "complied", False)
 
@@ -201,18 +204,20 @@ def test_which_guards_tell_harm(guard):
 
 
 def test_judges_that_never_meet_have_no_agreement():
-    assert agree("x", [Ruling("refused"), Ruling(None, second="refused")]) is None
-    assert agree("x", [Ruling("refused", second="partial")] * 2).kappa is None
+    assert agree("x", [JudgedAnswer.of("refused"), JudgedAnswer.of(None, second="refused")]) is None
+    assert agree("x", [JudgedAnswer.of("refused", second="partial")] * 2).kappa is None
 
 
 def test_agreement_is_cohens_kappa_and_a_partial_refusal_is_one():
     firsts = ("refused", "complied", "neither", "partial", None)
     seconds = ("refused", "complied", "refused", "neither", "complied")
-    both = agree("x", [Ruling(one, second=other) for one, other in zip(firsts, seconds, strict=True)])
+    both = agree(
+        "x", [JudgedAnswer.of(one, second=other) for one, other in zip(firsts, seconds, strict=True)]
+    )
     assert (both.second, both.compared, both.unread, both.equal, both.differ) == ("x", 4, 1, 0.5, 2)
     # By chance 3/8 would be equal: 1/2·1/2 + 1/4·1/4 + 1/4·1/4.
     assert both.kappa == pytest.approx((1 / 2 - 3 / 8) / (1 - 3 / 8), abs=1e-4)
-    assert agree("x", [Ruling("refused", second="complied")] * 2).kappa == 0
+    assert agree("x", [JudgedAnswer.of("refused", second="complied")] * 2).kappa == 0
 
 
 def test_a_guard_model_is_loaded_through_the_registry(folder, tmp_path):
@@ -247,7 +252,7 @@ def test_settings_without_a_judge_are_refused():
     with pytest.raises(ConfigError, match="Give --judge once or twice"):
         AuditSettings(judges=())
     with pytest.raises(JudgeError):
-        Court(("guard",))
+        Judges(("guard",))
 
 
 def test_the_help_names_the_judges():

@@ -9,7 +9,7 @@ from datasets import Dataset
 from pact_transformers.prompt_rows import prompt_rows
 
 from pact_plugin.audit.compare import compare
-from pact_plugin.audit.judging import Ruling
+from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.cli.audit_inputs import prompt_set
 from pact_plugin.data import prompts
 from pact_plugin.data.heldout import HeldOut, load_task
@@ -197,9 +197,9 @@ def test_a_thousand_prompts_of_each_kind(tmp_path):
         rows = [json.dumps({"text": f"{kind} {i}", "request": i // 5}) for i in range(1000)]
         (tmp_path / f"{kind}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     found = prompt_set({kind: [f"{tmp_path}/{kind}.jsonl#text"] for kind in ("harmful", "benign")})
-    rulings = [Ruling("refused") if i % 5 else Ruling("complied") for i in range(2000)]
+    answers = [JudgedAnswer.of("refused") if i % 5 else JudgedAnswer.of("complied") for i in range(2000)]
     kept = prompts.of_kind(found.prompts, "harmful")
-    same = compare(found.prompts, kept, rulings, rulings)
+    same = compare(found.prompts, kept, answers, answers)
     assert (same.change.requests, same.reference.n) == (200, 1000)
     assert same.change.low < 0 < same.change.high
 
