@@ -50,7 +50,7 @@ def assembled(
     """
     began = time.perf_counter()
     reference, candidate = readings
-    prompts = survey.asked.prompts
+    prompts = survey.prompts.prompts
     before, after = reference.confidence, candidate.confidence
     pairs = None if before is None or after is None else list(zip(before, after, strict=True))
     own, theirs = likelihoods or (None, None)
@@ -110,7 +110,7 @@ def _comparisons(
             "noise": noise(kept, [one.refused for one in sides[0]], rounds) if rounds else None,
             "coherence": coherence(own, theirs),
         }
-        found[kind] = compare(survey.asked.prompts, kept, *sides, pairs).model_copy(update=beside)
+        found[kind] = compare(survey.prompts.prompts, kept, *sides, pairs).model_copy(update=beside)
     return found
 
 
@@ -149,7 +149,7 @@ def _tokens(survey: Survey, reference: Reading) -> result.Tokens | None:
 
 
 def _settings(survey: Survey, settings: AuditSettings) -> result.Settings:
-    asking = survey.asked.asking
+    asking = survey.asking
     return result.Settings(
         prompts=survey.prompts.source,
         prompts_digest=survey.prompts.digest,

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from pact_plugin.audit import result
+from pact_plugin.audit.choosing import choose
 from pact_plugin.audit.describe import describe, require_same_vocabulary
-from pact_plugin.audit.everyday import Kept
-from pact_plugin.audit.interview import Asked, Interview
-from pact_plugin.audit.noise import Round
-from pact_plugin.audit.reading import Answers, Confidence
+from pact_plugin.audit.everyday import Kept, divergence, keep, questions
+from pact_plugin.audit.noise import Round, again
+from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, read
 from pact_plugin.audit.settings import Asking
-from pact_plugin.data.generation import Progress, inspecting
+from pact_plugin.audit.task import pairs
+from pact_plugin.data.generation import Pair, Progress, inspecting, user_prompts
 from pact_plugin.data.heldout import HeldOut
-from pact_plugin.data.prompts import Kind, PromptSet
+from pact_plugin.data.prompts import Kind, PromptSet, of_kind
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
+
+Reporter = Callable[[int, str], Callable[[int], None]]
+"""(total, description) -> what is called with the number of prompts done."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +69,14 @@ class Survey:
         task: Sequence[HeldOut] = (),
         everyday: bool = False,
     ) -> None:
-        asking = asking or Asking()
-        self.prompts = prompts.limited(asking.limit)
-        self.asked = Asked(self.prompts.prompts, asking, task, everyday)
-        self.safety_tokens = safety_tokens
+        self.asking = asking or Asking()
+        self.prompts = prompts.limited(self.asking.limit)
+        self.texts = [one.prompt for one in self.prompts.prompts]
+        self.safety_tokens, self.task, self.everyday = safety_tokens, task, everyday
 
     def places(self, kind: Kind) -> list[int]:
         """Where the prompts of a kind stand."""
-        return self.asked.places(kind)
+        return of_kind(self.prompts.prompts, kind)
 
     def reference(
         self, model: Any, tokenizer: Any, *, name: str | None = None, progress: Progress | None = None
@@ -90,27 +95,31 @@ class Survey:
             ModelStructureError: The model's head is of a kind that is not known.
             NonFiniteError: The model's probabilities are NaN.
         """
-        notes = list[str]()
+        began, report, notes = time.perf_counter(), _reporter(progress), list[str]()
         if self.prompts.repeated:
             notes.append(f"{self.prompts.repeated} repeated prompts were left out.")
         if self.safety_tokens is not None:
             self.safety_tokens.check(tokenizer)
-        one = Interview(self.asked, model, tokenizer, progress)
         with inspecting(model):
-            one.check_task()
-            said = one.answers()
-            chosen = self.safety_tokens or one.choose(said, notes)
+            items = pairs(model, tokenizer, self.task)  # one that is too long is refused before the long part
+            said = self._ask(model, tokenizer, self.texts, report, "answering")
+            chosen = self.safety_tokens
+            if chosen is None:
+                size = self.asking.batch_size
+                chosen, more = choose(model, tokenizer, self.prompts.prompts, said, size, progress)
+                notes += more
             tokens = None if chosen is None else chosen.positive
+            answering = report(len(self.texts) * self.asking.noise_floor, "answering again")
             return Reading(
                 model=describe(model, tokenizer, said, name),
                 answers=said,
                 tokens=tokens,
-                confidence=one.confidence(said.pairs(), tokens),
-                task=one.task(),
-                everyday=one.kept(),
-                rounds=one.rounds(said),
+                confidence=self._confidence(model, said.pairs(), tokens, report),
+                task=self._likelihoods(model, items, report, "reading the held-out task"),
+                everyday=self._keep(model, tokenizer, report),
+                rounds=again(model, tokenizer, said, self.asking, answering),
                 notes=tuple(notes),
-                seconds=one.seconds(),
+                seconds=time.perf_counter() - began,
             )
 
     def candidate(
@@ -136,20 +145,21 @@ class Survey:
             ConfigError, ModelStructureError, NonFiniteError: As for `reference`.
         """
         require_same_vocabulary(reference.model.tokenizer, tokenizer_fingerprint(tokenizer))
-        one = Interview(self.asked, model, tokenizer, progress)
+        began, report = time.perf_counter(), _reporter(progress)
         with inspecting(model):
-            one.check_task()
-            said = one.answers()
+            items = pairs(model, tokenizer, self.task)
+            said = self._ask(model, tokenizer, self.texts, report, "answering")
+            given = said.pairs(reference.answers.tokens)
             return Reading(
                 model=describe(model, tokenizer, said, name),
                 answers=said,
                 tokens=reference.tokens,
-                confidence=one.confidence(said.pairs(reference.answers.tokens), reference.tokens),
-                task=one.task(),
-                everyday=one.divergence(reference.everyday),
+                confidence=self._confidence(model, given, reference.tokens, report),
+                task=self._likelihoods(model, items, report, "reading the held-out task"),
+                everyday=self._divergence(model, tokenizer, reference.everyday, report),
                 rounds=(),
                 notes=(),
-                seconds=one.seconds(),
+                seconds=time.perf_counter() - began,
             )
 
     def coherence(
@@ -166,11 +176,60 @@ class Survey:
         Returns:
             The mean log-likelihood of each answer, in nats per token; None where an answer is empty.
         """
-        one = Interview(self.asked, model, None, progress)
-        own = reference.answers
+        own, report, title = reference.answers, _reporter(progress), "reading answers for coherence"
         with inspecting(model):
-            theirs = one.means(own.pairs(candidate.answers.tokens))
+            theirs = self._likelihoods(model, own.pairs(candidate.answers.tokens), report, title)
             if reference.confidence is None:
-                return one.means(own.pairs()), theirs
-        read = [each.label.double() for each in reference.confidence]
-        return [float(each.mean()) if len(each) else None for each in read], theirs
+                read_own = self._likelihoods(model, own.pairs(), report, title)
+            else:
+                read_own = [one.label for one in reference.confidence]
+        first, second = (
+            [float(one.double().mean()) if len(one) else None for one in side] for side in (read_own, theirs)
+        )
+        return first, second
+
+    def _ask(
+        self, model: Any, tokenizer: Any, prompts: Sequence[str], report: Reporter, description: str
+    ) -> Answers:
+        return ask(
+            model,
+            tokenizer,
+            prompts,
+            max_new_tokens=self.asking.max_new_tokens,
+            batch_size=self.asking.batch_size,
+            report=report(len(prompts), description),
+        )
+
+    def _confidence(
+        self, model: Any, given: Sequence[Pair], tokens: SafetyTokens | None, report: Reporter
+    ) -> list[Confidence] | None:
+        if tokens is None:
+            return None
+        reading = report(len(given), "reading the reference's answers")
+        return read(model, given, tokens.ids, batch_size=self.asking.batch_size, report=reading)
+
+    def _likelihoods(
+        self, model: Any, given: Sequence[Pair], report: Reporter, description: str
+    ) -> list[Tensor]:
+        if not given:
+            return []
+        reading = report(len(given), description)
+        return likelihoods(model, given, batch_size=self.asking.batch_size, report=reading)
+
+    def _keep(self, model: Any, tokenizer: Any, report: Reporter) -> Kept | None:
+        if not self.everyday:
+            return None
+        said = self._ask(model, tokenizer, questions(), report, "answering everyday questions")
+        reading = report(len(said.texts), "reading its everyday answers")
+        return keep(model, said, batch_size=self.asking.batch_size, report=reading)
+
+    def _divergence(self, model: Any, tokenizer: Any, kept: Any, report: Reporter) -> list[float] | None:
+        if not isinstance(kept, Kept):
+            return None
+        asked = user_prompts(tokenizer, questions())
+        reading = report(len(asked), "reading the reference's everyday answers")
+        return divergence(model, asked, kept, batch_size=self.asking.batch_size, report=reading)
+
+
+def _reporter(progress: Progress | None) -> Reporter:
+    return lambda total, description: lambda done: progress(done, total, description) if progress else None
