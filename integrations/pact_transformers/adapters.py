@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import ConfigError, PluginError
 
-_REMEDY = "Give the directory or hub id of an adapter that was trained on this model."
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_REMEDY = (
+    "Give the directory or hub id of an adapter that was trained on this model. "
+    "For an audit: name it as --candidate, or merge it into its model first."
+)
 
 
 def check_adapter(adapter: str) -> None:
@@ -63,12 +70,15 @@ def load_adapter(model: Any, adapter: str) -> Any:
             remedy="Merge that one into its model first.",
         )
     try:
+        weights = stored_weights(adapter)
+        _require_rows(model, weights, adapter)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys")
             adapted = PeftModel.from_pretrained(model, adapter)
             # Loaded once more, since only this says which of the file's weights found no place.
             unused = adapted.load_adapter(adapter, adapted.active_adapter).unexpected_keys
-    except (OSError, ValueError, RuntimeError, UserWarning) as error:
+            unused = [name for name in unused if not _stored_twice(name, weights)]
+    except (OSError, ValueError, IndexError, RuntimeError, UserWarning) as error:
         raise _cannot_load(adapter, error) from error
     if unused:
         raise ConfigError(
@@ -78,6 +88,61 @@ def load_adapter(model: Any, adapter: str) -> Any:
             remedy=_REMEDY,
         )
     return adapted.eval()
+
+
+def stored_weights(adapter: str) -> dict[str, Tensor]:
+    """The weights of an adapter by their names, on the CPU.
+
+    Raises:
+        OSError, ValueError: They cannot be read.
+    """
+    from peft.utils import load_peft_weights
+
+    weights: dict[str, Tensor] = load_peft_weights(adapter, device="cpu")
+    return weights
+
+
+def with_tokens_of(model: Any, weights: Mapping[str, Tensor]) -> Any:
+    """A model with the tokens that an adapter was trained with, where the adapter stores both ends of all of them.
+
+    Args:
+        model: What the adapter was trained on, without the tokens that were added.
+        weights: The adapter's; PEFT stores embeddings and head where tokens were added.
+    """
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = _rows(model, embeddings, weights)
+    if rows is not None and (head.weight is embeddings.weight or _rows(model, head, weights) == rows):
+        model.resize_token_embeddings(rows, mean_resizing=False)
+    return model
+
+
+def _require_rows(model: Any, weights: Mapping[str, Tensor], adapter: str) -> None:
+    """Refuse an adapter that was trained with other tokens than the model has."""
+    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+        own, rows = len(part.weight), _rows(model, part, weights)
+        if rows not in (None, own):
+            raise ConfigError(
+                f"it was trained with {rows} tokens, and the model has {own}",
+                key="adapter",
+                value=adapter,
+                remedy=_REMEDY,
+            )
+
+
+def _stored_twice(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether PEFT has stored the same under another name, too, as of embeddings that are tied or trained whole."""
+    own = weights.get(name)
+    return own is not None and any(other.equal(own) for key, other in weights.items() if key != name)
+
+
+def _rows(model: Any, embeddings: Any, weights: Mapping[str, Tensor]) -> int | None:
+    """How many tokens an adapter stores of an embedding or of the head; None where it stores neither."""
+    prefix = next(f"base_model.model.{name}." for name, one in model.named_modules() if one is embeddings)
+    for name, weight in weights.items():
+        inner = name.removeprefix(prefix).removeprefix("token_adapter.").removeprefix("base_layer.")
+        if name.startswith(prefix) and inner == "weight":
+            return len(weight)
+    return None
 
 
 def base_of(folder: str) -> str | None:

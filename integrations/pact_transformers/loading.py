@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pact_plugin.errors import ConfigError
-from pact_transformers.adapters import base_of, load_adapter
+from pact_transformers.adapters import base_of, load_adapter, stored_weights, with_tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +33,8 @@ def load_causal_lm(
 ) -> PreTrainedModel:
     """A causal language model in eval mode. An adapter comes on the model that it names, in every weight.
 
+    That model then has the tokens that the adapter was trained with, and sees images where it did.
+
     Args:
         model: A directory or hub id, of a model or a PEFT adapter, a `.gguf` file (its weights are dequantised, so that
             the model can be trained and saved), a directory that holds just one, or `smollm2` (see `smollm2_path`).
@@ -44,29 +46,54 @@ def load_causal_lm(
         ConfigError: There is no such model, dtype or device, or an adapter does not fit its model in every weight.
         PluginError: peft is missing, and it is an adapter.
     """
-    from transformers import AutoModelForCausalLM
+    return _load(model, dtype, device)
 
+
+def _load(
+    model: str | os.PathLike[str],
+    dtype: str | torch.dtype,
+    device: str | torch.device | None,
+    *,
+    seeing: bool = False,
+) -> PreTrainedModel:
+    """See `load_causal_lm`; `seeing` for a model of images and text, where there is its language part alone, too."""
     folder, options = _resolve(model)
     # transformers would leave out an adapter's weights that find no place, with a line in the log.
     try:
         base = None if options else base_of(folder)
+        weights = {} if base is None else stored_weights(folder)
     except (OSError, ValueError) as error:
         raise _cannot_load("model", model, error) from error
     if base is not None:
-        return load_adapter(load_causal_lm(base, dtype=dtype, device=device), folder).get_base_model()
+        below = _load(base, dtype, device, seeing=any(".language_model." in name for name in weights))
+        return load_adapter(with_tokens_of(below, weights), folder).get_base_model()
     place = _device(device)
     stored_dtype = dtype if dtype == "auto" else floating_dtype(dtype)
     if options:
         options |= _dequantized()
         stored_dtype = torch.float32 if stored_dtype == "auto" else stored_dtype
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=stored_dtype, **options)
+        loaded = _auto_class(folder, options, seeing).from_pretrained(folder, dtype=stored_dtype, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load("model", model, error) from error
     quantizer = getattr(loaded, "hf_quantizer", None)
     if options and quantizer is not None:  # the weights are plain; the mark would forbid training and saving
         quantizer.remove_quantization_config(loaded)
     return loaded.to(place).eval()
+
+
+def _auto_class(folder: str, options: dict[str, Any], seeing: bool) -> Any:
+    """Of checkpoints of images and text some have a class of their language part alone, with other names (Qwen3.5)."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    if options:
+        return AutoModelForCausalLM
+    kind = type(AutoConfig.from_pretrained(folder))
+    sees = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    if sees and (seeing or kind not in MODEL_FOR_CAUSAL_LM_MAPPING):
+        return AutoModelForImageTextToText
+    return AutoModelForCausalLM
 
 
 def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:

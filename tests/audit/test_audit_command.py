@@ -7,8 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from audits import audit, results, run, words
-from tiny import HELP, QUESTIONS, REFUSAL, tiny_model, tiny_tokenizer
+from audits import adapted, audit, results, run, words
+from tiny import (
+    HELP,
+    QUESTIONS,
+    REFUSAL,
+    tiny_aligned_model,
+    tiny_model,
+    tiny_tokenizer,
+    tiny_vocab_size,
+)
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -114,6 +122,22 @@ def test_an_adapters_folder_is_a_candidate(folder, tmp_path):
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
     assert one.harmful == two.harmful.model_copy(update={"coherence": None})
     assert one.candidate.parameters == two.candidate.parameters
+
+
+def test_an_adapter_with_added_tokens_is_a_candidate(folder, tmp_path):
+    model = tiny_aligned_model()
+    model.resize_token_embeddings(tiny_vocab_size() + 2)
+    model.name_or_path = str(folder / "aligned")  # PEFT stores the embeddings if that has fewer
+    adapted(model).save_pretrained(tmp_path / "adapter")
+    own = named_adapter(tmp_path / "adapter", tmp_path / "own", folder / "aligned")
+    done = audit(folder, tmp_path / "out", "--everyday", "--coherence", candidate=own)
+    assert done.exit_code == 1, done.output
+    found = results(tmp_path / "out")
+    assert found.candidate.parameters > found.reference.parameters
+    assert found.harmful.confidence.mean_divergence > 0
+    done = audit(folder, tmp_path / "no", "--adapter", own, candidate=None)
+    assert done.exit_code == 2, done.output
+    assert "name it as --candidate" in words(done.output)
 
 
 @pytest.mark.parametrize(

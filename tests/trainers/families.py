@@ -79,6 +79,7 @@ SEEING: dict[str, dict[str, Any]] = {
     "llava": {"model_type": "mistral"},
     "mistral3": {"model_type": "mistral"},
     "qwen2_5_vl": {"rope_parameters": _ROPE},
+    "qwen3_5": LINEAR | {"rope_parameters": _ROPE},
     "qwen3_vl": {"rope_parameters": _ROPE},
     "qwen3_vl_moe": EXPERTS | {"rope_parameters": _ROPE},
 }
