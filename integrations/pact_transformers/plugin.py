@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from typing import Any
 
-from pact_plugin.errors import ReferenceModelError
+from pact_plugin.errors import PactError, ReferenceModelError
 from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, ReferenceSource, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 from pact_transformers.errors import other_tokenizer
@@ -49,26 +49,29 @@ def pact_adapters() -> Iterable[Adapter]:
 def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
     """Load an aligned model beside the model in training: same device and precision, same tokenizer.
 
+    An adapter comes on the model that it names, in every weight.
+
     Raises:
-        ReferenceModelError: It cannot be loaded, or has another tokenizer.
+        ReferenceModelError: It cannot be loaded, an adapter does not fit its model, or it has another tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from pact_transformers.loading import load_causal_lm, load_tokenizer
 
     parameter = next(model.parameters())
     dtype = parameter.dtype if parameter.dtype.is_floating_point else "auto"
     try:
-        other = AutoTokenizer.from_pretrained(name)
-        reference = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    except (OSError, ValueError) as error:
+        other = load_tokenizer(name)
+        reference = load_causal_lm(name, dtype=dtype, device=parameter.device)
+    except PactError as error:
         raise ReferenceModelError(
-            f"the aligned model cannot be loaded ({error})",
+            f"the aligned model cannot be loaded ({error.__cause__ or error.problem})",
             key="reference",
             value=name,
-            remedy="Give a folder or hub id that holds a causal language model and its tokenizer, or use `auto`.",
+            remedy="Give a folder or hub id that holds a causal language model, or an adapter that fits the model it "
+            "names, and its tokenizer; or use `auto`.",
         ) from error
     if tokenizer_fingerprint(other) != tokenizer_fingerprint(tokenizer):
         raise other_tokenizer(name)
-    return reference.to(parameter.device)
+    return reference
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Adapters as models to audit: loaded with all that they were trained with, or refused."""
+"""Adapters as models to audit and as references: loaded with all that they were trained with, or refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import torch
 from families import seeing_model
 from pact_transformers.adapters import load_adapter
 from pact_transformers.loading import load_causal_lm
+from pact_transformers.plugin import load_reference_model
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from tiny import tiny_model, tiny_tokenizer
 
-from pact_plugin.errors import ConfigError
+from pact_plugin.errors import ConfigError, ReferenceModelError
 
 TOKENIZER = tiny_tokenizer()
 MORE = len(TOKENIZER) + 2
+FILE = "adapter_model.safetensors"
 EMBEDDED = {
     "beside": {},
     "trained whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
@@ -89,3 +92,27 @@ def test_an_adapter_of_the_language_part_comes_on_that(tmp_path):
     trained = saved(load_causal_lm(tmp_path / "base", device="cpu"), tmp_path)
     whole.save_pretrained(tmp_path / "base")
     torch.testing.assert_close(logits(load_causal_lm(tmp_path / "adapter", device="cpu")), logits(trained))
+
+
+@pytest.mark.parametrize("more", [None, MORE])
+def test_an_adapter_is_a_reference(tmp_path, more):
+    trained = saved(tiny_model(), tmp_path, more=more)
+    found = load_reference_model(str(tmp_path / "adapter"), tiny_model(), TOKENIZER)
+    torch.testing.assert_close(logits(found), logits(trained))
+
+
+@pytest.mark.parametrize("old", ["layers.1", "q_proj", "model.model."])
+def test_an_adapter_that_does_not_fit_its_model_is_no_reference(tmp_path, old):
+    """Transformers leaves its weights out, with a line in the log, and the unadapted model would be held to."""
+    saved(tiny_model(), tmp_path)
+    weights = load_file(tmp_path / "adapter" / FILE)
+    renamed = {
+        name.replace(old, "model.language_model." if "model." in old else "x"): one
+        for name, one in weights.items()
+    }
+    save_file(renamed, tmp_path / "adapter" / FILE)
+    with pytest.raises(
+        ReferenceModelError, match=r"^reference=.*missing adapter keys.*adapter that fits"
+    ) as met:
+        load_reference_model(str(tmp_path / "adapter"), tiny_model(), TOKENIZER)
+    assert "layers.1.self_attn.q_proj.lora_A" in str(met.value)
