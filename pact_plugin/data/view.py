@@ -124,7 +124,8 @@ class Watch:
             raise HiddenStatesNotSeenError(
                 "the decoder's final hidden states were not seen in this step",
                 key="watch",
-                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`.",
+                remedy="Run the model's forward pass inside `constraint.watch()`, once for each call of `loss`; of a "
+                "compiled model from the first on, or after `torch._dynamo.reset()`.",
             )
         _check(seen, train)
         host = self._on_host(batch, seen)
