@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pact_plugin.data.positions import nothing_masked, trained_labels
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import ConfigError, NoResponseError
-from pact_plugin.model.ranks import keep_root_whole, refuse_fsdp1
+from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.run.meter import Reduce, Sums
@@ -61,12 +61,12 @@ class Constraint:
 
         Raises:
             ConfigError: The reference has no table.
-            ModelStructureError: The first version of FSDP has flattened the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters, or the head was replaced.
             NonFiniteError: The aligned model predicts NaN or infinity.
             ReferenceModelError: The model's weights have changed since the constraint was built.
             StoreError: A document is missing of a model that has changed, another run fills it, or it would not fit.
         """
-        refuse_fsdp1(self.model)
+        self._student.require_same_head()
         model = self.model if model is None else model
         keep_root_whole(model)
         self._note_begun()
@@ -99,9 +99,9 @@ class Constraint:
             A scalar in nats; without effect where there are no anchors.
 
         Raises:
-            ModelStructureError: The first version of FSDP has flattened the parameters.
+            ModelStructureError: The first version of FSDP has flattened the parameters, or the head was replaced.
         """
-        refuse_fsdp1(self.model)
+        self._student.require_same_head()
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
         device = self._student.device(batch["labels"])
         turn = Turn(step, self._number(step), trained, ambient_autocast(device), apart=True)
@@ -131,7 +131,7 @@ class Constraint:
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
             ShapeError: The labels do not have the shape of the forward pass.
-            ModelStructureError: The first FSDP keeps the parameters, or the model was given embeddings.
+            ModelStructureError: The first FSDP keeps the parameters, the head was replaced, or embeddings were given.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing.
@@ -180,7 +180,7 @@ class Constraint:
 
         Raises:
             ConfigError: A term needs labels; or, not `apart`, there are several ranks and reentrant checkpointing.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters.
+            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters, or the head was replaced.
             NonFiniteError: The constraint is NaN or infinite (on accelerators one step later).
         """
         self.record.check()
@@ -251,10 +251,9 @@ class Constraint:
             self.reference.begin()
 
     def _check_first(self, batch: Mapping[str, Any] | None = None) -> None:
-        if not self._first:
-            return
-        refuse_fsdp1(self.model)  # it may have been wrapped since
-        if batch is not None and nothing_masked(batch):
-            self.record.note_unmasked()
-        self.reference.begin()
-        self._first = False
+        if self._first:
+            self._student.require_same_head()  # it may have been wrapped since
+            if batch is not None and nothing_masked(batch):
+                self.record.note_unmasked()
+            self.reference.begin()
+            self._first = False

@@ -10,8 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pact_plugin.data.view import View
-from pact_plugin.model.head import LanguageHead, Readout
-from pact_plugin.model.ranks import is_sharded
+from pact_plugin.errors import ModelStructureError
+from pact_plugin.model.head import LanguageHead, Readout, language_head
+from pact_plugin.model.ranks import is_sharded, refuse_fsdp1
+from pact_plugin.model.wrappers import text_config, unwrap
 
 logger = logging.getLogger("pact_plugin")
 
@@ -35,7 +37,23 @@ class Student:
     def __init__(self, model: nn.Module, head: LanguageHead, ids: tuple[int, ...], chunk_size: int) -> None:
         self.head, self.ids, self.chunk_size = head, ids, chunk_size
         self._model, self._usable, self._compared = model, True, False
-        self._placed = dict[torch.device, Tensor]()
+        self._placed, self._vocabulary = dict[torch.device, Tensor](), _vocabulary(model)
+
+    def require_same_head(self) -> None:
+        """Refuse a model that got another head since, as by `resize_token_embeddings`, or that the first FSDP keeps.
+
+        Raises:
+            ModelStructureError: Its head is another module, or of another vocabulary; or FSDP has flattened it.
+        """
+        refuse_fsdp1(self._model)
+        now = language_head(self._model).projection
+        if unwrap(now) is not unwrap(self.head.projection) or _vocabulary(self._model) != self._vocabulary:
+            raise ModelStructureError(
+                "its language-model head was replaced or resized after the constraint was built",
+                key="model",
+                value=type(unwrap(self._model)).__name__,
+                remedy="Resize embeddings, and put adapters on the head, before the constraint is attached.",
+            )
 
     def device(self, given: Tensor | int | None = None) -> torch.device:
         """Where the model runs now: a trainer may move it after it was given to the constraint.
@@ -127,3 +145,9 @@ class Reading:
 
 def _needs_gradient(hidden: Tensor) -> bool:
     return hidden.requires_grad and torch.is_grad_enabled()
+
+
+def _vocabulary(model: nn.Module) -> int | None:
+    """As the model's configuration says it, whatever its weights are wrapped in."""
+    size: int | None = getattr(text_config(model), "vocab_size", None)
+    return size

@@ -34,6 +34,7 @@ from pact_plugin import PactConfig, PactConstraint, SafetyTokens
 from pact_plugin.errors import (
     ConfigError,
     HiddenStatesNotSeenError,
+    ModelStructureError,
     NonFiniteError,
     NoResponseError,
     PactError,
@@ -460,6 +461,22 @@ def test_what_does_not_fit_together(tmp_path):
         PactConstraint(model, TOKENIZER, settings(safety_tokens=other))
     with pytest.raises(ReferenceModelError, match=r"reference=.*no-such-folder"):
         PactConstraint(model, TOKENIZER, settings(reference=str(tmp_path / "no-such-folder")))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_head_that_was_replaced_or_resized_is_refused(tmp_path, tied):
+    """The constraint would read the one that it was built with, and the reference has no more tokens than that."""
+    batch, config = a_batch(), settings(store=tmp_path, anchors=FEW_ANCHORS)
+    for use in (
+        lambda constraint, model: constraint.fill([batch], progress=False),
+        lambda constraint, model: constraint.ahead(batch),
+        lambda constraint, model: loss_of(constraint, model, batch),
+    ):
+        model = tiny_model(tie_word_embeddings=tied)
+        constraint = PactConstraint(model, TOKENIZER, config)
+        model.resize_token_embeddings(len(TOKENIZER) + 2)
+        with pytest.raises(ModelStructureError, match=r"head was replaced or resized.*Resize.*before"):
+            use(constraint, model)
 
 
 def test_a_reference_from_a_folder(tmp_path):
