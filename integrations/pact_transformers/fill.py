@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
+from transformers.utils import is_datasets_available
 
 from pact_plugin.data.documents import require_text
 from pact_plugin.data.positions import nothing_masked
@@ -32,7 +33,9 @@ FOLDER = "_pact_store"
 _ROWS = 16
 """Rows collated at a time, at most."""
 _SPREAD = 64
-"""Rows that are looked at beside the first ones, at most."""
+"""Rows that are looked at beside the first ones, at most; and one for each column."""
+_SCANNED = 1000
+"""Rows of a column at a time."""
 
 
 def data_of(trainer: Any, folder: str | None) -> DataFacts:
@@ -68,10 +71,11 @@ def _has_length(data: Any) -> bool:
 
 
 def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
-    """The first rows as a batch, as many as a collator takes, then some spread over all; none of data without length.
+    """The first rows as a batch, as many as a collator takes, then others; none of data without length.
 
-    By drawing one from each part of the data: images may come in every second row, or after all rows of text. The names
-    of columns do not tell, as LLaMA-Factory gives text the columns of images, and a trainer drops columns.
+    These are the first row in which each column holds something, as few rows may have images, and one drawn from each
+    part of the data, as images may lie in a column of messages. The names of columns do not tell, as LLaMA-Factory
+    gives text the columns of images, and a trainer drops columns.
     """
     data = trainer.train_dataset
     if not _has_length(data):
@@ -82,8 +86,32 @@ def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
     parts = min(others, _SPREAD)
     bounds = [size + others * part // parts for part in range(parts + 1)] if parts else []
     rows = [*range(size), *(draw.randrange(*part) for part in pairwise(bounds))]
+    rows += sorted(_first_filled(data) - set(rows))
     for start in range(0, len(rows), max(size, 1)):
         yield collate([data[row] for row in rows[start : start + size]])
+
+
+def _first_filled(data: Any) -> set[int]:
+    """The first row in which each column of a `datasets.Dataset` is neither null nor an empty list; none of others."""
+    if not is_datasets_available():
+        return set()
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = set()
+    for name in data.column_names if isinstance(data, datasets.Dataset) else ():
+        # Parts in Arrow's own form: nothing is decoded, and a column that is filled at once is not read on.
+        parts = data.select_columns(name).with_format("arrow").iter(_SCANNED)
+        for number, part in enumerate(parts):
+            values = part.column(0)
+            lists = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+            filled = pc.greater(pc.list_value_length(values), 0) if lists else pc.is_valid(values)
+            place = pc.index(filled, True).as_py()
+            if place >= 0:
+                found.add(number * _SCANNED + place)
+                break
+    return found
 
 
 def _no_text(batch: dict[str, Any]) -> str | None:

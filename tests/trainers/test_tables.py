@@ -199,6 +199,21 @@ def test_rows_after_the_first_may_be_the_ones_that_hold_more(tmp_path, caplog, b
 
 
 @each_trainer
+@pytest.mark.parametrize("empty", [None, []])
+def test_one_row_of_many_that_holds_more_is_found_by_its_column(tmp_path, caplog, build, empty):
+    trainer = build(tmp_path, data=numbered(200), per_device_train_batch_size=4)
+    rows = trainer.train_dataset
+    images = [["one.png"] if row == 148 else empty for row in range(len(rows))]
+    trainer.train_dataset = rows.add_column("images", images).select(range(len(rows) - 1, 0, -1))
+    with_images(trainer, rows.select([148]))
+    assert pact.attach(trainer, HELD).pact.reference.choice.name == "copy"
+    assert "run in each step, as its batches hold `pixel_values`" in caplog.text
+    none = build(tmp_path / "none", data=numbered(200))
+    none.train_dataset = none.train_dataset.add_column("images", [empty] * 200)
+    assert pact.attach(none, HELD).pact.reference.choice.name == "table"
+
+
+@each_trainer
 @pytest.mark.parametrize("size", [1, 4])
 def test_some_rows_of_many_are_looked_at_no_more_at_a_time_than_in_a_step(tmp_path, build, size):
     trainer = build(tmp_path, data=numbered(200), per_device_train_batch_size=size)
