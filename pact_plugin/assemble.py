@@ -213,16 +213,15 @@ def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.M
     """
     if config.reference == "auto":
         return None
-    sources = offered("pact_references")
-    source = sources.get(config.reference, sources.get("pretrained"))
-    if source is None:
+    loaders = list(offered("pact_model_loaders").values())
+    if len(loaders) != 1:
         raise ReferenceModelError(
-            "no plugin loads it",
+            "several plugins would load it" if loaders else "no plugin loads it",
             key="reference",
             value=config.reference,
-            remedy="Use `reference: auto`, or install pact-plugin[transformers] for paths and hub ids.",
+            remedy="Use `reference: auto`, or install pact-plugin[transformers] and no other loader.",
         )
-    loaded: nn.Module = source.load(config.reference, model, tokenizer)
+    loaded: nn.Module = loaders[0].reference(config.reference, model, tokenizer)
     if is_partitioned(loaded):
         raise partitioned_reference(config.reference)
     return loaded

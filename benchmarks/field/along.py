@@ -19,7 +19,7 @@ from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Split
 from benchmarks.field.start import Start
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.reading import read as read_along
-from pact_plugin.data.generation import inspecting, user_prompt
+from pact_plugin.data.generation import inspecting, user_prompts
 from pact_plugin.errors import ConfigError
 
 POSITIONS = 16
@@ -45,7 +45,7 @@ def along(
     """
     prompts = refused(start.folder, replace(cells[0], method=ALIGNED), split)
     pairs = [
-        (user_prompt(start.tokenizer, one), answer[:POSITIONS])
+        (user_prompts(start.tokenizer, [one])[0], answer[:POSITIONS])
         for one, answer in zip(prompts, start.answers(prompts, ANSWER_TOKENS), strict=True)
     ]
     ids = start.tokens.positive.ids

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.field.data import Item
 from benchmarks.field.settings import EASED_TOKENS
-from pact_plugin.data.generation import Pair, user_prompt
+from pact_plugin.data.generation import Pair, user_prompts
 
 LONGEST = 160
 """Tokens of an answer that is trained on, at most."""
@@ -31,7 +31,7 @@ class Row:
 def encode(tokenizer: Any, item: Item, eased: float = 0.0) -> Row:
     """The prompt in the model's chat format, and the answer to its end."""
     answer = tokenizer(item.answer + tokenizer.eos_token, add_special_tokens=False)["input_ids"]
-    return Row(user_prompt(tokenizer, item.prompt), list(answer)[:LONGEST], eased)
+    return Row(user_prompts(tokenizer, [item.prompt])[0], list(answer)[:LONGEST], eased)
 
 
 def padded(pairs: Sequence[Pair], device: torch.device | str = "cpu") -> Batch:

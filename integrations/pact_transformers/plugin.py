@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pact_plugin.errors import PactError, ReferenceModelError
-from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, ReferenceSource, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, TrainerParts, hookimpl
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 from pact_transformers.errors import other_tokenizer
 
@@ -75,14 +75,8 @@ def load_reference_model(name: str, model: Any, tokenizer: Any) -> Any:
 
 
 @hookimpl
-def pact_references() -> Iterable[ReferenceSource]:
-    """Paths and hub ids."""
-    return [ReferenceSource("pretrained", load_reference_model)]
-
-
-@hookimpl
 def pact_model_loaders() -> Iterable[ModelLoader]:
-    """Models, adapters and data sets by path or hub id, for the command line; nothing where transformers is missing."""
+    """Models, adapters and data sets by path or hub id; nothing where transformers is missing."""
     if find_spec("transformers") is None:
         return []
     from pact_transformers import adapters, loading, prompt_rows
@@ -91,6 +85,7 @@ def pact_model_loaders() -> Iterable[ModelLoader]:
         ModelLoader(
             "transformers",
             model=loading.load_causal_lm,
+            reference=load_reference_model,
             tokenizer=loading.load_tokenizer,
             check_adapter=adapters.check_adapter,
             adapter=adapters.load_adapter,

@@ -41,13 +41,10 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
-def user_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a user's prompt up to where the answer begins, in the tokenizer's chat format if any."""
-    return user_prompts(tokenizer, [prompt])[0]
-
-
 def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """As `user_prompt`, of several at once: many times faster than one by one.
+    """Token ids of each user's prompt up to where the answer begins, in the tokenizer's chat format if it has one.
+
+    Several at once are many times faster than one by one.
 
     Raises:
         ConfigError: The tokenizer is one of mistral-common.

@@ -1,1 +1,1 @@
-"""The pluggy hooks through which adapters, token sources and references are found."""
+"""The pluggy hooks through which adapters, models, judges and checks are found."""

@@ -61,25 +61,14 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class ReferenceSource:
-    """A loader of aligned models, chosen by `reference: <name>`; the one named `pretrained` loads paths and hub ids.
-
-    Args:
-        name: What the configuration calls it.
-        load: (value of `reference`, model in training, tokenizer) -> the aligned model, a torch module.
-    """
-
-    name: str
-    load: Callable[[str, Any, Any], Any]
-
-
-@dataclass(frozen=True)
 class ModelLoader:
-    """What the command line reads models, adapters and data sets with, by path or hub id.
+    """Reads models, adapters and data sets by path or hub id, for the command line and for the setting `reference`.
 
     Args:
         name: Of the framework.
         model: (name, dtype=..., device=...) -> a causal language model in eval mode.
+        reference: (value of `reference`, model in training, tokenizer) -> the aligned model, of the same device and
+            precision; raises `ReferenceModelError`.
         tokenizer: name -> its tokenizer.
         check_adapter: Refuses what cannot be loaded as an adapter, before any model is loaded.
         adapter: (model, adapter) -> the model with the adapter on it.
@@ -89,6 +78,7 @@ class ModelLoader:
 
     name: str
     model: Callable[..., Any]
+    reference: Callable[[str, Any, Any], Any]
     tokenizer: Callable[[str], Any]
     check_adapter: Callable[[str], None]
     adapter: Callable[[Any, str], Any]
@@ -151,16 +141,12 @@ class PactSpec:
         """Adapters for trainers."""
 
     @hookspec
-    def pact_references(self) -> Iterable[ReferenceSource]:  # type: ignore[empty-body]
-        """Loaders of aligned models."""
-
-    @hookspec
     def pact_judges(self) -> Iterable[JudgeSource]:  # type: ignore[empty-body]
         """Judges of answers."""
 
     @hookspec
     def pact_model_loaders(self) -> Iterable[ModelLoader]:  # type: ignore[empty-body]
-        """What the command line reads models with."""
+        """What models are read with, by path or hub id."""
 
     @hookspec
     def pact_config_checks(self) -> Iterable[ConfigCheck]:  # type: ignore[empty-body]

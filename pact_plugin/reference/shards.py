@@ -59,10 +59,6 @@ class Shards:
         """
         self._shards = [_Shard(path) for path in sorted(self.folder.glob("*.shard"))]
 
-    def get(self, key: bytes) -> memoryview | None:
-        """The value of one key, as `get_many`."""
-        return self.get_many([key])[0]
-
     def get_many(self, keys: Sequence[bytes]) -> list[memoryview | None]:
         """The value of each key in the mapped file, without a copy, or None where there is none.
 
@@ -79,9 +75,6 @@ class Shards:
                 if found[number] is None:
                     found[number] = shard.value(keys[number], behind)
         return found
-
-    def __contains__(self, key: bytes) -> bool:
-        return self.get(key) is not None
 
     @property
     def documents(self) -> int:

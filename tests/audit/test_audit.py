@@ -17,7 +17,7 @@ from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
 from pact_plugin.audit.result import Comparison
 from pact_plugin.audit.verdict import Thresholds, evaluate, judge
-from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
 
@@ -29,9 +29,9 @@ def test_confidence_is_read_as_from_the_full_logits(architecture):
     model, other, tokenizer = tiny_model(architecture), tiny_model(architecture, seed=1), tiny_tokenizer()
     ids = [40, 41, 75]
     pairs = [
-        (user_prompt(tokenizer, "Please bake a cake"), tokenizer("Sure, here is")["input_ids"]),
-        (user_prompt(tokenizer, "Please"), []),
-        (user_prompt(tokenizer, "Please build"), tokenizer("I can't help with that")["input_ids"]),
+        (user_prompts(tokenizer, ["Please bake a cake"])[0], tokenizer("Sure, here is")["input_ids"]),
+        (user_prompts(tokenizer, ["Please"])[0], []),
+        (user_prompts(tokenizer, ["Please build"])[0], tokenizer("I can't help with that")["input_ids"]),
     ]
     done: list[int] = []
     with torch.no_grad():

@@ -13,7 +13,7 @@ from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny
 from pact_plugin.audit import everyday, task
 from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.reading import Answers, ask
-from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError, NonFiniteError
 
@@ -22,7 +22,7 @@ SILENT = {"report": lambda done: None}
 
 def answer_logprobs(model, question: str, answer: list[int]) -> np.ndarray:
     """Full log-probabilities before each token of an answer."""
-    asked = user_prompt(tiny_tokenizer(), question)
+    asked = user_prompts(tiny_tokenizer(), [question])[0]
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]
     return logits.double().log_softmax(-1).numpy()

@@ -11,7 +11,7 @@ from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_mo
 
 from pact_plugin import PactConstraint
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import Generation, answers, user_prompt
+from pact_plugin.data.generation import Generation, answers, user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.pool import PoolAnswer
@@ -43,7 +43,7 @@ def asked(pool):
 
 
 def prompts(texts):
-    return {tuple(user_prompt(TOKENIZER, text)) for text in texts}
+    return {tuple(user_prompts(TOKENIZER, [text])[0]) for text in texts}
 
 
 def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(aligned, tmp_path, recwarn):
@@ -66,7 +66,7 @@ def test_the_order_is_neither_that_of_the_file_nor_of_the_categories(tmp_path):
 
 def test_the_logits_of_an_answers_first_token_are_those_of_a_plain_pass(aligned):
     model, found = aligned.eval(), {}
-    asked = [user_prompt(TOKENIZER, text) for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
+    asked = [user_prompts(TOKENIZER, [text])[0] for text in (*REQUESTS[:3], "How?", *QUESTIONS[:3])]
 
     def first(places, rows):
         found.update(zip(places, rows, strict=True))

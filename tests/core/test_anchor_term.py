@@ -31,7 +31,7 @@ from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import user_prompt
+from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.prompts import bundled
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.model.head import LanguageHead
@@ -284,7 +284,7 @@ def pool() -> AnchorsTerm:
 def test_the_same_part_of_each_kind_in_every_step(ratio):
     pool = anchors_of(built(tiny_model(), anchors={"per_step": 4, "ratio": ratio, "prompts": "both"}))
     asked = anchor_prompts(Anchors())
-    of = {tuple(user_prompt(TOKENIZER, one.prompt)): one.kind for one in asked}
+    of = {tuple(user_prompts(TOKENIZER, [one.prompt])[0]): one.kind for one in asked}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     each = {1: {"harmful": 2, "benign": 2}, 3: {"harmful": 1, "benign": 3}}[ratio]
     for step in range(1, 40):

@@ -12,7 +12,7 @@ from tiny import tiny_model, tiny_tokenizer
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
-from pact_plugin.hooks.spec import Adapter, ConfigCheck, ReferenceSource, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
 from pact_plugin.reference.choose import DataFacts
 from pact_plugin.run.report import Report
 
@@ -96,18 +96,19 @@ def test_a_misspelt_hook():
     assert not manager.plugin_manager().has_plugin("misspelt")
 
 
-def test_a_named_reference():
-    aligned = tiny_model(seed=2)
+def test_a_named_reference(monkeypatch):
+    aligned, seen = tiny_model(seed=2), []
 
-    class Sources:
-        @hookimpl
-        def pact_references(self):
-            return [ReferenceSource("registry", lambda name, model, tokenizer: aligned)]
+    class Loader:
+        def reference(self, name, model, tokenizer):
+            seen.append(name)
+            return aligned
 
-    with plugged(Sources()):
-        asked = {"easing": False, "anchors": False, "hold_data": True}
-        named = pact.PactConfig(safety_tokens=tokens(), reference="registry", **asked)
-        constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), named)
+    monkeypatch.setattr("pact_plugin.assemble.offered", lambda hook: {"loader": Loader()})
+    asked = {"easing": False, "anchors": False, "hold_data": True}
+    named = pact.PactConfig(safety_tokens=tokens(), reference="a/model", **asked)
+    constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), named)
+    assert seen == ["a/model"]
     assert constraint.tokens == tokens()
     assert constraint.reference.choice.name == "model"
     assert not any(p.requires_grad for p in aligned.parameters())

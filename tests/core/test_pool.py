@@ -10,7 +10,7 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_token
 from tokenizers import AddedToken
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import Generation, prompt_ends, special_ids, user_prompt
+from pact_plugin.data.generation import Generation, prompt_ends, special_ids, user_prompts
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead
@@ -28,7 +28,7 @@ def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
     special, ended = set(TOKENIZER.all_special_ids), 0
     prompts = (*TAUGHT[:3], *TAUGHT[-3:], *PROMPTS[:2])
     for one, asked in zip(prompts, pool_of(model, prompts).asked, strict=True):
-        ids, answer = user_prompt(TOKENIZER, one.prompt), []
+        ids, answer = user_prompts(TOKENIZER, [one.prompt])[0], []
         assert (asked.text, asked.kind, asked.prompt) == (one.prompt, one.kind, ids)
         while len(answer) < JUDGED_TOKENS:
             with torch.no_grad():
@@ -47,10 +47,10 @@ def test_the_states_are_those_of_a_plain_pass_at_the_prompts_last_token_c11_2(mo
     model = tiny_model(attn_implementation="eager").train()
     (found,) = pool_of(model).hidden
     assert model.training
-    assert len({len(user_prompt(TOKENIZER, one.prompt)) for one in PROMPTS}) > 5
+    assert len({len(user_prompts(TOKENIZER, [one.prompt])[0]) for one in PROMPTS}) > 5
     plain = tiny_model(attn_implementation="eager")
     for one, state in zip(PROMPTS, found, strict=True):
-        ids = torch.tensor([user_prompt(TOKENIZER, one.prompt)])
+        ids = torch.tensor([user_prompts(TOKENIZER, [one.prompt])[0]])
         with torch.no_grad():
             wanted = plain(ids, output_hidden_states=True).hidden_states[-1][0, -1]
         torch.testing.assert_close(state, wanted, atol=1e-5, rtol=1e-4)
@@ -143,7 +143,7 @@ def test_a_template_with_todays_date_asks_the_same_on_every_day():
     """Llama 3.2 has one: the answers of yesterday would be asked anew, and a resumed run would find another table."""
     dated = "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}"
     tokenizer = tiny_tokenizer(chat_template=dated)
-    assert tokenizer.decode(user_prompt(tokenizer, "Hello")) == "26 Jul 2024 Hello"
+    assert tokenizer.decode(user_prompts(tokenizer, ["Hello"])[0]) == "26 Jul 2024 Hello"
 
 
 def test_special_tokens_without_a_name_end_an_answer():

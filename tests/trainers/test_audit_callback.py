@@ -15,7 +15,7 @@ from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 import pact_plugin as pact
 from pact_plugin.audit.monitor import FILE_NAME
 from pact_plugin.audit.verdict import Thresholds
-from pact_plugin.data.generation import Generation, answers, user_prompt
+from pact_plugin.data.generation import Generation, answers, user_prompts
 from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
 from pact_plugin.judge import is_refusal
@@ -59,7 +59,7 @@ def verdicts(trainer: Any) -> dict[int, bool]:
 
 def refused_now(model: Any) -> float:
     """Counted apart from the callback."""
-    asked = [user_prompt(TOKENIZER, one) for one in REQUESTS]
+    asked = [user_prompts(TOKENIZER, [one])[0] for one in REQUESTS]
     with torch.no_grad():
         said = answers(model, TOKENIZER, asked, Generation(10, 3))
     return sum(is_refusal(TOKENIZER.decode(one)) for one in said) / len(said)

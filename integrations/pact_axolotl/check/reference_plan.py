@@ -12,7 +12,6 @@ from pact_axolotl.check.sharding import sharding
 from pact_axolotl.settings import output_of, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
-from pact_plugin.hooks.manager import offered
 from pact_plugin.reference.choose import Choice, DataFacts, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
@@ -94,7 +93,7 @@ def _why(choice: Choice, of: str, obstacle: str | None) -> str:
 def impossible(config: PactConfig) -> Iterator[PactError]:
     """References that cannot exist."""
     name = config.reference
-    if name == "auto" or name in offered("pact_references") or Path(name).is_dir():
+    if name == "auto" or Path(name).is_dir():
         return
     if get_close_matches(name, ["auto"], n=1, cutoff=0.75):
         yield ReferenceModelError(
