@@ -369,14 +369,21 @@ def fetched(built: PactConstraint, batch) -> Aligned:
 
 
 def filling(folder: Path) -> subprocess.Popen[str]:
-    """Another process that fills it."""
-    script = Path(__file__).parents[1] / "support" / "fill_slowly.py"
-    return subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True)
+    """Another process that fills it, and after each pass waits for a line."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "fill_slowly.py"), str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1, text=True)
+
+
+def go_on(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
 
 
 def test_killed_while_filling_the_next_run_fills_what_is_missing(tmp_path):
     with filling(tmp_path) as process:
         for _ in range(12):
+            go_on(process)
             assert process.stdout.readline() == "pass\n"
         with pytest.raises(StoreError, match="another run is filling it"):
             constraint(tmp_path).fill(batches(), progress=False)
@@ -423,6 +430,7 @@ def test_a_process_reads_while_another_one_adds(tmp_path):
             lines += 1
             built.reference.table.refresh()
             assert total() == before != 0
+            go_on(process)
     assert process.returncode == 0
     assert lines == 20
     built.reference.table.refresh()

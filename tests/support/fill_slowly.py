@@ -1,9 +1,8 @@
-"""Fills a table, one document at a time, and says so: fill_slowly.py FOLDER. For test_table.py, which kills it."""
+"""Fills a table, one document for each line of its input: fill_slowly.py FOLDER. For test_table.py, which kills it."""
 
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 from loop import TOKENIZER, a_batch, settings
@@ -26,7 +25,7 @@ if __name__ == "__main__":
 
     def slowly(*_: object) -> None:
         print("pass", flush=True)
-        time.sleep(0.05)
+        sys.stdin.readline()
 
     built.model.register_forward_hook(slowly)
     built.fill(batches(), tokens_per_pass=1, progress=False)
