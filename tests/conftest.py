@@ -26,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["PACT_CACHE"] = folder.name
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_computed_twice():
+    from remembered import remember  # imports transformers, which Unsloth wants to be imported before
+
+    remember()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _what_is_imported_is_not_collected():
     """A trainer collects garbage when training begins and ends: a third of its tests' time with all that it imports."""

@@ -20,6 +20,7 @@ from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model
 from plain import anchor_divergence
 from rank_wrapping import no_sync, wrap
+from remembered import remember
 from sft import TOKENIZER, TOKENS, lora
 from tiny import tiny_model
 from torch import Tensor, distributed
@@ -293,6 +294,7 @@ def summed(sums: Tensor) -> Tensor:
 
 
 def main(folder: Path, wrapper: str) -> None:
+    remember()
     distributed.init_process_group("gloo")
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
     for number, case in enumerate(cases(wrapper)):

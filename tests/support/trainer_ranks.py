@@ -23,6 +23,7 @@ from peft import get_peft_model, get_peft_model_state_dict
 from plain_run import Plain
 from preferences import CONFIG as PREFERENCES
 from preferences import PlainPreferences, dpo_loss, dpo_trainer, lora_of_dpo
+from remembered import remember
 from safetensors.torch import load_file
 from sft import TOKENIZER, TOKENS, completions, lora, sft_trainer, train_logs
 from tiny import tiny_model
@@ -243,6 +244,7 @@ def compare_preferences(case: Case, mode: str, folder: Path) -> None:
 
 
 def main(folder: Path, mode: str) -> None:
+    remember()
     gc.freeze()  # a trainer collects garbage when it begins and ends
     if mode in ("zero2", "zero3"):
         resume(mode, folder / "resumed")
