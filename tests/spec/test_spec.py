@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import jsonschema
 import numpy as np
 import pact_spec
@@ -183,31 +184,35 @@ def test_pact_plugin_passes_under_jax_jit():
     """One compilation for each case, where JAX would compile each operation for each shape."""
     with using(("jax", "float64")):
         backend = Jitted("float64")
-        divergences = {name: jitted(PACT[name]) for name in ("confidence_divergence", "published_divergence")}
+        names = ("confidence_divergence", "published_divergence")
+        divergences = {name: backend.jitted(PACT[name]) for name in names}
         outcomes = list(run(SimpleNamespace(**PACT | divergences), backend, "float64"))
     assert {outcome.status for outcome in outcomes} == {"ok"}, outcomes
 
 
 class Jitted(JaxBackend):
+    """Computes the gradients with the values, which are asked for first."""
+
     def gradients(self, function, arrays):
-        def total(*given):
-            return function(*given).sum()
+        return [self.numpy(self.found[id(array)]) for array in arrays]
 
-        compiled = jax.jit(jax.grad(total, argnums=tuple(range(len(arrays)))))
-        return [self.numpy(gradient) for gradient in compiled(*arrays)]
+    def jitted(self, function):
+        """With logits compiled; values of the weights are looked at, so they are constants."""
 
+        def call(**arguments):
+            logits = {n: x for n, x in arguments.items() if n != "weights" and isinstance(x, jax.Array)}
+            others = {name: value for name, value in arguments.items() if name not in logits}
+            whole = {n: logits.pop(n) for n in list(logits) if not jnp.issubdtype(logits[n], jnp.floating)}
 
-def jitted(function):
-    """With logits compiled; values of the weights are looked at, so they are constants."""
+            def both(given, whole):
+                values = function(**given, **whole, **others)
+                return values.sum(), values
 
-    def call(**arguments):
-        logits = {n: x for n, x in arguments.items() if n != "weights" and isinstance(x, jax.Array)}
-        if any(isinstance(x, jax.core.Tracer) for x in logits.values()):
-            return function(**arguments)  # compiled with its gradient
-        others = {name: value for name, value in arguments.items() if name not in logits}
-        return jax.jit(lambda given: function(**given, **others))(logits)
+            gradients, values = jax.jit(jax.grad(both, has_aux=True))(logits, whole)
+            self.found = {id(logits[name]): gradient for name, gradient in gradients.items()}
+            return values
 
-    return call
+        return call
 
 
 def test_only_narrow_types_skip_cases():
