@@ -20,7 +20,7 @@ import pact_plugin as pact
 HERE = Path(sys.executable).parent
 
 
-pytestmark = pytest.mark.usefixtures("own_path")
+pytestmark = pytest.mark.usefixtures("own_path", "asked_by_forks")
 
 
 def written(workshop: Workshop, **changes: Any) -> Path:

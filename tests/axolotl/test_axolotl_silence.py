@@ -23,7 +23,7 @@ ONE_LINE = None if loads_installed() else ["pact_axolotl.PactPlugin"]
 """`plugins:` as short as this Axolotl allows."""
 
 
-pytestmark = pytest.mark.usefixtures("own_path")
+pytestmark = pytest.mark.usefixtures("own_path", "asked_by_forks")
 
 
 def checked(workshop: Workshop, **changes: Any) -> Report:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,12 +16,13 @@ import command_runs
 import torch
 import yaml
 from command_runs import WORDS, Bench, write_rows
-from forks import forks
+from forks import OWN, Forks, forks
 
 os.environ.setdefault("AXOLOTL_DO_NOT_TRACK", "1")  # also where a test calls Axolotl's functions itself
 
 HERE = Path(__file__).parent
 WITHOUT_LAUNCHER = ("--launcher", "python")
+PACT = [sys.executable, "-m", "pact_plugin.cli.main"]
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class Workshop(Bench):
         self, name: str, *arguments: str, environment: dict[str, str] | None = None, **changes: Any
     ) -> Run:
         """`pact-plugin train` on a configuration, by default without a launcher."""
-        words = [sys.executable, "-m", "pact_plugin.cli.main", "train"]
         given = arguments or WITHOUT_LAUNCHER
-        return self.on_configuration(words, name, self.config(**changes), *given, **(environment or {}))
+        return self.on_configuration(
+            [*PACT, "train"], name, self.config(**changes), *given, **(environment or {})
+        )
 
     def on_configuration(
         self,
@@ -120,7 +123,8 @@ class Workshop(Bench):
         }
         starts_another = words[-1] == "train" and arguments != WITHOUT_LAUNCHER
         words = [*words, str(file), *arguments]
-        if words[0] == "axolotl" and not starts_another and "PATH" not in environment:
+        known = words[0] == "axolotl" or words[:3] == PACT
+        if known and not starts_another and "PATH" not in environment:
             return self.forked(words, output, base | environment, ranks)
         assert not ranks
         return self.command(words, output, **(base | environment))
@@ -129,8 +133,20 @@ class Workshop(Bench):
         """The same in children of a process that has imported Axolotl; with ranks, as torchrun starts them."""
         log = self.folder / f"{output.name}.log"
         known = os.environ | self.environment(output) | environment
-        server = forks("axolotl.cli.main", "axolotl.cli.train", "axolotl.core.builders")
-        return Run(output, server.run(words, known, log, ranks), log.read_text())
+        return Run(output, axolotls_forks().run(words, known, log, ranks), log.read_text())
+
+
+def axolotls_forks() -> Forks:
+    return forks("axolotl.cli.main", "axolotl.cli.train", "axolotl.core.builders")
+
+
+def ask_by_forks(command: list[str], timeout: float, *, check: bool = False) -> Any:
+    """What `check` asks other interpreters; what it asks Axolotl's own is answered by a fork."""
+    if command[1:3] != ["-m", "pact_axolotl.check.validation"] or Path(command[0]).parent != OWN:
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check)
+    with tempfile.NamedTemporaryFile() as log:
+        status = axolotls_forks().run(command, dict(os.environ), Path(log.name))
+        return subprocess.CompletedProcess(command, status, "", Path(log.name).read_text())
 
 
 def loads_installed() -> bool:

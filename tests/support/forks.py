@@ -12,12 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+OWN = Path(sys.executable).parent
+_run = subprocess.run
 
 
 class Forks:
@@ -40,7 +43,7 @@ class Forks:
         """The status of a command, whose output goes into a file.
 
         Args:
-            words: A script or `axolotl`, and its arguments.
+            words: A script, `axolotl`, or this interpreter and `-m` with a module; and arguments.
             environment: All variables of the command.
             log: The file.
             ranks: Processes in a group, as torchrun starts them; 0 starts one that knows of none. If one fails, the
@@ -51,7 +54,7 @@ class Forks:
         request = {
             "words": list(words),
             "environment": environment,
-            "log": str(log),
+            "logs": [str(log)] * 2,
             "folder": os.getcwd(),
             "ranks": ranks,
         }
@@ -71,8 +74,13 @@ def run_script(name: str, *arguments: str, log: Path, ranks: int) -> str:
     Raises:
         AssertionError: It failed.
     """
+    return run_words([str(HERE / name), *arguments], dict(os.environ), log, ranks)
+
+
+def run_words(words: Sequence[str], environment: dict[str, str], log: Path, ranks: int = 0) -> str:
+    """The same of any script or module; see `Forks.run`."""
     server = forks("datasets", "deepspeed", "peft", "sklearn.linear_model", "trl")
-    status = server.run([str(HERE / name), *arguments], dict(os.environ), log, ranks)
+    status = server.run(words, environment, log, ranks)
     assert status == 0, log.read_text()[-3500:]
     return log.read_text()
 
@@ -86,11 +94,16 @@ def command(request: dict[str, Any]) -> int:
     os.chdir(request["folder"])
     sys.path[:0] = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.argv = request["words"]
+    subprocess.run = run_here
     try:
-        if sys.argv[0] == "axolotl":
+        if Path(sys.argv[0]).name == "axolotl":
             from axolotl.cli.main import main
 
             main()
+        elif sys.argv[1:2] == ["-m"]:
+            sys.argv = sys.argv[2:]
+            sys.path.insert(0, os.getcwd())
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
@@ -99,6 +112,29 @@ def command(request: dict[str, Any]) -> int:
             return 1
         return end.code or 0
     return 0
+
+
+def run_here(words: Sequence[Any], **how: Any) -> subprocess.CompletedProcess[str]:
+    """`subprocess.run`, by a fork where a command starts Axolotl, or a module of ours, of this environment."""
+    program, *arguments = map(str, words)
+    module = Path(program).name.startswith("python") and arguments[:1] == ["-m"]
+    command = Path(program).name == "axolotl" and arguments[-2:] == ["--launcher", "python"]
+    if Path(program).parent != OWN or not (command or (module and arguments[1].startswith("pact_"))):
+        return _run(words, **how)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [str(Path(folder) / name) for name in ("out", "err")] if how.get("capture_output") else []
+        for name in names:
+            Path(name).touch()
+        environment = dict(how.get("env") or os.environ)
+        request = {"words": [program, *arguments], "environment": environment, "folder": os.getcwd()}
+        _, status = os.waitpid(child(request | {"logs": names}), 0)
+        said = [Path(name).read_text() for name in names] or [None, None]
+    done: subprocess.CompletedProcess[str] = subprocess.CompletedProcess(
+        words, os.waitstatus_to_exitcode(status), *said
+    )
+    if how.get("check"):
+        done.check_returncode()
+    return done
 
 
 def group(ranks: int) -> list[dict[str, str]]:
@@ -114,7 +150,7 @@ def group(ranks: int) -> list[dict[str, str]]:
 
 
 def child(request: dict[str, Any]) -> int:
-    """The process of a forked one."""
+    """The process of a forked one; without logs it writes where this one does."""
     import traceback
 
     process = os.fork()
@@ -123,9 +159,8 @@ def child(request: dict[str, Any]) -> int:
     status = 1
     try:
         signal.alarm(600)  # nothing here takes so long
-        log = os.open(request["log"], os.O_WRONLY | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(log, stream)
+        for stream, log in zip((1, 2), request["logs"], strict=False):
+            os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), stream)
         status = command(request)
     except BaseException:
         traceback.print_exc()
@@ -136,7 +171,7 @@ def child(request: dict[str, Any]) -> int:
 
 
 def status_of(request: dict[str, Any]) -> int:
-    Path(request["log"]).write_text("")
+    Path(request["logs"][0]).write_text("")
     environment, running, found = request["environment"], set(), 0
     for rank in group(request["ranks"]):
         running.add(child(request | {"environment": environment | rank}))
