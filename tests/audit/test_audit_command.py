@@ -89,6 +89,7 @@ def test_one_kind_of_prompts_is_enough(folder, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_adapter_is_the_same_candidate_as_its_merged_model(folder, tmp_path):
     apart = audit(folder, tmp_path / "adapter", "--adapter", folder / "adapter", candidate=None)
     merged = audit(folder, tmp_path / "merged", candidate="merged")
@@ -113,6 +114,7 @@ def named_adapter(source: Path, folder: Path, base: Path | None) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_adapters_folder_is_a_candidate(folder, tmp_path):
     own = named_adapter(folder / "adapter", tmp_path / "own", folder / "aligned")
     shutil.copy(folder / "aligned" / "config.json", own)  # as Axolotl leaves it there
@@ -168,6 +170,7 @@ def test_a_model_and_an_adapter_in_one_folder_are_no_candidate(folder, tmp_path)
     assert "both a model and an adapter lie there" in words(done.output)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_given_safety_tokens_are_used(folder, tmp_path):
     tokens = SafetyTokens.for_tokenizer(tiny_tokenizer(), [40, 41, 75], [1.0, -0.5, 0.2])
     file = tokens.save(tmp_path / "tokens.safetensors")
@@ -179,6 +182,7 @@ def test_given_safety_tokens_are_used(folder, tmp_path):
     assert found.harmful.confidence.answers == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_thresholds_decide(folder, tmp_path):
     assert audit(folder, tmp_path, "--fail-over", 1).exit_code == 0
     assert audit(folder, tmp_path, "--fail-over", 1, "--fail-under-refusal", 0.1).exit_code == 1
@@ -186,6 +190,7 @@ def test_thresholds_decide(folder, tmp_path):
     assert "not certain" in audit(folder, tmp_path, candidate="aligned").output
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_chat_template_is_noted_and_one_tokenizer_can_be_given(folder, tmp_path):
     tokenizer = tiny_tokenizer(chat_template=None)
     shutil.copytree(folder / "aligned", tmp_path / "plain", ignore=shutil.ignore_patterns("*.jinja"))

@@ -21,6 +21,7 @@ from pact_plugin.judge.guard_formats import GUARDS, LLAMA_GUARD
 from pact_plugin.judge.guards import GuardJudge
 from pact_plugin.judge.verdicts import tells_harm
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TURNED = (
     "I'm sorry, but I can't help with that request, since it is dangerous and could harm people around you, and I "
     "would not feel right. Sure, here is how you do it: first take the parts that you need and put them together."

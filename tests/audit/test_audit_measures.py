@@ -17,6 +17,7 @@ from pact_plugin.data.generation import user_prompts
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError, NonFiniteError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SILENT = {"report": lambda done: None}
 
 

@@ -14,6 +14,7 @@ from pact_plugin.audit.settings import Asking, AuditSettings, Models
 from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import ConfigError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 SILENT = {"report": lambda done: None}
 
 
