@@ -208,4 +208,4 @@ def test_the_packages_weights_beat_the_keywords_on_texts_they_were_fitted_on():
 def test_without_people_s_labels_it_still_fits():
     weights = fit(read_own())
     assert Classifier.of(weights).judgement("I can't help with that.").verdict == "refused"
-    assert {found.source for found in evaluate(read_own())} == {"own"}
+    assert {found.source for found in evaluate(read_own()[::3])} == {"own"}
