@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import run_words
 from loop import probe_of
 from plain import Eased, micro_batch_loss
 from sft import TOKENIZER, TOKENS, completions
@@ -37,22 +38,24 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def run(folder: Path, name: str, launcher: list[str], sizes: tuple[int, int], **settings: Any) -> list[dict]:
-    """What each step of the example logs."""
-    command = [sys.executable, *launcher, str(EXAMPLE), "--output", str(folder / name)]
+def run(
+    folder: Path, name: str, launcher: list[str] | None, sizes: tuple[int, int], **settings: Any
+) -> list[dict]:
+    """What each step of the example logs; without a launcher on two ranks."""
+    command = [str(EXAMPLE), "--output", str(folder / name)]
     command += ["--model", str(folder / "model"), "--data", str(folder / "chat.jsonl")]
     command += ["--pact", json.dumps({"safety_tokens": str(folder / "tokens.safetensors"), **settings})]
     command += ["--batch-size", str(sizes[0]), "--accumulation", str(sizes[1])]
     command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    if launcher is None:
+        said = run_words(command, environment, folder / f"{name}.log", ranks=2)
+    else:
+        command = [sys.executable, *launcher, *command]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = done.stdout
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 def verify(folder: Path) -> str:
@@ -99,11 +102,10 @@ def plain() -> list[tuple[float, dict[str, float]]]:
     return steps
 
 
-# `accelerate launch --cpu --num_processes 2` starts a single process (several need MPI), but torchrun starts two.
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# `accelerate launch --cpu --num_processes 2` starts a single process (several need MPI).
 LAUNCHERS = {
     "accumulated": (["-m", "accelerate.commands.launch", "--cpu"], 5, 3),  # the last micro-batch is smaller
-    "two processes": (TORCHRUN, 3, 2),
+    "two processes": (None, 3, 2),  # as torchrun starts them
 }
 
 
