@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from both import CONFIG, HELD, changed, each_kind, each_trainer, with_reference_in_steps, with_training
+from both import (
+    CONFIG,
+    HELD,
+    changed,
+    each_kind,
+    each_trainer,
+    of_transformers,
+    of_trl,
+    with_reference_in_steps,
+    with_training,
+)
 from sft import completions, conversations, lora, sft_trainer, train_logs
 from tiny import tiny_model, with_float32_norms
 
@@ -92,17 +102,20 @@ def test_the_reference_runs_in_the_precision_of_training(tmp_path, build, with_l
 
 HOOKED = {"hooked": True}
 """With hooks that act on each gradient at once, so that the anchors are part of the batch's backward pass."""
+STREAMED = {"streaming": True, "eval_strategy": "no"}
+COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
 
 
-@each_trainer
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"torch_compile": True, "torch_compile_backend": "eager"},
-        HOOKED,
-        {"streaming": True, "eval_strategy": "no"},
+    ("build", "settings"),
+    [  # what is compiled is the model of either
+        (of_trl, COMPILED),
+        (of_trl, HOOKED),
+        (of_trl, STREAMED),
+        (of_transformers, HOOKED),
+        (of_transformers, STREAMED),
     ],
-    ids=["compiled", "hooked", "streaming"],
+    ids=["trl-compiled", "trl-hooked", "trl-streaming", "transformers-hooked", "transformers-streaming"],
 )
 def test_a_norm_that_yields_float32_before_a_bfloat16_head(tmp_path, build, settings):
     """A trainer gives its precision to the model's forward pass alone, and the head is read after it, too."""
