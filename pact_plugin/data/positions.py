@@ -189,11 +189,15 @@ def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:
 
 
 def nothing_masked(batch: Mapping[str, Any]) -> bool:
-    """Whether every token but padding and document starts is trained on, prompts included."""
-    labels = batch["labels"]
-    starts = document_starts(labels, cu_seq_lens=batch.get("cu_seq_lens_q"))
-    if batch.get("position_ids") is not None and batch["position_ids"].ndim == 2:
-        starts |= document_starts(labels, position_ids=batch["position_ids"])
-    mask = batch.get("attention_mask")
-    real = mask.bool() if mask is not None and mask.ndim == 2 else labels == labels
-    return not bool(((labels == IGNORE_INDEX) & real & ~starts).any())
+    """Whether every token but padding and document starts is trained on, prompts included.
+
+    So it is where all that is masked is one and the same token: a collator that masks padding masks the end of each
+    answer, too, if the tokenizer pads with it.
+    """
+    labels, ids, mask = batch["labels"], batch.get("input_ids"), batch.get("attention_mask")
+    masked = (labels == IGNORE_INDEX) & ~document_starts(labels, **_boundaries(batch))
+    if mask is not None and mask.shape == labels.shape:
+        masked &= mask.bool()
+    if ids is None or ids.shape != labels.shape:
+        return not bool(masked.any())
+    return len(ids[masked].unique()) <= 1

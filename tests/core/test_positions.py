@@ -165,3 +165,18 @@ def test_nothing_masked_sees_through_padding_and_document_starts():
     assert not nothing_masked(
         {"labels": torch.tensor([[x, x, 3]]), "attention_mask": torch.tensor([[1, 1, 1]])}
     )
+
+
+def test_nothing_is_masked_where_only_the_token_that_also_pads_is():
+    x, end = -100, 9
+    ids = torch.tensor([[1, 2, end, 3, 4, end], [1, 5, 6, end, end, end]])
+    batch = {
+        "input_ids": ids,
+        "labels": ids.masked_fill(ids == end, x),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]),
+    }
+    assert nothing_masked(batch)
+    batch["labels"][0, :2] = x  # a prompt of the first row
+    assert not nothing_masked(batch)
+    cut = {"input_ids": torch.tensor([[5, 6, 1, 2, 7, 8]]), "labels": torch.tensor([[5, 6, x, x, 7, 8]])}
+    assert not nothing_masked(cut), "a row that begins within an answer"
