@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from pact_plugin.data.chat_template import rendered
 from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_config, without_router_loss
-
-_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-_DATE = datetime(2024, 7, 26)
-"""The date that Llama's templates give where they know none."""
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
@@ -47,7 +42,7 @@ def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     Several at once are many times faster than one by one.
 
     Raises:
-        ConfigError: The tokenizer is one of mistral-common.
+        ConfigError: The tokenizer is one of mistral-common, or its chat template cannot be used.
     """
     require_usable(tokenizer)
     if not prompts:
@@ -55,7 +50,7 @@ def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     if not has_chat_template(tokenizer):
         return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
     # Models that can think aloud first are asked not to; other templates ignore it.
-    return _rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
+    return rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
 
 
 def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -66,8 +61,8 @@ def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """
     if not prompts or not has_chat_template(tokenizer):
         return user_prompts(tokenizer, prompts)
-    asked = _rendered(tokenizer, [(prompt,) for prompt in prompts])
-    answered = _rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
+    asked = rendered(tokenizer, [(prompt,) for prompt in prompts])
+    answered = rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
     return [
         whole[: next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))]
         for prompt, whole in zip(asked, answered, strict=True)
@@ -79,29 +74,6 @@ def prompt_ends(tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]
     asked = user_prompts(tokenizer, prompts)
     others = trained_prompts(tokenizer, prompts)
     return [asked] if others == asked else [asked, others]
-
-
-def _rendered(tokenizer: Any, conversations: Sequence[tuple[str, ...]], **settings: Any) -> list[list[int]]:
-    """Token ids of a user's prompts, and of an answer if there is one, else up to where it begins."""
-    messages = [
-        [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
-        for turns in conversations
-    ]
-    texts = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=len(conversations[0]) == 1,
-        **settings,
-        **_undated(tokenizer.chat_template),
-    )
-    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
-
-
-def _undated(template: Any) -> dict[str, str]:
-    """The chat template with a fixed date, if it gives today's: what was answered is kept for other days."""
-    if not isinstance(template, str) or not _TODAY.search(template):
-        return {}
-    return {"chat_template": _TODAY.sub(lambda found: f"'{_DATE.strftime(found[2])}'", template)}
 
 
 def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:

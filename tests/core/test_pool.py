@@ -146,6 +146,38 @@ def test_a_template_with_todays_date_asks_the_same_on_every_day():
     assert tokenizer.decode(user_prompts(tokenizer, ["Hello"])[0]) == "26 Jul 2024 Hello"
 
 
+IN_PARTS = (
+    "{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}"
+    "{% endif %}{% endfor %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+STRICT = "{% for m in messages %}{{ m['content'][0]['text'] + '\n' }}{% endfor %}"  # raises for text
+
+
+@pytest.mark.parametrize(
+    ("template", "begin", "end"), [(IN_PARTS, "user: ", "\nassistant: "), (STRICT, "", "\n")]
+)
+def test_a_template_that_takes_content_in_parts_alone_is_given_parts(template, begin, end):
+    """Those of LLaVA and SmolVLM write nothing for text: all prompts would be the same."""
+    tokenizer = tiny_tokenizer(chat_template=template)
+    for asked in prompt_ends(tokenizer, ["Hello", " one two"]):
+        assert [tokenizer.decode(ids) for ids in asked] == [f"{begin}Hello{end}", f"{begin} one two{end}"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('a system message, please') }}", r"refuses.*\(a system message, please\)"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "leaves the user's prompt out"),
+    ],
+)
+def test_a_template_that_takes_no_users_prompt_is_named(template, message):
+    tokenizer = tiny_tokenizer(chat_template=template)
+    with pytest.raises(
+        ConfigError, match=rf"tokenizer\.chat_template.*{message}.*Set `tokenizer.chat_template`"
+    ):
+        user_prompt(tokenizer, "Hello")
+
+
 def test_special_tokens_without_a_name_end_an_answer():
     """Such as Phi's <|end|>: the tokenizer names another token as the end of a sequence."""
     tokenizer = tiny_tokenizer()
