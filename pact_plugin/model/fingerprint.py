@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pact_plugin.model.adapters import owner_by_name
 from pact_plugin.model.wrappers import peft_model
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-_PEFT = {"base_layer", "original_module"}
+_PEFT = {"base_layer", "original_module", "token_adapter"}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 2**24
 
@@ -53,14 +54,14 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
 def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:
     """What is saved, under the names without wrappers; a base model's as if it had no adapter."""
     peft = peft_model(model)
-    adapters = set() if peft is None else set(peft.peft_config)
+    owner_of = owner_by_name(peft)
     active = set() if peft is None else set(peft.active_adapters)
     for name, tensor in _saved(model):
         parts = [part for part in name.split(".") if part not in _WRAPPERS | _PEFT]
-        owner = adapters.intersection(parts)
-        if owner and (base_only or not owner & active):
+        owner = owner_of(parts)
+        if owner is not None and (base_only or owner not in active):
             continue
-        if adapters and parts[:2] == ["base_model", "model"]:
+        if peft is not None and parts[:2] == ["base_model", "model"]:
             parts = parts[2:]
         yield ".".join(parts), tensor
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
+from pact_plugin.model.adapters import owner_by_name
 from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model, unwrap
 
@@ -158,9 +159,9 @@ def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
 
 def _trains_beside(peft: Any) -> bool:
     """Whether weights outside of the adapters are trained, such as biases: they move the model without its adapter."""
-    names = set(peft.peft_config)
+    owner_of = owner_by_name(peft)
     return any(
-        parameter.requires_grad and not names.intersection(name.split("."))
+        parameter.requires_grad and owner_of(name.split(".")) is None
         for name, parameter in peft.named_parameters()
     )
 

@@ -14,9 +14,9 @@ from pact_plugin.reference.source import Source, adapter_state, build_source
 TOKENS = torch.randint(0, 300, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-def lora(model, **settings):
+def lora(model, name="default", **settings):
     defaults = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "lora_dropout": 0.5}
-    return get_peft_model(model, LoraConfig(**(defaults | settings)))
+    return get_peft_model(model, LoraConfig(**(defaults | settings)), adapter_name=name)
 
 
 def nudge(model, seed: int = 0) -> None:
@@ -185,9 +185,10 @@ def test_references_that_cannot_exist():
         build_source("copy", frozen)
 
 
-def test_weights_that_are_trained_beside_a_new_adapter_are_copied():
+@pytest.mark.parametrize("name", ["default", "model"])
+def test_weights_that_are_trained_beside_a_new_adapter_are_copied(name):
     """With the adapter off the model would have the biases of training."""
-    model = lora(tiny_model("qwen2"), bias="all")
+    model = lora(tiny_model("qwen2"), name, bias="all")
     before = own_logits(model)
     assert adapter_state(model) == "trained"
     source = build_source("copy", model)

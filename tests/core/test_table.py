@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop import TERMS, TOKENIZER, a_batch, adapted, loss_of, moved
 from loop import settings as config
-from peft import VeraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig, get_peft_model
 from tiny import tiny_model
 
 from pact_plugin import PactConstraint, confidence_divergence, published_divergence
@@ -357,6 +357,28 @@ def test_weights_in_buffers_count_in_a_models_fingerprint(any_type):
     peft = get_peft_model(model, VeraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     assert [name for name in peft.state_dict() if "vera_A" in name], "it has buffers of its own"
     assert model_fingerprint(peft, base_only=True, any_type=any_type) == known
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"]),
+        LoraConfig(r=4, use_dora=True, trainable_token_indices=[1, 2]),
+        IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        VeraConfig(r=4, target_modules=["q_proj"]),
+        AdaLoraConfig(total_step=9, target_modules=["q_proj"]),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+@pytest.mark.parametrize("name", ["default", "model", "weight"])
+def test_whatever_an_adapter_is_named_the_model_below_counts(config, name):
+    model = tiny_model(tie_word_embeddings=False)
+    known = model_fingerprint(model)
+    peft = get_peft_model(model, config, adapter_name=name)
+    assert model_fingerprint(peft, base_only=True) == known
+    assert model_fingerprint(peft).structure != known.structure
+    model.model.norm.weight.data += 1
+    assert model_fingerprint(peft, base_only=True).values != known.values
 
 
 # --- accidents and company ---

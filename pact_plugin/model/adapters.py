@@ -1,0 +1,31 @@
+"""Which of PEFT's adapters a parameter belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+_SAVED = {"modules_to_save", "prompt_encoder"}
+_LISTS = ("adapter_layer_names", "other_param_names")
+"""On a layer of PEFT: where it keeps what belongs to adapters, each one's under its name."""
+
+
+def owner_by_name(peft: Any) -> Callable[[list[str]], str | None]:
+    """What tells the adapter that a parameter or buffer belongs to, by the parts of its name; None for none.
+
+    An adapter may be named as a module of the model is, such as `model`; so what comes before its name counts, too.
+
+    Args:
+        peft: What `peft_model` found, or None.
+    """
+    adapters = set() if peft is None else set(peft.peft_config)
+    modules = () if peft is None else peft.modules()
+    named = {name for module in modules for names in _LISTS for name in getattr(module, names, ())}
+    containers = _SAVED | {name.rpartition(".")[2] for name in named}
+
+    def owner(parts: list[str]) -> str | None:
+        pairs = pairwise(parts)
+        return next((part for place, part in pairs if place in containers and part in adapters), None)
+
+    return owner
