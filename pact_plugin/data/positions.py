@@ -180,12 +180,21 @@ def positions_of(batch: Mapping[str, Any], first: int | None = None) -> Response
 def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:
     position_ids = batch.get("position_ids")
     cu_seq_lens = batch.get("cu_seq_lens_q", batch.get("cu_seq_lens"))
-    if position_ids is not None and position_ids.ndim != 2 and cu_seq_lens is not None:
-        position_ids = None  # multimodal positions have several planes; the lengths say all that is needed
     mask = batch.get("attention_mask")
     if mask is not None and mask.shape != batch["labels"].shape:
         mask = None
+    # Multimodal positions have several planes; lengths say all that is needed, and one document needs no more.
+    if position_ids is not None and position_ids.ndim != 2:
+        if cu_seq_lens is not None or not _restarts(position_ids, mask):
+            position_ids = None
     return {"position_ids": position_ids, "cu_seq_lens": cu_seq_lens, "attention_mask": mask}
+
+
+def _restarts(planes: Int[Tensor, "P B T"], mask: Int[Tensor, "B T"] | None) -> bool:
+    """Whether positions in several planes begin anew behind a token, as in a packed row."""
+    first = planes[0]
+    again = (first[..., 1:] == 0) & (first[..., :-1] != 0)
+    return bool((again if mask is None else again & (mask[:, :-1] != 0)).any())
 
 
 def nothing_masked(batch: Mapping[str, Any]) -> bool:

@@ -156,6 +156,22 @@ def test_wrong_shapes():
         positions_of({"input_ids": torch.zeros(1, 2)})
 
 
+def test_positions_in_several_planes_say_nothing_of_unpacked_rows():
+    x = -100
+    labels = torch.tensor([[x, x, x, 5, 6], [x, x, 3, 4, x]])
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 0]])
+    plane = torch.tensor([[1, 1, 0, 1, 2], [0, 1, 2, 3, 1]])  # as Qwen2-VL has them
+    batch = {"labels": labels, "attention_mask": mask, "position_ids": plane.expand(3, 2, 5)}
+    alone = {"labels": labels, "attention_mask": mask}
+    assert as_tuples(positions_of(batch)) == as_tuples(positions_of(alone))
+    assert not nothing_masked(batch)
+    packed = {"labels": labels, "position_ids": torch.tensor([[0, 1, 2, 0, 1]]).expand(3, 2, 5)}
+    with pytest.raises(ShapeError, match="position_ids"):
+        positions_of(packed)
+    lengths = {"cu_seq_lens_q": torch.tensor([0, 3, 5, 8, 10])}
+    assert len(positions_of(packed | lengths)) == 2
+
+
 def test_nothing_masked_sees_through_padding_and_document_starts():
     x = -100
     pad = {"labels": torch.tensor([[1, 2, x]]), "attention_mask": torch.tensor([[1, 1, 0]])}
