@@ -223,7 +223,7 @@ class Constraint:
         Empty for an evaluation that no term looks at, or, with a warning, without responses or with unknown documents.
 
         Raises:
-            NoResponseError: There was no response position in training since the last call.
+            NoResponseError: There was no response position in training yet.
             NonFiniteError: One of them is NaN or infinite.
         """
         return self.record.metrics(mode, reduce)

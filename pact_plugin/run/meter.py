@@ -48,7 +48,8 @@ class Meter:
     """
 
     def __init__(self, names: Sequence[str], *, looks: bool) -> None:
-        self.names, self._looks, self._warned = tuple(names), looks, False
+        self.names, self._looks = tuple(names), looks
+        self._seen = self._warned = False
         self._pending: list[Number] | None = None
         self._interval = torch.zeros(4 + 2 * len(self.names), dtype=torch.float64)
 
@@ -103,10 +104,11 @@ class Meter:
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
         Args:
-            required: Whether there must be a response position. Else they are empty without one; the first time warns.
+            required: Whether there must be a response position in the run. Else, and in later intervals, they are empty
+                without one; the first time warns.
 
         Raises:
-            NoResponseError: It is required, and there was none in the whole interval.
+            NoResponseError: It is required, and there was none yet.
         """
         if not self.names:
             return {}
@@ -120,20 +122,24 @@ class Meter:
             )
             return {}
         if not total.tokens or (self._looks and not total.positions):
-            if not required:
-                self._warn_of_none()
-                return {}
-            raise NoResponseError(
-                "no response position since the last log, so nothing was constrained",
-                key="labels",
-                remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
-            )
+            if required and not self._seen:
+                raise NoResponseError(
+                    "no response position since the last log, so nothing was constrained",
+                    key="labels",
+                    remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
+                )
+            self._warn_of_none(required)
+            return {}
+        self._seen = True
         return {f"pact/{name}": float(value / count) for name, (value, count) in total.means.items() if count}
 
-    def _warn_of_none(self) -> None:
+    def _warn_of_none(self, training: bool) -> None:
         if not self._warned:
             logger.warning(
-                "PACT: an evaluation has shown no response position, so `pact/*` is left out of it: its labels are all "
-                "-100, or its loss does not come from the trainer's `compute_loss`."
+                "PACT: the steps since the last log have shown no response position, so `pact/*` is left out of it: "
+                "their labels are all -100. Are answers truncated away?"
+                if training
+                else "PACT: an evaluation has shown no response position, so `pact/*` is left out of it: its labels "
+                "are all -100, or its loss does not come from the trainer's `compute_loss`."
             )
         self._warned = True

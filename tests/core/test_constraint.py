@@ -416,6 +416,19 @@ def test_labels_all_ignored():
         constraint.metrics()
 
 
+def test_a_batch_without_a_response_stops_no_run_that_has_seen_one(caplog):
+    model, batch = tiny_model(), a_batch()
+    constraint = PactConstraint(model, TOKENIZER, settings())
+    loss_of(constraint, model, batch, Step(1))
+    assert constraint.metrics()
+    for number in (2, 3):
+        loss_of(constraint, model, without_response(batch), Step(number))
+        assert constraint.metrics() == {}
+    assert caplog.text.count("have shown no response position") == 1
+    loss_of(constraint, model, batch, Step(4))
+    assert constraint.metrics()
+
+
 def test_nothing_masked_warns_and_names_the_settings():
     model, batch = tiny_model(), a_batch()
     batch["labels"] = batch["input_ids"].clone()
