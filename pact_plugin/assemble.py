@@ -117,13 +117,14 @@ def build_parts(
     head = language_head(model)
     # 2. The reference: which model is the aligned one.
     other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
+    adapter = adapter_state(model) if other is None else "none"
     choice = choose(
         named=other is not None,
-        adapter=adapter_state(model) if other is None else "none",
+        adapter=adapter,
         data=data or DataFacts(folder=settings.advanced.store),
         asked=settings.asks_at_responses,
     )
-    source = build_source(choice.source, model, other)
+    source = build_source(choice.source, model, other, adapter=adapter)
     # 3. Tokens that are named: checked before the model is asked, which takes long.
     named_tokens = named_safety_tokens(settings, source, tokenizer)
     # 4. The aligned model is asked prompts.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.source import Kind
+from pact_plugin.reference.source import AdapterState, Kind
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,7 @@ class Choice:
         return self.source != "itself" and not (self.source == "model" and self.name in ("table", "start"))
 
 
-def choose(
-    *, named: bool, adapter: Literal["none", "new", "trained"], data: DataFacts, asked: bool = True
-) -> Choice:
+def choose(*, named: bool, adapter: AdapterState, data: DataFacts, asked: bool = True) -> Choice:
     """The reference of a run.
 
     Text data of known length is read once before training, whatever the number of epochs, and no step runs a reference.
@@ -69,7 +66,7 @@ def choose(
 
     Args:
         named: Whether the configuration names the aligned model.
-        adapter: Whether the model in training has an adapter, and whether that has learnt anything.
+        adapter: Of the model in training (see `adapter_state`).
         data: What is known of the data.
         asked: Whether any term asks for columns; else the aligned model is only needed when the run begins.
 

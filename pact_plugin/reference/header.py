@@ -14,7 +14,8 @@ from pact_plugin.errors import StoreError
 from pact_plugin.reference.columns import Columns
 
 HEADER_FILE = "header.json"
-_REMEDY = "Delete the folder, or name another with `advanced.store`."
+_REMEDY = "For a new run delete the folder, or name another with `advanced.store`."
+_RANDOM = " A resumed run needs it: if new tokens or adapters start at random, call `set_seed` before they are made."
 _WHAT = {
     "model": "predictions of another model, or of this one after training",
     "tokenizer": "another tokenizer's documents",
@@ -77,11 +78,12 @@ class Header:
         ours = json.loads(self._text)
         if theirs == ours:
             return
-        problem = f"{HEADER_FILE} cannot be read"
+        problem, remedy = f"{HEADER_FILE} cannot be read", _REMEDY
         if isinstance(theirs, dict):
+            remedy += _RANDOM if theirs.get("model") != ours["model"] else ""
             what = [text for name, text in _WHAT.items() if theirs.get(name) != ours[name]]
             problem = f"it holds {' and '.join(what) or 'another version of the format'}"
-        raise StoreError(problem, key="advanced.store", value=str(folder), remedy=_REMEDY)
+        raise StoreError(problem, key="advanced.store", value=str(folder), remedy=remedy)
 
 
 def _described(one: Columns) -> dict[str, Any]:

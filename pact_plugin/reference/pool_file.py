@@ -141,7 +141,7 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
 
 
 def _key(source: Source, ends: Sequence[Sequence[list[int]]]) -> str:
-    model = model_fingerprint(source.model, base_only=source.kind == "adapter_off", any_type=True).values
+    model = model_fingerprint(source.model, base_only=source.base_only, any_type=True).values
     return hashlib.sha256(json.dumps([_FORMAT, model, JUDGED_TOKENS, ends]).encode()).hexdigest()[:32]
 
 

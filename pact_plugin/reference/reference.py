@@ -59,9 +59,7 @@ class Reference:
         self.table: Table | None = None
         self._fingerprint: Fingerprint | None = None
         if choice.table is not None:
-            self._fingerprint = broadcast_object(
-                model_fingerprint(source.model, base_only=choice.source == "adapter_off")
-            )
+            self._fingerprint = broadcast_object(model_fingerprint(source.model, base_only=source.base_only))
             header = Header.of(self._fingerprint.values, tokenizer_fingerprint, columns)
             self.table = Table(choice.table, header, columns)
 
@@ -104,7 +102,7 @@ class Reference:
         assert self._passes is not None
         source = self._passes.source
         if source.kind == "itself":
-            self._require_unchanged(model)
+            self._require_unchanged(model, base_only=source.base_only)
         aligned = source.model if source.kind == "model" else model
         with source.session(device_of(model)):
             fill(self.table, batches, self._passes, aligned, tokens_per_pass, progress)
@@ -142,11 +140,11 @@ class Reference:
             "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
         )
 
-    def _require_unchanged(self, model: nn.Module) -> None:
+    def _require_unchanged(self, model: nn.Module, *, base_only: bool) -> None:
         """Refuse a model whose weights are not those that the constraint was built with."""
         if is_sharded(model):
             return
-        now, before = model_fingerprint(model), self._fingerprint
+        now, before = model_fingerprint(model, base_only=base_only), self._fingerprint
         if before is not None and now.structure == before.structure and now.values != before.values:
             raise ReferenceModelError(
                 "the model's weights have changed since the constraint was built, so it is no longer the aligned model",

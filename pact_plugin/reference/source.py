@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,7 +23,11 @@ logger = logging.getLogger("pact_plugin")
 _TRIED = 16
 """Token ids on which an adapter is tried."""
 
+_ROUNDINGS = 16
+"""Times the rounding of its types that a new DoRA may move a model: it divides by norms and multiplies with them."""
+
 Kind = Literal["itself", "adapter_off", "copy", "model"]
+AdapterState = Literal["none", "new", "beside", "trained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Source:
         head: Its structure.
         scope: Context in which its decoder and projection give the aligned model's predictions.
         parameters: Replacements of the decoder's and the projection's parameters (`copy`).
+        base_only: Whether its adapters change nothing, so that the base model's weights alone tell which one it is.
     """
 
     kind: Kind
@@ -44,6 +49,7 @@ class Source:
     head: LanguageHead
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     parameters: Mapping[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+    base_only: bool = False
 
     @contextmanager
     def session(self, device: torch.device | None = None) -> Iterator[None]:
@@ -101,13 +107,16 @@ class Source:
         return sum(t.numel() * t.element_size() for t in unique.values())
 
 
-def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -> Source:
+def build_source(
+    kind: Kind, model: nn.Module, other: nn.Module | None = None, *, adapter: AdapterState = "none"
+) -> Source:
     """A source of a kind, before the first training step.
 
     Args:
         kind: What `choose` has chosen.
         model: The model in training, still equal to the aligned one.
         other: The aligned model, for `model`.
+        adapter: Of the model in training (see `adapter_state`).
 
     Raises:
         ReferenceModelError: It cannot exist.
@@ -121,17 +130,23 @@ def build_source(kind: Kind, model: nn.Module, other: nn.Module | None = None) -
         source = _copy(model)
     else:
         source = Source(kind, model, language_head(model))
+    if kind == "adapter_off" or (kind != "model" and adapter == "beside"):
+        source = replace(source, base_only=True)
     logger.info(
         "PACT reference: %s (%.1f MiB beside the model in training)", kind, source.extra_bytes / 2**20
     )
     return source
 
 
-def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
-    """Whether a model has a PEFT adapter, and whether the model without it is and stays the aligned one.
+def adapter_state(model: nn.Module) -> AdapterState:
+    """What a model's PEFT adapter is before training.
 
     Args:
         model: The model to be trained; its adapter is tried on and off.
+
+    Returns:
+        `new`: without it the model is and stays the aligned one; `beside`: it is, but weights beside the adapter are
+        trained; `trained`: it is not; `none`: there is no adapter.
 
     Raises:
         ReferenceModelError: The adapter prepends virtual tokens.
@@ -153,8 +168,27 @@ def adapter_state(model: nn.Module) -> Literal["none", "new", "trained"]:
         with source.session():
             hidden = source.hidden((), {"input_ids": tried[None]})
             seen.append((hidden, source.project(hidden[0])))
-    same = all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
-    return "new" if same and not _trains_beside(peft) else "trained"
+    pairs = list(zip(*seen, strict=True))
+    same = all(torch.equal(a, b) for a, b in pairs)
+    if not same and _is_new_dora(peft):
+        kinds = {t.dtype for t in (*model.parameters(), *seen[0]) if t.is_floating_point()}
+        rounding = _ROUNDINGS * max(torch.finfo(kind).eps for kind in kinds)
+        same = all((a.float() - b.float()).norm() <= rounding * b.float().norm() for a, b in pairs)
+    if not same:
+        return "trained"
+    return "beside" if _trains_beside(peft) else "new"
+
+
+def _is_new_dora(peft: Any) -> bool:
+    """Whether the active adapters are LoRA whose product is zero, and any is DoRA, which rounds even then."""
+    active = set(peft.active_adapters)
+    products = [
+        parameter
+        for name, parameter in peft.named_parameters()
+        if {"lora_B", "lora_embedding_B"} & set(name.split(".")) and active & set(name.split("."))
+    ]
+    dora = any(getattr(peft.peft_config[name], "use_dora", False) for name in active)
+    return dora and bool(products) and not any(bool(product.any()) for product in products)
 
 
 def _trains_beside(peft: Any) -> bool:

@@ -22,16 +22,19 @@ TABLE = {
     (False, "none", READABLE, True): ("itself", "store", "table", False),
     (False, "new", READABLE, True): ("adapter_off", "store", "table", True),
     (False, "trained", READABLE, True): ("itself", "store", "table", False),
+    (False, "beside", READABLE, True): ("itself", "store", "table", False),
     # Else each step runs it.
     (True, "none", STREAMED, True): ("model", None, "model", True),
     (False, "none", STREAMED, True): ("copy", None, "copy", True),
     (False, "new", STREAMED, True): ("adapter_off", None, "adapter_off", True),
     (False, "trained", STREAMED, True): ("copy", None, "copy", True),
+    (False, "beside", STREAMED, True): ("copy", None, "copy", True),
     # So it does in a loop that names no folder.
     (True, "none", NOWHERE, True): ("model", None, "model", True),
     (False, "none", NOWHERE, True): ("copy", None, "copy", True),
     (False, "new", NOWHERE, True): ("adapter_off", None, "adapter_off", True),
     (False, "trained", NOWHERE, True): ("copy", None, "copy", True),
+    (False, "beside", NOWHERE, True): ("copy", None, "copy", True),
     # Where nothing is asked at the data, only the start of the run needs the aligned model.
     **{
         (named, adapter, data, False): (source, None, "start", source == "adapter_off")
@@ -41,6 +44,7 @@ TABLE = {
             (False, "none", "itself"),
             (False, "new", "adapter_off"),
             (False, "trained", "itself"),
+            (False, "beside", "itself"),
         )
     },
 }
@@ -55,7 +59,7 @@ def test_the_choice(facts):
 
 
 def test_the_table_holds_every_combination():
-    adapters = [(True, "none"), *((False, one) for one in ("none", "new", "trained"))]
+    adapters = [(True, "none"), *((False, one) for one in ("none", "new", "beside", "trained"))]
     everything = itertools.product(adapters, (READABLE, STREAMED, NOWHERE), (True, False))
     assert set(TABLE) == {(*adapter, data, asked) for adapter, data, asked in everything}
 

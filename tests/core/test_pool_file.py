@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, anchors_of, loss_of, moved, probe_of
+from peft import LoraConfig, get_peft_model
 from pools import BARE, PROMPTS, TAUGHT, ask_about, built, pool_of
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -46,6 +47,35 @@ def test_an_adapter_that_changes_nothing_is_the_same_model(generated):
     constraint = built(tiny_model())
     assert probe_of(built(model)) == probe_of(constraint)
     assert len(generated) == 1
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("how", ["biases", "norms", "dora"])
+def test_so_is_one_beside_which_weights_are_trained_or_that_rounds(tmp_path, generated, how, store):
+    """Its adapter starts at random, also in a run that is resumed."""
+
+    def constraint(seed: int) -> PactConstraint:
+        torch.manual_seed(seed)
+        adapter = LoraConfig(
+            r=4,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            bias="lora_only" if how == "biases" else "none",
+            use_dora=how == "dora",
+        )
+        model = get_peft_model(tiny_model("qwen2").bfloat16(), adapter)
+        for name, parameter in model.named_parameters():
+            if how == "norms" and "norm" in name:
+                parameter.requires_grad_(True)
+        return built(model, **({"advanced": {"store": tmp_path}} if store else {}))
+
+    first = constraint(1)
+    first.fill([a_batch()], progress=False) if store else None
+    second = constraint(2)
+    assert second.reference.digest == first.reference.digest
+    assert len(generated) == 1
+    if store:
+        second.fill([a_batch(1)], progress=False)
 
 
 def test_the_same_weights_in_another_type_are_the_same_model(generated):

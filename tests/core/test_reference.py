@@ -190,10 +190,30 @@ def test_weights_that_are_trained_beside_a_new_adapter_are_copied(name):
     """With the adapter off the model would have the biases of training."""
     model = lora(tiny_model("qwen2"), name, bias="all")
     before = own_logits(model)
-    assert adapter_state(model) == "trained"
-    source = build_source("copy", model)
+    assert adapter_state(model) == "beside"
+    source = build_source("copy", model, adapter="beside")
+    assert source.base_only
     nudge(model)
+    assert adapter_state(model) == "trained"
     torch.testing.assert_close(aligned_logits(source), before)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_a_new_dora_is_new_though_it_rounds(kind):
+    model = lora(tiny_model().to(kind), use_dora=True)
+    assert adapter_state(model) == "new"
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(1e-6)
+    assert adapter_state(model) == "trained", "what has learnt little is told by its weights"
+
+
+def test_a_dora_whose_magnitudes_alone_were_trained_is_no_new_one():
+    model = lora(tiny_model(), use_dora=True)
+    for name, parameter in model.named_parameters():
+        if "magnitude" in name:
+            parameter.data *= 1.01
+    assert adapter_state(model) == "trained"
 
 
 def test_what_was_frozen_of_an_adapter_stays_frozen():

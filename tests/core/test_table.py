@@ -271,9 +271,20 @@ def test_a_table_of_something_else_is_refused(tmp_path, change, columns, words):
     table(tmp_path).create()
     table(tmp_path)
     with pytest.raises(
-        StoreError, match=rf"advanced.store='{tmp_path}': .*{words}.*Delete the folder, or name another"
+        StoreError,
+        match=rf"advanced.store='{tmp_path}': .*{words}.*new run delete the folder, or name another",
     ):
         table(tmp_path, columns, **change)
+
+
+def test_what_a_resumed_run_needs_where_its_start_is_random(tmp_path):
+    table(tmp_path).create()
+    with pytest.raises(
+        StoreError, match=r"For a new run delete.*A resumed run.*`set_seed` before they are made"
+    ):
+        table(tmp_path, model="other")
+    with pytest.raises(StoreError, match=r"or name another with `advanced.store`\.$"):
+        table(tmp_path, tokenizer="other")
 
 
 def test_another_version_of_the_format(tmp_path):
@@ -287,7 +298,7 @@ def test_another_version_of_the_format(tmp_path):
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"model": "m"}'])
 def test_a_damaged_header(tmp_path, content):
     (tmp_path / "header.json").write_text(content)
-    with pytest.raises(StoreError, match=r"store=.*Delete the folder"):
+    with pytest.raises(StoreError, match=r"store=.*delete the folder"):
         table(tmp_path)
 
 

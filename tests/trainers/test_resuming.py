@@ -166,7 +166,7 @@ def test_a_table_of_something_else_is_refused(tmp_path, build):
     pact.attach(build(tmp_path), HELD).train()
     other = pact.SafetyTokens.for_tokenizer(TOKENIZER, [50, 51], [1.0, 1.0])
     with pytest.raises(
-        StoreError, match=r"store=.*other predictions .other safety tokens.*Delete the folder"
+        StoreError, match=r"store=.*other predictions .other safety tokens.*For a new run delete the folder"
     ):
         pact.attach(build(tmp_path), changed(HELD, safety_tokens=other))
     with pytest.raises(StoreError, match="predictions of another model"):
