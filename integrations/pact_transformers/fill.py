@@ -18,7 +18,8 @@ from transformers.utils import is_datasets_available
 from pact_plugin.data.documents import require_text
 from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
-from pact_plugin.errors import StoreError
+from pact_plugin.errors import AdapterError, StoreError
+from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.reference.choose import DataFacts
 from pact_transformers.sharding import is_zero3, share_head
@@ -134,8 +135,13 @@ class FillTable(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fill it with the training data, then with the evaluation data."""
+        """Fill it with the training data, then with the evaluation data.
+
+        Raises:
+            AdapterError: The trainer's model is another than the constraint's.
+        """
         constraint: Constraint = self._trainer.pact
+        _require_same_model(self._trainer.model, constraint.model)
         share_head(self._trainer.model)
         keep_root_whole(self._trainer.model)  # before the first forward pass of preferences, too
         if constraint.reference.table is None:
@@ -153,6 +159,18 @@ class FillTable(TrainerCallback):
                     model=self._trainer.model,
                     progress=not args.disable_tqdm and args.local_process_index <= 0,
                 )
+
+
+def _require_same_model(model: Any, constrained: Any) -> None:
+    """Refuse a trainer that was given another model since. Wrappers may remake modules; their parameters tell."""
+    first, known = (next(language_head(one).decoder.parameters()) for one in (model, constrained))
+    if first is not known:
+        raise AdapterError(
+            "its model is another than the one that was constrained",
+            key="trainer.model",
+            value=type(model).__name__,
+            remedy="Attach after the model is complete.",
+        )
 
 
 class _Text:

@@ -148,11 +148,17 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
         labels: Whether its data has labels, as not with preferences.
 
     Raises:
-        AdapterError: The trainer is constrained already, its model has an encoder, or it is set up in a way that
-            cannot be constrained.
+        AdapterError: The trainer is constrained already, makes its model anew, has one with an encoder, or is set up in
+            a way that cannot be constrained.
     """
     if isinstance(trainer, PactRunMixin) and hasattr(trainer, "pact"):
         raise AdapterError("it is constrained already", key="trainer", remedy="Attach the constraint once.")
+    if getattr(trainer, "model_init", None) is not None:
+        raise AdapterError(
+            "each training would begin with another model than the one that is constrained",
+            key="model_init",
+            remedy="Pass the model itself as `model`; for each trial of a search attach to a new trainer.",
+        )
     if trainer.args.n_gpu > 1:
         raise AdapterError(
             "nn.DataParallel is not supported",

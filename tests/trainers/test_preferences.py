@@ -50,6 +50,15 @@ def with_training() -> torch.nn.Module:
     return model
 
 
+@each_trainer
+def test_a_trainer_whose_model_is_replaced(tmp_path, build):
+    """Anchors watch no forward pass: they would hold a model that nobody trains."""
+    trainer = pact.attach(build(tmp_path), CONFIG)
+    trainer.model = trainer.model_wrapped = tiny_model()
+    with pytest.raises(AdapterError, match=r"trainer\.model='.*another than the one that was constrained"):
+        trainer.train()
+
+
 # --- a step ---
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from both import CONFIG, HELD, changed, each_trainer, of_transformers
 from sft import TOKENS, train_logs
+from tiny import tiny_model
 from transformers.tokenization_mistral_common import MistralCommonBackend
 
 import pact_plugin as pact
@@ -115,6 +116,34 @@ def test_constrained_twice(tmp_path, build):
     trainer = pact.attach(build(tmp_path), CONFIG)
     with pytest.raises(AdapterError, match="constrained already"):
         pact.attach(trainer, CONFIG)
+
+
+def test_a_trainer_that_makes_its_model_anew(tmp_path):
+    """As for `hyperparameter_search`: the new one would not be the one that the constraint watches."""
+
+    def anew() -> Any:
+        return tiny_model()
+
+    made = of_transformers(tmp_path)
+    trainer = type(made)(
+        model_init=anew,
+        args=made.args,
+        train_dataset=made.train_dataset,
+        processing_class=made.processing_class,
+        data_collator=made.data_collator,
+    )
+    kind = type(trainer)
+    with pytest.raises(AdapterError, match=r"model_init.*another model.*Pass the model itself.*each trial"):
+        pact.attach(trainer, CONFIG)
+    assert type(trainer) is kind
+
+
+@each_trainer
+def test_a_trainer_whose_model_is_replaced(tmp_path, build):
+    trainer = pact.attach(build(tmp_path), CONFIG)
+    trainer.model = trainer.model_wrapped = tiny_model()
+    with pytest.raises(AdapterError, match=r"trainer\.model='.*another than the one that was constrained"):
+        trainer.train()
 
 
 @each_trainer
