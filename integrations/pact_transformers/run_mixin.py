@@ -104,7 +104,7 @@ class PactRunMixin:
         write_block(folder, block(self.pact.record.so_far, audit), only_again=only_again)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train; a resumed run continues its receipt.
+        """Train; a resumed run continues its receipt, and any other begins it, as the trainer counts its steps anew.
 
         The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
         earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
@@ -117,7 +117,9 @@ class PactRunMixin:
         """
         refuse_fsdp1(self)
         require_own_inputs(self, self.pact.config)
+        self.remove_callback(CheckDenominator)  # type: ignore[attr-defined]
         self.add_callback(CheckDenominator(self))  # type: ignore[attr-defined]
+        self.pact.record.begin()
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)

@@ -159,5 +159,6 @@ class Reference:
             f"{which} is not in the table ({text!r}), and {why}",
             key="advanced.store",
             value=folder,
-            remedy="Fill the table with all training data before the first step, or use data whose rows stay the same.",
+            remedy="Fill the table with all training data before the first step, or use data whose rows stay the same. "
+            "To train the same model on other data, attach a new trainer, with `reference: PATH`.",
         )

@@ -127,6 +127,11 @@ class Receipt:
             f"{first}-{last}" if last > first else f"{first}" for first, last in self.missing_steps
         )
 
+    def begin(self) -> None:
+        """Count from nothing."""
+        self.steps, self.total_steps, self.trained_until = [], 0, None
+        self.trained_tokens, self.positions, self.sums = 0, 0, {}
+
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 

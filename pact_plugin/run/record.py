@@ -62,6 +62,11 @@ class Record:
         names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(looking)}
         return cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(looking))
 
+    def begin(self) -> None:
+        """Count from nothing, as a training does that begins in a process where one has ended."""
+        self._meters["train"] = Meter(self._meters["train"].names, looks=self._looks)
+        self.receipt.begin()
+
     def check(self) -> None:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
         self._finite.check()

@@ -102,7 +102,38 @@ def test_a_run_that_goes_on_without_the_constraint_does_not_verify(tmp_path, bui
         verify_run(tmp_path)
 
 
+@each_trainer
+def test_a_second_training_begins_the_receipt_anew(tmp_path, caplog, build):
+    """As the trainer counts its steps; and what is measured once is not watched twice."""
+    trainer = pact.attach(build(tmp_path, with_lora=True), CONFIG)
+    trainer.train()
+    first = Receipt.read(tmp_path)
+    assert first.steps == [[1, 3]]
+    trainer.args.max_steps = 2
+    trainer.train()
+    second = Receipt.read(tmp_path)
+    assert (second.steps, second.total_steps) == ([[1, 2]], 2)
+    assert 0 < second.trained_tokens < first.trained_tokens
+    assert 0 < second.positions < first.positions
+    assert second.sums["loss"][1] == second.trained_tokens
+    assert "there is already one" not in caplog.text
+    assert verify_run(tmp_path).startswith("constrained:")
+
+
 # --- with a table ---
+
+
+@each_trainer
+def test_a_second_training_on_other_data_needs_a_new_trainer(tmp_path, build):
+    rows = build(tmp_path).train_dataset
+    trainer = build(tmp_path)
+    trainer.train_dataset = trainer.eval_dataset = rows.select(range(8))
+    pact.attach(trainer, HELD).train()
+    trainer.train_dataset = rows.select(range(8, 16))
+    with pytest.raises(
+        StoreError, match=r"is not in the table.*attach a new trainer, with `reference: PATH`"
+    ):
+        trainer.train()
 
 
 @each_trainer
