@@ -16,6 +16,9 @@ from pact_plugin.reference.columns import Columns
 HEADER_FILE = "header.json"
 _REMEDY = "For a new run delete the folder, or name another with `advanced.store`."
 _RANDOM = " A resumed run needs it: if new tokens or adapters start at random, call `set_seed` before they are made."
+_ROUNDED = (
+    " A resumed run on other hardware needs the model's answers in $PACT_CACHE: new ones differ by rounding."
+)
 _WHAT = {
     "model": "predictions of another model, or of this one after training",
     "tokenizer": "another tokenizer's documents",
@@ -80,8 +83,9 @@ class Header:
             return
         problem, remedy = f"{HEADER_FILE} cannot be read", _REMEDY
         if isinstance(theirs, dict):
-            remedy += _RANDOM if theirs.get("model") != ours["model"] else ""
             what = [text for name, text in _WHAT.items() if theirs.get(name) != ours[name]]
+            remedy += _RANDOM if theirs.get("model") != ours["model"] else ""
+            remedy += _ROUNDED if what == [_WHAT["columns"]] else ""
             problem = f"it holds {' and '.join(what) or 'another version of the format'}"
         raise StoreError(problem, key="advanced.store", value=str(folder), remedy=remedy)
 

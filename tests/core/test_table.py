@@ -285,6 +285,8 @@ def test_what_a_resumed_run_needs_where_its_start_is_random(tmp_path):
         table(tmp_path, model="other")
     with pytest.raises(StoreError, match=r"or name another with `advanced.store`\.$"):
         table(tmp_path, tokenizer="other")
+    with pytest.raises(StoreError, match=r"A resumed run on other hardware needs.*\$PACT_CACHE"):
+        table(tmp_path, HELD[:1])
 
 
 def test_another_version_of_the_format(tmp_path):
