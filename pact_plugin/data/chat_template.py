@@ -29,10 +29,8 @@ def rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) ->
         ConfigError: The template refuses them, or leaves the prompts out.
     """
     texts, refusal = None, None
-    for in_parts in (
-        False,
-        True,
-    ):  # templates of models that see may take no other content than a list of parts
+    # Templates of models that see may take no other content than a list of parts.
+    for in_parts in (False, True):
         try:
             texts = _texts(tokenizer, conversations, in_parts, settings)
         except Exception as error:  # templates raise what they like, such as for a missing system message

@@ -185,8 +185,8 @@ def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:
         mask = None
     # Multimodal positions have several planes; lengths say all that is needed, and one document needs no more.
     if position_ids is not None and position_ids.ndim != 2:
-        if cu_seq_lens is not None or not _restarts(position_ids, mask):
-            position_ids = None
+        packed = cu_seq_lens is None and _restarts(position_ids, mask)
+        position_ids = position_ids if packed else None
     return {"position_ids": position_ids, "cu_seq_lens": cu_seq_lens, "attention_mask": mask}
 
 

@@ -175,7 +175,7 @@ def test_a_template_that_takes_no_users_prompt_is_named(template, message):
     with pytest.raises(
         ConfigError, match=rf"tokenizer\.chat_template.*{message}.*Set `tokenizer.chat_template`"
     ):
-        user_prompt(tokenizer, "Hello")
+        user_prompts(tokenizer, ["Hello"])
 
 
 def test_special_tokens_without_a_name_end_an_answer():
