@@ -36,6 +36,7 @@ CELLS = {
         ("alpaca", "pact", PactConfig().weight, 0.0),
         ("alpaca", "pact", PactConfig().weight, 0.1),
         ("gsm8k", "pact", PactConfig().weight, 0.1),
+        ("alpaca", "plain", None, 0.0),
         ("alpaca", "plain", None, 0.1),
     ],
 )

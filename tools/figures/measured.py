@@ -12,8 +12,8 @@ from tools.figures.style import FIELD, NAMES, OTHERS, ROOT, Colours, legend_belo
 
 SHARES = ROOT / "benchmarks" / "results" / "shares.json"
 """`counts.json` of `python -m benchmarks count --mode default --response-share 0.1 --response-share 0.25 ...`."""
-HELD_OUT = (FIELD / "held-out.json", ROOT / "benchmarks/field/results/qwen-0.5b-float32/field-held-out.json")
-"""The field benchmark's reports of one model in two precisions; of a method that is in both, the later."""
+HELD_OUT = ROOT / "benchmarks/field/results/qwen-0.5b-float32/field-held-out.json"
+"""The field benchmark's report of one model."""
 
 
 def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contamination: float = 0.1) -> None:
@@ -29,8 +29,7 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
     """
     rows = {
         _name(row): row
-        for path in HELD_OUT
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]
+        for row in json.loads(HELD_OUT.read_text(encoding="utf-8"))["rows"]
         if (row["task"], row["contamination"], row["wording"]) == (task, contamination, "target")
     }
     shown = {NAMES[name]: rows[name] for name in NAMES if name in rows and name != "aligned"}
