@@ -210,7 +210,15 @@ def _loaders(trainer: Any, train: Any) -> Iterator[Any]:
         return
     for name in data if isinstance(data, dict) else [None]:
         if _has_length(data if name is None else data[name]):
-            yield trainer.get_eval_dataloader(name)
+            loader = trainer.get_eval_dataloader(name)
+            if _has_labels(loader):
+                yield loader
+
+
+def _has_labels(loader: Any) -> bool:
+    """Whether the first row has any, which every rank looks at; without, an evaluation has no loss to constrain."""
+    rows = loader.dataset
+    return len(rows) > 0 and loader.collate_fn([rows[0]]).get("labels") is not None
 
 
 def _batches(trainer: Any, loader: Any, rows: int) -> DataLoader:

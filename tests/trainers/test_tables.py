@@ -14,6 +14,7 @@ from both import (
     changed,
     each_kind,
     each_trainer,
+    of_transformers,
     with_training,
 )
 from datasets import Dataset
@@ -300,6 +301,15 @@ def test_evaluation_data_is_read_too_and_other_data_is_left_out(tmp_path, caplog
     assert not any("pact" in name for name in left_out)
     assert "left out of this evaluation" in caplog.text
     assert trainer.evaluate()["eval_pact/divergence"] > 0
+
+
+def test_evaluation_data_without_labels_is_left_out(tmp_path):
+    trainer = of_transformers(tmp_path)
+    rows = trainer.eval_dataset
+    trainer.train_dataset = rows.select(range(8))
+    trainer.eval_dataset = {"bare": rows.remove_columns("labels"), "whole": rows.select(range(8, 12))}
+    pact.attach(trainer, HELD).train()
+    assert trainer.pact.reference.table.documents == 12
 
 
 @each_trainer
