@@ -178,7 +178,8 @@ def answers(
                 output_logits=first is not None,
                 use_cache=True,  # checkpoints of runs with gradient checkpointing say false: each token reads all anew
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
-                **{"temperature": None, "top_p": None, "top_k": None},
+                **{"temperature": None, "top_p": None, "top_k": None, "num_return_sequences": 1},
+                **{"stop_strings": None, "prompt_lookup_num_tokens": None},  # each asks for more than a model
             )
         if first is not None:
             first(places, output.logits[0])

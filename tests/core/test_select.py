@@ -341,3 +341,23 @@ def test_answers_read_each_token_once_whatever_the_checkpoint_says_of_its_cache(
     watched.remove()
     assert len(read) > 1
     assert read == [max(map(len, prompts)), *[1] * (len(read) - 1)]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"stop_strings": ["a"]},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"prompt_lookup_num_tokens": 3},
+    ],
+)
+def test_answers_are_greedy_whatever_the_checkpoint_says_of_generation(tokenizer, setting):
+    prompts = [generate.user_prompt(tokenizer, text) for text in ("Hi", "Sure")]
+    found = []
+    for given in ({}, setting):
+        model = tiny_model()
+        for name, value in given.items():
+            setattr(model.generation_config, name, value)
+        with generate.inspecting(model):
+            found.append(generate.answers(model, tokenizer, prompts, generate.Generation(6, 2)))
+    assert found[0] == found[1]
