@@ -48,7 +48,7 @@ class AnchorsTerm:
         lasting: Whether the source still is the aligned model after the first step.
 
     Raises:
-        ConfigError: The aligned model answers none of them as it should.
+        ConfigError: The aligned model answers none of them as it should, or has too few tokens for `top_k`.
     """
 
     name = "anchors"
@@ -66,6 +66,7 @@ class AnchorsTerm:
         *,
         lasting: bool,
     ) -> None:
+        _require_a_rest(settings, student)
         self.per_step = settings.per_step
         self._weight, self._student = weight, student
         self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
@@ -210,6 +211,19 @@ def require_one_backward(decoder: nn.Module) -> None:
                 value=dict(keywords),
                 remedy="Call `constraint.ahead(batch, step).backward()` before the forward pass, or set "
                 "`gradient_checkpointing_kwargs: {use_reentrant: false}`.",
+            )
+
+
+def _require_a_rest(settings: Anchors, student: Student) -> None:
+    """The divergence needs a token beyond those that it compares one by one."""
+    for name in ("top_k", "benign_top_k"):
+        top, size = getattr(settings, name), student.vocabulary
+        if top and size is not None and len(student.ids) + top >= size:
+            raise ConfigError(
+                f"with the {len(student.ids)} safety tokens it takes the whole vocabulary of {size} tokens",
+                key=f"anchors.{name}",
+                value=top,
+                remedy=f"Set it to less than {size - len(student.ids)}.",
             )
 
 

@@ -37,7 +37,7 @@ class Student:
     def __init__(self, model: nn.Module, head: LanguageHead, ids: tuple[int, ...], chunk_size: int) -> None:
         self.head, self.ids, self.chunk_size = head, ids, chunk_size
         self._model, self._usable, self._compared = model, True, False
-        self._placed, self._vocabulary = dict[torch.device, Tensor](), _vocabulary(model)
+        self._placed, self.vocabulary = dict[torch.device, Tensor](), _vocabulary(model)
 
     def require_same_head(self) -> None:
         """Refuse a model that got another head since, as by `resize_token_embeddings`, or that the first FSDP keeps.
@@ -47,7 +47,7 @@ class Student:
         """
         refuse_fsdp1(self._model)
         now = language_head(self._model).projection
-        if unwrap(now) is not unwrap(self.head.projection) or _vocabulary(self._model) != self._vocabulary:
+        if unwrap(now) is not unwrap(self.head.projection) or _vocabulary(self._model) != self.vocabulary:
             raise ModelStructureError(
                 "its language-model head was replaced or resized after the constraint was built",
                 key="model",

@@ -27,7 +27,7 @@ from loop import (
     without_response,
 )
 from plain import anchor_divergence
-from tiny import tiny_model
+from tiny import tiny_model, tiny_vocab_size
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.config import Anchors
@@ -381,6 +381,16 @@ def test_the_answers_are_the_references():
     )[0]
     assert answer[: len(document.tokens)].tolist() == document.tokens.tolist()
     assert not set(document.tokens[document.columns].tolist()) & set(TOKENIZER.all_special_ids)
+
+
+@pytest.mark.parametrize("name", ["top_k", "benign_top_k"])
+def test_a_top_k_that_leaves_no_rest_is_refused(name):
+    whole = tiny_vocab_size() - len(POSITIVE)
+    with pytest.raises(ConfigError, match=rf"anchors\.{name}={whole}: .*Set it to less than {whole}\."):
+        PactConstraint(tiny_model(), TOKENIZER, config(anchors={name: whole}))
+    constraint = PactConstraint(tiny_model(), TOKENIZER, config(anchors={name: whole - 1}))
+    model = constraint._student._model
+    assert loss_of(constraint, model, a_batch(), FIFTH).isfinite()
 
 
 def test_nan_in_the_reference_and_in_the_model(monkeypatch):
