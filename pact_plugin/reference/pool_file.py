@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import Generation, device_of, prompt_ends, warn_without_chat_template
 from pact_plugin.data.prompts import Prompt
-from pact_plugin.errors import ReferenceModelError, TokenFileError
+from pact_plugin.errors import ConfigError, ReferenceModelError, TokenFileError
 from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
 from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, Pool, PoolAnswer, ask, ending, refuses
@@ -40,13 +40,22 @@ _CHOICE = "the first position for half"
 
 
 def cache_folder() -> Path:
-    """Where answers are kept: `$PACT_CACHE`, else `pact_plugin` in the user's cache folder."""
+    """Where answers are kept: `$PACT_CACHE`, else `pact_plugin` in the user's cache folder.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
     named = os.environ.get(CACHE)
-    return (
-        Path(named)
-        if named
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pact_plugin"
-    )
+    if named:
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pact_plugin"
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home folder to keep the model's answers in",
+            key=f"${CACHE}",
+            remedy=f"Set ${CACHE} to a folder.",
+        ) from error
 
 
 def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Generation | None = None) -> Pool:

@@ -53,6 +53,7 @@ class Writer:
 
         Raises:
             ValueError: A key has another length.
+            StoreError: The file cannot be locked.
             OSError: They cannot be written.
         """
         records = list(items)
@@ -78,9 +79,7 @@ class Writer:
 
     def _opened(self) -> io.FileIO:
         if self._file is None:
-            lock = FileLock(f"{self._part}.lock")
-            lock.acquire(timeout=0)
-            self._lock = lock
+            self._lock = _locked(self._part)
             self._file = self._part.open("wb", buffering=0)
         return self._file
 
@@ -89,24 +88,37 @@ def take_over(folder: Path) -> None:
     """Finish what interrupted processes have left; by one rank only, before any writes.
 
     Raises:
-        StoreError: One of them still writes.
+        StoreError: One of them still writes, or files cannot be locked.
     """
     for part in sorted(folder.glob("*.part")):
-        lock = FileLock(f"{part}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise StoreError(
-                "another run is filling it",
-                key="advanced.store",
-                value=str(folder),
-                remedy="Wait until it has, or name another folder with `advanced.store`.",
-            ) from error
+        lock = _locked(part)
         try:
             if part.exists():
                 _finish(part, list(_whole_commits(part)))
         finally:
             _release(lock)
+
+
+def _locked(part: Path) -> FileLock:
+    """The lock of a file, held from now on."""
+    lock = FileLock(f"{part}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StoreError(
+            "another run is filling it",
+            key="advanced.store",
+            value=str(part.parent),
+            remedy="Wait until it has, or name another folder with `advanced.store`.",
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        raise StoreError(
+            f"its files cannot be locked ({error})",
+            key="advanced.store",
+            value=str(part.parent),
+            remedy="Name a folder on another file system with `advanced.store`, such as a local disk.",
+        ) from error
+    return lock
 
 
 class _Commit(NamedTuple):

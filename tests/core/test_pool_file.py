@@ -221,6 +221,18 @@ def test_where_answers_are_kept(monkeypatch, tmp_path):
     assert pool_file.cache_folder() == tmp_path / "home" / ".cache" / "pact_plugin"
 
 
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
+    for name in ("PACT_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(ConfigError, match=r"no home folder.*Set \$PACT_CACHE to a folder"):
+        pool_file.cache_folder()
+
+
 # --- safety tokens ---
 
 

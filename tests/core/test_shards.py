@@ -5,6 +5,7 @@ By itself, test_shards.py FOLDER RANK COMMITS LENGTH fills a folder and says so,
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -428,3 +429,18 @@ if __name__ == "__main__":
         for number in range(commits):
             writer.put(commit(rank, number, length))
             os.write(1, b"commit\n")
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    """Such as NFS without a lock daemon."""
+
+    def no_locks(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    (tmp_path / "00003-abc.part").write_bytes(b"")
+    message = r"advanced\.store=.*cannot be locked \(.*No locks available\).*another file system"
+    with pytest.raises(StoreError, match=message), Writer(tmp_path, 0) as writer:
+        writer.put(FIRST)
+    with pytest.raises(StoreError, match=message):
+        take_over(tmp_path)
