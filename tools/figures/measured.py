@@ -50,7 +50,7 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
         axes.axvline(line, color=colours["muted"], linestyle=":", linewidth=1)
         axes.set_ylim(-5, 105)
         axes.set_xlabel(label)
-        axes.set_ylabel("of its refusals, no longer refused, %")
+        axes.set_ylabel("no longer refused, %")
         plain_axes(axes, colours)
     legend_below(figure, panels[0])
 
