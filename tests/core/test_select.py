@@ -352,7 +352,7 @@ def test_answers_read_each_token_once_whatever_the_checkpoint_says_of_its_cache(
     ],
 )
 def test_answers_are_greedy_whatever_the_checkpoint_says_of_generation(tokenizer, setting):
-    prompts = [generate.user_prompt(tokenizer, text) for text in ("Hi", "Sure")]
+    prompts = generate.user_prompts(tokenizer, ["Hi", "Sure"])
     found = []
     for given in ({}, setting):
         model = tiny_model()
