@@ -15,7 +15,7 @@ from pact_plugin.model.head import language_head
 
 
 def count(
-    settings: Settings, *, every_position: bool = False, anchors: AnchorRows | None = None
+    settings: Settings, *, every_position: bool = False, anchors: AnchorRows | None = None, eased: int = 0
 ) -> dict[str, Count]:
     """Every kind of step of some settings.
 
@@ -23,6 +23,7 @@ def count(
         settings: Shape, training, loss, ways to constrain, `dtype`.
         every_position: Whether TRL's head reads every position, as it does without Triton; else those that are trained.
         anchors: Of a step.
+        eased: Responses of a step that are eased.
     """
     shape = settings.sizes
     model = build(settings)
@@ -39,6 +40,6 @@ def count(
     plain = forward + backward + task
     kinds = {PLAIN: Count(plain)}
     for name in settings.modes:
-        trained.zero_grad()  # meta cannot add a sparse gradient to what is there
-        kinds[name] = Kind(Mode.parse(name), settings, trained).count(plain, anchors or AnchorRows())
+        trained.zero_grad()
+        kinds[name] = Kind(Mode.parse(name), settings, trained).count(plain, anchors or AnchorRows(), eased)
     return kinds

@@ -116,12 +116,13 @@ class Kind:
         self._terms: Sequence[Term] = _terms(config, tokens, probe, tokenizer)
         self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
 
-    def count(self, plain: int, anchors: AnchorRows) -> Count:
+    def count(self, plain: int, anchors: AnchorRows, eased: int) -> Count:
         """The whole.
 
         Args:
             plain: FLOPs of the plain step.
             anchors: Of a step.
+            eased: Responses of a step that are eased.
         """
         in_step = bool(self._columns) and self._mode.where != "table"
         runs, held, passing = 0, 0, 0
@@ -134,7 +135,7 @@ class Kind:
         of_anchors = self._anchors(anchors) if "anchors" in self._mode.terms else 0
         self._model.zero_grad()
         with Allocations() as allocations:
-            of_terms = self._data_terms()
+            of_terms = self._data_terms(eased)
         extra = runs + of_anchors + of_terms
         return Count(
             flops=plain + extra,
@@ -178,14 +179,12 @@ class Kind:
         last = head_flops(shape.batch * contexts, shape.hidden_size, shape.vocab_size, trained=False) // 2
         return self._reference(self._source(), whole=False) + last
 
-    def _data_terms(self) -> int:
-        """FLOPs of the terms at the data's positions, beside a task loss that has the labels' log-probabilities."""
+    def _data_terms(self, eased: int) -> int:
+        """FLOPs of the terms at the data's positions: the head is read there, forward and backward."""
         if not self._columns:
             return 0
         shape = self._settings.sizes
         _, host, positions = self._batch()
-        count = len(positions)
-        given = torch.zeros(count, device="meta", requires_grad=True)
         hidden = self._states(shape.batch, shape.length).requires_grad_()
         view = View(
             hidden=hidden,
@@ -195,16 +194,18 @@ class Kind:
             labels=host["labels"].to("meta"),
             host=host,
             host_positions=positions,
-            label_logprobs=given,
         )
         aligned = {
-            one: torch.zeros(_within(positions, one), one.width, device="meta") for one in self._columns
+            one: torch.zeros(_within(positions, one), one.width, device="cpu" if one.on_host else "meta")
+            for one in self._columns
         }
-        batch = MicroBatch(view, Reading(self._student, view, given), aligned)
+        for one in aligned.values():
+            if one.device.type == "cpu":
+                one[:eased] = 1  # log odds above 0: harmful
+        batch = MicroBatch(view, Reading(self._student, view), aligned)
         with FlopCounterMode(display=False) as counter:
             parts = [term(batch) for term in self._terms]
-            total = sum((part.penalty + part.relief for part in parts), given.sum())
-            total.backward()
+            torch.stack([part.penalty + part.relief for part in parts]).sum().backward()
         return counter.get_total_flops()
 
     def _anchors(self, anchors: AnchorRows) -> int:

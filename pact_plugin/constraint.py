@@ -21,6 +21,7 @@ from pact_plugin.run.parts import Parts
 from pact_plugin.run.record import Record
 from pact_plugin.terms.ahead import Ahead
 from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Step, Turn, combined
+from pact_plugin.terms.student import Reading
 
 
 class Constraint:
@@ -112,7 +113,6 @@ class Constraint:
         batch: Mapping[str, Any],
         step: Step | None = None,
         *,
-        label_logprobs: Float[Tensor, "B T-1"] | None = None,
         task_loss: Literal["nll", "dft"] = "nll",
     ) -> Float[Tensor, ""]:
         """What to add to the task loss of the forward pass just watched (spec/PACT.md, clauses C2 to C6 and C10).
@@ -121,8 +121,6 @@ class Constraint:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
                 `attention_mask` where rows are padded on the left.
             step: The optimiser step of this batch; when absent, the next one, of this batch alone, with a response.
-            label_logprobs: log p of every label but the first column's, at temperature 1 and with its gradient, from
-                the same forward pass, where the task loss has it. The constraint then need not read the head.
             task_loss: How the task weighs a token, which the easing takes part of: `dft` by its own probability.
 
         Returns:
@@ -141,7 +139,7 @@ class Constraint:
         self._check_first(batch)
         alone = step is None
         step = step or self._next_step()
-        view = self._watch.view(batch, train=True, label_logprobs=label_logprobs)
+        view = self._watch.view(batch, train=True)
         trained = view.positions.trained
         if alone and int(trained) == 0:
             raise NoResponseError(
@@ -155,7 +153,7 @@ class Constraint:
         with torch.set_grad_enabled(acting and torch.is_grad_enabled()):
             aligned = self.reference.aligned(view, train=True)
             assert aligned is not None
-            given = MicroBatch(view, self._student.reading(view), aligned, turn, task_loss)
+            given = MicroBatch(view, Reading(self._student, view), aligned, turn, task_loss)
             total = self._noted([self._ahead.part(term, given) for term in self.terms], given, "train")
         self.record.receipt.add_step(step.number)
         return step.per_token(total, trained) if acting else torch.zeros((), device=total.device)
@@ -212,7 +210,7 @@ class Constraint:
         if (aligned := self.reference.aligned(view, train=False)) is None:
             self.record.unknown()
             return
-        given = MicroBatch(view, self._student.reading(view), aligned)
+        given = MicroBatch(view, Reading(self._student, view), aligned)
         self._noted([term(given) for term in self._looking], given, "eval")
 
     def metrics(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
 from pact_transformers.resuming import store_beside
@@ -35,17 +34,6 @@ class PactSwiftMixin(PactTrainerMixin):
         if "text_position_ids" in inputs:
             batch["position_ids"] = inputs["text_position_ids"]
         return batch
-
-    def _pact_label_logprobs(self, seen: Tensor, inputs: dict[str, Any]) -> Tensor:
-        kept = inputs.get("logits_to_keep")
-        if kept is None:
-            return seen
-        whole = seen.new_zeros(self._pact_labels[:, 1:].shape)
-        if torch.is_tensor(kept):  # [T], which positions
-            whole[:, kept[:-1]] = seen
-        else:  # the last so many
-            whole[:, -seen.shape[1] :] = seen
-        return whole
 
 
 def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:

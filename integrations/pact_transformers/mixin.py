@@ -12,7 +12,6 @@ from pact_plugin.reference.choose import DataFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
-from pact_transformers.label_logprobs import label_logprobs
 from pact_transformers.run_mixin import PactRunMixin
 from pact_transformers.sharding import (
     refuse_fsdp1,
@@ -56,7 +55,7 @@ class PactTrainerMixin(PactRunMixin):
         )
         if training and self.pact.config.has_anchors and self._pact_goes_ahead():
             backward_ahead(self, partial(self.pact.ahead, batch, step), step)
-        with self.pact.watch(batch), label_logprobs(model if weight and training else None) as task:
+        with self.pact.watch(batch):
             result = super().compute_loss(  # type: ignore[misc]
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch, **kwargs
             )
@@ -66,7 +65,6 @@ class PactTrainerMixin(PactRunMixin):
         constraint = self.pact.loss(
             batch,
             step,
-            label_logprobs=None if task.value is None else self._pact_label_logprobs(task.value, inputs),
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
         )
         if weight == 0:
@@ -76,10 +74,6 @@ class PactTrainerMixin(PactRunMixin):
     def _pact_batch(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Labels, ids and boundaries of whole rows, of a batch as the trainer's own loss is given it."""
         return {key: inputs[key] for key in _BATCH_KEYS if key in inputs}
-
-    def _pact_label_logprobs(self, seen: Tensor, inputs: dict[str, Any]) -> Tensor:
-        """[B, T - 1] log-probabilities of the labels, from those that the task loss has had."""
-        return seen
 
     def _pact_world_size(self, num_items_in_batch: Any) -> int:
         """The factor by which the trainer scales a loss that all ranks' tokens normalise (DDP averages it away)."""

@@ -50,7 +50,10 @@ class ResponsePositions:
         """Those with t < `first`; None for all. To be called on the host."""
         if first is None or bool((self.index < first).all()):
             return self
-        kept = self.index < first
+        return self.where(self.index < first)
+
+    def where(self, kept: Bool[Tensor, " N"]) -> ResponsePositions:
+        """Those of which it is true. To be called on the host."""
         row, column, index, response = (
             part[kept] for part in (self.row, self.column, self.index, self.response)
         )

@@ -35,8 +35,6 @@ class View:
     host_positions: ResponsePositions
     autocast: AbstractContextManager[Any] = field(default_factory=nullcontext)
     """As it was inside of the decoder."""
-    label_logprobs: Float[Tensor, " N"] | None = None
-    """log p of the label at each response position, where the task loss has it."""
     _documents: dict[int | None, list[Document]] = field(default_factory=dict)
 
     def documents(self, first: int | None) -> list[Document]:
@@ -106,13 +104,12 @@ class Watch:
         finally:
             handle.remove()
 
-    def view(self, batch: Mapping[str, Any], *, train: bool, label_logprobs: Tensor | None = None) -> View:
+    def view(self, batch: Mapping[str, Any], *, train: bool) -> View:
         """What was seen, once.
 
         Args:
             batch: The one that was watched.
             train: Whether there has to be a gradient.
-            label_logprobs: [B, T - 1] of each label but the first, where the task loss has them.
 
         Raises:
             HiddenStatesNotSeenError: Nothing was seen, or without gradient in training.
@@ -138,17 +135,15 @@ class Watch:
                 remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
             )
         device = seen.hidden.device
-        placed = positions.to(device)
         return View(
             hidden=seen.hidden,
             args=seen.args,
             kwargs=seen.kwargs,
-            positions=placed,
+            positions=positions.to(device),
             labels=batch["labels"].to(device, non_blocking=True),
             host=host,
             host_positions=positions,
             autocast=seen.autocast,
-            label_logprobs=None if label_logprobs is None else placed.predecessors(label_logprobs.to(device)),
         )
 
     def _on_host(self, batch: Mapping[str, Any], seen: _Seen) -> Mapping[str, Tensor]:

@@ -143,46 +143,6 @@ class LanguageHead:
         flash = "flash" in str(getattr(config, "_attn_implementation", ""))
         return flash and not any(isinstance(module, nn.Conv1d) for module in self.decoder.modules())
 
-    @property
-    def reads_rows(self) -> bool:
-        """Whether single logits can be had from single rows: a plain linear head that is not spread over ranks."""
-        return type(self.projection) is nn.Linear and type(self.projection.weight) in (Tensor, nn.Parameter)
-
-    def beside(
-        self,
-        hidden: Float[Tensor, "N d"],
-        ids: Int[Tensor, " K"],
-        labels: Int[Tensor, " N"],
-        label_logprobs: Float[Tensor, " N"],
-    ) -> Float[Tensor, "N K"]:
-        """Log-probabilities of the safety tokens beside a task loss that has the labels': the head is not read (C6.7).
-
-        log p(k) = log p(y) + z(k) - z(y) needs the rows of the safety tokens and of the labels alone, and the gradient
-        of the log-sum-exp is part of the one that the task's own head computes.
-
-        Args:
-            hidden: Final hidden states at the positions that predict.
-            ids: The safety tokens.
-            labels: The tokens predicted, y.
-            label_logprobs: log p(y), with the gradient that the task loss has.
-        """
-        assert isinstance(self.projection, nn.Linear)
-        weight, bias = self.projection.weight, self.projection.bias
-        count, chosen = len(ids), torch.cat([ids, labels])
-        # Of a head in training the rows' gradient is sparse, and added to the task's: a dense one would be as large.
-        rows = F.embedding(chosen, weight, sparse=weight.requires_grad)
-        offsets = None if bias is None else bias[chosen]
-
-        def of_safety(states: Tensor) -> Tensor:
-            return F.linear(states, rows[:count], None if offsets is None else offsets[:count])
-
-        def of_label(states: Tensor) -> Tensor:
-            product = torch.bmm(states[:, None], rows[count:, :, None])[:, 0, 0]
-            return product if offsets is None else product + offsets[count:].to(product.dtype)
-
-        label = self.logits(hidden, of_label)
-        return self.logits(hidden, of_safety) + (label_logprobs - label)[:, None]
-
     def _require_rows(self, hidden: Tensor) -> None:
         if (
             hidden.requires_grad

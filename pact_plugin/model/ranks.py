@@ -77,11 +77,16 @@ def chunks(hidden: Tensor, size: int, module: nn.Module) -> list[Tensor]:
         module: That is called.
     """
     parts = list(hidden.split(size))
-    if world_size() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward")):
+    if needs_every_rank(module):
         most = torch.tensor(len(parts), device=hidden.device)
         distributed.all_reduce(most, distributed.ReduceOp.MAX)
         parts += [hidden[:0]] * (int(most) - len(parts))
     return parts
+
+
+def needs_every_rank(module: nn.Module) -> bool:
+    """Whether a call of a module gathers parameters of its own over the ranks."""
+    return world_size() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward"))
 
 
 def gathered(module: nn.Module) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""The task's loss for each label, to use instead of reading the head again; and what the task divides it by."""
+"""What the task divides its loss by."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ _CHUNK = 256
 """Positions projected on the vocabulary at a time."""
 _TOLERANCE, _ROUNDING = 0.05, 1e-3
 """Relative, for heads that round otherwise, and in nats."""
-
-
-def label_losses(logits: Float[Tensor, "B T V"], labels: Int[Tensor, "B T"]) -> Float[Tensor, "B T-1"]:
-    """The cross-entropy of each label but the first column's in nats, in float32 at least; 0 where it is -100."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # All positions, the last one too: what leaves it out copies the logits.
-    targets = F.pad(labels.to(logits.device), (0, 1), value=_IGNORE_INDEX)[:, 1:]
-    losses = F.cross_entropy(
-        wide.flatten(0, 1), targets.flatten(), ignore_index=_IGNORE_INDEX, reduction="none"
-    )
-    return losses.view(targets.shape)[:, :-1]
 
 
 @torch.no_grad()

@@ -46,9 +46,14 @@ class Columns:
             return len(self.ids) + 2 * self.top_k + 1
         return len(self.ids) if self.kind in ("logprobs", "logits") else 1
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the numbers stay on the host: those that decide where the head is read."""
+        return self.kind == "linear"
+
 
 Aligned = Mapping[Columns, Float[Tensor, "M W"]]
-"""The numbers of each columns that were asked, at the positions that they are asked at."""
+"""The numbers of each columns that were asked, at the positions that they are asked at; on the host if `on_host`."""
 
 
 @dataclass(frozen=True)

@@ -77,15 +77,17 @@ class Passes:
 
         with self.source.session(view.hidden.device):
             if self._can_cut(view):
-                return self._read(self._states(self._contexts, view.documents(self.first), call), index)
-            states = []
-            for context in self._contexts:
-                if context.header is None:
-                    hidden = self.source.hidden(view.args, view.kwargs, view.autocast)
-                    states.append(view.positions.predecessors(hidden)[view.within(self.first)])
-                else:
-                    states += self._states([context], view.documents(self.first), call)
-            return self._read(states, index)
+                states = self._states(self._contexts, view.documents(self.first), call)
+            else:
+                states = []
+                for context in self._contexts:
+                    if context.header is None:
+                        hidden = self.source.hidden(view.args, view.kwargs, view.autocast)
+                        states.append(view.positions.predecessors(hidden)[view.within(self.first)])
+                    else:
+                        states += self._states([context], view.documents(self.first), call)
+            aligned = self._read(states, index)
+        return {asked: values.cpu() if asked.on_host else values for asked, values in aligned.items()}
 
     def of_documents(self, documents: Sequence[Document], call: Caller) -> list[Aligned]:
         """The columns of each document, on the host; to be called within a session of the source.

@@ -94,7 +94,8 @@ class Table:
         for number, asked in enumerate(self.columns):
             parts = [row[number] for row in rows]
             values = np.concatenate(parts) if parts else np.zeros((0, asked.width), HALF)
-            aligned[asked] = to_device(torch.from_numpy(values), device).float()
+            numbers = torch.from_numpy(values)
+            aligned[asked] = (numbers if asked.on_host else to_device(numbers, device)).float()
         return aligned
 
     def _split(self, document: Document, value: memoryview) -> list[np.ndarray]:

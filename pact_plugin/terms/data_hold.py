@@ -32,7 +32,7 @@ class DataHoldTerm:
         divergence = confidence_divergence(
             logprobs[where],
             batch.aligned[self._logprobs],
-            None if log_rest is None else log_rest[where],
+            log_rest[where],
             batch.aligned[self._log_rest][:, 0],
         )
         total = divergence.sum()

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pact_plugin.data.documents import to_device
 from pact_plugin.data.responses import Responses
 from pact_plugin.data.view import View
 from pact_plugin.math.easing import eased_share
@@ -48,18 +47,16 @@ class EasingTerm:
         self._tokenizer, self._looked = tokenizer, False
 
     def __call__(self, batch: MicroBatch) -> Contribution:
-        """Σ e_i · nll_i, or Σ e_i · p_i · nll_i under DFT."""
+        """Σ e_i · nll_i, or Σ e_i · p_i · nll_i under DFT. The head is read where e_i = 1 alone."""
         view = batch.view
         if not self._looked and self._endings:
             self._warn_of_other_endings(view)
-        where, device = view.within(self.first), view.hidden.device
-        refusals = to_device(self._refusals(view.responses), device)
-        by_response = eased_share(batch.aligned[self._log_odds][:, 0], refusals)
-        owner = to_device(view.responses.owner(view.host_positions.among(self.first)), device)
-        eased = _spread(by_response, owner)
-        logprobs = batch.student.label_logprobs[where]
-        share = eased * logprobs.detach().exp() if batch.task_loss == "dft" else eased
-        return Contribution(relief=-(share * logprobs).sum(), means={"eased": (eased.sum(), eased.shape[0])})
+        positions = view.host_positions.among(self.first)
+        by_response = eased_share(batch.aligned[self._log_odds][:, 0], self._refusals(view.responses))
+        eased = _spread(by_response, view.responses.owner(positions))
+        logprobs = batch.student.label_logprobs(positions.where(eased > 0))
+        nll = -logprobs * logprobs.detach().exp() if batch.task_loss == "dft" else -logprobs
+        return Contribution(relief=nll.sum(), means={"eased": (eased.sum(), len(eased))})
 
     def _warn_of_other_endings(self, view: View) -> None:
         """Say, once, that answers begin elsewhere than where the probe was fitted."""

@@ -40,7 +40,7 @@ class Counting(StepCallback):
 
     def __init__(self, switch, plan):
         super().__init__(switch, plan)
-        self.flops, self.filling, self.anchors = {}, {}, {}
+        self.flops, self.filling, self.anchors, self.eased = {}, {}, {}, {}
 
     def on_train_begin(self, args, state, control, **kwargs):
         for name in dict.fromkeys(self.plan):
@@ -58,9 +58,10 @@ class Counting(StepCallback):
         self.counter.__exit__(None, None, None)
         self.flops[name] = self.counter.get_total_flops()
         if name != PLAIN:
-            self.anchors[name] = anchors_of(
-                self.switch.constraint(name), self.switch.trainer.state.global_step
-            )
+            constraint = self.switch.constraint(name)
+            self.anchors[name] = anchors_of(constraint, self.switch.trainer.state.global_step)
+            share = constraint.metrics("train", lambda sums: sums).get("pact/eased", 0.0)
+            self.eased[name] = round(share * SMALL["batch"])
 
 
 def anchors_of(constraint, step):
@@ -85,7 +86,7 @@ def anchors_of(constraint, step):
 def test_counted_operations_are_those_of_a_real_step_and_of_filling(tmp_path, train, loss, share):
     modes = (*MODES, "hold@3", "easing+hold/step@3", "published", "published/step@3")
     settings = Settings(train=train, loss=loss, modes=modes, response_share=share, **SMALL)
-    # In its first step a constraint compares the task's log-probabilities with its own.
+    # In its first step a constraint of an adapter has its anchors read.
     plan = [PLAIN, *modes] * 2
     trainer = build_trainer(settings, len(plan), tmp_path)
     switch = Switch(trainer, settings, tmp_path / "tables")
@@ -94,7 +95,8 @@ def test_counted_operations_are_those_of_a_real_step_and_of_filling(tmp_path, tr
         trainer.train()
     for name in (PLAIN, *modes):
         only = replace(settings, modes=() if name == PLAIN else (name,))
-        found = count(only, every_position=True, anchors=counting.anchors.get(name))[name]
+        anchors, eased = counting.anchors.get(name), counting.eased.get(name, 0)
+        found = count(only, every_position=True, anchors=anchors, eased=eased)[name]
         assert counting.flops[name] == found.flops, name
         assert counting.filling.get(name, 0) == found.reading_flops * settings.fill_batches, name
 
@@ -107,31 +109,40 @@ def counted(request):
     return settings, count(settings)
 
 
-def test_by_default_a_step_costs_its_anchors_alone(counted):
-    _, found = counted
+def head_read(settings, positions):
+    """FLOPs of the head at some positions: forward, gradients; recomputed in full fine-tuning.
+
+    Else the rows of the safety tokens are multiplied by themselves.
+    """
+    full, shape = settings.train == "full", settings.sizes
+    rows = 0 if full else 2 * positions * shape.hidden_size * settings.tokens
+    return rows + head_flops(positions, shape.hidden_size, shape.vocab_size, trained=full, recompute=full)
+
+
+def test_by_default_a_step_costs_its_anchors_and_the_head_where_responses_are_eased(counted):
+    settings, found = counted
     assert found["easing"].extra_flops == 0
     assert found["default"].extra_flops == found["default"].anchor_flops == found["anchors"].extra_flops
     assert 1 < found["default"].ratio < 1.08
     assert found["default"].reading_flops == found["easing"].reading_flops > 0
     assert found["anchors"].reading_flops == 0
+    eased = count(replace(settings, modes=("easing",)), eased=2)["easing"]
+    assert eased.extra_flops == head_read(settings, 2 * 16)
+    assert found["default"].reading_flops == found["easing"].reading_flops > 0
+    assert found["anchors"].reading_flops == 0
 
 
-def test_holding_the_data_multiplies_no_vocabulary(counted):
+def test_holding_the_data_reads_the_head_where_it_is_held(counted):
     settings, found = counted
     shape = settings.sizes
-    times = {"lora": 4, "full": 6}[
-        settings.train
-    ]  # forward, gradients of the states, and of a head in training
     for name, positions in (("hold", shape.batch * shape.length // 2), ("hold@64", shape.batch * 64)):
-        rows = settings.tokens + 1  # and the label's
-        assert found[name].extra_flops == times * positions * shape.hidden_size * rows
+        assert found[name].extra_flops == head_read(settings, positions)
 
 
 def test_anchors_multiply_the_vocabulary_with_their_answers(counted):
     settings, found = counted
     shape, anchors, full = settings.sizes, AnchorRows(), settings.train == "full"
-    times = 8 if full else 4  # forward, gradients; in full fine-tuning recomputed, too
-    own_head = times * anchors.held * shape.hidden_size * shape.vocab_size
+    own_head = (8 if full else 4) * anchors.held * shape.hidden_size * shape.vocab_size
     assert own_head == head_flops(
         anchors.held, shape.hidden_size, shape.vocab_size, trained=full, recompute=full
     )

@@ -53,7 +53,7 @@ def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_t
         torch.testing.assert_close(gradient, theirs[name], atol=1e-5, rtol=1e-4)
 
 
-def test_p32_with_every_token_it_is_the_divergence_over_the_vocabulary():
+def test_p27_with_every_token_it_is_the_divergence_over_the_vocabulary():
     model = tiny_model()
     everything = model.config.vocab_size - len(POSITIVE) - 1
     constraint, aligned = built(model, everything, everything), tiny_model()
@@ -70,7 +70,7 @@ def test_p32_with_every_token_it_is_the_divergence_over_the_vocabulary():
 
 
 @given(seed=st.integers(0, 10_000), few=st.integers(0, 20), more=st.integers(0, 20))
-def test_p32_more_buckets_see_no_less(seed, few, more):
+def test_p27_more_buckets_see_no_less(seed, few, more):
     generator = torch.Generator().manual_seed(seed)
     model, aligned = torch.randn(2, 3, 50, generator=generator, dtype=torch.float64).log_softmax(-1)
     order = aligned.argsort(dim=1, descending=True)

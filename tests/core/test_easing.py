@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 from labelled_answers import HELP as HELPFUL
@@ -16,6 +18,7 @@ from pact_plugin.judge import is_refusal
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.pool import refuses
 from pact_plugin.terms.base import Step
+from pact_plugin.terms.student import Reading
 
 
 def built(model, **changes) -> PactConstraint:
@@ -25,15 +28,24 @@ def built(model, **changes) -> PactConstraint:
 def shares(constraint: PactConstraint, model, batch: dict[str, Tensor]) -> list[float]:
     """The e at each label of a batch, row by row: the slope of the loss by its log-probability."""
     inputs = {name: value for name, value in batch.items() if not name.startswith("cu_seq_lens")}
+    read = []
+    label_logprobs = Reading.label_logprobs
+
+    def recorded(self, where) -> Tensor:
+        read.append((where, label_logprobs(self, where)))
+        return read[-1][1]
+
     with constraint.watch(batch):
-        logits = model(**inputs).logits
-    labels = batch["labels"][:, 1:]
-    given = logits[:, :-1].log_softmax(-1).gather(2, labels.clamp(min=0)[..., None])[..., 0]
-    given = given.detach().requires_grad_()
-    loss = constraint.loss(batch, Step(1, tokens=1), label_logprobs=given)
-    (slope,) = torch.autograd.grad(loss, given)
-    assert not slope[labels == -100].any()
-    return slope[labels != -100].tolist()
+        model(**inputs)
+    with mock.patch.object(Reading, "label_logprobs", recorded):
+        loss = constraint.loss(batch, Step(1, tokens=1))
+    ((where, logprobs),) = read
+    (slope,) = torch.autograd.grad(loss, logprobs)
+    labels = batch["labels"]
+    places = where.own(torch.arange(labels.numel()).view(labels.shape))
+    whole = torch.zeros(labels.numel()).index_add(0, places, slope).view(labels.shape)
+    assert not whole[labels == -100].any()
+    return whole[:, 1:][labels[:, 1:] != -100].tolist()
 
 
 @pytest.mark.parametrize("first", [16, "all", 3])

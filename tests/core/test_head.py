@@ -97,39 +97,6 @@ def test_a_frozen_head_gives_the_same_from_logits_computed_once(architecture, dt
     torch.testing.assert_close(gradient, expected, atol=4 * torch.finfo(dtype).eps * scale, rtol=1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere", "granite", "gpt2"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("trained", [True, False])
-def test_p27_beside_the_task_the_head_gives_the_same_and_is_not_read(architecture, dtype, trained):
-    model, tokens = model_and_tokens(architecture)
-    model.to(dtype)
-    head = language_head(model)
-    head.projection.requires_grad_(trained)
-    assert head.reads_rows
-    states = head.decoder(input_ids=tokens).last_hidden_state.flatten(0, 1).detach()
-    labels = tokens.flatten()
-    weights = torch.randn(tokens.numel(), len(IDS), generator=torch.Generator().manual_seed(2))
-    projected = []
-
-    def gradients(logprobs, label):
-        loss = (logprobs * weights).sum() + 0.5 * label.sum()
-        return torch.autograd.grad(loss, [leaf, head.projection.weight] if trained else [leaf])
-
-    leaf = states.clone().requires_grad_()
-    read = head.readout(leaf, IDS, labels, chunk_size=5)
-    expected = gradients(read.logprobs, read.label)
-    leaf = states.clone().requires_grad_()
-    task = head.logits(leaf).log_softmax(-1).gather(1, labels[:, None])[:, 0]
-    handle = head.projection.register_forward_hook(lambda *args: projected.append(1))
-    logprobs = head.beside(leaf, IDS, labels, task)
-    handle.remove()
-    assert not projected
-    tolerance = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 4e-2}[dtype]
-    torch.testing.assert_close(logprobs, read.logprobs, atol=tolerance, rtol=tolerance)
-    for ours, own in zip(gradients(logprobs, task), expected, strict=True):
-        torch.testing.assert_close(ours, own, atol=tolerance * own.abs().max().item(), rtol=tolerance)
-
-
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "cohere", "gpt2"])
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize(
@@ -157,15 +124,6 @@ def test_states_of_another_type_than_the_head_are_read_outside_of_autocast(
         torch.testing.assert_close(ours, expected, atol=1e-6, rtol=2e-2)
 
 
-def test_rows_of_a_head_that_is_not_plain_are_not_taken():
-    class Other(nn.Linear):
-        pass
-
-    model, _ = model_and_tokens("llama")
-    head = language_head(model)
-    assert not type(head)(head.decoder, Other(2, 3)).reads_rows
-
-
 def test_a_bias_on_the_head():
     model, tokens = model_and_tokens("phi3")
     model.lm_head.bias = nn.Parameter(torch.linspace(-1, 1, model.config.vocab_size))
@@ -177,8 +135,9 @@ def test_a_bias_on_the_head():
         torch.testing.assert_close(head.safety_logits(hidden, IDS), own[:, IDS])
         logprobs = own.log_softmax(-1)
         labels = tokens.flatten()
-        beside = head.beside(hidden, IDS, labels, logprobs.gather(1, labels[:, None])[:, 0])
-        torch.testing.assert_close(beside, logprobs[:, IDS])
+        read = head.readout(hidden, IDS, labels)
+        torch.testing.assert_close(read.logprobs, logprobs[:, IDS])
+        torch.testing.assert_close(read.label, logprobs.gather(1, labels[:, None])[:, 0])
 
 
 def test_exact_where_the_safety_tokens_hold_all_or_nothing():

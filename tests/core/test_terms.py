@@ -20,11 +20,11 @@ from loop import (
     settings,
 )
 from tiny import tiny_model
+from turns import EAGER, by_hand, conversations, padded
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.data.documents import documents_of
 from pact_plugin.data.positions import positions_of
-from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference.choose import DataFacts
 from pact_plugin.reference.columns import Columns, furthest
 from pact_plugin.terms.base import Step
@@ -117,26 +117,21 @@ def test_what_is_logged(name):
     assert (constraint.record.receipt.positions == 0) == (name == "anchors")
 
 
-def test_beside_the_task_by_default_the_head_reads_the_anchors_alone(tmp_path, monkeypatch):
-    model, batch, projected, beside = tiny_model(), a_batch(), [], []
-    config = {"anchors": FEW_ANCHORS | {"per_step": 2}, "advanced": {"store": tmp_path}}
-    constraint = built(model, **config)
-    constraint.fill([batch], progress=False)
+def test_by_default_the_head_reads_the_anchors_and_what_is_eased():
+    model, batch, projected = tiny_model(**EAGER), padded(conversations()), []
+    eased = sum(by_hand(conversations(), 16))
+    assert 0 < eased < len(positions_of(batch, 16))
+    constraint = built(model, anchors=FEW_ANCHORS | {"per_step": 2})
     anchors = next(term for term in constraint.terms if term.name == "anchors")
-    monkeypatch.setattr(LanguageHead, "beside", lambda *given: beside.append(given))
     for step in range(1, 4):
         with constraint.watch(batch):
-            logits = model(**batch).logits
-        labels = batch["labels"][:, 1:].clamp(min=0)[..., None]
-        given = logits[:, :-1].log_softmax(-1).gather(2, labels)[..., 0]
+            model(**batch)
         hook = model.lm_head.register_forward_hook(lambda m, a, out: projected.append(out.shape[0]))
-        constraint.loss(batch, Step(step), label_logprobs=given)
+        constraint.loss(batch, Step(step))
         hook.remove()
         held = sum(len(anchors.documents[one].columns) for one in anchors.chosen(step, 0, 0, 1))
-        compared = int((batch["labels"] != -100).sum()) + 1 if step == 1 else 0
-        assert sum(projected) == held + compared
+        assert step == 1 or sum(projected) == held + eased  # in the first the aligned model reads the anchors
         projected.clear()
-    assert not beside
 
 
 @pytest.mark.parametrize("build", [tiny_model, adapted])
@@ -158,23 +153,3 @@ def test_anchors_alone_make_no_table_and_no_step_runs_a_reference(tmp_path, monk
         measured(constraint, model, a_batch())
     assert len(calls) == read
     assert not (tmp_path / "store").exists()
-
-
-def test_with_easing_alone_no_gradient_is_needed_of_the_safety_tokens(monkeypatch):
-    """The part of the task that yields is that of the labels."""
-    model, seen = moved(tiny_model()), []
-    readout = LanguageHead.readout
-
-    def recorded(self, hidden, *given, **named):
-        seen.append(hidden.requires_grad)
-        return readout(self, hidden, *given, **named)
-
-    constraint = built(model, advanced={"chunk_size": 3})
-    with constraint.watch():
-        logits = model(**a_batch()).logits
-    labels = a_batch()["labels"][:, 1:].clamp(min=0)[..., None]
-    given = logits[:, :-1].log_softmax(-1).gather(2, labels)[..., 0]
-    monkeypatch.setattr(LanguageHead, "readout", recorded)
-    loss = constraint.loss(a_batch(), label_logprobs=given)
-    assert seen == [False]  # the comparison; of the reference no logits are asked
-    assert torch.autograd.grad(loss, given, allow_unused=False)[0].any()
