@@ -26,6 +26,5 @@ def drift_warning(receipt: Receipt) -> str | None:
         return None
     return (
         f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {far:g}: "
-        "what it refuses may have changed. `pact-plugin audit` says what is left; if refusals are lost, lower the "
-        "learning rate."
+        "what it refuses may have changed. `pact-plugin audit` says what is left."
     )

@@ -1,4 +1,4 @@
-"""What the model in training says at the response positions: read once, whichever terms ask."""
+"""What the model in training says at the response positions, where a term asks."""
 
 from __future__ import annotations
 

@@ -47,6 +47,7 @@ def _a_model(tmp_path, monkeypatch):
     TOKENS.save("safety_tokens.safetensors")
     tiny_model().save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
+    completions().to_json("chat.jsonl")
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:
@@ -84,12 +85,11 @@ def test_preferences():
 
 
 @pytest.mark.usefixtures("_a_model")
-@pytest.mark.parametrize("code", [WAYS[2], LOOP], ids=["getting started", "loop"])
-def test_loop(code):
+def test_loop():
     model = tiny_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     batches = [a_batch(seed) for seed in range(3)]
-    run(code, model=model, tokenizer=TOKENIZER, loader=batches, optimizer=optimizer)
+    run(LOOP, model=model, tokenizer=TOKENIZER, loader=batches, optimizer=optimizer)
     assert verify_run("out").startswith("constrained: 3 steps")
     assert "reference table" in verify_run("out")
 

@@ -138,5 +138,5 @@ def test_an_adapter_that_holds_training_keeps_its_safety_as_the_reference(tmp_pa
     trainer.train()
     assert trainer.pact.record.receipt.reference == "copy"
     first, *_, last = train_logs(trainer)
-    assert first["pact/divergence"] == pytest.approx(0, abs=1e-7)  # the task's own log-probabilities
+    assert first["pact/divergence"] == pytest.approx(0, abs=1e-7)
     assert last["pact/divergence"] > 2e-7

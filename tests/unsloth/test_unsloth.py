@@ -84,7 +84,7 @@ def test_the_default_equals_a_plain_loop(tmp_path, folder, with_lora):
 @pytest.mark.parametrize("way", ["chunked", "fused", "dft"])
 @each_kind
 def test_every_term_beside_every_loss(tmp_path, folder, monkeypatch, with_lora, way):
-    """Without Unsloth's chunked loss it is TRL's, through Unsloth's own kernel, which has the log-probabilities."""
+    """Without Unsloth's chunked loss it is TRL's, through Unsloth's own kernel."""
     if way == "fused":
         monkeypatch.setenv("UNSLOTH_CPU_CHUNKED_CE", "0")
     model = loaded(folder, with_lora)
