@@ -191,7 +191,6 @@ class Kind:
             args=(),
             kwargs={},
             positions=positions.to(hidden.device),
-            labels=host["labels"].to("meta"),
             host=host,
             host_positions=positions,
         )

@@ -29,7 +29,6 @@ class View:
     """What the decoder was called with; the reference is called with the same."""
     positions: ResponsePositions
     """N response positions, those that any term looks at."""
-    labels: Int[Tensor, "B T"]
     host: Mapping[str, Tensor]
     """Ids, labels and boundaries on the host."""
     host_positions: ResponsePositions
@@ -134,13 +133,11 @@ class Watch:
                 value=tuple(batch["labels"].shape),
                 remedy="Pass the batch that was watched; virtual tokens and sequence parallelism are not supported.",
             )
-        device = seen.hidden.device
         return View(
             hidden=seen.hidden,
             args=seen.args,
             kwargs=seen.kwargs,
-            positions=positions.to(device),
-            labels=batch["labels"].to(device, non_blocking=True),
+            positions=positions.to(seen.hidden.device),
             host=host,
             host_positions=positions,
             autocast=seen.autocast,

@@ -163,7 +163,9 @@ class LanguageHead:
 
 
 def _is_frozen_linear(projection: nn.Module) -> TypeGuard[nn.Linear]:
-    return type(projection) is nn.Linear and not any(p.requires_grad for p in projection.parameters())
+    """Whether it is plain, whole on this rank (tensor parallelism makes a DTensor of it) and not trained."""
+    plain = type(projection) is nn.Linear and not hasattr(projection.weight, "full_tensor")
+    return plain and not any(parameter.requires_grad for parameter in projection.parameters())
 
 
 def language_head(model: nn.Module) -> LanguageHead:

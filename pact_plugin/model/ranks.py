@@ -86,7 +86,8 @@ def chunks(hidden: Tensor, size: int, module: nn.Module) -> list[Tensor]:
 
 def needs_every_rank(module: nn.Module) -> bool:
     """Whether a call of a module gathers parameters of its own over the ranks."""
-    return world_size() > 1 and (is_partitioned(module) or hasattr(module, "set_reshard_after_forward"))
+    sharded = any(hasattr(inner, "set_reshard_after_forward") for inner in module.modules())
+    return world_size() > 1 and (sharded or is_partitioned(module))
 
 
 def gathered(module: nn.Module) -> AbstractContextManager[Any]:

@@ -17,10 +17,11 @@ class FiniteCheck:
         self._host: Tensor | None = None
         self._copied: torch.cuda.Event | None = None
 
-    def add(self, loss: Tensor, invalid: Tensor | int) -> None:
+    def add(self, loss: Tensor, invalid: Tensor | float) -> None:
         """Note a step: what it has added to the loss, in nats, and how many numbers of the reference are not finite."""
         loss = loss.detach()
-        sums = torch.stack([loss, torch.as_tensor(invalid, dtype=loss.dtype, device=loss.device)])
+        # By arithmetic: a copy of a host's number would make the host wait.
+        sums = torch.stack([loss, torch.zeros_like(loss) + invalid])
         if sums.device.type == "cuda":
             # The copy is queued behind this step's own work, and an event says when it is there.
             self._host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)

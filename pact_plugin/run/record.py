@@ -81,7 +81,7 @@ class Record:
         """
         self._device = loss.device  # a trainer may have moved the model since it was constrained
         self._meters[mode].add(sums)
-        self._finite.add(loss, sums.invalid if torch.is_tensor(sums.invalid) else int(sums.invalid))
+        self._finite.add(loss, sums.invalid)
 
     def note_unmasked(self) -> None:
         """Take note that prompts are trained on like answers; once.

@@ -54,9 +54,12 @@ class EasingTerm:
         positions = view.host_positions.among(self.first)
         by_response = eased_share(batch.aligned[self._log_odds][:, 0], self._refusals(view.responses))
         eased = _spread(by_response, view.responses.owner(positions))
+        means = {"eased": (eased.sum(), len(eased))}
+        if not torch.is_grad_enabled():  # in an evaluation, and at weight 0
+            return Contribution(means=means)
         logprobs = batch.student.label_logprobs(positions.where(eased > 0))
         nll = -logprobs * logprobs.detach().exp() if batch.task_loss == "dft" else -logprobs
-        return Contribution(relief=nll.sum(), means={"eased": (eased.sum(), len(eased))})
+        return Contribution(relief=nll.sum(), means=means)
 
     def _warn_of_other_endings(self, view: View) -> None:
         """Say, once, that answers begin elsewhere than where the probe was fitted."""

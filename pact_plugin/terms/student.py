@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from pact_plugin.data.documents import to_device
 from pact_plugin.data.positions import ResponsePositions
 from pact_plugin.data.view import View
 from pact_plugin.errors import ModelStructureError
@@ -75,11 +76,13 @@ class Reading:
         Args:
             where: M of the positions, on the host.
         """
-        placed = where.to(self._view.hidden.device)
-        hidden = placed.predecessors(self._view.hidden)
+        view = self._view
+        hidden = where.to(view.hidden.device).predecessors(view.hidden)
         if not len(where) and not needs_every_rank(self._student.head.projection):
             return hidden.sum(1)  # of no position: a head in training would get a dense gradient of zeros
-        return self._read(hidden, placed.own(self._view.labels)).label
+        labels = to_device(where.own(view.host["labels"]), hidden.device)
+        with view.autocast:  # the task's own, so that both round alike
+            return self._read(hidden, labels).label
 
     @cached_property
     def safety(self) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import traceback
 from contextlib import nullcontext
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from forks import run_words
 from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from benchmarks import worker
@@ -147,8 +149,26 @@ def test_plain_steps_of_the_switched_trainer_are_those_of_one_that_was_never_att
 # --- the host does not wait ---
 
 
+class BlockingCopies(TorchDispatchMode):
+    """Notes copies from the host to the device that would make the host wait; `to_device` pins memory on CUDA."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        made = function(*args, **kwargs)
+        if function is torch.ops.aten._to_copy.default and made.is_meta and not args[0].is_meta:
+            names = [frame.name for frame in traceback.extract_stack()]
+            if not kwargs.get("non_blocking") and "to_device" not in names:
+                self.found.append(names)
+        return made
+
+
 @pytest.mark.parametrize("first", ["all", 2])
-def test_a_step_with_a_table_reads_nothing_from_the_device(tmp_path, first, monkeypatch):
+@pytest.mark.parametrize("holds", [False, True])
+def test_a_step_with_a_table_reads_nothing_from_the_device(tmp_path, first, holds, monkeypatch):
     """A `meta` tensor has no values: whatever would make a host wait for a device raises. The batch is on the host.
 
     What only a CUDA device does (pinned copies, events) is in test_cuda.py.
@@ -162,7 +182,7 @@ def test_a_step_with_a_table_reads_nothing_from_the_device(tmp_path, first, monk
         {
             "safety_tokens": TOKENS,
             "easing": {"first": first},
-            "hold_data": {"first": first},
+            "hold_data": {"first": first} if holds else False,
             "anchors": False,  # for theirs, too, transformers looks at the mask
             "advanced": {"store": tmp_path},
         }
@@ -173,9 +193,11 @@ def test_a_step_with_a_table_reads_nothing_from_the_device(tmp_path, first, monk
     model.to("meta")  # as a trainer moves a model to its device after it was constrained
     mask = torch.zeros(1, 1, 12, 12, device="meta")  # transformers itself looks at a mask of two dimensions
     with constraint.watch(batch):
-        model(input_ids=ids.to("meta"), attention_mask=mask, use_cache=False)
-    loss = constraint.loss(batch, Step(1, tokens=12))
-    loss.backward()
+        logits = model(input_ids=ids.to("meta"), attention_mask=mask, use_cache=False).logits
+    with BlockingCopies() as copies:
+        loss = constraint.loss(batch, Step(1, tokens=12))
+    assert not copies.found
+    (logits.sum() + loss).backward()
     assert loss.is_meta
     assert all(parameter.grad.is_meta for parameter in model.parameters())
     with pytest.raises(RuntimeError, match="meta"):
@@ -188,8 +210,7 @@ def test_a_profile_finds_the_constraints_operators_in_both_directions(tmp_path):
     assert 0 < found.forward < found.step
     assert 0 < found.backward < found.step
     calls = {name: number for name, _, number in found.operators}
-    assert calls["aten::mm"] == 2  # rows of the safety tokens: forward, and the gradient of the states
-    assert calls["aten::bmm"] == 2  # the label's row
+    assert calls["aten::mm"] == 3  # the head, its gradient of the states, and the rows of the safety tokens
     assert sum(seconds for _, seconds, _ in found.operators) <= found.forward + found.backward
 
 

@@ -111,6 +111,24 @@ def test_p30_the_gradient_is_the_tasks_without_the_first_tokens_of_the_eased(fir
         torch.testing.assert_close(gradient, theirs[name], atol=1e-6, rtol=1e-4)
 
 
+def test_p30_under_autocast_the_head_is_read_as_the_task_reads_it():
+    """All is eased, so nothing may be left of the task's gradient but what rounding leaves."""
+    row = Turns(((prompts(True)[0], False), (encode(COMPLIES), True)))
+    model, batch = tiny_model(), padded([row, row])
+    constraint = built(model, easing={"first": "all"})
+    moved(model)
+    with constraint.watch(batch), torch.autocast("cpu", torch.bfloat16):
+        task = model(**batch).loss
+    relief = constraint.loss(batch)
+    assert constraint.metrics() == {"pact/eased": 1.0}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    left, whole = (
+        torch.cat([one.flatten() for one in torch.autograd.grad(loss, parameters, retain_graph=True)]).norm()
+        for loss in (task + relief, task)
+    )
+    assert left < 1e-3 * whole
+
+
 def test_nothing_is_eased_where_all_prompts_are_harmless_or_all_answers_refuse():
     model = tiny_model()
     constraint = built(model)
