@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pact_plugin.data.positions import nothing_masked, trained_labels
 from pact_plugin.data.view import Watch
 from pact_plugin.errors import ConfigError, NoResponseError
-from pact_plugin.model.ranks import keep_root_whole
+from pact_plugin.model.ranks import all_gather_object, keep_root_whole, needs_every_rank
 from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.run.meter import Reduce, Sums
@@ -199,15 +199,16 @@ class Constraint:
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
-        """Measure an evaluation batch just watched; read by `metrics("eval")`.
-
-        A batch with a document that is neither in the table nor can be computed leaves that evaluation without metrics.
-        """
+        """Measure an evaluation batch just watched, for `metrics("eval")`: without any if a document is not known."""
         if not self._looking:
             return
         self._note_begun()
         view = self._watch.view(batch, train=False)
-        if (aligned := self.reference.aligned(view, train=False)) is None:
+        aligned = self.reference.aligned(view, train=False)
+        known = [aligned is not None]
+        if needs_every_rank(self._student.head.projection):  # none may read it without the others
+            known = all_gather_object(known[0])
+        if aligned is None or not all(known):
             self.record.unknown()
             return
         given = MicroBatch(view, Reading(self._student, view), aligned)

@@ -259,6 +259,21 @@ def miss(folder: Path, ranks: int) -> None:
         loss_of(wrapped, constraint, micro_batch(0, 0, 9), Step(1, 1, 1, ranks))
 
 
+def unknown_on_one_rank(folder: Path, rank: int, ranks: int) -> None:
+    """In an evaluation the ranks agree on it before any of them reads a head that needs all."""
+    model = build("full")
+    constraint = PactConstraint(model, TOKENIZER, Case("full", "hold").config(folder))
+    wrapped = wrap(model, "fsdp2", ranks, accelerate=True)
+    known, other = micro_batch(0, 1, 0), micro_batch(0, 1, STEPS)
+    constraint.fill([known], model=wrapped, progress=False)
+    loss_of(wrapped, constraint, known, Step(1, 1, 1, ranks)).backward()  # then the aligned model is gone
+    batch = other if rank == 0 else known
+    with torch.no_grad(), constraint.watch(batch):
+        wrapped(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    constraint.observe(batch)
+    assert constraint.metrics("eval", summed) == {}
+
+
 def reentrant() -> None:
     """Checkpointing whose backward passes are each by themselves would leave the ranks with different gradients."""
     for settings in ({}, {"anchors": FEW_ANCHORS, "easing": False}):
@@ -303,6 +318,7 @@ def main(folder: Path, wrapper: str) -> None:
         compare(case, wrapper, folder / str(number), rank, ranks)
     if wrapper == "fsdp2":
         miss(folder / "miss", ranks)
+        unknown_on_one_rank(folder / "unknown", rank, ranks)
     else:
         reentrant()
         different(rank)
