@@ -132,7 +132,7 @@ def tables(
     commands.run_overhead([replace(base, shape="tiny", modes=MODES, cycles=2 * cycles)], output)
     growth(None, cycles, threads, clock, output)
     profile_operators("135m", "default", threads, output)
-    count_operations(None, None, None, "bfloat16", output)
+    count_operations(None, None, None, output=output)
 
 
 @app.command("count")
@@ -142,6 +142,7 @@ def count_operations(
     response_share: Annotated[
         list[float] | None, typer.Option(help="Share of a row that is response; repeatable. By default 0.5.")
     ] = None,
+    eased: Annotated[int, typer.Option(min=0, help="Responses of a step that are eased.")] = 0,
     dtype: Annotated[str, typer.Option(help="Of the weights.")] = "bfloat16",
     output: Output = OUTPUT,
 ) -> None:
@@ -162,6 +163,7 @@ def count_operations(
             for loss in ("chunked", "full")
         ],
         output,
+        eased,
     )
 
 

@@ -75,12 +75,12 @@ COUNT_HEADINGS = (
 `1 epoch`, `3 epochs`: ratio of the whole run, reading included."""
 
 
-def run_counts(measured: list[Settings], output: Path) -> None:
-    """Operations and bytes, without running anything."""
+def run_counts(measured: list[Settings], output: Path, eased: int) -> None:
+    """Operations and bytes, without running anything; with so many responses eased in each step."""
     lines: list[tuple[str, ...]] = []
     content = []
     for settings in measured:
-        for name, counted in count(settings).items():
+        for name, counted in count(settings, eased=eased).items():
             kind = (settings.shape, settings.train, settings.loss, f"{settings.response_share:.0%}", name)
             lines.append((*kind, *_counted(name, counted)))
             about = asdict(settings) | asdict(settings.sizes)

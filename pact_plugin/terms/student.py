@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -84,17 +82,17 @@ class Reading:
         with view.autocast:  # the task's own, so that both round alike
             return self._read(hidden, labels).label
 
-    @cached_property
+    @property
     def safety(self) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
         """Log p of the safety tokens, and log r, in nats, both with gradient."""
-        read = self._read(self._hidden)
+        read = self._read(self._hidden)  # outside of autocast, as the reference's own
         return read.logprobs, read.log_rest
 
     def logits(self, ids: Int[Tensor, " J"]) -> Float[Tensor, "N J"]:
         """Logits of some tokens, with gradient."""
         return self._student.head.safety_logits(self._hidden, ids, chunk_size=self._student.chunk_size)
 
-    @cached_property
+    @property
     def _hidden(self) -> Float[Tensor, "N d"]:
         return self._view.positions.predecessors(self._view.hidden)
 
