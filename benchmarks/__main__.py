@@ -12,7 +12,7 @@ import typer
 
 from benchmarks import commands
 from benchmarks.field.command import field
-from benchmarks.field.model_commands import along, chosen, measures
+from benchmarks.field.model_commands import along, chosen, measures, shift
 from benchmarks.settings import MODES, Settings
 from benchmarks.shapes import SHAPES
 from benchmarks.taught.teach import taught
@@ -201,6 +201,7 @@ app.command()(taught)
 app.command()(measures)
 app.command()(chosen)
 app.command()(along)
+app.command()(shift)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def along(
     found: dict[str, list[dict[str, float]]] = {}
     for cell in (replace(cells[0], method=ALIGNED), *cells):
         say(cell.method)
-        model = start.model if cell.method == ALIGNED else merged(start, _adapter(start.folder, cell))
+        model = start.model if cell.method == ALIGNED else merged(start, adapter_of(start.folder, cell))
         with inspecting(model):
             read_through = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
         found[cell.method] = summary([one.mass for one in read_through])
@@ -83,7 +83,12 @@ def summary(masses: Sequence[Float[Tensor, " R"]]) -> list[dict[str, float]]:
     return found
 
 
-def _adapter(folder: Path, cell: Cell) -> Path:
+def adapter_of(folder: Path, cell: Cell) -> Path:
+    """Where what a run has trained is kept.
+
+    Raises:
+        ConfigError: The run is not in the folder.
+    """
     path = folder / "adapters" / cell.name
     if not (path / "training.json").is_file():
         raise _missing(path)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks measures`, `chosen` and `along`: what a model that came aligned is like."""
+"""`python -m benchmarks measures`, `chosen`, `along` and `shift`: what a model that came aligned is like."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from benchmarks.field.command import FOLDER, console, one_of, quiet, sources
 from benchmarks.field.kept import write_whole
 from benchmarks.field.methods import METHODS, method_of
-from benchmarks.field.settings import SPLITS, TASKS, Cell, Sizes
+from benchmarks.field.settings import PRECISIONS, SPLITS, TASKS, Cell, Sizes
 from benchmarks.field.start import load
 
 
@@ -67,6 +67,7 @@ def along(
     contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
     split: Annotated[str, typer.Option(help="As for field.")] = "held-out",
+    dtype: Annotated[str, typer.Option(help="As for field.")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
 ) -> None:
@@ -77,13 +78,49 @@ def along(
     quiet()
     base = Cell(one_of(TASKS, task, "task"), contamination, seed=seed)
     cells = [_named(base, one) for one in method]
-    found = measure_along(load(Sizes(model), output), one_of(SPLITS, split, "split"), cells, console.print)
+    start = load(Sizes(model, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
+    found = measure_along(start, one_of(SPLITS, split, "split"), cells, console.print)
     write_whole(
         output / "along.json", {"model": Path(model).name, "seed": seed, "split": split, "models": found}
     )
     for name, line in found.items():
         shown = " ".join(f"{one['mean']:.2f}" for one in line)
         console.print(f"{name:>24}  {shown}", markup=False, soft_wrap=True)
+
+
+def shift(
+    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
+    method: Annotated[
+        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
+    ],
+    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
+    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
+    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
+    seed: Annotated[list[int] | None, typer.Option(help="Of the runs; repeatable, by default 0.")] = None,
+    split: Annotated[str, typer.Option(help="As for field.")] = "development",
+    ask: Annotated[int, typer.Option(min=2, help="Prompts of each set, at most.")] = 100,
+    dtype: Annotated[str, typer.Option(help="As for field.")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
+) -> None:
+    """How far P(S) at the first word of an answer has moved, by set of prompts; the runs must be there."""
+    from benchmarks.field.shift import sets_of, shifts
+
+    torch.set_num_threads(threads)
+    quiet()
+    base = Cell(one_of(TASKS, task, "task"), contamination)
+    cells = [replace(_named(base, one), seed=number) for one in method for number in seed or [0]]
+    start = load(Sizes(model, ask=ask, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
+    sets = sets_of(start, sources(data_folder, data), one_of(SPLITS, split, "split"))
+    found = shifts(start, sets, cells, console.print)
+    write_whole(output / "shift.json", {"model": Path(model).name, "split": split, "runs": found})
+    for run, of_sets in found.items():
+        console.print(run, markup=False)
+        for name, one in of_sets.items():
+            moved = f"{one['shift']:+.2f} ({one['low']:+.2f} to {one['high']:+.2f})"
+            counted = f"median P(S) before {one['before']:.2f}, {one['prompts']} prompts"
+            console.print(f"{name:>20}  {moved}   {counted}", markup=False, soft_wrap=True)
 
 
 def _named(base: Cell, method: str) -> Cell:

@@ -11,11 +11,13 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS, Data, asked
 from benchmarks.field.kept import claimed, once
 from benchmarks.field.measures import HARMFUL
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes
 from benchmarks.field.start import load
+from pact_plugin.data.generation import user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
@@ -178,6 +180,39 @@ def test_the_mass_of_safety_tokens_along_refusals(first, folder):
         assert line[0]["prompts"] == len(refused)
         assert all(0 <= one["low"] <= one["mean"] <= one["high"] <= 1 for one in line)
     assert found["plain"][0]["mean"] != found["aligned"][0]["mean"]
+
+
+def test_how_far_the_mass_at_the_first_word_moves(first, folder):
+    words = ["--model", folder / "model", "--output", folder / "out", "--contamination", 0.25, "--ask", 6]
+    words += ["--data-folder", folder / "data", "--dtype", "float32"]
+    words += ["--method", "plain", "--method", "mine@2"]
+    result = CliRunner().invoke(app, ["shift", *map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    runs = json.loads((folder / "out" / "shift.json").read_text())["runs"]
+    plain, mine = runs.values()
+    assert list(plain) == [*HARMFUL_SETS, *HARMLESS_SETS, "harmful anchors", "benign anchors"]
+    for name, one in plain.items():
+        assert 0 < one["before"] < 1
+        assert one["low"] <= one["shift"] <= one["high"]
+        assert one["shift"] != 0
+        assert (one["before"], one["prompts"]) == (mine[name]["before"], mine[name]["prompts"])
+        assert one["prompts"] <= 6
+    start = load(Sizes(str(folder / "model"), dtype="float32"), folder / "out")
+    prompts = asked(Data(folder / "data"), "development", 6)["advbench"]
+    tuned = merged(start, folder / "out" / "adapters" / "alpaca-0.25-target-plain-s0")
+    ids = list(start.tokens.positive.ids)
+    before, after = (
+        torch.stack(
+            [
+                model(torch.tensor(user_prompts(start.tokenizer, [one]))).logits[0, -1].softmax(-1)[ids].sum()
+                for one in prompts
+            ]
+        )
+        for model in (start.model, tuned)
+    )
+    assert plain["advbench"]["before"] == pytest.approx(before.median().item(), rel=1e-4)
+    moved = (after.logit() - before.logit()).mean().item()
+    assert plain["advbench"]["shift"] == pytest.approx(moved, abs=1e-4)
 
 
 def test_what_is_chosen_of_a_model(first, folder):
