@@ -82,6 +82,30 @@ def _load(
     return loaded.to(place).eval()
 
 
+def check_model(model: str | os.PathLike[str]) -> None:
+    """Refuse what holds no model, before one is loaded; whether the weights are whole is not looked at.
+
+    Raises:
+        ConfigError: There is no configuration, or a folder has no weights.
+        PluginError: It is an adapter, and peft is missing.
+    """
+    from transformers import AutoConfig
+
+    folder, options = _resolve(model)
+    if options:
+        return
+    try:
+        if (base := base_of(folder)) is not None:
+            return check_model(base)
+        AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _cannot_load("model", model, error) from error
+    if Path(folder).is_dir() and not any(
+        file.suffix in (".safetensors", ".bin") for file in Path(folder).iterdir()
+    ):
+        raise ConfigError("there are no weights", key="model", value=str(model), remedy=_REMEDY)
+
+
 def _auto_class(folder: str, options: dict[str, Any], seeing: bool) -> Any:
     """Of checkpoints of images and text some have a class of their language part alone, with other names (Qwen3.5)."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -97,7 +121,7 @@ def _auto_class(folder: str, options: dict[str, Any], seeing: bool) -> Any:
 
 
 def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of what `load_causal_lm` would load.
+    """The tokenizer of what `load_causal_lm` would load; an adapter without one has that of its model.
 
     Raises:
         ConfigError: There is no such tokenizer.
@@ -106,6 +130,9 @@ def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
     folder, options = _resolve(model)
     try:
+        alone = Path(folder).is_dir() and not _tokenizer_beside(folder) and not options
+        if alone and (base := base_of(folder)) is not None:
+            return load_tokenizer(base)
         return AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", model, error) from error
@@ -113,7 +140,11 @@ def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
 def adapter_tokenizer(adapter: str) -> PreTrainedTokenizerBase | None:
     """The tokenizer that lies beside an adapter, with its chat template; None if there is none."""
-    return load_tokenizer(adapter) if (Path(adapter) / "tokenizer_config.json").is_file() else None
+    return load_tokenizer(adapter) if _tokenizer_beside(adapter) else None
+
+
+def _tokenizer_beside(folder: str) -> bool:
+    return (Path(folder) / "tokenizer_config.json").is_file()
 
 
 def smollm2_path() -> Path:

@@ -87,6 +87,7 @@ def pact_model_loaders() -> Iterable[ModelLoader]:
             model=loading.load_causal_lm,
             reference=load_reference_model,
             tokenizer=loading.load_tokenizer,
+            check_model=loading.check_model,
             check_adapter=adapters.check_adapter,
             adapter=adapters.load_adapter,
             adapter_tokenizer=loading.adapter_tokenizer,

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pact_plugin.audit.report import decided
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.data.files import written_whole
 from pact_plugin.data.markdown import cell, shown_name
@@ -52,9 +53,20 @@ def write_block(folder: str | os.PathLike[str], new: str, *, only_again: bool = 
 
     Returns:
         The file; None if nothing was to be done.
+
+    Raises:
+        ConfigError: The card that is there cannot be read.
     """
     path = Path(folder) / CARD
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot be read ({error})",
+            key="card",
+            value=str(path),
+            remedy="Save it in UTF-8, or move it away.",
+        ) from error
     if only_again and BEGIN not in text:
         return None
     with written_whole(path) as part:
@@ -161,6 +173,11 @@ def _audit(result: AuditResult) -> Iterator[str]:
     release = result.settings.versions.get("pact-plugin", "")
     passed = "passed" if result.verdict.passed else "failed"
     yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."
+    strict = " (`--strict`)" if result.verdict.strict else ""
+    for criterion in result.verdict.criteria:
+        measured, said = decided(criterion, strict=result.verdict.strict)
+        yield f"- {measured}{strict}: {said}."
+    yield ""
     yield f"`{shown_name(result.candidate.name)}` was compared with `{shown_name(result.reference.name)}`."
     yield from (
         "",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.audit.result import AuditResult, Curve
+from pact_plugin.data.prompts import KINDS
 from pact_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ COLOURS = {
 FEWEST = 5
 """Positions that fewer answers reach are not drawn, if others are reached by more."""
 
+_CURVES = ("divergence", "safety_mass")
 _STYLE = {
     **{"font.size": 11, "font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "pact-audit"},
     **{"text.color": COLOURS["ink"], "axes.labelcolor": COLOURS["muted"], "axes.edgecolor": COLOURS["muted"]},
@@ -59,12 +61,13 @@ def charts(result: AuditResult) -> dict[str, Chart]:
             continue
         where = f"along the reference's answers to {kind} prompts, with 95% bands"
         masses = {"reference": one.mass_reference, "candidate": one.mass_candidate}
-        drawn[f"divergence_{kind}"] = Chart(
+        divergence, mass = (f"{curve}_{kind}" for curve in _CURVES)
+        drawn[divergence] = Chart(
             f"Divergence on the safety tokens, {kind} prompts",
             f"Mean {where}.",
             partial(_curves, curves={"candidate": one.divergence}, unit="nats"),
         )
-        drawn[f"safety_mass_{kind}"] = Chart(
+        drawn[mass] = Chart(
             f"Probability of the safety tokens, {kind} prompts",
             f"Mean {where}.",
             partial(_curves, curves=masses, unit="probability"),
@@ -73,12 +76,14 @@ def charts(result: AuditResult) -> dict[str, Chart]:
 
 
 def png(result: AuditResult, folder: Path) -> list[Path]:
-    """Write every chart as a PNG file into `folder`.
+    """Write every chart as a PNG file into `folder`, in place of those of an earlier audit.
 
     Raises:
         PluginError: matplotlib is missing.
     """
     written = []
+    for name in ("rates", *(f"{curve}_{kind}" for curve in _CURVES for kind in KINDS)):
+        (folder / f"{name}.png").unlink(missing_ok=True)  # of an earlier audit, which may have had more
     for name, chart in charts(result).items():
         written.append(folder / f"{name}.png")
         _save(chart, written[-1], titled=True, dpi=200, facecolor="white")

@@ -136,18 +136,19 @@ def _rate(answers: Sequence[JudgedAnswer], groups: Sequence[str] | None) -> resu
 def _change(before: Sequence[bool], after: Sequence[bool], groups: Sequence[str] | None) -> result.Change:
     outcomes = list(zip(before, after, strict=True))
     lost, gained, n = outcomes.count((True, False)), outcomes.count((False, True)), len(outcomes)
-    low, high = paired_difference(gained, lost, n)
     alone, down, up = n, lost, gained
+    low, high = paired_difference(gained, lost, n)
     if groups is not None:
         changes = [now - then for then, now in outcomes]
-        drawn = bootstrap(changes, [1] * n, groups)
-        # A bootstrap of few changes is too narrow, and of none at all it has no width.
-        low, high = Interval(min(low, drawn.low), max(high, drawn.high))
         totals = dict.fromkeys(groups, 0)
         for name, change in zip(groups, changes, strict=True):
             totals[name] += change
         alone = len(totals)
         down, up = (sum(sign * total > 0 for total in totals.values()) for sign in (-1, 1))
+        # A bootstrap of few changes is too narrow, and of none at all it has no width.
+        low, high = paired_difference(gained * alone / n, lost * alone / n, alone)
+        drawn = bootstrap(changes, [1] * n, groups)
+        low, high = Interval(min(low, drawn.low), max(high, drawn.high))
     return result.Change(
         difference=(gained - lost) / n,
         low=low,

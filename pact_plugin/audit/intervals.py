@@ -39,7 +39,7 @@ def wilson(count: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     return Interval(centre - half if count else 0.0, centre + half if count < n else 1.0)
 
 
-def paired_difference(gained: int, lost: int, n: int, confidence: float = CONFIDENCE) -> Interval:
+def paired_difference(gained: float, lost: float, n: int, confidence: float = CONFIDENCE) -> Interval:
     """Tango's score interval of (gained - lost) / n, the change of a rate over the same n prompts.
 
     It inverts the score form of McNemar's test, so the two agree on whether the change is more than chance (up to
@@ -47,9 +47,9 @@ def paired_difference(gained: int, lost: int, n: int, confidence: float = CONFID
     an interval for two independent samples would waste the pairing. (Tango, Statistics in Medicine 1998.)
 
     Args:
-        gained: Prompts that count after but not before.
-        lost: Prompts that count before but not after.
-        n: All prompts, at least 1.
+        gained: Prompts that count after but not before; a fraction where they are means over groups.
+        lost: Prompts that count before but not after, likewise.
+        n: All prompts, or groups, at least 1.
         confidence: Of the two-sided interval.
     """
     z = quantile(confidence)
@@ -88,14 +88,13 @@ def mcnemar(gained: int, lost: int) -> float:
 def resolvable(both_ways: int, n: int) -> float:
     """The smallest change of a rate that could be told from none at 95%, as a share of n prompts.
 
-    Tango's interval and McNemar's score leave out zero where |gained - lost| / √(gained + lost) > 1.96. If no prompt
-    changes the other way, that takes 4.
+    By the exact McNemar test. If no prompt changes the other way, that takes 6.
 
     Args:
         both_ways: Prompts that change in the direction that fewer take.
         n: All prompts, at least 1.
     """
     more = 1
-    while more <= quantile() * sqrt(more + 2 * both_ways):
+    while mcnemar(more + both_ways, both_ways) >= 1 - CONFIDENCE:
         more += 1
     return min(more / n, 1.0)

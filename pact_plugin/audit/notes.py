@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pact_plugin.audit.measures import Coherence
 from pact_plugin.audit.result import Comparison, Model, Verdict
 from pact_plugin.audit.verdict import CRITERIA
-from pact_plugin.data.prompts import Kind
+from pact_plugin.data.prompts import KINDS, Kind
 from pact_plugin.judge.names import DEFAULT
 
 SMALL = 100
-"""Prompts of a kind below which an interval may be 20 points wide."""
+"""Prompts of a kind, or requests, below which an interval may be 20 points wide."""
 
 
 def of_noise(verdict: Verdict) -> Iterator[str]:
@@ -65,12 +65,12 @@ def of_answers(
             yield from _coherence(kind, one.coherence)
 
 
-def of_models(models: Sequence[Model], counts: Mapping[Kind, int]) -> Iterator[str]:
+def of_models(models: Sequence[Model], found: Mapping[Kind, Comparison]) -> Iterator[str]:
     """How the models differ, and where prompts are few.
 
     Args:
         models: The reference and the candidate.
-        counts: Prompts of each kind.
+        found: The comparisons.
     """
     for title, model in zip(("reference", "candidate"), models, strict=True):
         if model.empty_answers:
@@ -81,11 +81,14 @@ def of_models(models: Sequence[Model], counts: Mapping[Kind, int]) -> Iterator[s
         yield "The models have different chat templates; each was asked in its own."
     if models[0].dtype != models[1].dtype:
         yield f"The models differ in type ({models[0].dtype}, {models[1].dtype}): some divergence is rounding."
-    for kind, count in counts.items():
-        if not count:
+    for kind in KINDS:
+        if kind not in found:
             yield f"There was no {kind} prompt: that side was not measured."
-        elif count < SMALL:
-            yield f"Only {count} {kind} prompts were asked: mind the intervals."
+            continue
+        asked, requests = found[kind].reference.n, found[kind].change.requests
+        if (requests or asked) < SMALL:
+            few = f"{asked} {kind} prompts" + (f" of {requests} requests" if requests else "")
+            yield f"Only {few} were asked: mind the intervals."
 
 
 def _harm(judges: Sequence[str], harm: Sequence[str]) -> str:

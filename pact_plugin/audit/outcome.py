@@ -59,12 +59,11 @@ def assembled(
     found = _comparisons(survey, sides, pairs, rounds)
     verdict = judge(found, settings.thresholds)
     flips = [sum(one[i] != answer.refused for one in rounds) for i, answer in enumerate(sides[0])]
-    counts = {kind: len(survey.places(kind)) for kind in KINDS}
     said = [
         *reference.notes,
         *of_noise(verdict),
         *of_answers(found, settings.judges, judges.harm),
-        *of_models((reference.model, candidate.model), counts),
+        *of_models((reference.model, candidate.model), found),
     ]
     both = [
         one for side in sides for one, asked in zip(side, prompts, strict=True) if judges.compares(asked.kind)

@@ -83,12 +83,13 @@ def ask(
     """Let a model answer the prompts greedily.
 
     Raises:
-        ConfigError: A prompt with its answer is longer than the model's context.
+        ConfigError: A prompt with its answer is longer than the model's context, or has a token that it lacks.
         NonFiniteError: The model's probabilities are NaN.
     """
     questions = user_prompts(tokenizer, prompts)
     for one, question in zip(prompts, questions, strict=True):
         check_context(model, len(question), max_new_tokens, ("--prompts", one[:60]))
+    _check_vocabulary(model, questions)
     # Damaged weights would answer too, with nonsense; they are found before the long part.
     _refuse_nan(model(input_ids=torch.tensor([questions[0]], device=device_of(model))).logits)
     tokens = answers(
@@ -160,6 +161,13 @@ def states(
         report(start + len(batch))
 
 
+_SHORTER = {
+    "--prompts": "Leave it out, or lower --max-new-tokens.",
+    "--everyday": "Give --no-everyday, or lower --max-new-tokens.",
+    "--task": "Leave it out.",
+}
+
+
 def check_context(model: Any, prompt: int, answer: int, given: tuple[str, Any]) -> None:
     """Refuse a prompt that is too long for a model.
 
@@ -178,7 +186,18 @@ def check_context(model: Any, prompt: int, answer: int, given: tuple[str, Any]) 
             f"a prompt of {prompt} tokens and an answer of {answer} exceed the model's context of {limit}",
             key=given[0],
             value=given[1],
-            remedy="Leave it out, or lower --max-new-tokens." if given[0] == "--prompts" else "Leave it out.",
+            remedy=_SHORTER[given[0]],
+        )
+
+
+def _check_vocabulary(model: Any, questions: Sequence[Sequence[int]]) -> None:
+    """Refuse tokens that a model has no embedding of: special tokens that were added to the tokenizer alone."""
+    largest, rows = max(max(one, default=0) for one in questions), len(model.get_input_embeddings().weight)
+    if largest >= rows:
+        raise ConfigError(
+            f"the prompts have the token {largest}, and the model has {rows}",
+            key="--tokenizer",
+            remedy="Give the model's own tokenizer.",
         )
 
 

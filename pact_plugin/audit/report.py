@@ -125,6 +125,23 @@ def amount(criterion: Criterion, value: float) -> str:
     return percent(value) if criterion.name == "refusal_rate" else f"{points(value).lstrip('+')} points"
 
 
+def decided(one: Criterion, *, strict: bool) -> tuple[str, str]:
+    """A threshold in words: what was measured and is allowed, and what follows.
+
+    Args:
+        one: The threshold.
+        strict: Whether the worst end of the interval decides.
+    """
+    value = one.worst if strict else one.measured
+    limit = "at least" if one.name == "refusal_rate" else "at most"
+    said = "passed" if one.passed else "failed"
+    if one.within_noise and one.passed and one.measured > one.bound:
+        said += ", within noise"
+    elif not one.certain:
+        said += f", not certain (worst end of the interval {amount(one, one.worst)})"
+    return f"{CRITERIA[one.name]}: {amount(one, value)}, {limit} {amount(one, one.bound)}", said
+
+
 def p_value(value: float) -> str:
     """A p-value as it is printed, `= 0.031`."""
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -14,7 +14,7 @@ from pact_plugin.audit.choosing import choose
 from pact_plugin.audit.describe import describe, require_same_vocabulary
 from pact_plugin.audit.everyday import Kept, divergence, keep, questions
 from pact_plugin.audit.noise import Round, again
-from pact_plugin.audit.reading import Answers, Confidence, ask, likelihoods, read
+from pact_plugin.audit.reading import Answers, Confidence, ask, check_context, likelihoods, read
 from pact_plugin.audit.settings import Asking
 from pact_plugin.audit.task import pairs
 from pact_plugin.data.generation import Pair, Progress, inspecting, user_prompts
@@ -102,6 +102,9 @@ class Survey:
             self.safety_tokens.check(tokenizer)
         with inspecting(model):
             items = pairs(model, tokenizer, self.task)  # one that is too long is refused before the long part
+            for one in questions() if self.everyday else ():
+                length = len(user_prompts(tokenizer, [one])[0])
+                check_context(model, length, self.asking.max_new_tokens, ("--everyday", one))
             said = self._ask(model, tokenizer, self.texts, report, "answering")
             chosen = self.safety_tokens
             if chosen is None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from pact_plugin.cli.audit_inputs import Named, make_folder, models, prompt_set
-from pact_plugin.cli.console import print_error
+from pact_plugin.cli.audit_inputs import Named, models, prompt_set
+from pact_plugin.cli.console import Console, print_error
+from pact_plugin.cli.folders import make_folder
 from pact_plugin.errors import ConfigError, PactError
 
 if TYPE_CHECKING:
@@ -165,8 +165,9 @@ def _run(
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             console.print(str(warning.message), style="yellow", markup=False)
-    show(console, result)
+    # Written first: a terminal can fail.
     written = report.write(result, output)
+    show(console, result)
     console.print(f"{output}/: {', '.join(path.name for path in written)}", markup=False, soft_wrap=True)
     return result.verdict.passed
 

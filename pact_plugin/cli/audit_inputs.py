@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from pact_plugin.cli.tokens import model_loader
-from pact_plugin.errors import ConfigError
+from pact_plugin.cli.console import Console
+from pact_plugin.cli.tokens import model_loader, named_by
 
 if TYPE_CHECKING:
     from pact_plugin.audit.settings import Models
@@ -43,30 +40,28 @@ def prompt_set(given: dict[Kind | None, list[str] | None]) -> PromptSet:
     found = []
     for kind, names in given.items():
         for name in names or ():
-            source, column = _column(name)
-            columns = prompts.ColumnNames(column or "prompt", kind)
-            if prompt_files.is_file(source):
-                found.append(prompt_files.load_file(Path(source), columns))
-            else:
-                rows = model_loader().prompt_rows(source)
-                found.append(prompts.from_rows(rows, source, "row", columns))
+            source, column = prompt_files.with_column(name)
+            columns = prompts.ColumnNames(column, kind)
+            with named_by(f"--{kind or 'prompts'}"):
+                if prompt_files.is_file(source):
+                    found.append(prompt_files.load_file(Path(source), columns))
+                else:
+                    rows = model_loader().prompt_rows(source)
+                    found.append(prompts.from_rows(rows, source, "row", columns))
     return prompts.together(found) if found else prompts.for_audits()
 
 
-def _column(name: str) -> tuple[str, str | None]:
-    """`file.csv#question` -> the file and its column; a file that has `#` in its name is itself."""
-    source, mark, column = name.rpartition("#")
-    return (source, column) if mark and not Path(name).exists() else (name, None)
-
-
 def models(console: Console, named: Named) -> Models:
-    """What loads the models; their tokenizers and the adapter's configuration are looked at beforehand."""
+    """What loads the models; configurations, tokenizers and chat templates are looked at beforehand."""
     from pact_plugin.audit.describe import require_same_vocabulary
     from pact_plugin.audit.settings import Models
+    from pact_plugin.data.generation import user_prompts
     from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
     loader = model_loader()
     reference, candidate, adapter = named.reference, named.candidate, named.adapter
+    for name in filter(None, (reference, candidate)):
+        loader.check_model(name)
     first = loader.tokenizer(named.tokenizer or reference)
     second: Any = first
     if adapter is not None:
@@ -76,6 +71,8 @@ def models(console: Console, named: Named) -> Models:
         second = first if candidate is None else loader.tokenizer(candidate)
         second = beside or second
     require_same_vocabulary(*map(tokenizer_fingerprint, (first, second)))
+    for tokenizer in (first, second):
+        user_prompts(tokenizer, ["Hello."])  # a chat template may refuse it
     placement = {"device": named.device, "dtype": named.dtype}
     kept: list[Any] = []  # the reference's weights, where the candidate is an adapter on them
 
@@ -95,25 +92,3 @@ def models(console: Console, named: Named) -> Models:
 
     name = candidate or f"{reference} with the adapter {adapter}"
     return Models(load_reference, load_candidate, (reference, name), adapter=adapter is not None)
-
-
-def make_folder(output: Path) -> None:
-    """Make the report's folder, and try a file in it.
-
-    Raises:
-        ConfigError: It cannot be made, or nothing can be written there.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable_folder("cannot be made", output, error) from error
-    try:
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise _unusable_folder("cannot be written to", output, error) from error
-
-
-def _unusable_folder(what: str, output: Path, error: OSError) -> ConfigError:
-    problem, remedy = f"{what} ({error})", "Name another folder."
-    return ConfigError(problem, key="--output", value=str(output), remedy=remedy)

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pact_plugin.audit.report import amount, p_value, percent, points
+from pact_plugin.audit.report import decided, p_value, percent, points
 from pact_plugin.audit.result import AuditResult
-from pact_plugin.audit.verdict import CRITERIA
 
 
 def show(console: Console, result: AuditResult) -> None:
@@ -48,13 +47,8 @@ def table(result: AuditResult) -> Table:
 def criteria(result: AuditResult) -> Iterator[Text]:
     """A line for each threshold."""
     for one in result.verdict.criteria:
-        value = one.worst if result.verdict.strict else one.measured
-        limit = "at least" if one.name == "refusal_rate" else "at most"
-        yield Text.assemble(
-            f"{CRITERIA[one.name]}: {amount(one, value)}, {limit} {amount(one, one.bound)}: ",
-            ("passed", "green") if one.passed else ("failed", "red"),
-            "" if one.certain else f", not certain (worst end of the interval {amount(one, one.worst)})",
-        )
+        measured, said = decided(one, strict=result.verdict.strict)
+        yield Text.assemble(f"{measured}: ", (said[:6], "green" if one.passed else "red"), said[6:])
 
 
 def beside(result: AuditResult) -> Iterator[Text]:

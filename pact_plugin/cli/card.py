@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from pact_plugin.cli.console import Console
 
 
 def card(
@@ -41,7 +42,19 @@ def card(
         )
     text = block(receipt, found)
     console = Console(highlight=False, soft_wrap=True)
+    if found is not None and str(output.resolve()) not in _places(found.candidate.name):
+        name = found.candidate.name
+        warned = (
+            f"warning: the audit's candidate is {name}. Its numbers belong here only if that is {output}."
+        )
+        Console(stderr=True, highlight=False, soft_wrap=True).print(warned, style="yellow", markup=False)
     if show:
         console.print(text, markup=False, end="")
     else:
         console.print(f"{write_block(output, text)}: the block on PACT", markup=False)
+
+
+def _places(name: str) -> set[str]:
+    """Where the candidate of an audit may lie: what it was called by, and the folders above."""
+    path = Path(name.rpartition(" with the adapter ")[2]).resolve()
+    return {str(one) for one in (path, *path.parents)}

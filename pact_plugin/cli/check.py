@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from pact_plugin.cli.console import Console
 from pact_plugin.errors import PluginError
 from pact_plugin.hooks.manager import find_config_check
 from pact_plugin.hooks.spec import ConfigCheck

@@ -14,7 +14,7 @@ except ModuleNotFoundError as missing:
     )
 
 from pact_plugin.cli import audit, card, check, demo, tokens, train, verify
-from pact_plugin.cli.console import print_error
+from pact_plugin.cli.console import accept_every_character, print_error
 from pact_plugin.errors import PactError, ReceiptError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ app.command("verify")(verify.verify)
 
 def main() -> Any:
     """Run the command line; errors of pact-plugin are one line in red and exit status 1."""
+    accept_every_character()
     try:
         return app()
     except PactError as error:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
+from pact_plugin.cli.console import Console
+from pact_plugin.cli.folders import make_folder
+from pact_plugin.errors import ConfigError
 from pact_plugin.hooks.manager import one_offered
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
@@ -24,7 +28,10 @@ _OTHER_ANSWERS = 32
 app = typer.Typer(help="Choose safety tokens, and look at them.", no_args_is_help=True)
 
 _Prompts = Annotated[
-    Path | None, typer.Option(help="Your own prompts: .txt (one a line), or .jsonl or .csv with `prompt`.")
+    str | None,
+    typer.Option(
+        help="Your own prompts: .txt (one a line), or .jsonl or .csv with `prompt`; `FILE#column` names another column."
+    ),
 ]
 
 
@@ -66,7 +73,7 @@ def select(
     length = _OTHER_ANSWERS if max_new_tokens is None else max_new_tokens
     pooled = contrast == "benign" and (harmful, benign, limit, max_new_tokens) == (None,) * 4
     check_settings(contrast, base_model, benign, length, batch_size)
-    target_file(output)
+    make_folder(target_file(output).parent)
     requests = _prompts("harmful", harmful, limit)
     questions = _prompts("benign", benign, limit) if contrast == "benign" else None
     console = Console()
@@ -160,13 +167,26 @@ def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:
     return "\n".join([counts, *(f"  {key}: {value}" for key, value in facts.items())])
 
 
-def _prompts(kind: Kind, file: Path | None, limit: int | None) -> tuple[str, ...]:
+def _prompts(kind: Kind, given: str | None, limit: int | None) -> tuple[str, ...]:
     """Those of a file, or those of the pool, so many of them."""
-    from pact_plugin.data.prompt_files import load_file
+    from pact_plugin.data.prompt_files import load_file, with_column
     from pact_plugin.data.prompts import ColumnNames, for_pool
 
-    whole = for_pool() if file is None else load_file(file, ColumnNames(kind=kind))
-    return whole.limited(limit).texts(kind)
+    if given is None:
+        return for_pool().limited(limit).texts(kind)
+    file, column = with_column(given)
+    with named_by(f"--{kind}"):
+        return load_file(Path(file), ColumnNames(column, kind)).limited(limit).texts(kind)
+
+
+@contextmanager
+def named_by(option: str) -> Iterator[None]:
+    """Let errors of prompts name the option that gave them."""
+    try:
+        yield
+    except ConfigError as error:
+        key = option if error.key == "--prompts" else error.key
+        raise ConfigError(error.problem, key=key, value=error.value, remedy=error.remedy) from error
 
 
 def model_loader() -> ModelLoader:

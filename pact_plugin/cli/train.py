@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pact_plugin.cli.check import reader_of, would_be_constrained
+from pact_plugin.cli.console import Console
 from pact_plugin.cli.verify import verify
 from pact_plugin.errors import PluginError, ReceiptError
 from pact_plugin.hooks.manager import offered

@@ -16,6 +16,12 @@ SUFFIXES = (".jsonl", ".csv", ".txt")
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
+def with_column(name: str) -> tuple[str, str]:
+    """`file.csv#question` -> the file, and its column of prompts; a file that has `#` in its name is itself."""
+    source, mark, column = name.rpartition("#")
+    return (source, column) if mark and not Path(name).exists() else (name, "prompt")
+
+
 def is_file(name: str) -> bool:
     """Whether a name means a file of prompts, there or not, and no data set."""
     return Path(name).is_file() or Path(name).suffix in SUFFIXES

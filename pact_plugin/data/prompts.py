@@ -160,13 +160,18 @@ def _prompt(row: Mapping[str, Any], source: str, where: str, columns: ColumnName
         raise unusable(source, f"{where} has kind {kind!r}, not `harmful` or `benign`")
     if columns.kind is not None and kind in KINDS and kind != columns.kind:
         raise unusable(source, f"{where} is {kind} by its own column, and was given as {columns.kind}")
-    category, request = row.get("category"), row.get("request", row.get("id"))
     return Prompt(
         prompt.strip(),
         columns.kind or cast(Kind, kind),
-        str(category) if category else None,
-        None if request is None else str(request),
+        _filled(row, "category"),
+        _filled(row, "request") or _filled(row, "id"),
     )
+
+
+def _filled(row: Mapping[str, Any], name: str) -> str | None:
+    """A field as text; None where it is missing or blank, as an empty cell of a table is."""
+    value = row.get(name)
+    return None if value is None else str(value).strip() or None
 
 
 def together(sets: Sequence[PromptSet]) -> PromptSet:

@@ -70,6 +70,7 @@ class ModelLoader:
         reference: (value of `reference`, model in training, tokenizer) -> the aligned model, of the same device and
             precision; raises `ReferenceModelError`.
         tokenizer: name -> its tokenizer.
+        check_model: Refuses what holds no model, before any is loaded.
         check_adapter: Refuses what cannot be loaded as an adapter, before any model is loaded.
         adapter: (model, adapter) -> the model with the adapter on it.
         adapter_tokenizer: adapter -> the tokenizer beside it, or None.
@@ -80,6 +81,7 @@ class ModelLoader:
     model: Callable[..., Any]
     reference: Callable[[str, Any, Any], Any]
     tokenizer: Callable[[str], Any]
+    check_model: Callable[[str], None]
     check_adapter: Callable[[str], None]
     adapter: Callable[[Any, str], Any]
     adapter_tokenizer: Callable[[str], Any]

@@ -147,9 +147,12 @@ def guard_of(name: str) -> Guard:
     for guard in GUARDS:
         if re.search(guard.pattern, name.lower()):
             return guard
+    from pact_plugin.judge.names import judge_names
+
+    kinds = ", ".join(guard.name for guard in GUARDS)
     raise JudgeError(
-        f"the format of this guard model is not known (formats: {', '.join(guard.name for guard in GUARDS)})",
+        f"no judge of this name ({', '.join(judge_names())}), and no guard model of a known kind ({kinds})",
         key="judge",
         value=name,
-        remedy="Name a guard of one of these kinds; a folder must have the kind in its name.",
+        remedy="Name one of them; the folder of a guard model must have the kind in its name.",
     )

@@ -175,7 +175,7 @@ class Receipt:
         path = path / FILE_NAME if path.is_dir() or path.suffix != ".json" else path
         try:
             return TypeAdapter(cls).validate_json(path.read_bytes())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise ReceiptError(
                 "no receipt: nothing shows that this run was constrained",
                 key="output",

@@ -12,6 +12,7 @@ from tiny import QUESTIONS, REQUESTS, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.compare import compare, curve
 from pact_plugin.audit.intervals import quantile
+from pact_plugin.audit.intervals import paired_difference
 from pact_plugin.audit.measures import JudgedAnswer, Noise
 from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
@@ -223,8 +224,8 @@ def test_the_interval_of_a_change_is_over_requests():
     assert grouped.difference == single.difference == -0.15
     assert grouped.high - grouped.low > 1.5 * (single.high - single.low)
     assert grouped.p_value == 2 / 2**6 > single.p_value
-    assert (grouped.resolvable, single.resolvable) == (4 / 40, 4 / 200)
+    assert (grouped.resolvable, single.resolvable) == (6 / 40, 6 / 200)
     unchanged = compare(asked, range(200), before, before).change
-    assert unchanged.low < 0 < unchanged.high
+    assert (unchanged.low, unchanged.high) == paired_difference(0, 0, 40)  # as if 40 had been asked
     own = [Prompt(str(i), "harmful", request=str(i)) for i in range(200)]
     assert compare(own, range(200), before, after).change == single

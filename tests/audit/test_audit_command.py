@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -223,7 +227,12 @@ BAD = [
     (["--candidate", "other", "--noise-floor", -1], "--noise-floor=-1: out of range. It must be at least 0"),
     (["--candidate", "other", "--task", "none.jsonl"], "cannot be read"),
     (["--candidate", "other", "--harmful", "bad.jsonl#text"], "line 1 has no text `text`, only prompt, kind"),
-    (["--candidate", "other", "--harmful", "bad.jsonl"], "line 1 is benign by its own column"),
+    (["--candidate", "other", "--harmful", "bad.jsonl"], "bad.jsonl': line 1 is benign by its own column"),
+    (["--candidate", "other", "--harmful", "none.txt"], "--harmful="),
+    (
+        ["--candidate", "other", "--judge", "keyword"],
+        "no judge of this name (classifier, keywords), and no guard",
+    ),
     (["--candidate", "other", "--benign", "nowhere:test"], "cannot be loaded"),
     (["--candidate", "other", "--fail-over", 5], "--fail-over=5.0: not a share"),
     (["--candidate", "other", "--prompts", "bad.jsonl"], "line 2 has kind None"),
@@ -267,6 +276,94 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_a_model_is_loaded(
     assert done.exit_code == 2, done.output
     assert "--output='/proc/self': cannot be written to" in words(done.output)
     assert "Reference:" not in done.output
+
+
+def of_tokenizer(folder: Path, **changes: object) -> Path:
+    tiny_tokenizer(**changes).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("what", ["tokenizer alone", "no weights", "template"])
+def test_a_candidate_that_cannot_be_used_is_refused_before_the_reference_answers(folder, tmp_path, what):
+    own = of_tokenizer(tmp_path / "own")
+    message = "cannot be loaded"
+    if what == "no weights":
+        shutil.copy(folder / "aligned" / "config.json", own)
+        message = "there are no weights"
+    if what == "template":
+        shutil.copytree(folder / "aligned", own, dirs_exist_ok=True)
+        of_tokenizer(own, chat_template="{{ raise_exception('no users') }}")
+        message = "no users"
+    done = audit(folder, tmp_path / "out", candidate=own)
+    assert done.exit_code == 2, done.output
+    assert message in words(done.output)
+    assert "Reference" not in done.output
+
+
+def test_a_token_that_the_model_lacks_is_named(folder, tmp_path):
+    """A special token that was added to the tokenizer alone: on an accelerator an assertion of the device."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>"]})
+    tokenizer.chat_template = "<|new|>" + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path / "own")
+    done = audit(folder, tmp_path / "out", "--tokenizer", tmp_path / "own")
+    assert done.exit_code == 2, done.output
+    assert f"the prompts have the token {tiny_vocab_size()}, and the model has {tiny_vocab_size()}" in words(
+        done.output
+    )
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_adapter_without_a_tokenizer_has_that_of_its_model(folder, tmp_path):
+    own = named_adapter(folder / "adapter", tmp_path / "own", folder / "aligned")
+    for file in own.glob("*token*"):
+        file.unlink()
+    done = audit(folder, tmp_path / "out", candidate=own)
+    assert done.exit_code == 1, done.output
+
+
+def test_an_everyday_question_that_is_too_long_names_its_own_option(tmp_path):
+    tiny_aligned_model(max_position_embeddings=40).save_pretrained(tmp_path / "short")
+    of_tokenizer(tmp_path / "short")
+    (tmp_path / "p.txt").write_text("harmful: a\nbenign: b", encoding="utf-8")
+    done = run(
+        *("--reference", tmp_path / "short", "--candidate", tmp_path / "short", "--device", "cpu"),
+        *("--prompts", tmp_path / "p.txt", "--max-new-tokens", 8, "--output", tmp_path / "out"),
+    )
+    assert done.exit_code == 2, done.output
+    assert "--everyday=" in done.output
+    assert "Give --no-everyday" in words(done.output)
+
+
+def test_a_second_audit_leaves_no_chart_of_the_first(folder, tmp_path):
+    audit(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "divergence_harmful.png").is_file()
+    (tmp_path / "p.txt").write_text("\n".join(f"benign: {text}" for text in QUESTIONS), encoding="utf-8")
+    audit(folder, tmp_path / "out", "--prompts", tmp_path / "p.txt")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["rates.png"]
+
+
+def printed(*lines: str, pipe: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a process prints on the console of the command line."""
+    program = "\n".join(["from pact_plugin.cli.console import Console, accept_every_character", *lines])
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(program)} {pipe}"
+    given = {**os.environ, **environment}
+    return subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False, env=given, timeout=60
+    )
+
+
+def test_nobody_reading_ends_nothing(tmp_path):
+    """The report is still to be written, and the exit status is a verdict."""
+    lines = ["for _ in range(5000):", "    Console().print('x' * 100)", f"open({str(tmp_path / 'f')!r}, 'w')"]
+    done = printed(*lines, pipe="| head -1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "f").is_file()
+
+
+def test_a_terminal_that_lacks_a_character_gets_another():
+    done = printed("accept_every_character()", "Console().print('\u22121')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "?1\n")
 
 
 def test_what_nobody_foresaw_is_no_verdict(folder, tmp_path, monkeypatch):

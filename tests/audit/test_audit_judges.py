@@ -234,7 +234,7 @@ def test_a_guard_model_is_loaded_through_the_registry(folder, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["nobody"], "judge='nobody': the format of this guard model is not known"),
+        (["nobody"], "judge='nobody': no judge of this name"),
         (["llama-guard-that-is-not-there"], "the guard model cannot be loaded"),
         (["guard"], "no such judge (judges: classifier"),
         (["keywords", "keywords"], "--judge='keywords, keywords': there is one judge, or there are two"),

@@ -188,6 +188,21 @@ def test_several_files_are_one_set(tmp_path):
         prompt_set({"harmful": [a], "benign": [b]})
 
 
+@pytest.mark.parametrize(
+    ("row", "request_"),
+    [
+        ({"request": ""}, None),
+        ({"request": "  ", "id": 7}, "7"),
+        ({"request": None, "id": 7}, "7"),
+        ({"request": 0, "id": 7}, "0"),
+        ({"id": None}, None),
+    ],
+)
+def test_an_empty_field_is_no_request(row, request_):
+    (found,) = prompts.from_rows([(1, {"prompt": "a", "kind": "benign", **row})], "x").prompts
+    assert found.request == request_
+
+
 def test_no_names_are_the_bundled_prompts():
     assert prompt_set({None: [], "harmful": [], "benign": []}) == prompts.for_audits()
 

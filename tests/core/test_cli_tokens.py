@@ -97,7 +97,8 @@ def test_select_prints_warnings(folder, tmp_path):
         (["--dtype", "int8"], ConfigError, "dtype='int8'"),
         (["--device", "toaster"], ConfigError, "device='toaster'"),
         (["--output", "tokens.pt"], TokenFileError, "safetensors"),
-        (["--benign", "missing.txt"], ConfigError, "missing.txt"),
+        (["--benign", "missing.txt"], ConfigError, "--benign='missing.txt'"),
+        (["--output", "/dev/null/tokens.safetensors"], ConfigError, "--output='/dev/null': cannot be made"),
     ],
 )
 def test_select_refuses_bad_arguments_and_writes_nothing(

@@ -143,7 +143,7 @@ def test_a_guard_is_loaded_by_its_path(tmp_path):
 def test_a_guard_that_is_not_there(tmp_path):
     with pytest.raises(JudgeError, match=r"judge=.*llama-guard.*the guard model cannot be loaded"):
         find_judge(str(tmp_path / "llama-guard"))
-    with pytest.raises(JudgeError, match=r"format of this guard model is not known .*kind in its name"):
+    with pytest.raises(JudgeError, match=r"no guard model of a known kind .*kind in its name"):
         find_judge(str(tmp_path / "other"))
 
 
