@@ -11,8 +11,7 @@ from pact_spec import reference as spec
 from tiny import QUESTIONS, REQUESTS, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.compare import compare, curve
-from pact_plugin.audit.intervals import quantile
-from pact_plugin.audit.intervals import paired_difference
+from pact_plugin.audit.intervals import paired_difference, quantile
 from pact_plugin.audit.measures import JudgedAnswer, Noise
 from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
