@@ -224,7 +224,9 @@ class Constraint:
         Raises:
             NoResponseError: There was no response position in training yet.
             NonFiniteError: One of them is NaN or infinite.
+            ReferenceModelError: Weights have begun to train that the aligned model shares.
         """
+        self.reference.require_kept()
         return self.record.metrics(mode, reduce)
 
     def _noted(

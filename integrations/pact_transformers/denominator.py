@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from pact_plugin.data.positions import IGNORE_INDEX
 from pact_plugin.model.head import language_head
 from pact_plugin.model.task_loss import require_denominator, summed_loss
-from pact_plugin.model.wrappers import ambient_autocast, is_compiled, text_config, unwrap
+from pact_plugin.model.wrappers import ambient_autocast, is_compiled, peft_model, text_config, unwrap
 
 
 class CheckDenominator(TrainerCallback):
@@ -29,6 +29,11 @@ class CheckDenominator(TrainerCallback):
         self._targets: Tensor | None = None
         self._hidden: Tensor | None = None
         self._summed: tuple[float, int] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begin anew, as after a first step that ran out of memory (`auto_find_batch_size`)."""
+        self.stop()
+        self._begun = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Watch the model from the first micro-batch on."""
@@ -48,9 +53,14 @@ class CheckDenominator(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Watch no more."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leave the model as it was; also after a step that raised."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._targets = self._hidden = self._summed = None
 
     def _enter(self, model: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._targets = self._hidden = self._summed = None
@@ -68,14 +78,16 @@ class CheckDenominator(TrainerCallback):
 
     def _compare(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = getattr(output, "loss", None)
-        if self._targets is None or loss is None:
+        targets, self._targets = self._targets, None  # the anchors' passes are no business of this
+        if targets is None or loss is None:
             return
         if self._later and self._hidden is not None:
-            self._summed = summed_loss(self._head, self._hidden, self._targets)
+            self._summed = summed_loss(self._head, self._hidden, targets)
         if self._summed is None or self._summed[1] == 0:
             return
         named = kwargs.get("num_items_in_batch")
-        added = _router_losses(self._trainer.model, output)
+        beside = _orthogonality(self._trainer.model)
+        added = [one + beside for one in _router_losses(self._trainer.model, output)]
         require_denominator(loss.item(), *self._summed, None if named is None else int(named), added)
 
 
@@ -106,3 +118,19 @@ def _router_losses(model: Any, output: Any) -> list[float]:
         return [0.0]
     holders = (unwrap(model), text_config(model))
     return [routers.item() * float(getattr(holder, "router_aux_loss_coef", 0.0)) for holder in holders]
+
+
+def _orthogonality(model: Any) -> float:
+    """What AdaLoRA adds to the loss: how far its factors are from orthogonal (arXiv 2303.10512, section 3.1)."""
+    tuner: Any = getattr(peft_model(model), "base_model", None)
+    settings = getattr(tuner, "peft_config", {}).get(getattr(tuner, "trainable_adapter_name", None))
+    weight = getattr(settings, "orth_reg_weight", 0.0)
+    if not weight:
+        return 0.0
+    distances = []
+    for name, factor in tuner.named_parameters():
+        of = set(name.split("."))
+        if tuner.trainable_adapter_name in of and of & {"lora_A", "lora_B"}:
+            gram = factor @ factor.T if "lora_A" in of else factor.T @ factor
+            distances.append((gram - torch.eye(len(gram), device=gram.device)).norm().item())
+    return float(weight) * sum(distances) / len(distances)

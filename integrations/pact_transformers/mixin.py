@@ -12,7 +12,7 @@ from pact_plugin.reference.choose import DataFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
-from pact_transformers.run_mixin import PactRunMixin
+from pact_transformers.run_mixin import PactRunMixin, require_own_compute_loss
 from pact_transformers.sharding import (
     refuse_fsdp1,
     refuse_split_sequences,
@@ -118,13 +118,7 @@ def constrain(
         own = trainer.compute_loss_func is not None if own_loss is None else own_loss
         _require_plain_task_loss(trainer, known, own_loss=own)
     require_own_inputs(trainer, constraint.config)
-    if "compute_loss" in vars(trainer):
-        raise AdapterError(
-            "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
-            key="trainer",
-            value=type(trainer).__name__,
-            remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
-        )
+    require_own_compute_loss(trainer)
     # One that was set on the object would be called in place of the class's, which writes the receipt. It runs inside.
     trainer._pact_own_train = vars(trainer).pop("train", None)
     trainer.__class__ = constrained_class(type(trainer), mixin)

@@ -26,7 +26,9 @@ def sft_classes(trainer: Any) -> list[type]:
 
 
 def _matches(trainer: Any) -> bool:
-    return bool(sft_classes(trainer))
+    """Not TRL's experimental trainers on top of it, whose losses are others, such as those of distillation."""
+    experimental = any(base.__module__.startswith("trl.experimental.") for base in type(trainer).__mro__)
+    return bool(sft_classes(trainer)) and not experimental
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

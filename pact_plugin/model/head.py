@@ -16,6 +16,9 @@ from pact_plugin.model.ranks import ZERO3_HEAD, chunks, gathered, is_partitioned
 from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
 from pact_plugin.model.wrappers import in_type_of, text_config, unwrap
 
+_ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Kinds of layers, as transformers names them, that keep documents apart by their positions under flash attention."""
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -137,11 +140,14 @@ class LanguageHead:
     def keeps_documents_apart(self) -> bool:
         """Whether the decoder keeps documents of one row apart without padding, by their positions.
 
-        Flash attention does; layers of a state-space model or of linear attention, all of which convolve, do not.
+        Flash attention does; layers of a state-space model or of linear attention do not. These convolve, or the
+        configuration names them.
         """
         config = getattr(self.decoder, "config", None)
         flash = "flash" in str(getattr(config, "_attn_implementation", ""))
-        return flash and not any(isinstance(module, nn.Conv1d) for module in self.decoder.modules())
+        kinds = set(getattr(config, "layer_types", None) or ())
+        convolves = any(isinstance(module, nn.Conv1d) for module in self.decoder.modules())
+        return flash and not convolves and kinds <= _ATTENDING
 
     def _require_rows(self, hidden: Tensor) -> None:
         if (

@@ -69,6 +69,15 @@ class Reference:
         if not self.choice.lasting:
             self._passes = None  # and with them a second model
 
+    def require_kept(self) -> None:
+        """Refuse weights that train now and did not before, where each step reads the aligned model.
+
+        Raises:
+            ReferenceModelError: There are such.
+        """
+        if self._passes is not None and self.table is None:
+            self._passes.source.require_kept()
+
     @property
     def digest(self) -> str | None:
         """Of the table's header, which names it; None where there is no table."""

@@ -98,6 +98,25 @@ class Source:
                 replaced[name] = tensor.to(device)
         return functional_call(module, replaced, args, dict(kwargs))
 
+    def require_kept(self) -> None:
+        """Refuse weights that are trained now and were not when the copy was made: it moves with them.
+
+        Counted, as wrappers rename parameters.
+
+        Raises:
+            ReferenceModelError: There are such.
+        """
+        for module, kept in self.parameters.items():
+            trained = sum(parameter.requires_grad for parameter in module.parameters())
+            if trained > len(kept):
+                raise ReferenceModelError(
+                    f"{trained - len(kept)} parameters have begun to train since the constraint was attached, so the "
+                    "aligned model has moved with them",
+                    key="reference",
+                    remedy="Attach after the parameters to train are chosen; for gradual unfreezing name the aligned "
+                    "model by its path, `reference: PATH`.",
+                )
+
     @property
     def extra_bytes(self) -> int:
         """Memory that it holds beside the model in training, in bytes."""

@@ -39,6 +39,15 @@ class Sums:
     unknown: Number = 0
 
 
+def no_response(when: str) -> NoResponseError:
+    """The error of a run that has nothing to constrain."""
+    return NoResponseError(
+        f"no response position {when}, so nothing was constrained",
+        key="labels",
+        remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
+    )
+
+
 class Meter:
     """Adds up without a host synchronisation per step; `flush` brings the sums to the host, over all ranks.
 
@@ -123,11 +132,7 @@ class Meter:
             return {}
         if not total.tokens or (self._looks and not total.positions):
             if required and not self._seen:
-                raise NoResponseError(
-                    "no response position since the last log, so nothing was constrained",
-                    key="labels",
-                    remedy="Check that the data set's labels are not all -100 (masking, truncation, chat template).",
-                )
+                raise no_response("since the last log")
             self._warn_of_none(required)
             return {}
         self._seen = True

@@ -14,7 +14,7 @@ from torch import Tensor
 from pact_plugin import __version__
 from pact_plugin.run.drift import drift_warning
 from pact_plugin.run.finite import FiniteCheck
-from pact_plugin.run.meter import Meter, Reduce, Sums
+from pact_plugin.run.meter import Meter, Reduce, Sums, no_response
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.receipt import TOKENS_FILE, Receipt
 from pact_plugin.terms.base import Term
@@ -115,6 +115,15 @@ class Record:
         flushed = self._meters[mode].flush(self._device, reduce)
         if mode == "train":
             self.receipt.add(flushed)
+
+    def require_response(self) -> None:
+        """Refuse a run that had no response position, once it has ended; a log would have done so before.
+
+        Raises:
+            NoResponseError: It had steps, and none of them one.
+        """
+        if self.receipt.total_steps and not self.receipt.trained_tokens:
+            raise no_response("in the whole run")
 
     @property
     def so_far(self) -> Receipt:

@@ -219,6 +219,10 @@ def test_documents_of_a_row_are_kept_apart_by_flash_attention_alone():
     assert not language_head(model).keeps_documents_apart
     model.config._attn_implementation = "flash_attention_2"
     assert language_head(model).keeps_documents_apart
+    model.config.layer_types = ["full_attention", "linear_attention"]  # as MiniMax's, which does not convolve
+    assert not language_head(model).keeps_documents_apart
+    model.config.layer_types = ["full_attention", "sliding_attention"]
+    assert language_head(model).keeps_documents_apart
     model.model.layers[0].mixer = nn.Conv1d(4, 4, 2)
     assert not language_head(model).keeps_documents_apart
 

@@ -93,6 +93,16 @@ def test_a_copy_of_a_fully_trained_model(tied):
     torch.testing.assert_close(some, before[:, [5, 9]])
 
 
+def test_a_copy_that_shares_what_has_begun_to_train_is_refused():
+    model = tiny_model()
+    model.model.layers[0].requires_grad_(False)
+    source = build_source("copy", model)
+    source.require_kept()
+    model.model.layers[0].mlp.up_proj.requires_grad_(True)
+    with pytest.raises(ReferenceModelError, match=r"1 parameters have begun to train.*gradual unfreezing"):
+        source.require_kept()
+
+
 def test_another_model():
     aligned = tiny_model(seed=3)
     before = own_logits(aligned)

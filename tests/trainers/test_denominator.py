@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
+from both import CONFIG, each_trainer
 from hf import adapted, hf_trainer
+from peft import AdaLoraConfig, get_peft_model
 from sft import TOKENS, sft_trainer, train_logs
 from tiny import tiny_model
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError
+from pact_plugin.run.verify import verify_run
 
 EASED = pact.PactConfig(safety_tokens=TOKENS, anchors=False)
 
@@ -99,3 +103,70 @@ def test_nothing_is_left_on_the_model(tmp_path):
     trainer = run(tmp_path)
     modules = [trainer.model, trainer.model.model]
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def failing(model: Any, error: BaseException) -> Any:
+    """A model whose first forward pass in training raises."""
+    forward, calls = model.forward, iter([error])
+
+    @functools.wraps(forward)
+    def own(*args: Any, **kwargs: Any) -> Any:
+        if model.training and torch.is_grad_enabled():
+            for one in calls:
+                raise one
+        return forward(*args, **kwargs)
+
+    model.forward = own
+    return model
+
+
+@each_trainer
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_first_step_that_runs_out_of_memory_is_tried_again(tmp_path, build, with_lora):
+    """With smaller batches, whose anchors come before anything else passes through the model."""
+    trainer = build(tmp_path, with_lora=with_lora, auto_find_batch_size=True, per_device_train_batch_size=4)
+    failing(trainer.model, RuntimeError("CUDA out of memory."))
+    pact.attach(trainer, CONFIG).train()
+    assert trainer._train_batch_size < 4
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+    assert verify_run(tmp_path).startswith("constrained:")
+
+
+@each_trainer
+def test_an_interrupted_first_step_leaves_nothing_on_the_model(tmp_path, build):
+    trainer = build(tmp_path)
+    failing(trainer.model, KeyboardInterrupt())
+    pact.attach(trainer, CONFIG)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not any(
+        one._forward_hooks or one._forward_pre_hooks for one in (trainer.model, trainer.model.model)
+    )
+    trainer.train()
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+
+
+def test_the_remedy_works_on_the_same_model(tmp_path):
+    model = ignoring()
+    with pytest.raises(AdapterError, match="easing: false"):
+        run(tmp_path, model=model, gradient_accumulation_steps=2)
+    config = pact.PactConfig(safety_tokens=TOKENS, anchors=False, easing=False, hold_data=True)
+    trainer = run(tmp_path / "uneased", config, model=model, gradient_accumulation_steps=2)
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+
+
+@each_trainer
+def test_adalora_adds_its_regulariser(tmp_path, build):
+    """To the loss of the model's output, which TRL does not train on."""
+    config = AdaLoraConfig(
+        task_type="CAUSAL_LM", total_step=3, target_modules=["q_proj", "v_proj"], orth_reg_weight=2.0
+    )
+    trainer = pact.attach(build(tmp_path, model=get_peft_model(tiny_model(), config)), EASED)
+    trainer.train()
+    assert trainer.pact.record.receipt.steps == [[1, 3]]
+    wrong = pact.attach(build(tmp_path, model=get_peft_model(tiny_model(), config)), EASED)
+    stock = wrong.model.base_model.model.loss_function
+    wrong.model.base_model.model.loss_function = lambda *args, **kwargs: 1.5 * stock(*args, **kwargs)
+    if build.__name__ == "of_transformers":
+        with pytest.raises(AdapterError, match="is not the cross-entropy of its labels"):
+            wrong.train()

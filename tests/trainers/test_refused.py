@@ -18,6 +18,7 @@ from pact_plugin.errors import (
     ConfigError,
     HiddenStatesNotSeenError,
     NoResponseError,
+    ReferenceModelError,
     TokenizerMismatchError,
 )
 from pact_plugin.hooks.manager import find_adapter
@@ -103,7 +104,33 @@ def test_a_compute_loss_replaced_on_the_trainer(tmp_path, build):
         pact.attach(trainer, CONFIG)
 
 
+@each_trainer
+def test_a_compute_loss_replaced_after_it_was_attached(tmp_path, build):
+    trainer = pact.attach(build(tmp_path), CONFIG)
+    trainer.compute_loss = lambda *args, **kwargs: torch.zeros(())
+    with pytest.raises(AdapterError, match="never be called"):
+        trainer.train()
+
+
 # --- a trainer that cannot be constrained ---
+
+
+def test_distillation_on_top_of_trls_trainer():
+    from trl.experimental.gkd import GKDTrainer
+
+    with pytest.raises(AdapterError, match="no adapter knows"):
+        find_adapter(object.__new__(GKDTrainer))
+
+
+@each_trainer
+def test_weights_that_begin_to_train_later_stop_a_run_that_shares_them(tmp_path, build):
+    """With streaming data each step asks the aligned model, of which the copy holds what was trained before."""
+    trainer = build(tmp_path, streaming=True)
+    trainer.model.model.layers[0].requires_grad_(False)
+    pact.attach(trainer, HELD)
+    trainer.model.model.layers[0].requires_grad_(True)
+    with pytest.raises(ReferenceModelError, match="have begun to train"):
+        trainer.train()
 
 
 def test_a_trainer_that_no_adapter_knows():
@@ -263,6 +290,17 @@ def test_labels_all_ignored(tmp_path, build):
     trainer = relabelled(build(tmp_path), lambda batch: torch.full_like(batch["labels"], -100))
     pact.attach(trainer, CONFIG)
     with pytest.raises(NoResponseError, match="labels"):
+        trainer.train()
+
+
+@each_trainer
+def test_labels_that_are_all_ignored_stop_a_run_that_never_logs_too(tmp_path, build):
+    trainer = relabelled(
+        build(tmp_path, logging_strategy="no", max_steps=2),
+        lambda batch: torch.full_like(batch["labels"], -100),
+    )
+    pact.attach(trainer, CONFIG)
+    with pytest.raises(NoResponseError, match="no response position in the whole run"):
         trainer.train()
 
 
