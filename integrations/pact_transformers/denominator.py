@@ -130,7 +130,7 @@ def _orthogonality(model: Any) -> float:
     distances = []
     for name, factor in tuner.named_parameters():
         of = set(name.split("."))
-        if tuner.trainable_adapter_name in of and of & {"lora_A", "lora_B"}:
+        if tuner.trainable_adapter_name in of and of & {"lora_A", "lora_B"} and factor.numel():
             gram = factor @ factor.T if "lora_A" in of else factor.T @ factor
             distances.append((gram - torch.eye(len(gram), device=gram.device)).norm().item())
-    return float(weight) * sum(distances) / len(distances)
+    return float(weight) * sum(distances) / max(len(distances), 1)
