@@ -12,7 +12,8 @@ from pact_plugin.reference.choose import DataFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
 from pact_transformers.fill import FillTable, data_of
-from pact_transformers.run_mixin import PactRunMixin, require_own_compute_loss
+from pact_transformers.first_step import never_called
+from pact_transformers.run_mixin import PactRunMixin
 from pact_transformers.sharding import (
     refuse_fsdp1,
     refuse_split_sequences,
@@ -118,7 +119,8 @@ def constrain(
         own = trainer.compute_loss_func is not None if own_loss is None else own_loss
         _require_plain_task_loss(trainer, known, own_loss=own)
     require_own_inputs(trainer, constraint.config)
-    require_own_compute_loss(trainer)
+    if "compute_loss" in vars(trainer):
+        raise never_called(trainer)
     # One that was set on the object would be called in place of the class's, which writes the receipt. It runs inside.
     trainer._pact_own_train = vars(trainer).pop("train", None)
     trainer.__class__ = constrained_class(type(trainer), mixin)

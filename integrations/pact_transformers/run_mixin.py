@@ -10,31 +10,15 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
-from pact_plugin.errors import AdapterError
 from pact_plugin.run.receipt import Receipt
 from pact_transformers.ahead import goes_ahead
-from pact_transformers.denominator import CheckDenominator
+from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pact_plugin.constraint import Constraint
-
-
-def require_own_compute_loss(trainer: Any) -> None:
-    """Refuse a trainer whose object has a `compute_loss`, which is called in place of the class's.
-
-    Raises:
-        AdapterError: It has one.
-    """
-    if "compute_loss" in vars(trainer):
-        raise AdapterError(
-            "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
-            key="trainer",
-            value=type(trainer).__name__,
-            remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
-        )
 
 
 class PactRunMixin:
@@ -127,15 +111,14 @@ class PactRunMixin:
         table is filled first; a resumed run finds it filled.
 
         Raises:
-            AdapterError: The parameters cannot be read, ranks share their inputs and there are anchors, or the object's
-                own `compute_loss` was set.
+            AdapterError: The parameters cannot be read, ranks share their inputs and there are anchors, or the first
+                step never called the constraint.
             NoResponseError: No step had a response position.
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The table is another model's, or lacks a document and cannot be filled any more.
         """
         refuse_fsdp1(self)
         require_own_inputs(self, self.pact.config)
-        require_own_compute_loss(self)
         self.pact.record.begin()
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
@@ -147,7 +130,7 @@ class PactRunMixin:
         self._pact_ahead = None  # the model is wrapped and checkpointed in there
         self._pact_trained = False
         train = self._pact_own_train or super().train  # type: ignore[misc]
-        check = CheckDenominator(self)
+        check = CheckFirstStep(self)
         self.add_callback(check)  # type: ignore[attr-defined]
         try:
             result = train(resume_from_checkpoint, *args, **kwargs)

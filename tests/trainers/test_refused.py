@@ -106,10 +106,19 @@ def test_a_compute_loss_replaced_on_the_trainer(tmp_path, build):
 
 @each_trainer
 def test_a_compute_loss_replaced_after_it_was_attached(tmp_path, build):
-    trainer = pact.attach(build(tmp_path), CONFIG)
-    trainer.compute_loss = lambda *args, **kwargs: torch.zeros(())
+    """Then the first step stops; one that goes round the trainer's own is called, and calls it."""
+
+    def plain(model, inputs, *args, **kwargs):
+        return model(input_ids=inputs["input_ids"], labels=inputs["labels"]).loss
+
+    trainer, around = (pact.attach(build(tmp_path / name), UNEASED) for name in ("plain", "around"))
+    trainer.compute_loss = plain
     with pytest.raises(AdapterError, match="never be called"):
         trainer.train()
+    own = around.compute_loss
+    around.compute_loss = lambda *args, **kwargs: own(*args, **kwargs)
+    around.train()
+    assert around.pact.record.receipt.steps == [[1, 3]]
 
 
 # --- a trainer that cannot be constrained ---

@@ -19,7 +19,7 @@ from both import (
     resumes_as_one,
     with_training,
 )
-from pact_transformers.denominator import CheckDenominator
+from pact_transformers.first_step import CheckFirstStep
 from sft import TOKENIZER, TOKENS, weights
 from tiny import tiny_model
 
@@ -117,7 +117,7 @@ def test_a_second_training_begins_the_receipt_anew(tmp_path, build):
     assert 0 < second.trained_tokens < first.trained_tokens
     assert 0 < second.positions < first.positions
     assert second.sums["loss"][1] == second.trained_tokens
-    assert CheckDenominator not in map(type, trainer.callback_handler.callbacks)
+    assert CheckFirstStep not in map(type, trainer.callback_handler.callbacks)
     assert verify_run(tmp_path).startswith("constrained:")
 
 

@@ -1,4 +1,7 @@
-"""Measures once what the model divides its loss by: easing takes back a part with the denominator that was given."""
+"""Looks at the first step: that it calls the constraint, and what the model divides its loss by.
+
+Easing takes back a part of the loss with the denominator that was given.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,23 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from pact_plugin.data.positions import IGNORE_INDEX
+from pact_plugin.errors import AdapterError
 from pact_plugin.model.head import language_head
 from pact_plugin.model.task_loss import require_denominator, summed_loss
 from pact_plugin.model.wrappers import ambient_autocast, is_compiled, peft_model, text_config, unwrap
 
 
-class CheckDenominator(TrainerCallback):
+def never_called(trainer: Any) -> AdapterError:
+    """The error of a trainer whose object has a `compute_loss` in place of the class's, which adds the constraint."""
+    return AdapterError(
+        "`compute_loss` was replaced on the trainer itself, so the constraint would never be called",
+        key="trainer",
+        value=type(trainer).__name__,
+        remedy="Remove the plugin or the code that replaces it, or override it in a subclass.",
+    )
+
+
+class CheckFirstStep(TrainerCallback):
     """Compares the loss of every micro-batch of the first step with the sum over its labels, where easing is on.
 
     A loss that the trainer computes outside of the model is the trainer's own, and is not measured.
@@ -24,7 +38,8 @@ class CheckDenominator(TrainerCallback):
     """
 
     def __init__(self, trainer: Any) -> None:
-        self._trainer, self._begun = trainer, False
+        self._trainer = trainer
+        self._begun = self._ended = False
         self._handles: list[Any] = []
         self._targets: Tensor | None = None
         self._hidden: Tensor | None = None
@@ -52,8 +67,12 @@ class CheckDenominator(TrainerCallback):
         ]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Watch no more."""
+        """Watch no more; once, see that the step was constrained, as one with another `compute_loss` is not."""
         self.stop()
+        receipt = self._trainer.pact.record.receipt
+        if not self._ended and not (receipt.steps and receipt.steps[-1][1] >= state.global_step):
+            raise never_called(self._trainer)
+        self._ended = True
 
     def stop(self) -> None:
         """Leave the model as it was; also after a step that raised."""
