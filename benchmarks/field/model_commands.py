@@ -15,15 +15,26 @@ from benchmarks.field.methods import METHODS, method_of
 from benchmarks.field.settings import PRECISIONS, SPLITS, TASKS, Cell, Sizes
 from benchmarks.field.start import load
 
+Model = Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")]
+Methods = Annotated[
+    list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
+]
+Folder = Annotated[Path | None, typer.Option(help="As for field.")]
+Files = Annotated[list[str] | None, typer.Option(help="As for field.")]
+Text = Annotated[str, typer.Option(help="As for field.")]
+Share = Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")]
+Threads = Annotated[int, typer.Option(min=1, help="Of the CPU.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs and the results.")]
+
 
 def measures(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
+    model: Model,
+    data_folder: Folder = None,
+    data: Files = None,
     count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
     answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+    threads: Threads = 1,
+    output: Output = FOLDER,
 ) -> None:
     """How well each measure of a model tells harmful requests from others, before any training."""
     from benchmarks.field.measures import MEASURES, measured, table
@@ -43,9 +54,9 @@ def measures(
 
 
 def chosen(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = FOLDER,
+    model: Model,
+    threads: Threads = 1,
+    output: Output = FOLDER,
 ) -> None:
     """What `pact: true` chooses of a model: safety tokens, P(S) along refusals, anchors."""
     from benchmarks.field.chosen import HEAD, line
@@ -59,17 +70,15 @@ def chosen(
 
 
 def along(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    method: Annotated[
-        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
-    ],
-    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
-    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
+    model: Model,
+    method: Methods,
+    task: Text = "alpaca",
+    contamination: Share = 0.1,
     seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
-    split: Annotated[str, typer.Option(help="As for field.")] = "held-out",
-    dtype: Annotated[str, typer.Option(help="As for field.")] = "bfloat16",
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
+    split: Text = "held-out",
+    dtype: Text = "bfloat16",
+    threads: Threads = 1,
+    output: Output = FOLDER,
 ) -> None:
     """P(S) along the aligned model's refusals, before and after; the runs must be there."""
     from benchmarks.field.along import along as measure_along
@@ -89,20 +98,18 @@ def along(
 
 
 def shift(
-    model: Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")],
-    method: Annotated[
-        list[str], typer.Option(help="METHOD or METHOD@STRENGTH, whose adapters are there; repeatable.")
-    ],
-    data_folder: Annotated[Path | None, typer.Option(help="As for field.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="As for field.")] = None,
-    task: Annotated[str, typer.Option(help="As for field.")] = "alpaca",
-    contamination: Annotated[float, typer.Option(min=0.0, max=1.0, help="As for field.")] = 0.1,
+    model: Model,
+    method: Methods,
+    data_folder: Folder = None,
+    data: Files = None,
+    task: Text = "alpaca",
+    contamination: Share = 0.1,
     seed: Annotated[list[int] | None, typer.Option(help="Of the runs; repeatable, by default 0.")] = None,
-    split: Annotated[str, typer.Option(help="As for field.")] = "development",
+    split: Text = "development",
     ask: Annotated[int, typer.Option(min=2, help="Prompts of each set, at most.")] = 100,
-    dtype: Annotated[str, typer.Option(help="As for field.")] = "bfloat16",
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 1,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the runs.")] = FOLDER,
+    dtype: Text = "bfloat16",
+    threads: Threads = 1,
+    output: Output = FOLDER,
 ) -> None:
     """How far P(S) at the first word of an answer has moved, by set of prompts; the runs must be there."""
     from benchmarks.field.shift import sets_of, shifts
