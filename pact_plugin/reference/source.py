@@ -99,23 +99,28 @@ class Source:
         return functional_call(module, replaced, args, dict(kwargs))
 
     def require_kept(self) -> None:
-        """Refuse weights that are trained now and were not when the copy was made: it moves with them.
+        """Refuse weights that are trained now and were not at the start, where the aligned model moves with them.
 
         Counted, as wrappers rename parameters.
 
         Raises:
             ReferenceModelError: There are such.
         """
-        for module, kept in self.parameters.items():
-            trained = sum(parameter.requires_grad for parameter in module.parameters())
-            if trained > len(kept):
-                raise ReferenceModelError(
-                    f"{trained - len(kept)} parameters have begun to train since the constraint was attached, so the "
-                    "aligned model has moved with them",
-                    key="reference",
-                    remedy="Attach after the parameters to train are chosen; for gradual unfreezing name the aligned "
-                    "model by its path, `reference: PATH`.",
-                )
+        if self.kind == "adapter_off":
+            begun = _trained_beside(peft_model(self.model))
+        else:
+            begun = sum(
+                max(0, sum(parameter.requires_grad for parameter in module.parameters()) - len(kept))
+                for module, kept in self.parameters.items()
+            )
+        if begun > 0:
+            raise ReferenceModelError(
+                f"{begun} parameters have begun to train since the constraint was attached, so the aligned model has "
+                "moved with them",
+                key="reference",
+                remedy="Attach after the parameters to train are chosen; for gradual unfreezing name the aligned "
+                "model by its path, `reference: PATH`.",
+            )
 
     @property
     def extra_bytes(self) -> int:
@@ -195,7 +200,7 @@ def adapter_state(model: nn.Module) -> AdapterState:
         same = all((a.float() - b.float()).norm() <= rounding * b.float().norm() for a, b in pairs)
     if not same:
         return "trained"
-    return "beside" if _trains_beside(peft) else "new"
+    return "beside" if _trained_beside(peft) else "new"
 
 
 def _is_new_dora(peft: Any) -> bool:
@@ -210,10 +215,10 @@ def _is_new_dora(peft: Any) -> bool:
     return dora and bool(products) and not any(bool(product.any()) for product in products)
 
 
-def _trains_beside(peft: Any) -> bool:
-    """Whether weights outside of the adapters are trained, such as biases: they move the model without its adapter."""
+def _trained_beside(peft: Any) -> int:
+    """How many parameters outside of the adapters are trained, such as biases: they move the model without its adapter."""
     owner_of = owner_by_name(peft)
-    return any(
+    return sum(
         parameter.requires_grad and owner_of(name.split(".")) is None
         for name, parameter in peft.named_parameters()
     )

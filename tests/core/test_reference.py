@@ -103,6 +103,15 @@ def test_a_copy_that_shares_what_has_begun_to_train_is_refused():
         source.require_kept()
 
 
+def test_an_adapter_beside_which_weights_have_begun_to_train_is_refused():
+    model = lora(tiny_model())
+    source = build_source("adapter_off", model)
+    source.require_kept()
+    next(p for name, p in model.named_parameters() if name.endswith("norm.weight")).requires_grad_(True)
+    with pytest.raises(ReferenceModelError, match=r"1 parameters have begun to train.*gradual unfreezing"):
+        source.require_kept()
+
+
 def test_another_model():
     aligned = tiny_model(seed=3)
     before = own_logits(aligned)
