@@ -69,7 +69,10 @@ def main() -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
-    settings = {"advanced": {"store": args.output / "_pact_store"}} | args.pact
+    settings = args.pact
+    if pact.PactConfig.of(settings).asks_at_responses:  # anchors alone ask nothing of the data
+        advanced = {"store": args.output / "_pact_store"} | settings.get("advanced", {})
+        settings = settings | {"advanced": advanced}
     with accelerator.autocast():  # the aligned model is asked in the precision that training runs in
         constraint = pact.PactConstraint(model, tokenizer, settings)
         if constraint.reference.can_fill:  # what the aligned model predicts, so that no step runs it
@@ -105,7 +108,7 @@ def main() -> None:
     if accelerator.is_main_process:
         accelerator.unwrap_model(model).save_pretrained(args.output)
         tokenizer.save_pretrained(args.output)
-        constraint.record.write(args.output)
+        constraint.record.write(args.output, total_steps=number)
     accelerator.wait_for_everyone()
     if accelerator.device.type == "cpu":
         time.sleep(1)  # Gloo's threads free their last tensors; as Python ends it may abort (pytorch#179291)

@@ -37,11 +37,14 @@ logger = logging.getLogger("pact_plugin")
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
-    """Constrain a trainer before it trains; the same trainer is returned.
+    """Constrain a trainer before it trains.
 
     Args:
         trainer: Any trainer that exactly one adapter knows.
         config: Settings; `True` for the defaults.
+
+    Returns:
+        The same trainer. Its `pact` is the PactConstraint.
 
     Raises:
         PactError: The trainer, the settings, the tokens, the model and the reference do not fit.
@@ -61,13 +64,14 @@ class PactConstraint(Constraint):
 
     Built before the first training step, on the device that trains:
 
-        constraint = PactConstraint(model, tokenizer, config)
+        constraint = PactConstraint(model, tokenizer, {"advanced": {"store": "store"}})
+        constraint.fill(loader)
         for batch in loader:
-            with constraint.watch():
+            with constraint.watch(batch):
                 output = model(**batch)
             loss = output.loss + constraint.loss(batch)
 
-    With `advanced: {store: FOLDER}`, `constraint.fill(loader)` goes before the loop, in which no reference runs then.
+    Without a store and `fill` each step runs the aligned model.
 
     Args:
         model: A causal language model, with or without PEFT adapters; still the aligned model.

@@ -89,15 +89,14 @@ class Constraint:
 
             constraint.ahead(batch).backward()
 
-        Optional: a step's gradient is the same. The anchors' activations are gone before those of the batch are made,
-        and no gradient checkpointing can part the two gradients on their way over the ranks.
+        Optional: a step's gradient is the same. The anchors' activations are gone before those of the batch are made.
 
         Args:
             batch: Its `labels` [B, T] are counted.
             step: As `loss` will be given it.
 
         Returns:
-            A scalar in nats; without effect where there are no anchors.
+            A scalar, in nats per token of the step, times its `world_size`; without effect where there are no anchors.
 
         Raises:
             ModelStructureError: The first version of FSDP has flattened the parameters, or the head was replaced.
@@ -124,7 +123,8 @@ class Constraint:
             task_loss: How the task weighs a token, which the easing takes part of: `dft` by its own probability.
 
         Returns:
-            A scalar in nats, with gradient; zero without effect at weight 0.
+            A scalar, in nats per token of the step, times its `world_size`; negative where easing takes off more than
+            anchors add; zero without effect at weight 0.
 
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.

@@ -10,7 +10,6 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
-from pact_plugin.run.receipt import Receipt
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
@@ -124,7 +123,7 @@ class PactRunMixin:
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint:
-            self.pact.record.receipt.resume(Receipt.read(Path(str(checkpoint))))
+            self.pact.record.resume(str(checkpoint))
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
         self._pact_ahead = None  # the model is wrapped and checkpointed in there

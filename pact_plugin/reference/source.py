@@ -216,7 +216,7 @@ def _is_new_dora(peft: Any) -> bool:
 
 
 def _trained_beside(peft: Any) -> int:
-    """How many parameters outside of the adapters are trained, such as biases: they move the model without its adapter."""
+    """How many parameters outside of the adapters train, such as biases: they move the model without its adapter."""
     owner_of = owner_by_name(peft)
     return sum(
         parameter.requires_grad and owner_of(name.split(".")) is None

@@ -105,6 +105,21 @@ class Receipt:
             self.steps.append([step, step])
             self.steps.sort()
 
+    def count(self, total_steps: int) -> None:
+        """Note how many optimiser steps the run has taken, by a count that is not the constraint's.
+
+        Raises:
+            ReceiptError: It is less than the constraint's.
+        """
+        if total_steps < self.total_steps:
+            raise ReceiptError(
+                f"the constraint has counted {self.total_steps} steps, which is more",
+                key="total_steps",
+                value=total_steps,
+                remedy="Where several batches make one step, give `loss` a `pact.Step` that says which step it is.",
+            )
+        self.total_steps = total_steps
+
     @property
     def constrained_steps(self) -> int:
         """Number of constrained steps."""

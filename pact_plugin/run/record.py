@@ -67,6 +67,17 @@ class Record:
         self._meters["train"] = Meter(self._meters["train"].names, looks=self._looks)
         self.receipt.begin()
 
+    def resume(self, checkpoint: str | Path) -> None:
+        """Go on with the counts of the run that a checkpoint belongs to; called before the first step.
+
+        Args:
+            checkpoint: A folder that `write` has written to.
+
+        Raises:
+            ReceiptError: It holds no receipt, or that run was constrained otherwise.
+        """
+        self.receipt.resume(Receipt.read(checkpoint))
+
     def check(self) -> None:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
         self._finite.check()
@@ -136,12 +147,23 @@ class Record:
         receipt.add(self._meters["train"].pending())
         return receipt
 
-    def write(self, directory: str | Path) -> None:
+    def write(self, directory: str | Path, *, total_steps: int | None = None) -> None:
         """Write the receipt so far and the safety tokens into a directory; warn, once, if the model has drifted.
 
         One rank may do so alone. For what all ranks have measured, every rank calls `flush` with a `reduce` before.
+
+        Args:
+            directory: Made if it is not there.
+            total_steps: Optimiser steps that a loop of one's own has taken, by its own count: so `verify` sees steps
+                without the constraint. Trainers write theirs themselves.
+
+        Raises:
+            ReceiptError: The constraint has counted more steps than that.
+            NonFiniteError: One of the metrics is NaN or infinite.
         """
         receipt = self.so_far
+        if total_steps is not None:
+            receipt.count(total_steps)
         receipt.write(directory)
         file = Path(directory) / TOKENS_FILE
         file.parent.mkdir(exist_ok=True)

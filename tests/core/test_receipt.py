@@ -8,9 +8,11 @@ from datetime import datetime, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop import TOKENS
+from loop import TOKENIZER, TOKENS, a_batch, adapted, loss_of
+from loop import settings as loop_settings
 from typer.testing import CliRunner
 
+from pact_plugin import PactConstraint
 from pact_plugin.cli.main import app
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ReceiptError
@@ -157,6 +159,34 @@ def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
     (tmp_path / "trainer_state.json").write_text("{")
     with pytest.raises(ReceiptError, match="trainer's state"):
         verify_run(tmp_path)
+
+
+def test_a_loop_that_leaves_steps_out_and_one_that_counts_batches_as_steps(tmp_path):
+    model = adapted()
+    constraint = PactConstraint(model, TOKENIZER, loop_settings())
+    for _ in range(3):
+        loss_of(constraint, model, a_batch())
+    with pytest.raises(ReceiptError, match="has counted 3 steps"):
+        constraint.record.write(tmp_path, total_steps=2)
+    constraint.record.write(tmp_path, total_steps=3)
+    assert "3 steps" in verify_run(tmp_path)
+    constraint.record.write(tmp_path, total_steps=5)
+    with pytest.raises(ReceiptError, match="steps 4-5 of 5 were not constrained"):
+        verify_run(tmp_path)
+
+
+def test_a_loop_that_goes_on(tmp_path):
+    model = adapted()
+    first = PactConstraint(model, TOKENIZER, loop_settings())
+    loss_of(first, model, a_batch())
+    first.record.write(tmp_path)
+    second = PactConstraint(model, TOKENIZER, loop_settings())
+    second.record.resume(tmp_path)
+    loss_of(second, model, a_batch())
+    second.record.write(tmp_path, total_steps=2)
+    assert "2 steps" in verify_run(tmp_path)
+    with pytest.raises(ReceiptError, match=r"easing\.first"):
+        PactConstraint(model, TOKENIZER, loop_settings(easing={"first": 4})).record.resume(tmp_path)
 
 
 def test_verify_refuses_a_run_that_was_only_measured(tmp_path):

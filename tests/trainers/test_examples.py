@@ -138,3 +138,12 @@ def test_the_accelerate_loop_as_it_is_called_in_its_description(folder):
     assert logged[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert logged[-1]["pact/anchor_divergence"] > 1e-5
     assert "easing and anchors" in verify(folder / "default")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reference"), [({"easing": False}, "start"), ({"advanced": {"chunk_size": 64}}, "table")]
+)
+def test_the_accelerate_loop_with_settings_of_ones_own(folder, changes, reference):
+    name = f"own {reference}"
+    run(folder, name, [], (4, 2), **changes)
+    assert Receipt.read(folder / name).reference == reference
