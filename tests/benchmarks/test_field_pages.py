@@ -23,7 +23,6 @@ ROWS = read(RESULTS / "qwen-0.5b-float32/field-held-out.json")["rows"]
 
 CELLS = {
     "README.md": "{refused}",
-    "docs/index.md": "{refused}",
     "docs/measured.md": "{kept} of {before}",
     "benchmarks/field/README.md": "{kept} of {before}",
 }

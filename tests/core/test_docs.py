@@ -230,7 +230,7 @@ def test_readmes_can_be_followed_in_an_empty_environment(extra):
     kinds = [kind == "sh" for kind, _ in found]
     assert kinds == sorted(kinds), "files are written before commands use them"
     commands = [text for kind, text in found if kind == "sh"]
-    assert commands[0].startswith(f"pip install 'pact-plugin[{extra},cli]'")
+    assert commands[0].startswith(f"pip install '.[{extra},cli]'")
     assert commands[-1] in ("pact-plugin verify out", "pact-plugin verify ./out")
     files = {kind: text for kind, text in found if kind != "sh"}
     for name in files:
