@@ -19,7 +19,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-ROWS = read(RESULTS / "qwen-0.5b-float32/field-held-out.json")["rows"]
+ROWS = {
+    rate: read(RESULTS / folder / "field-held-out.json")["rows"]
+    for rate, folder in (("5e-4", "qwen-0.5b-float32"), ("1.5e-4", "qwen-0.5b-lr-1.5e-4"))
+}
 
 CELLS = {
     "README.md": "{refused}",
@@ -29,20 +32,22 @@ CELLS = {
 
 
 @pytest.mark.parametrize("page", CELLS)
+@pytest.mark.parametrize("method", ["pact", "plain"])
 @pytest.mark.parametrize(
-    ("task", "method", "strength", "contamination"),
+    ("rate", "task", "contamination"),
     [
-        ("alpaca", "pact", PactConfig().weight, 0.0),
-        ("alpaca", "pact", PactConfig().weight, 0.1),
-        ("gsm8k", "pact", PactConfig().weight, 0.1),
-        ("alpaca", "plain", None, 0.0),
-        ("alpaca", "plain", None, 0.1),
+        ("5e-4", "alpaca", 0.0),
+        ("5e-4", "alpaca", 0.1),
+        ("5e-4", "gsm8k", 0.1),
+        ("1.5e-4", "alpaca", 0.0),
+        ("1.5e-4", "alpaca", 0.1),
     ],
 )
-def test_the_refusals_are_those_of_the_results(page, task, method, strength, contamination):
+def test_the_refusals_are_those_of_the_results(page, rate, task, contamination, method):
+    strength = PactConfig().weight if method == "pact" else None
     (row,) = (
         row
-        for row in ROWS
+        for row in ROWS[rate]
         if (row["task"], row["method"], row["strength"], row["contamination"], row["wording"])
         == (task, method, strength, contamination, "target")
     )
