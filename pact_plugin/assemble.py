@@ -22,11 +22,13 @@ from pact_plugin.model.ranks import (
     refuse_fsdp1,
 )
 from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.reference.adapter_state import adapter_state
 from pact_plugin.reference.choose import DataFacts, choose
-from pact_plugin.reference.pool import Pool, PoolAnswer, read_where
+from pact_plugin.reference.pool import Pool, PoolAnswer
 from pact_plugin.reference.pool_file import pool_of, tokens_of
+from pact_plugin.reference.pool_states import read_where
 from pact_plugin.reference.reference import Reference
-from pact_plugin.reference.source import Source, adapter_state, build_source
+from pact_plugin.reference.source import Source, build_source
 from pact_plugin.run.parts import Parts
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import anchor_terms, data_terms
@@ -156,7 +158,8 @@ def build_parts(
         tokenizer=tokenizer,
         tokenizer_fingerprint=tokens.fingerprint,
     )
-    return Parts(settings, model, student, tokens, reference, (*looking, *anchors))
+    aligned = broadcast_object(source.fingerprint(any_type=True).values[:16])
+    return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors))
 
 
 def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:

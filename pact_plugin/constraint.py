@@ -18,7 +18,7 @@ from pact_plugin.model.wrappers import ambient_autocast
 from pact_plugin.reference.columns import furthest, invalid
 from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.parts import Parts
-from pact_plugin.run.record import Record
+from pact_plugin.run.record import Mode, Record
 from pact_plugin.terms.ahead import Ahead
 from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Step, Turn, combined
 from pact_plugin.terms.student import Reading
@@ -132,7 +132,8 @@ class Constraint:
             ModelStructureError: The first FSDP keeps the parameters, the head was replaced, or embeddings were given.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
-            ConfigError: There are anchors, several ranks and reentrant checkpointing.
+            ConfigError: There are anchors, several ranks and reentrant checkpointing; or `step` goes back.
+            ReferenceModelError: Weights have begun to train that the aligned model shares.
             StoreError: A document is neither in the table nor can it be computed.
         """
         self.record.check()
@@ -214,9 +215,7 @@ class Constraint:
         given = MicroBatch(view, Reading(self._student, view), aligned)
         self._noted([term(given) for term in self._looking], given, "eval")
 
-    def metrics(
-        self, mode: Literal["train", "eval"] = "train", reduce: Reduce | None = None
-    ) -> dict[str, float]:
+    def metrics(self, mode: Mode = "train", reduce: Reduce | None = None) -> dict[str, float]:
         """Means of the `pact/*` metrics since the last call, over all ranks when `reduce` sums over them.
 
         Empty for an evaluation that no term looks at, or, with a warning, without responses or with unknown documents.
@@ -224,14 +223,10 @@ class Constraint:
         Raises:
             NoResponseError: There was no response position in training yet.
             NonFiniteError: One of them is NaN or infinite.
-            ReferenceModelError: Weights have begun to train that the aligned model shares.
         """
-        self.reference.require_kept()
         return self.record.metrics(mode, reduce)
 
-    def _noted(
-        self, parts: list[Contribution], given: MicroBatch, mode: Literal["train", "eval"]
-    ) -> Float[Tensor, ""]:
+    def _noted(self, parts: list[Contribution], given: MicroBatch, mode: Mode) -> Float[Tensor, ""]:
         """The sum of the terms' parts, which go into the record."""
         whole = combined(parts, given.view.hidden.device)
         total, trained = whole.penalty - whole.relief, given.view.positions.trained
@@ -245,7 +240,9 @@ class Constraint:
 
     def _number(self, step: Step) -> int:
         """Of the next micro-batch within a step, from 0."""
-        return self._micro_batch[1] + 1 if self._micro_batch[0] == step.number else 0
+        step.require_from(self.record.receipt.total_steps)
+        again = self._micro_batch[0] == step.number == self.record.receipt.total_steps
+        return self._micro_batch[1] + 1 if again else 0
 
     def _note_begun(self) -> None:
         if self.record.receipt.total_steps > 0:

@@ -49,6 +49,7 @@ class CheckFirstStep(TrainerCallback):
         """Begin anew, as after a first step that ran out of memory (`auto_find_batch_size`)."""
         self.stop()
         self._begun = False
+        self._trainer._pact_begin()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Watch the model from the first micro-batch on."""

@@ -27,6 +27,8 @@ class PactRunMixin:
     _pact_ahead: bool | None = None
     _pact_own_train: Callable[..., Any] | None = None
     """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
+    _pact_checkpoint: str | bool | None = None
+    """That the training goes on from."""
     _pact_trained = False
     """Whether the last training has ended; not so while it trains."""
     if TYPE_CHECKING:  # what transformers.Trainer has
@@ -102,6 +104,12 @@ class PactRunMixin:
             audit = found if is_of(found, self.pact.record.receipt) else None
         write_block(folder, block(self.pact.record.so_far, audit), only_again=only_again)
 
+    def _pact_begin(self) -> None:
+        """Begin the record, or go on with the checkpoint's; once more where the trainer tries with smaller batches."""
+        self.pact.record.begin()
+        if self._pact_checkpoint is not None:
+            self.pact.record.resume(str(self._pact_checkpoint))
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt, and any other begins it, as the trainer counts its steps anew.
 
@@ -118,12 +126,11 @@ class PactRunMixin:
         """
         refuse_fsdp1(self)
         require_own_inputs(self, self.pact.config)
-        self.pact.record.begin()
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(self.args.output_dir)
-        if checkpoint:
-            self.pact.record.resume(str(checkpoint))
+        self._pact_checkpoint = checkpoint or None
+        self._pact_begin()
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)
         self._pact_ahead = None  # the model is wrapped and checkpointed in there

@@ -167,7 +167,8 @@ def positions_of(batch: Mapping[str, Any], first: int | None = None) -> Response
     """`response_positions` of a trainer's batch, from the keys it has.
 
     Raises:
-        ShapeError: The batch has no labels, or labels already shifted for sequence parallelism.
+        ShapeError: The batch has no labels, or labels already shifted for sequence parallelism, or a row has padding
+            between its tokens.
     """
     if "shift_labels" in batch:
         raise ShapeError(
@@ -177,7 +178,24 @@ def positions_of(batch: Mapping[str, Any], first: int | None = None) -> Response
         )
     if batch.get("labels") is None:
         raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
-    return response_positions(batch["labels"], **_boundaries(batch), first=first)
+    boundaries = _boundaries(batch)
+    _require_no_gap(**boundaries)
+    return response_positions(batch["labels"], **boundaries, first=first)
+
+
+def _require_no_gap(
+    position_ids: Tensor | None, cu_seq_lens: Tensor | None, attention_mask: Tensor | None
+) -> None:
+    """Refuse a row with padding between its tokens: what is read of it by itself has none (clause C5.2)."""
+    if attention_mask is None or position_ids is not None or cu_seq_lens is not None:
+        return
+    shown = attention_mask != 0
+    if bool(((shown[:, 1:] & ~shown[:, :-1]).sum(1) + shown[:, 0] > 1).any()):
+        raise ShapeError(
+            "a row has padding between its tokens",
+            key="attention_mask",
+            remedy="Pad rows at one end, behind prompt and answer together.",
+        )
 
 
 def _boundaries(batch: Mapping[str, Any]) -> dict[str, Tensor | None]:

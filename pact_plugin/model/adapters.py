@@ -29,3 +29,12 @@ def owner_by_name(peft: Any) -> Callable[[list[str]], str | None]:
         return next((part for place, part in pairs if place in containers and part in adapters), None)
 
     return owner
+
+
+def trained_beside(peft: Any) -> int:
+    """How many parameters outside of the adapters train, such as biases: they move the model without its adapter."""
+    owner_of = owner_by_name(peft)
+    return sum(
+        parameter.requires_grad and owner_of(name.split(".")) is None
+        for name, parameter in peft.named_parameters()
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from pact_plugin.model.adapters import owner_by_name
-from pact_plugin.model.wrappers import peft_model
+from pact_plugin.model.wrappers import peft_model, text_config
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _PEFT = {"base_layer", "original_module", "token_adapter"}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 2**24
+_FUNCTION = re.compile(
+    "rope|rotary|window|layer_types|softcap|scal|multiplier|eps|hidden_act|per_tok|top_?k|heads|head_dim"
+)
+"""Names in a configuration that make another model of the same weights. A list, as trainers change many others, such as
+`use_cache`, and each version of transformers adds some."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Fingerprint:
     """Of a model's parameters and saved buffers: SHA-256, in hexadecimal digits."""
 
     structure: str
-    """Of their names, shapes and types."""
+    """Of their names, shapes and types, and of what the configuration makes of them."""
     values: str
     """Of every bit of them, too."""
 
@@ -41,7 +48,8 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
         any_type: Compare floating-point values as float32, so that the same weights in bfloat16 and in float32 are the
             same model. Packed integers are compared as they are.
     """
-    structure, values = hashlib.sha256(), hashlib.sha256()
+    line = f"{_configured(model)}\n"
+    structure, values = hashlib.sha256(line.encode()), hashlib.sha256(line.encode())
     for name, found in sorted(_named(model, base_only), key=lambda pair: pair[0]):
         tensor = found.detach()
         dtype = torch.float32 if any_type and tensor.is_floating_point() else tensor.dtype
@@ -49,6 +57,15 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
         structure.update(line.encode())
         values.update(f"{line}{_checksum(tensor, dtype)}\n".encode())
     return Fingerprint(structure.hexdigest(), values.hexdigest())
+
+
+def _configured(model: nn.Module) -> str:
+    """What of the configuration changes predictions, as JSON; such as the base of rotary positions."""
+    config = text_config(model)
+    if not hasattr(config, "to_dict"):
+        return "{}"
+    found = {name: value for name, value in config.to_dict().items() if _FUNCTION.search(name)}
+    return json.dumps(found, sort_keys=True, default=str)
 
 
 def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:

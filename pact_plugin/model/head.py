@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -67,7 +67,7 @@ class LanguageHead:
         *,
         chunk_size: int = 256,
         project: Callable[[Tensor], Tensor] | None = None,
-        weight: Tensor | None = None,
+        replaced: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "N K"]:
         """Logits of the safety tokens alone; a plain linear head multiplies only their rows.
 
@@ -76,7 +76,7 @@ class LanguageHead:
             ids: The safety tokens.
             chunk_size: Positions per chunk where the head is not plain and all logits are needed.
             project: Replaces the projection (a reference's own head).
-            weight: Replaces the weight [V, d] of a plain linear head.
+            replaced: In place of the `weight` [V, d] and the `bias` [V] of a plain linear head, those that are there.
 
         Raises:
             ModelStructureError: DeepSpeed has partitioned a head in training.
@@ -84,8 +84,8 @@ class LanguageHead:
         if type(self.projection) is nn.Linear:
             self._require_rows(hidden)
             with gathered(self.projection):
-                bias = None if self.projection.bias is None else self.projection.bias[ids]
-                rows = (self.projection.weight if weight is None else weight)[ids]
+                own = {"weight": self.projection.weight, "bias": self.projection.bias, **(replaced or {})}
+                rows, bias = (None if one is None else one[ids] for one in (own["weight"], own["bias"]))
             return self.logits(hidden, lambda states: F.linear(states, rows, bias))
         parts = chunks(hidden, chunk_size, self.projection)
         return torch.cat([self.logits(states, project).index_select(1, ids) for states in parts])

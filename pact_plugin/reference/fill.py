@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -78,7 +79,11 @@ def fill(
         def run(rounds: int = 0) -> None:
             groups = by_length(window, tokens_per_pass)
             for group in groups:
-                writer.put(table.encoded(zip(group, passes.of_documents(group, call), strict=True)))
+                encoded = table.encoded(zip(group, passes.of_documents(group, call), strict=True))
+                try:
+                    writer.put(encoded)
+                except OSError as error:
+                    raise unwritable(table.folder, error) from error
                 estimate.add(group)
             for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
                 passes.of_documents(groups[0] if groups else [PLACEHOLDER], call)
@@ -102,6 +107,16 @@ def fill(
             table.bytes / 2**20,
             table.folder,
         )
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """What to raise where a table cannot be written."""
+    return StoreError(
+        f"it cannot be written ({error})",
+        key="advanced.store",
+        value=str(folder),
+        remedy="Name a folder that can be written and has room for it.",
+    )
 
 
 def by_length(documents: Sequence[Document], tokens_per_pass: int) -> list[list[Document]]:
@@ -173,6 +188,8 @@ def _create(table: Table) -> None:
             table.create()
         except StoreError as error:
             problem = error
+        except OSError as error:
+            problem = unwritable(table.folder, error)
     problem = broadcast_object(problem)
     if problem is not None:
         raise problem
@@ -210,10 +227,10 @@ class _Estimate:
     def __init__(self, table: Table, total: int | None) -> None:
         self.pending = True
         self._table, self._total = table, total
-        self._began, self._positions = time.perf_counter(), 0
+        self._began, self._bytes = time.perf_counter(), 0
 
     def add(self, group: Sequence[Document]) -> None:
-        self._positions += sum(len(document.columns) for document in group)
+        self._bytes += sum(self._table.bytes_of(document) for document in group)
 
     def show(self, number: int) -> None:
         """After `number` batches."""
@@ -222,7 +239,7 @@ class _Estimate:
         self.pending = False
         if not self._total:
             return
-        size = int(self._positions * self._table.bytes_per_position() * self._total / number)
+        size = int(self._bytes * self._total / number)
         minutes = (time.perf_counter() - self._began) * self._total / number / 60
         free = shutil.disk_usage(self._table.folder).free
         logger.info(

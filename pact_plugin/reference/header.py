@@ -73,6 +73,13 @@ class Header:
         """
         file = folder / HEADER_FILE
         if not file.is_file():
+            if any(folder.glob("*.shard")) or any(folder.glob("[0-9]*.part")):
+                raise StoreError(
+                    f"it holds predictions without their {HEADER_FILE}, which says of which model they are",
+                    key="advanced.store",
+                    value=str(folder),
+                    remedy=_REMEDY,
+                )
             return
         try:
             theirs = json.loads(file.read_text(encoding="utf-8"))

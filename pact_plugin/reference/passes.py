@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pact_plugin.data.documents import PLACEHOLDER, Document, Row, behind, full_context, row_batch
 from pact_plugin.data.view import View
-from pact_plugin.errors import NonFiniteError
+from pact_plugin.errors import NonFiniteError, ReferenceModelError
 from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, read
 from pact_plugin.reference.source import Source
 
@@ -63,6 +63,7 @@ class Passes:
     def __init__(self, source: Source, columns: Sequence[Columns], chunk_size: int) -> None:
         self.source, self.columns, self._chunk_size = source, tuple(columns), chunk_size
         self.first, self._flat = furthest(columns), source.head.keeps_documents_apart
+        self._rows = _rows_of(source) if source.kind == "model" else None
         headers = dict.fromkeys(asked.behind for asked in columns)
         self._contexts = [
             Context(header, tuple(asked for asked in columns if asked.behind == header)) for header in headers
@@ -75,6 +76,7 @@ class Passes:
         def call(inputs: dict[str, Any]) -> Tensor:
             return self.source.hidden((), inputs, view.autocast)
 
+        self._require_known([view.host["input_ids"].numpy()])
         with self.source.session(view.hidden.device):
             if self._can_cut(view):
                 states = self._states(self._contexts, view.documents(self.first), call)
@@ -98,7 +100,9 @@ class Passes:
 
         Raises:
             NonFiniteError: It predicts NaN.
+            ReferenceModelError: It has no row for a token.
         """
+        self._require_known([document.tokens for document in documents])
         index = torch.from_numpy(np.concatenate([document.index for document in documents]))
         aligned = self._read(self._states(self._contexts, documents, call), index)
         aligned = {asked: values.cpu() for asked, values in aligned.items()}
@@ -113,6 +117,16 @@ class Passes:
             for asked, values in aligned.items()
         }
         return [{asked: part[i] for asked, part in parts.items()} for i in range(len(documents))]
+
+    def _require_known(self, ids: Sequence[np.ndarray]) -> None:
+        """Refuse tokens that another model has no row for, as those that were added to the one in training."""
+        largest = max(int(some.max(initial=0)) for some in ids)
+        if self._rows is not None and largest >= self._rows:
+            raise ReferenceModelError(
+                f"the data holds token id {largest}, and the aligned model has {self._rows} rows",
+                key="reference",
+                remedy="Give it the added tokens: save it with resized embeddings, or use `reference: auto`.",
+            )
 
     def _can_cut(self, view: View) -> bool:
         """Whether the documents alone make up the forward pass, and reading less of them is worth it."""
@@ -144,6 +158,12 @@ class Passes:
             for asked, values in numbers.items():
                 aligned[asked] = select(values, index_read, asked.first)
         return aligned
+
+
+def _rows_of(source: Source) -> int | None:
+    embedding: Any = getattr(source.head.decoder, "get_input_embeddings", lambda: None)()
+    rows: int | None = getattr(embedding, "num_embeddings", None)
+    return rows
 
 
 def select(values: Tensor, index: Int[Tensor, " N"], first: int | None) -> Tensor:

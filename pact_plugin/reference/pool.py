@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -146,28 +146,6 @@ def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[in
     last = list(zip(*[prompt[::-1][:limit] for prompt in prompts], strict=False))
     common = next((place for place, tokens in enumerate(last) if len(set(tokens)) > 1), len(last))
     return tuple(prompts[0][len(prompts[0]) - common :])
-
-
-def read_where(pool: Pool, source: Source, endings: Sequence[tuple[int, ...]]) -> Pool:
-    """The pool with states also where data has its answers begin, if that is within what the prompts end with.
-
-    Some frameworks count the line break behind `assistant`, or more of the chat format, as part of an answer.
-
-    Args:
-        pool: What the aligned model was asked.
-        source: The aligned model.
-        endings: The last tokens before the data's answers (see `endings_of`).
-    """
-    prompts = [one.prompt for one in pool.asked]
-    form = ending(prompts, None)
-    for left_out in range(1, len(form)):
-        behind = form[: len(form) - left_out][-ENDING:]
-        if behind not in pool.endings and any(one[-len(behind) :] == behind for one in endings):
-            with inspecting(unwrap(source.model)), source.session():
-                states = ends_of(source, [prompt[:-left_out] for prompt in prompts])
-            hidden = torch.cat([pool.hidden, states[None]])
-            pool = replace(pool, hidden=hidden, endings=(*pool.endings, behind))
-    return pool
 
 
 def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:

@@ -22,12 +22,11 @@ from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import Generation, device_of, prompt_ends, warn_without_chat_template
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, ReferenceModelError, TokenFileError
-from pact_plugin.model.fingerprint import model_fingerprint
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
 from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, Pool, PoolAnswer, ask, ending, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
-from pact_plugin.tokens.safety_tokens import SafetyTokens
+from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 from pact_plugin.tokens.select import Selection, choose_from_answers
 
 logger = logging.getLogger("pact_plugin")
@@ -105,7 +104,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         pool = ask(source, tokenizer, prompts, ends, how)
     # Answers that differ by rounding would choose other tokens and anchors on each rank.
     pool = broadcast_object(replace(pool, key=key))
-    _keep(file, lambda path: _write(path, pool))
+    keep(file, lambda path: _write(path, pool))
     return pool
 
 
@@ -128,7 +127,9 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
     asked = Counter(answer.kind for answer in pool.asked)
     check_refusals(len(refusals), asked["harmful"])
     check_helpful(len(helpful), asked["benign"])
-    content = json.dumps([_CHOICE, top_k, sorted(refusals), sorted(helpful)])
+    content = json.dumps(
+        [_CHOICE, tokenizer_fingerprint(tokenizer), top_k, sorted(refusals), sorted(helpful)]
+    )
     file = (
         cache_folder() / f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
     )
@@ -145,16 +146,16 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         chosen = choose_from_answers(source.model, tokenizer, refusals, helpful, how)
     totals = {f"{kind}_prompts": str(count) for kind, count in asked.items()}
     tokens = broadcast_object(replace(chosen, provenance={**chosen.provenance, **totals}))
-    _keep(file, tokens.save)
+    keep(file, tokens.save)
     return tokens
 
 
 def _key(source: Source, ends: Sequence[Sequence[list[int]]]) -> str:
-    model = model_fingerprint(source.model, base_only=source.base_only, any_type=True).values
+    model = source.fingerprint(any_type=True).values
     return hashlib.sha256(json.dumps([_FORMAT, model, JUDGED_TOKENS, ends]).encode()).hexdigest()[:32]
 
 
-def _keep(file: Path, write: Callable[[Path], object]) -> None:
+def keep(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file, on the first rank; it is only a saving, so where it cannot be written a warning says so."""
     if rank() != 0:
         return

@@ -59,7 +59,7 @@ class Reference:
         self.table: Table | None = None
         self._fingerprint: Fingerprint | None = None
         if choice.table is not None:
-            self._fingerprint = broadcast_object(model_fingerprint(source.model, base_only=source.base_only))
+            self._fingerprint = broadcast_object(source.fingerprint())
             header = Header.of(self._fingerprint.values, tokenizer_fingerprint, columns)
             self.table = Table(choice.table, header, columns)
 
@@ -68,15 +68,6 @@ class Reference:
         self._begun = True
         if not self.choice.lasting:
             self._passes = None  # and with them a second model
-
-    def require_kept(self) -> None:
-        """Refuse weights that train now and did not before, where each step reads the aligned model.
-
-        Raises:
-            ReferenceModelError: There are such.
-        """
-        if self._passes is not None and self.table is None:
-            self._passes.source.require_kept()
 
     @property
     def digest(self) -> str | None:
@@ -120,12 +111,14 @@ class Reference:
         """The columns at a forward pass's positions; None where an evaluation batch has some that are not known.
 
         Raises:
+            ReferenceModelError: Weights have begun to train that the aligned model shares.
             StoreError: In training a document is neither in the table nor can it be computed.
         """
         if not self._columns:
             return {}
         if self.table is None:
             assert self._passes is not None
+            self._passes.source.require_kept()
             return self._passes.of_view(view)
         documents = view.documents(self._first)
         fetched = self.table.fetch(documents, view.hidden.device)

@@ -90,7 +90,7 @@ def take_over(folder: Path) -> None:
     Raises:
         StoreError: One of them still writes, or files cannot be locked.
     """
-    for part in sorted(folder.glob("*.part")):
+    for part in sorted(folder.glob("[0-9]*.part")):
         lock = _locked(part)
         try:
             if part.exists():

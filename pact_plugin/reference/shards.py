@@ -32,6 +32,8 @@ RECORD = struct.Struct("<III16s")
 """Check, length, left and key."""
 CHECKED = struct.Struct("<II16s")
 """The part of a record that `check` covers, before the value."""
+INDEXED = 16
+"""Bytes of a record's place in the index."""
 FOOT = struct.Struct("<QQ16s")
 U8 = np.dtype("<u8")
 
@@ -99,7 +101,7 @@ class _Shard:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._end, number, magic = FOOT.unpack_from(self._map, self.bytes - FOOT.size)
         index = self._end + -self._end % 8
-        if magic != MAGIC or not number or index + 16 * number + FOOT.size != self.bytes:
+        if magic != MAGIC or not number or index + INDEXED * number + FOOT.size != self.bytes:
             raise self._damaged("it is not complete")
         if hasattr(
             mmap, "MADV_RANDOM"

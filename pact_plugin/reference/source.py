@@ -14,17 +14,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.model.adapters import owner_by_name
+from pact_plugin.model.adapters import trained_beside
+from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
 from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
-
-_TRIED = 16
-"""Token ids on which an adapter is tried."""
-
-_ROUNDINGS = 16
-"""Times the rounding of its types that a new DoRA may move a model: it divides by norms and multiplies with them."""
 
 Kind = Literal["itself", "adapter_off", "copy", "model"]
 AdapterState = Literal["none", "new", "beside", "trained"]
@@ -42,6 +37,7 @@ class Source:
         scope: Context in which its decoder and projection give the aligned model's predictions.
         parameters: Replacements of the decoder's and the projection's parameters (`copy`).
         base_only: Whether its adapters change nothing, so that the base model's weights alone tell which one it is.
+        vocabulary: How many tokens the model in training knows, where this one has rows for more.
     """
 
     kind: Kind
@@ -50,6 +46,15 @@ class Source:
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
     parameters: Mapping[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
     base_only: bool = False
+    vocabulary: int | None = None
+    _fingerprints: dict[bool, Fingerprint] = field(default_factory=dict)
+
+    def fingerprint(self, *, any_type: bool = False) -> Fingerprint:
+        """Which model it is (see `model_fingerprint`), as it was when first asked; every rank must call it."""
+        if any_type not in self._fingerprints:
+            found = model_fingerprint(self.model, base_only=self.base_only, any_type=any_type)
+            self._fingerprints[any_type] = found
+        return self._fingerprints[any_type]
 
     @contextmanager
     def session(self, device: torch.device | None = None) -> Iterator[None]:
@@ -78,40 +83,44 @@ class Source:
             return self._call(self.head.decoder, args, kwargs).last_hidden_state
 
     def project(self, hidden: Tensor) -> Tensor:
-        """[N, d] -> [N, V] raw logits; to be called within a session."""
-        return self._call(self.head.projection, (hidden,), {})
+        """[N, d] -> [N, V] raw logits, of tokens that the model in training knows; to be called within a session."""
+        logits: Tensor = self._call(self.head.projection, (hidden,), {})
+        return logits[..., : self.vocabulary]
 
     def safety_logits(self, hidden: Tensor, ids: Tensor, chunk_size: int) -> Tensor:
         """[N, d] -> [N, K] logits of some tokens; to be called within a session."""
-        weight = self.parameters.get(self.head.projection, {}).get("weight")
+        replaced = self._replaced(self.head.projection)
         return self.head.safety_logits(
-            hidden, ids, chunk_size=chunk_size, project=self.project, weight=weight
+            hidden, ids, chunk_size=chunk_size, project=self.project, replaced=replaced
         )
 
     def _call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        replaced = self.parameters.get(module)
-        if not replaced:
-            return module(*args, **kwargs)
-        device = next(module.parameters()).device
-        for name, tensor in replaced.items():
-            if tensor.device != device:
-                replaced[name] = tensor.to(device)
-        return functional_call(module, replaced, args, dict(kwargs))
+        replaced = self._replaced(module)
+        return functional_call(module, replaced, args, dict(kwargs)) if replaced else module(*args, **kwargs)
+
+    def _replaced(self, module: nn.Module) -> dict[str, Tensor]:
+        """The replacements of a module's parameters, which follow the model to another device: tied ones as one."""
+        replaced = self.parameters.get(module, {})
+        device = next(module.parameters()).device if replaced else None
+        if any(tensor.device != device for tensor in replaced.values()):
+            moved: dict[Tensor, Tensor] = {}
+            for own in self.parameters.values():
+                own.update({name: moved.setdefault(one, one.to(device)) for name, one in own.items()})
+        return replaced
 
     def require_kept(self) -> None:
         """Refuse weights that are trained now and were not at the start, where the aligned model moves with them.
-
-        Counted, as wrappers rename parameters.
 
         Raises:
             ReferenceModelError: There are such.
         """
         if self.kind == "adapter_off":
-            begun = _trained_beside(peft_model(self.model))
+            begun = trained_beside(peft_model(self.model))
         else:
             begun = sum(
-                max(0, sum(parameter.requires_grad for parameter in module.parameters()) - len(kept))
+                parameter.requires_grad and name not in kept
                 for module, kept in self.parameters.items()
+                for name, parameter in module.named_parameters()
             )
         if begun > 0:
             raise ReferenceModelError(
@@ -162,68 +171,6 @@ def build_source(
     return source
 
 
-def adapter_state(model: nn.Module) -> AdapterState:
-    """What a model's PEFT adapter is before training.
-
-    Args:
-        model: The model to be trained; its adapter is tried on and off.
-
-    Returns:
-        `new`: without it the model is and stays the aligned one; `beside`: it is, but weights beside the adapter are
-        trained; `trained`: it is not; `none`: there is no adapter.
-
-    Raises:
-        ReferenceModelError: The adapter prepends virtual tokens.
-    """
-    peft = peft_model(model)
-    if peft is None:
-        return "none"
-    if any(getattr(config, "is_prompt_learning", False) for config in peft.peft_config.values()):
-        raise ReferenceModelError(
-            "prompt-learning adapters prepend virtual tokens, which the reference would not see",
-            key="adapter",
-            remedy="Use a LoRA-like adapter.",
-        )
-    head = language_head(model)
-    tried = torch.arange(_TRIED, device=head.device)
-    seen = []
-    for scope in (nullcontext, partial(adapter_off, peft)):
-        source = Source("adapter_off", model, head, scope=scope)
-        with source.session():
-            hidden = source.hidden((), {"input_ids": tried[None]})
-            seen.append((hidden, source.project(hidden[0])))
-    pairs = list(zip(*seen, strict=True))
-    same = all(torch.equal(a, b) for a, b in pairs)
-    if not same and _is_new_dora(peft):
-        kinds = {t.dtype for t in (*model.parameters(), *seen[0]) if t.is_floating_point()}
-        rounding = _ROUNDINGS * max(torch.finfo(kind).eps for kind in kinds)
-        same = all((a.float() - b.float()).norm() <= rounding * b.float().norm() for a, b in pairs)
-    if not same:
-        return "trained"
-    return "beside" if _trained_beside(peft) else "new"
-
-
-def _is_new_dora(peft: Any) -> bool:
-    """Whether the active adapters are LoRA whose product is zero, and any is DoRA, which rounds even then."""
-    active = set(peft.active_adapters)
-    products = [
-        parameter
-        for name, parameter in peft.named_parameters()
-        if {"lora_B", "lora_embedding_B"} & set(name.split(".")) and active & set(name.split("."))
-    ]
-    dora = any(getattr(peft.peft_config[name], "use_dora", False) for name in active)
-    return dora and bool(products) and not any(bool(product.any()) for product in products)
-
-
-def _trained_beside(peft: Any) -> int:
-    """How many parameters outside of the adapters train, such as biases: they move the model without its adapter."""
-    owner_of = owner_by_name(peft)
-    return sum(
-        parameter.requires_grad and owner_of(name.split(".")) is None
-        for name, parameter in peft.named_parameters()
-    )
-
-
 def _copy(model: nn.Module) -> Source:
     head = language_head(model)
     copies: dict[int, Tensor] = {}
@@ -253,4 +200,5 @@ def _another(model: nn.Module, other: nn.Module) -> Source:
             remedy="Pass another instance, or use `reference: auto`.",
         )
     other.requires_grad_(False).eval()
-    return Source("model", other, language_head(other))
+    vocabulary = getattr(language_head(model).projection, "out_features", None)
+    return Source("model", other, language_head(other), vocabulary=vocabulary)

@@ -13,7 +13,7 @@ from pact_plugin.errors import StoreError
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header
 from pact_plugin.reference.shard_writer import Writer, take_over
-from pact_plugin.reference.shards import Shards
+from pact_plugin.reference.shards import INDEXED, RECORD, Shards
 
 HALF = np.dtype("<f2")
 
@@ -126,6 +126,8 @@ class Table:
         """On disk."""
         return self._shards.bytes
 
-    def bytes_per_position(self) -> int:
-        """Of a position that all columns are asked at."""
-        return HALF.itemsize * sum(one.width for one in self.columns)
+    def bytes_of(self, document: Document) -> int:
+        """What a document takes on disk."""
+        counts = [document.count(asked.first) for asked in self.columns]
+        numbers = sum(count * width for count, width in zip(counts, self._widths, strict=True))
+        return RECORD.size + INDEXED + HALF.itemsize * numbers

@@ -22,7 +22,8 @@ class Parts:
         model: The model in training.
         student: What reads it.
         tokens: The safety tokens.
-        reference: The aligned model.
+        reference: Where the aligned model's predictions come from.
+        aligned: 16 hexadecimal digits that tell which model that is.
         terms: What is added to the task's loss.
     """
 
@@ -31,4 +32,5 @@ class Parts:
     student: Student
     tokens: SafetyTokens
     reference: Reference
+    aligned: str
     terms: tuple[Term, ...]

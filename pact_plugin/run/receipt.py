@@ -44,6 +44,7 @@ class Receipt:
         terms: Names of the terms that were added to the loss.
         tokens: Digest, number and tokenizer fingerprint of the safety tokens.
         reference: Where the aligned model's predictions came from (`Choice.name`).
+        aligned: 16 hexadecimal digits that tell which model the aligned one is.
         table: Digest of the header of the table of predictions, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
@@ -60,6 +61,7 @@ class Receipt:
     terms: list[str]
     tokens: dict[str, Any]
     reference: str
+    aligned: str | None = None
     table: str | None = None
     steps: list[_Span] = field(default_factory=list)
     total_steps: NonNegativeInt = 0
@@ -97,7 +99,7 @@ class Receipt:
         """Note that optimiser step `step` is constrained; micro-batches of one step count once."""
         self.total_steps = max(self.total_steps, step)
         self.trained_until = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        if self.steps and self.steps[-1][0] <= step <= self.steps[-1][1]:
+        if any(first <= step <= last for first, last in self.steps):
             return
         if self.steps and step == self.steps[-1][1] + 1:
             self.steps[-1][1] = step
@@ -167,6 +169,14 @@ class Receipt:
                     value=ours,
                     remedy="Resume with the settings of the run, or start a new run.",
                 )
+        if self.aligned != earlier.aligned:
+            raise ReceiptError(
+                "the checkpoint was held to another aligned model, or to this one before it was trained",
+                key="aligned",
+                value=self.aligned,
+                remedy="Attach before the checkpoint's weights are loaded. If new tokens or adapters start at random, "
+                "call `set_seed` before they are made.",
+            )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps, self.trained_until = earlier.total_steps, earlier.trained_until
         self.trained_tokens, self.positions = earlier.trained_tokens, earlier.positions

@@ -55,6 +55,7 @@ class Record:
             terms=[term.name for term in parts.terms],
             tokens=parts.tokens.summary(),
             reference=parts.reference.choice.name,
+            aligned=parts.aligned,
             table=parts.reference.digest,
             release=__version__,
         )

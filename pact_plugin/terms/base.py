@@ -29,7 +29,7 @@ class Step:
             (C4.3).
 
     Raises:
-        ConfigError: `micro_batches` is below 1.
+        ConfigError: `number` or `micro_batches` is below 1.
     """
 
     number: int
@@ -38,12 +38,29 @@ class Step:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.micro_batches < 1:
+        for key, value in (("number", self.number), ("micro_batches", self.micro_batches)):
+            if value < 1:
+                raise ConfigError(
+                    "out of range",
+                    key=key,
+                    value=value,
+                    remedy="`number` counts the optimiser steps of the run, `micro_batches` those of this step: 1 or "
+                    "more.",
+                )
+
+    def require_from(self, last: int) -> None:
+        """Refuse a step before the last one: it would have the same anchors again, and count once.
+
+        Raises:
+            ConfigError: It is.
+        """
+        if self.number < last:
             raise ConfigError(
-                "out of range",
-                key="micro_batches",
-                value=self.micro_batches,
-                remedy="It is the number of micro-batches of this optimiser step, 1 or more.",
+                f"it goes back, from {last}",
+                key="number",
+                value=self.number,
+                remedy="Count the optimiser steps of the whole run, over all epochs; for a new run call "
+                "`constraint.record.begin()`.",
             )
 
     def per_token(self, total: Float[Tensor, ""], trained: Tensor) -> Float[Tensor, ""]:

@@ -323,6 +323,21 @@ def test_a_step_has_a_micro_batch(micro_batches):
         Step(1, micro_batches=micro_batches)
 
 
+def test_steps_are_counted_over_the_whole_run():
+    """Each epoch from 1 again would have the same anchors each time, and count as one."""
+    model, batch = adapted(), a_batch()
+    constraint = PactConstraint(model, TOKENIZER, settings())
+    with pytest.raises(ConfigError, match="number=0"):
+        Step(0)
+    loss_of(constraint, model, batch, Step(2))
+    loss_of(constraint, model, batch, Step(2))
+    with pytest.raises(ConfigError, match=r"number=1: it goes back, from 2.*all epochs.*record\.begin"):
+        loss_of(constraint, model, batch, Step(1))
+    constraint.record.begin()
+    loss_of(constraint, model, batch, Step(1))
+    assert constraint.record.receipt.steps == [[1, 1]]
+
+
 @pytest.mark.parametrize("first", ["all", 2])
 def test_packed_rows_equal_the_documents_apart(first):
     documents = [a_batch(seed, rows=1, width=8 + seed) for seed in range(3)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, anchors_of, loss_of, moved, probe_of
+from loop import FEW_ANCHORS, TOKENIZER, a_batch, adapted, anchors_of, loss_of, moved, probe_of, settings
 from peft import LoraConfig, get_peft_model
 from pools import BARE, PROMPTS, TAUGHT, ask_about, built, pool_of
 from safetensors import safe_open
@@ -18,7 +18,8 @@ from pact_plugin import PactConstraint, assemble
 from pact_plugin.data.prompts import Prompt, for_pool
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference import pool_file
+from pact_plugin.reference import pool_file, pool_states
+from pact_plugin.reference.choose import DataFacts
 from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -277,6 +278,33 @@ def test_tokens_are_chosen_anew_where_the_judge_sees_other_refusals(folder, monk
     monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) and next(spared) > 0)
     assert chosen(monkeypatch).tokens.provenance["refused"] == "9"
     assert len(list(folder.glob("*.tokens.safetensors"))) == 2
+
+
+def test_tokens_are_chosen_anew_for_another_tokenizer(folder, monkeypatch):
+    chosen(monkeypatch)
+    monkeypatch.setattr(pool_file, "tokenizer_fingerprint", lambda tokenizer: "of another one")
+    chosen(monkeypatch)
+    assert len(list(folder.glob("*.tokens.safetensors"))) == 2
+
+
+def test_states_where_the_datas_answers_begin_are_kept(generated, folder, monkeypatch):
+    """New ones would differ by rounding on other hardware, and a run that is resumed there would not go on."""
+    ask_about(monkeypatch, PROMPTS)
+    header = tuple(TOKENIZER.encode("<|im_start|>assistant", add_special_tokens=False))
+    data = DataFacts(folder=None, endings=(header,))
+
+    def probe():
+        return probe_of(PactConstraint(tiny_model(), TOKENIZER, settings(), data=data))
+
+    first = probe()
+    assert first != probe_of(PactConstraint(tiny_model(), TOKENIZER, settings()))
+    (file,) = folder.glob("*.states.safetensors")
+    monkeypatch.setattr(pool_states, "ends_of", None)
+    assert probe() == first
+    monkeypatch.undo()
+    ask_about(monkeypatch, PROMPTS)
+    truncated(file)
+    assert probe() == first
 
 
 def test_a_model_that_refuses_fewer_than_half_is_warned_of_in_each_run(folder, monkeypatch):

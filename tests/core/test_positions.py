@@ -123,6 +123,17 @@ def test_a_label_behind_padding_on_the_left_is_no_position():
     assert as_tuples(positions_of(batch)) == [(0, 3, 1, 0), (1, 2, 0, 2), (1, 3, 1, 2)]
 
 
+def test_padding_between_the_tokens_of_a_row_is_refused():
+    batch = {
+        "labels": torch.tensor([[-100, -100, -100, 5, 6]]),
+        "attention_mask": torch.tensor([[1, 1, 0, 1, 1]]),
+    }
+    with pytest.raises(ShapeError, match=r"attention_mask: a row has padding between its tokens"):
+        positions_of(batch)
+    packed = batch | {"position_ids": torch.tensor([[0, 1, 0, 0, 1]])}
+    assert as_tuples(positions_of(packed)) == [(0, 4, 1, 0)]
+
+
 def test_left_padded_position_ids_are_no_documents_of_their_own():
     x = -100
     labels = torch.tensor([[x, x, x, 5, 6]])

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loop import TOKENIZER, TOKENS, a_batch, adapted, loss_of
+from loop import FEW_ANCHORS, TOKENIZER, TOKENS, a_batch, adapted, loss_of, trained
 from loop import settings as loop_settings
 from typer.testing import CliRunner
 
@@ -249,6 +249,19 @@ def test_resuming_continues_the_counts():
     receipt.add(Sums(tokens=1, positions=1, means={"eased": (0.5, 10)}))
     assert (receipt.steps, earlier.steps) == ([[1, 5]], [[1, 4]])
     assert (receipt.sums, earlier.sums) == ({"eased": [1.0, 20.0]}, {"eased": [0.5, 10]})
+
+
+def test_a_checkpoints_weights_are_not_the_aligned_model(tmp_path):
+    """Loaded before the constraint is built, they would be what the run is held to."""
+    config = loop_settings(easing=False, anchors=FEW_ANCHORS)
+    model = adapted()
+    first = PactConstraint(model, TOKENIZER, config)
+    loss_of(first, model, a_batch())
+    first.record.write(tmp_path)
+    PactConstraint(adapted(), TOKENIZER, config).record.resume(tmp_path)
+    words = r"another aligned model.*before the checkpoint's weights are loaded"
+    with pytest.raises(ReceiptError, match=words):
+        PactConstraint(trained(), TOKENIZER, config).record.resume(tmp_path)
 
 
 @pytest.mark.parametrize(

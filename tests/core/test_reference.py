@@ -9,7 +9,8 @@ from tiny import tiny_model
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.wrappers import evaluation_mode
-from pact_plugin.reference.source import Source, adapter_state, build_source
+from pact_plugin.reference.adapter_state import adapter_state
+from pact_plugin.reference.source import Source, build_source
 
 TOKENS = torch.randint(0, 300, (2, 9), generator=torch.Generator().manual_seed(1))
 
@@ -101,6 +102,48 @@ def test_a_copy_that_shares_what_has_begun_to_train_is_refused():
     model.model.layers[0].mlp.up_proj.requires_grad_(True)
     with pytest.raises(ReferenceModelError, match=r"1 parameters have begun to train.*gradual unfreezing"):
         source.require_kept()
+
+
+def test_a_copy_that_shares_what_trains_in_turn_is_refused():
+    model = tiny_model()
+    first, second = model.model.layers[:2]
+    second.requires_grad_(False)
+    source = build_source("copy", model)
+    first.requires_grad_(False)
+    second.requires_grad_(True)
+    with pytest.raises(ReferenceModelError, match="have begun to train"):
+        source.require_kept()
+
+
+def test_a_copy_has_its_own_bias():
+    model = tiny_model(tie_word_embeddings=False)
+    model.lm_head.bias = torch.nn.Parameter(torch.randn(model.config.vocab_size))
+    before = own_logits(model)
+    source = build_source("copy", model)
+    nudge(model)
+    with source.session():
+        hidden = source.hidden((), {"input_ids": TOKENS}).flatten(0, 1)
+        some = source.safety_logits(hidden, torch.tensor([5, 9]), 4)
+    torch.testing.assert_close(some, before[:, [5, 9]])
+
+
+def test_a_copy_follows_the_model_and_stays_as_large():
+    model = tiny_model(tie_word_embeddings=True)
+    source = build_source("copy", model)
+    size = source.extra_bytes
+    model.to("meta")
+    with source.session():
+        hidden = source.hidden((), {"input_ids": TOKENS.to("meta")})
+        assert source.safety_logits(hidden[0], torch.tensor([5], device="meta"), 4).is_meta
+    assert source.extra_bytes == size
+
+
+def test_another_model_with_more_rows():
+    aligned, model = tiny_model(seed=3), tiny_model()
+    before = own_logits(aligned)
+    aligned.resize_token_embeddings(model.config.vocab_size + 8, mean_resizing=False)
+    source = build_source("model", model, aligned)
+    torch.testing.assert_close(aligned_logits(source), before)
 
 
 def test_an_adapter_beside_which_weights_have_begun_to_train_is_refused():

@@ -334,6 +334,42 @@ def test_every_value_and_every_name_counts_in_a_models_fingerprint():
     assert model_fingerprint(model) == known
 
 
+def test_what_the_configuration_makes_of_the_weights_counts_too():
+    known = model_fingerprint(tiny_model())
+    other = model_fingerprint(tiny_model(rope_parameters={"rope_type": "default", "rope_theta": 100.0}))
+    assert (other.structure, other.values) != (known.structure, known.values)
+    assert other.values != known.values
+    same = tiny_model()
+    same.config.use_cache, same.config.pad_token_id = False, 3  # as trainers do
+    assert model_fingerprint(same) == known
+    peft = get_peft_model(tiny_model(), LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    assert model_fingerprint(peft, base_only=True) == known
+
+
+def test_predictions_without_a_header_are_not_taken_over(tmp_path):
+    stored(tmp_path, {HELD[0]: torch.zeros(3, 4), HELD[1]: torch.zeros(3, 1)}, document(3))
+    (tmp_path / "header.json").unlink()
+    with pytest.raises(StoreError, match=r"without their header\.json.*delete the folder"):
+        table(tmp_path)
+
+
+def test_the_size_of_a_table_is_known_beforehand(tmp_path):
+    batch = a_batch()
+    built = PactConstraint(tiny_model(), TOKENIZER, config(store=tmp_path, anchors=False))
+    built.fill([batch], progress=False)
+    documents = documents_of(batch, positions_of(batch))
+    known = sum(built.reference.table.bytes_of(one) for one in documents)
+    (file,) = tmp_path.glob("*.shard")
+    assert known < file.stat().st_size < known + 100  # what a file begins and ends with
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    built = PactConstraint(tiny_model(), TOKENIZER, config(store=tmp_path / "file", anchors=False))
+    with pytest.raises(StoreError, match=r"store=.*cannot be written.*has room"):
+        built.fill([a_batch()], progress=False)
+
+
 class InBuffers(torch.nn.Module):
     """A linear layer as GPTQ and AWQ have it: its weight lies in buffers."""
 

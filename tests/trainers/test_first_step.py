@@ -105,14 +105,15 @@ def test_nothing_is_left_on_the_model(tmp_path):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
-def failing(model: Any, error: BaseException) -> Any:
-    """A model whose first forward pass in training raises."""
-    forward, calls = model.forward, iter([error])
+def failing(model: Any, error: BaseException, *, before: int = 0) -> Any:
+    """A model whose first forward pass in training raises, or one after so many."""
+    forward, calls = model.forward, iter([None] * before + [error])
 
     @functools.wraps(forward)
     def own(*args: Any, **kwargs: Any) -> Any:
         if model.training and torch.is_grad_enabled():
-            for one in calls:
+            one = next(calls, None)
+            if one is not None:
                 raise one
         return forward(*args, **kwargs)
 
@@ -130,6 +131,21 @@ def test_a_first_step_that_runs_out_of_memory_is_tried_again(tmp_path, build, wi
     assert trainer._train_batch_size < 4
     assert trainer.pact.record.receipt.steps == [[1, 3]]
     assert verify_run(tmp_path).startswith("constrained:")
+
+
+@each_trainer
+def test_a_later_step_that_runs_out_of_memory_is_tried_again_from_the_first(tmp_path, build):
+    """The steps before count once."""
+    trainer = build(tmp_path, auto_find_batch_size=True, per_device_train_batch_size=4, max_steps=4)
+    failing(trainer.model, RuntimeError("CUDA out of memory."), before=2)
+    pact.attach(trainer, CONFIG).train()
+    size = trainer._train_batch_size
+    assert size < 4
+    receipt = trainer.pact.record.receipt
+    assert receipt.steps == [[1, 4]]
+    plain = build(tmp_path / "plain", per_device_train_batch_size=size, max_steps=4)
+    pact.attach(plain, CONFIG).train()
+    assert receipt.trained_tokens == plain.pact.record.receipt.trained_tokens
 
 
 @each_trainer
