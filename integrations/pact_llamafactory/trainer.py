@@ -8,7 +8,7 @@ from llamafactory.train.pt.trainer import CustomTrainer
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
 from pact_transformers.errors import unconstrainable
 from pact_transformers.mixin import constrain, trainer_parts
-from pact_transformers.resuming import store_beside
+from pact_transformers.resuming import checkpoint_of_run, store_beside
 
 from pact_plugin.constraint import Constraint
 from pact_plugin.hooks.spec import TrainerParts
@@ -30,7 +30,7 @@ def llamafactory_parts(trainer: Any, folder: str | None) -> TrainerParts:
             "ASFT" if asft else type(trainer).__name__,
             "Set `stage: sft` or `pt`, without `use_asft_loss`, or train without PACT.",
         )
-    return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+    return trainer_parts(trainer, folder or store_beside(checkpoint_of_run(trainer.args)))
 
 
 def constrain_llamafactory(trainer: Any, constraint: Constraint) -> Any:

@@ -10,7 +10,7 @@ from llamafactory.extras.logging import get_logger
 from llamafactory.train import tuner
 from llamafactory.train.pt import workflow as pt
 from llamafactory.train.sft import workflow as sft
-from pact_transformers.resuming import attach_and_say
+from pact_transformers.resuming import attach_and_say, checkpoint_of_run
 
 from pact_llamafactory.problems import require_constrainable
 from pact_llamafactory.settings import settings
@@ -59,7 +59,7 @@ def _constrained(kind: type, found: _Run) -> Callable[..., Any]:
         found.met = True
         if found.config is None or not trainer.args.do_train:
             return trainer
-        attach_and_say(trainer, found.config, trainer.args.resume_from_checkpoint, logger.info_rank0)
+        attach_and_say(trainer, found.config, checkpoint_of_run(trainer.args), logger.info_rank0)
         return trainer
 
     return make

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pact_transformers.resuming import attach_and_say
+from pact_transformers.resuming import attach_and_say, checkpoint_of_run
 from swift.trainers import TrainerFactory
 from swift.utils import get_logger
 
@@ -50,7 +50,7 @@ def _constrained(choose: Callable[[Any], Any], settings: PactConfig) -> Callable
 
         def make(*positional: Any, **named: Any) -> Any:
             trainer = kind(*positional, **named)
-            attach_and_say(trainer, settings, trainer.args.resume_from_checkpoint, logger.info)
+            attach_and_say(trainer, settings, checkpoint_of_run(trainer.args), logger.info)
             return trainer
 
         return make

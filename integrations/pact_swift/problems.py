@@ -87,6 +87,13 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
         yield _refused(
             "sequence_parallel_size", arguments, "sequence parallelism splits a sequence over ranks"
         )
+    if arguments.get("fsdp"):
+        yield unconstrainable(
+            "ms-swift loads the weights on one rank alone, and PACT asks the aligned model on every rank",
+            "fsdp",
+            arguments["fsdp"] if isinstance(arguments["fsdp"], str) else None,
+            "Use `deepspeed: zero3` or less, or remove PACT's plugin.",
+        )
     size = arguments.get("deepspeed_autotp_size")
     if config.has_anchors and size is not None and int(size) > 1:
         yield shared_layers("deepspeed_autotp_size", size, "register `{'anchors': False}`")

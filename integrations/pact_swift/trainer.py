@@ -6,7 +6,7 @@ from typing import Any
 
 from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
-from pact_transformers.resuming import store_beside
+from pact_transformers.resuming import checkpoint_of_run, store_beside
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor
 
@@ -51,7 +51,7 @@ def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:
             type(trainer).__name__,
             "Train with `swift sft` or `swift pt`, or remove PACT's plugin.",
         )
-    return trainer_parts(trainer, folder or store_beside(trainer.args.resume_from_checkpoint))
+    return trainer_parts(trainer, folder or store_beside(checkpoint_of_run(trainer.args)))
 
 
 def constrain_swift(trainer: Seq2SeqTrainer, constraint: Constraint) -> Seq2SeqTrainer:

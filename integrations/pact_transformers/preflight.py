@@ -101,11 +101,11 @@ def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
     """The checkpoint that a run goes on from: the one that is named, or else the last one in a folder.
 
     Args:
-        named: The value of `resume_from_checkpoint`.
+        named: The value of `resume_from_checkpoint`; `true` is the last one in the folder.
         folder: Where the framework looks by itself; None where it does not.
     """
-    if named is not None or folder is None or not folder.is_dir():
-        return Path(str(named)) if named else None
+    if named not in (None, True) or folder is None or not folder.is_dir():
+        return Path(str(named)) if named and named is not True else None
     from transformers.trainer_utils import get_last_checkpoint
 
     found = get_last_checkpoint(str(folder))

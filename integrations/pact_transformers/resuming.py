@@ -6,11 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_utils import get_last_checkpoint
+
 from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_transformers.fill import FOLDER
+
+
+def checkpoint_of_run(args: Any) -> str | None:
+    """What a trainer's arguments say that the run goes on from; `true` is the last checkpoint of the output folder."""
+    named = args.resume_from_checkpoint
+    found: str | None = get_last_checkpoint(args.output_dir) if named is True else named
+    return found or None
 
 
 def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:

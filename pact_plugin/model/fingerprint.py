@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pact_plugin.model.adapters import owner_by_name
+from pact_plugin.model.ranks import require_weights
 from pact_plugin.model.wrappers import peft_model, text_config
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -47,7 +48,11 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
         base_only: Leave the adapters out: they change nothing, and start at random.
         any_type: Compare floating-point values as float32, so that the same weights in bfloat16 and in float32 are the
             same model. Packed integers are compared as they are.
+
+    Raises:
+        ReferenceModelError: This rank has no weights yet.
     """
+    require_weights(model)
     line = f"{_configured(model)}\n"
     structure, values = hashlib.sha256(line.encode()), hashlib.sha256(line.encode())
     for name, found in sorted(_named(model, base_only), key=lambda pair: pair[0]):

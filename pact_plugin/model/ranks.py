@@ -17,6 +17,20 @@ FSDP1_REMEDY = "Use FSDP2: `fsdp_version: 2`, or `version: 2` in `fsdp_config`."
 ZERO3_HEAD = "single rows of a head in training cannot be read where ZeRO stage 3 has partitioned it"
 
 
+NO_WEIGHTS = "every rank must hold the model's weights when PACT is attached"
+WHOLE_ON_EVERY_RANK = "Load the whole model on every rank; with FSDP set `cpu_ram_efficient_loading: false`."
+
+
+def require_weights(model: nn.Module) -> None:
+    """Refuse a model without weights, as FSDP's memory-saving loading leaves it on all ranks but the first.
+
+    Raises:
+        ReferenceModelError: It is one.
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ReferenceModelError(NO_WEIGHTS, key="model", remedy=WHOLE_ON_EVERY_RANK)
+
+
 def is_distributed() -> bool:
     """Whether torch.distributed runs, with one rank or more."""
     return distributed.is_available() and distributed.is_initialized()

@@ -12,6 +12,7 @@ from torch import nn
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.adapters import trained_beside
 from pact_plugin.model.head import language_head
+from pact_plugin.model.ranks import require_weights
 from pact_plugin.model.wrappers import adapter_off, peft_model
 from pact_plugin.reference.source import AdapterState, Source
 
@@ -33,7 +34,7 @@ def adapter_state(model: nn.Module) -> AdapterState:
         trained; `trained`: it is not; `none`: there is no adapter.
 
     Raises:
-        ReferenceModelError: The adapter prepends virtual tokens.
+        ReferenceModelError: The adapter prepends virtual tokens, or this rank has no weights yet.
     """
     peft = peft_model(model)
     if peft is None:
@@ -44,6 +45,7 @@ def adapter_state(model: nn.Module) -> AdapterState:
             key="adapter",
             remedy="Use a LoRA-like adapter.",
         )
+    require_weights(model)
     head = language_head(model)
     tried = torch.arange(_TRIED, device=head.device)
     seen = []

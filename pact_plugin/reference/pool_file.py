@@ -22,7 +22,7 @@ from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import Generation, device_of, prompt_ends, warn_without_chat_template
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, ReferenceModelError, TokenFileError
-from pact_plugin.model.ranks import all_gather_object, broadcast_object, rank
+from pact_plugin.model.ranks import WHOLE_ON_EVERY_RANK, all_gather_object, broadcast_object, rank
 from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, Pool, PoolAnswer, ask, ending, refuses
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
@@ -84,7 +84,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         raise ReferenceModelError(
             "the ranks hold different weights, so they have no aligned model in common",
             key="model",
-            remedy="Load the whole model on every rank; with FSDP set `cpu_ram_efficient_loading: false`.",
+            remedy=WHOLE_ON_EVERY_RANK,
         )
     file = cache_folder() / f"{key}.safetensors"
     kept = broadcast_object(_read(file, key, tokenizer, prompts, ends))

@@ -155,6 +155,17 @@ def test_an_adapter_beside_which_weights_have_begun_to_train_is_refused():
         source.require_kept()
 
 
+def test_a_rank_without_weights():
+    """As FSDP's memory-saving loading leaves all but the first."""
+    with torch.device("meta"):
+        whole, adapted = tiny_model(), lora(tiny_model())
+    source = build_source("itself", whole)
+    with pytest.raises(ReferenceModelError, match="cpu_ram_efficient_loading: false"):
+        source.fingerprint()
+    with pytest.raises(ReferenceModelError, match="cpu_ram_efficient_loading: false"):
+        adapter_state(adapted)
+
+
 def test_another_model():
     aligned = tiny_model(seed=3)
     before = own_logits(aligned)

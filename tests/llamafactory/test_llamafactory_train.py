@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from llamafactory_runs import FULL, LORA, Workshop
+from pact_llamafactory.check.check import check
 from plain import documents
 from whole_step_plain import assert_equal_to_plain
 
@@ -58,6 +59,17 @@ def test_interrupted_and_resumed(workshop):
     line = workshop.plain("resumed", max_steps=6, **settings).ok().verify()
     assert line.returncode == 1
     assert "steps 5-6 of 6 were not constrained" in line.stderr
+
+
+def test_the_last_checkpoint_by_name(workshop):
+    """`true` is the last one of the output folder, also for PACT's table and tokens, and for `check`."""
+    settings = {**LORA, "save_steps": 2}
+    workshop.train("named", max_steps=2, **settings).ok()
+    settings["resume_from_checkpoint"] = True
+    (finding,) = check(workshop.written("named", max_steps=3, pact={"weight": 1}, **settings)).findings
+    assert finding.key == "pact.weight"
+    resumed = workshop.train("named", max_steps=3, **settings).ok()
+    assert resumed.receipt["steps"] == [[1, 3]]
 
 
 def test_two_processes_through_torchrun(workshop):

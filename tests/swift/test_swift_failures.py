@@ -117,6 +117,7 @@ def test_two_plugins_of_different_settings_stop():
         ({"tuner_type": "llamapro"}, {}, "`tuner_type`"),
         ({"tuner_backend": "unsloth"}, {}, "`tuner_backend`"),
         ({"sequence_parallel_size": 2}, {}, "`sequence_parallel_size`"),
+        ({"fsdp": "fsdp2"}, {}, "`deepspeed: zero3`"),
         ({"deepspeed_autotp_size": 2}, {}, "anchors"),
         ({"resume_only_model": True}, {}, "`resume_only_model`"),
     ],

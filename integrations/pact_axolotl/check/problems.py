@@ -90,6 +90,7 @@ _OTHER_LOSSES = (
     _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
     _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
     _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
+    _ManyRanks("expert_parallel_size", "each rank holds other experts, and so another model"),
     # A block, in Axolotl 0.21.
     _ManyRanks("context_parallel", "context parallelism splits a sequence over ranks"),
     _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
@@ -97,7 +98,7 @@ _OTHER_LOSSES = (
 
 _SWITCHES = ("easing", "anchors", "hold_data")
 
-_REWEIGHTED = ("use_eaft", "use_dft")
+_REWEIGHTED = ("use_eaft", "use_dft", "liger_use_token_scaling")
 
 _MISTRAL_COMMON = "tokenizer_use_mistral_common"
 _NAMES_A_TOKENIZER = ("base_model", "base_model_config", "tokenizer_config")

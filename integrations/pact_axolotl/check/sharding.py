@@ -10,7 +10,7 @@ from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
-from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, ZERO3_HEAD, partitioned_reference
+from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, NO_WEIGHTS, ZERO3_HEAD, partitioned_reference
 
 
 def is_zero3(cfg: Mapping[str, Any]) -> bool:
@@ -55,6 +55,10 @@ def unreadable(cfg: Mapping[str, Any], config: PactConfig) -> Iterator[PactError
     """Errors where the constraint cannot have parameters that are spread over devices."""
     if any(cfg.get(key) for key in ("fsdp", "fsdp_config")) and fsdp_version(cfg) == 1:
         yield fsdp1(cfg)
+    block = cfg.get("fsdp_config")
+    for key in ("cpu_ram_efficient_loading", "fsdp_cpu_ram_efficient_loading"):
+        if isinstance(block, Mapping) and block.get(key):
+            yield AdapterError(NO_WEIGHTS, key=f"fsdp_config.{key}", value=True, remedy="Set it to `false`.")
     # A file that is not here yet is for `check` to report, and for the trainer to refuse.
     with suppress(ConfigError):
         if not is_zero3(cfg):

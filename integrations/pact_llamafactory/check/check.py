@@ -56,8 +56,9 @@ def check(config: Path) -> Report:
 
 def _checkpoint(arguments: Mapping[str, Any]) -> Path | None:
     """What the run goes on from; LLaMA-Factory looks in the output folder by itself."""
-    looks = arguments.get("do_train") and not arguments.get("overwrite_output_dir")
-    return checkpoint_of(arguments.get("resume_from_checkpoint"), output_of(arguments) if looks else None)
+    named = arguments.get("resume_from_checkpoint")
+    looks = named is True or (arguments.get("do_train") and not arguments.get("overwrite_output_dir"))
+    return checkpoint_of(named, output_of(arguments) if looks else None)
 
 
 def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:

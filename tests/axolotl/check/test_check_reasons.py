@@ -104,6 +104,13 @@ PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
             ("mistral-common's tokenizer", "tokenizer_use_mistral_common: false"),
         ),
         ({"use_eaft": True}, "use_eaft", ("easing: false",)),
+        ({"liger_use_token_scaling": True}, "liger_use_token_scaling", ("easing: false",)),
+        ({"expert_parallel_size": 2}, "expert_parallel_size", ("`expert_parallel_size`",)),
+        (
+            {"fsdp_version": 2, "fsdp_config": {"cpu_ram_efficient_loading": True}, **LORA},
+            "fsdp_config.cpu_ram_efficient_loading",
+            ("`false`",),
+        ),
         ({"relora": True, **LORA}, "relora", ("pact: {reference: ./model}",)),
         (
             {"fix_untrained_tokens": [3]},
