@@ -93,8 +93,10 @@ def main() -> None:
                 with nullcontext() if last else accelerator.no_sync(model):
                     with constraint.watch(batch):
                         output = model(**batch, num_items_in_batch=tokens)
+                    with accelerator.autocast():  # as the aligned model was asked
+                        added = constraint.loss(batch, step)
                     # `ranks` undoes the averaging of gradients over the processes.
-                    loss = output.loss * ranks + constraint.loss(batch, step)
+                    loss = output.loss * ranks + added
                     accelerator.backward(loss)
                 total += loss.detach()
             optimizer.step()
