@@ -85,7 +85,7 @@ class Reading:
     @property
     def safety(self) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:
         """Log p of the safety tokens, and log r, in nats, both with gradient."""
-        read = self._read(self._hidden)  # outside of autocast, as the reference's own
+        read = self._read(self._hidden)  # in the precision around it, as the reference's own
         return read.logprobs, read.log_rest
 
     def logits(self, ids: Int[Tensor, " J"]) -> Float[Tensor, "N J"]:
