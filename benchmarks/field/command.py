@@ -110,7 +110,7 @@ def field(
         dtype=one_of(PRECISIONS, dtype, "dtype"),
         train=trained,
     )
-    others = {} if pact is None or name is None else {name: _method(name, pact)}
+    others = {} if pact is None or name is None else {name: settings_by_name(name, pact)}
     names = list(dict.fromkeys([*(method or []), *others]))
     base = Cell(one_of(TASKS, task, "task"), contamination, one_of(WORDINGS, wording, "wording"))
     cells = cells_of(base, names, others, strength or [], seed or [0])
@@ -155,7 +155,7 @@ def cells_of(
     return found
 
 
-def _method(name: str, text: str) -> Method:
+def settings_by_name(name: str, text: str) -> Method:
     """pact-plugin with settings from the command line."""
     try:
         config = json.loads(text)
@@ -165,7 +165,8 @@ def _method(name: str, text: str) -> Method:
     if name in METHODS or name == "all" or not re.fullmatch(r"[A-Za-z0-9._-]+", name):
         remedy = "Take another one of letters, digits, `.`, `_` and `-`."
         raise ConfigError("the name is taken, or no name of a file", key="name", value=name, remedy=remedy)
-    return configured(name, {} if config is True else config)
+    usual = {"weight": PactConfig().weight}
+    return configured(name, usual if config is True else usual | config)
 
 
 def sources(folder: Path | None, given: Sequence[str] | None) -> Data:

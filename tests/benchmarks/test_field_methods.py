@@ -11,6 +11,7 @@ from field_data import write_data
 from safetensors.torch import load_file
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
 
+from benchmarks.field.command import settings_by_name
 from benchmarks.field.data import Data, Item, training_items
 from benchmarks.field.encoding import Row, batch_of, encode
 from benchmarks.field.methods import METHODS, all_names, method_of
@@ -25,6 +26,7 @@ from benchmarks.field.run import merged
 from benchmarks.field.settings import PRECISIONS, Cell, Sizes
 from benchmarks.field.start import Start
 from benchmarks.field.training import batched, fine_tune, loop, schedule, trainable
+from pact_plugin import PactConfig
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import language_head
@@ -119,6 +121,11 @@ def test_inside_the_aligned_model_is_that_of_the_start(start):
     assert trainee.head.decoder is language_head(model).decoder
     with trainee.aligned():
         assert trainee.head.decoder is language_head(start.model).decoder
+
+
+def test_settings_from_the_command_line_have_the_usual_weight():
+    assert settings_by_name("mine", '{"anchors": {"benign_top_k": 64}}').strength == PactConfig().weight
+    assert settings_by_name("mine", '{"weight": 1}').strength == 1
 
 
 def test_a_method_of_the_command_line_has_its_own_weight():
