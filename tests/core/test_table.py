@@ -24,7 +24,7 @@ from tiny import tiny_model
 from pact_plugin import PactConstraint, confidence_divergence, published_divergence
 from pact_plugin.data.documents import Document, documents_of
 from pact_plugin.data.positions import positions_of
-from pact_plugin.errors import NonFiniteError, StoreError
+from pact_plugin.errors import NonFiniteError, ReferenceModelError, StoreError
 from pact_plugin.math.easing import eased_share
 from pact_plugin.math.gate import gate_end
 from pact_plugin.model.fingerprint import model_fingerprint
@@ -361,6 +361,20 @@ def test_the_size_of_a_table_is_known_beforehand(tmp_path):
     known = sum(built.reference.table.bytes_of(one) for one in documents)
     (file,) = tmp_path.glob("*.shard")
     assert known < file.stat().st_size < known + 100  # what a file begins and ends with
+
+
+def test_a_token_that_another_aligned_model_has_no_row_for(tmp_path):
+    model, rows = tiny_model(), tiny_model().config.vocab_size
+    model.resize_token_embeddings(rows + 8, mean_resizing=False)
+    batch = a_batch()
+    batch["input_ids"][0, 1] = rows + 3
+    for store in (tmp_path, None):
+        own = config(store=store, anchors=False)
+        built = PactConstraint(model, TOKENIZER, own, reference_model=tiny_model())
+        with pytest.raises(
+            ReferenceModelError, match=f"token id {rows + 3}, and the aligned model has {rows} rows"
+        ):
+            built.fill([batch], progress=False) if store else loss_of(built, model, batch)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
