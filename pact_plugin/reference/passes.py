@@ -120,8 +120,10 @@ class Passes:
 
     def _require_known(self, ids: Sequence[np.ndarray]) -> None:
         """Refuse tokens that another model has no row for, as those that were added to the one in training."""
+        if self._rows is None:
+            return
         largest = max(int(some.max(initial=0)) for some in ids)
-        if self._rows is not None and largest >= self._rows:
+        if largest >= self._rows:
             raise ReferenceModelError(
                 f"the data holds token id {largest}, and the aligned model has {self._rows} rows",
                 key="reference",
