@@ -22,7 +22,7 @@ from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, position
 from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 from pact_plugin.reference.columns import Columns, furthest, read
 from pact_plugin.reference.probe import Probe
 from pact_plugin.reference.source import Source, build_source
@@ -112,7 +112,7 @@ class Kind:
         self._top_k = config.anchors.top_k if config.anchors else 0
         self._head, self._chunk = language_head(model), config.advanced.chunk_size
         self._student = Student(model, self._head, tokens.positive.ids, self._chunk)
-        probe = Probe(Linear(torch.zeros(settings.sizes.hidden_size), 0.0), 0.5)
+        probe = Probe(LinearFunction(torch.zeros(settings.sizes.hidden_size), 0.0), 0.5)
         self._terms: Sequence[Term] = _terms(config, tokens, probe, tokenizer)
         self._columns = tuple(dict.fromkeys(one for term in self._terms for one in term.columns))
 

@@ -20,7 +20,7 @@ from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.record import Mode, Record
 from pact_plugin.terms.ahead import Ahead
-from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Step, Turn, combined
+from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep, OwnPassTerm, Step, combined
 from pact_plugin.terms.student import Reading
 
 
@@ -104,8 +104,8 @@ class Constraint:
         self._student.require_same_head()
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
         device = self._student.device(batch["labels"])
-        turn = Turn(step, self._number(step), trained, ambient_autocast(device), apart=True)
-        return step.per_token(self._ahead.add(turn, device), trained)
+        micro = MicroStep(step, self._number(step), trained, ambient_autocast(device), apart=True)
+        return step.per_token(self._ahead.add(micro, device), trained)
 
     def loss(
         self,
@@ -148,13 +148,13 @@ class Constraint:
                 key="labels",
                 remedy="Check masking, truncation and the chat template; at least one token must be trained on.",
             )
-        turn = Turn(step, self._number(step), trained, view.autocast)
-        self._micro_batch = step.number, turn.number
+        micro = MicroStep(step, self._number(step), trained, view.autocast)
+        self._micro_batch = step.number, micro.number
         acting = self.config.weight > 0
         with torch.set_grad_enabled(acting and torch.is_grad_enabled()):
             aligned = self.reference.aligned(view, train=True)
             assert aligned is not None
-            given = MicroBatch(view, Reading(self._student, view), aligned, turn, task_loss)
+            given = MicroBatch(view, Reading(self._student, view), aligned, micro, task_loss)
             total = self._noted([self._ahead.part(term, given) for term in self.terms], given, "train")
         self.record.receipt.add_step(step.number)
         return step.per_token(total, trained) if acting else torch.zeros((), device=total.device)
@@ -189,9 +189,9 @@ class Constraint:
         self._check_first()
         step = step or self._next_step()
         device = self._student.device(tokens)
-        turn = Turn(step, self._number(step), 1, ambient_autocast(device), apart)
-        self._micro_batch = step.number, turn.number
-        parts = [term.ahead(turn) for term in self.terms if isinstance(term, OwnPassTerm)]
+        micro = MicroStep(step, self._number(step), 1, ambient_autocast(device), apart)
+        self._micro_batch = step.number, micro.number
+        parts = [term.ahead(micro) for term in self.terms if isinstance(term, OwnPassTerm)]
         whole = combined(parts, device)
         means = {**whole.means, "loss": (whole.penalty.detach(), 1)}
         self.record.add(Sums(tokens, means=means), whole.penalty, "train")

@@ -30,7 +30,7 @@ PARTIAL = 0.7
 
 
 @dataclass(frozen=True)
-class Linear:
+class LogisticRegression:
     """A logistic regression over named features."""
 
     bias: float
@@ -54,8 +54,8 @@ class Classifier:
     """
 
     known: frozenset[str]
-    refuses: Linear
-    partial: Linear
+    refuses: LogisticRegression
+    partial: LogisticRegression
 
     @classmethod
     def load(cls, path: str | os.PathLike[str] = WEIGHTS) -> Classifier:
@@ -80,7 +80,7 @@ class Classifier:
         if stored["format"] != FORMAT:
             raise ValueError(f"format {stored['format']!r} instead of {FORMAT}")
         parts = [
-            Linear(
+            LogisticRegression(
                 float(part["bias"]), {str(name): float(weight) for name, weight in part["weights"].items()}
             )
             for part in (stored["refuses"], stored["partial"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Linear:
+class LinearFunction:
     """weights · h + bias, in float32. Functions with the same digest are equal.
 
     Args:
@@ -29,7 +29,7 @@ class Linear:
         object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest()[:16])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Linear) and other.digest == self.digest
+        return isinstance(other, LinearFunction) and other.digest == self.digest
 
     def __hash__(self) -> int:
         return hash(self.digest)

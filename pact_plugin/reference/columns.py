@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 from pact_plugin.model.ranks import chunks
 from pact_plugin.reference.source import Source
 
@@ -36,7 +36,7 @@ class Columns:
     ids: tuple[int, ...]
     first: int | None = None
     behind: tuple[int, ...] | None = None
-    linear: Linear | None = None
+    linear: LinearFunction | None = None
     top_k: int = 0
 
     @property

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.errors import ConfigError
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 
 MINIMUM = 16
 """Fewest prompts of each kind that a probe is fitted to."""
@@ -35,7 +35,7 @@ class Probe:
         endings: The last tokens before the places that it was fitted at.
     """
 
-    log_odds: Linear
+    log_odds: LinearFunction
     auc: float
     endings: tuple[tuple[int, ...], ...] = ()
 
@@ -93,7 +93,7 @@ def fit_probe(
     slope = float(scale.coef_[0, 0]) / size
     weights = slope * direction.coef_[0] / spread.scale_
     bias = slope * float(direction.intercept_[0]) + float(scale.intercept_[0]) - float(weights @ spread.mean_)
-    fit = Linear(torch.from_numpy(_rounded(weights)).float(), float(_rounded(np.asarray(bias))))
+    fit = LinearFunction(torch.from_numpy(_rounded(weights)).float(), float(_rounded(np.asarray(bias))))
     return Probe(fit, float(roc_auc_score(kinds, scores)), endings)
 
 

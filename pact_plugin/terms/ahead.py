@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.errors import ConfigError
-from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Term, Turn, combined
+from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep, OwnPassTerm, Term, combined
 
 
 class Ahead:
@@ -24,15 +24,15 @@ class Ahead:
         self._terms = [term for term in terms if isinstance(term, OwnPassTerm)]
         self._place, self._made = (0, 0), dict[str, Contribution]()
 
-    def add(self, turn: Turn, device: torch.device) -> Float[Tensor, ""]:
+    def add(self, micro: MicroStep, device: torch.device) -> Float[Tensor, ""]:
         """The sum of these terms' penalties in nats, with gradient; without effect where there are none.
 
         Args:
-            turn: The micro-batch.
+            micro: The micro-batch.
             device: Of the model in training.
         """
-        made = {term.name: term.ahead(turn) for term in self._terms}
-        self._place = turn.step.number, turn.number
+        made = {term.name: term.ahead(micro) for term in self._terms}
+        self._place = micro.step.number, micro.number
         self._made = {name: replace(part, penalty=part.penalty.detach()) for name, part in made.items()}
         if not made:
             return torch.zeros((), device=device, requires_grad=True)
@@ -47,8 +47,8 @@ class Ahead:
         made = self._made.pop(term.name, None)
         if made is None:
             return term(given)
-        assert given.turn is not None
-        place = given.turn.step.number, given.turn.number
+        assert given.micro is not None
+        place = given.micro.step.number, given.micro.number
         if place != self._place:
             raise ConfigError(
                 f"`ahead` was called for micro-batch {self._place[1] + 1} of step {self._place[0]}, `loss` for "

@@ -28,7 +28,7 @@ from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, PoolAnswer
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchor_prompts import anchors_from, schedule
-from pact_plugin.terms.base import Contribution, MicroBatch, Turn
+from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep
 from pact_plugin.terms.student import Student
 
 _SHIFT = 0.618
@@ -85,49 +85,50 @@ class AnchorsTerm:
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
-        assert batch.turn is not None
-        return self.ahead(batch.turn)
+        assert batch.micro is not None
+        return self.ahead(batch.micro)
 
-    def ahead(self, turn: Turn) -> Contribution:
+    def ahead(self, micro: MicroStep) -> Contribution:
         """As `__call__`, from what is known before the data's forward pass."""
-        if self._first and not turn.apart:
+        if self._first and not micro.apart:
             require_one_backward(self._student.head.decoder)
             self._first = False
-        chosen = self.chosen(turn.step.number, turn.number, rank(), turn.step.micro_batches)
+        chosen = self.chosen(micro.step.number, micro.number, rank(), micro.step.micro_batches)
         # Without a response too: sharded models need every rank.
-        total = self._divergence(chosen, turn) * turn.trained
-        return Contribution(
-            penalty=self._weight * total, means={"anchor_divergence": (total.detach(), turn.trained)}
-        )
+        total = self._divergence(chosen, micro) * micro.trained
+        means = {"anchor_divergence": (total.detach(), micro.trained)}
+        return Contribution(penalty=self._weight * total, means=means)
 
-    def _divergence(self, chosen: list[int], turn: Turn) -> Float[Tensor, ""]:
+    def _divergence(self, chosen: list[int], micro: MicroStep) -> Float[Tensor, ""]:
         """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
-        self._read_once(turn)
-        logprobs, log_rest = self._of_student(chosen, turn)
+        self._read_once(micro)
+        logprobs, log_rest = self._of_student(chosen, micro)
         aligned_logprobs, aligned_log_rest = self._of_aligned(chosen, logprobs.device)
         divergence = confidence_divergence(logprobs, aligned_logprobs, log_rest, aligned_log_rest)
         lengths = self._lengths(chosen)
         shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
         return (divergence * to_device(shares, divergence.device)).sum()
 
-    def _read_once(self, turn: Turn) -> None:
+    def _read_once(self, micro: MicroStep) -> None:
         """Have a source that lasts read all anchors, in the first step."""
         if self._aligned is None:
             assert self._passes is not None
-            device = self._student.device(turn.trained)
-            self._aligned = self._split(_predicted(self._passes, self.documents, turn.autocast, device))
+            device = self._student.device(micro.trained)
+            self._aligned = self._split(_predicted(self._passes, self.documents, micro.autocast, device))
 
-    def _of_student(self, chosen: list[int], turn: Turn) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
+    def _of_student(
+        self, chosen: list[int], micro: MicroStep
+    ) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
         """Log p of the buckets and log r, as the model in training says, in nats, with gradient."""
         student = self._student
 
         def call(inputs: dict[str, Any]) -> Tensor:
-            with turn.autocast, without_noise(student.head.decoder):
+            with micro.autocast, without_noise(student.head.decoder):
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
         flat = student.head.keeps_documents_apart
-        hidden = states_of(rows, student.device(turn.trained), call, flat=flat)
+        hidden = states_of(rows, student.device(micro.trained), call, flat=flat)
         tokens = tokens_of_each(torch.tensor(student.ids), self.aligned(chosen).likeliest)
         unique_ids, inverse = tokens.unique(return_inverse=True)
         place = partial(to_device, device=hidden.device)

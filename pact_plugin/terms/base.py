@@ -79,8 +79,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A micro-batch before its forward pass.
+class MicroStep:
+    """A micro-batch before its forward pass: one pass of gradient accumulation.
 
     Args:
         step: The optimiser step.
@@ -105,14 +105,14 @@ class MicroBatch:
         view: The forward pass of the model in training.
         student: What that model says at the response positions.
         aligned: The columns that the terms have asked for.
-        turn: What was known before; None in an evaluation.
+        micro: What was known before; None in an evaluation.
         task_loss: How the task weighs a token: `nll`, or `dft`, by the token's own probability.
     """
 
     view: View
     student: Reading
     aligned: Aligned
-    turn: Turn | None = None
+    micro: MicroStep | None = None
     task_loss: Literal["nll", "dft"] = "nll"
 
 
@@ -181,6 +181,6 @@ class Term(Protocol):
 class OwnPassTerm(Term, Protocol):
     """A term that brings prompts of its own, and so needs no forward pass of the data."""
 
-    def ahead(self, turn: Turn) -> Contribution:
+    def ahead(self, micro: MicroStep) -> Contribution:
         """Its part of the loss of a micro-batch, before the forward pass of that."""
         ...

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from pact_plugin.errors import ConfigError
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 from pact_plugin.reference import probe as probe_module
 from pact_plugin.reference.probe import Probe
 
@@ -180,10 +180,11 @@ def test_a_component_that_never_changes_says_nothing():
 
 def test_a_linear_function_is_known_by_what_it_computes():
     weights = torch.tensor([0.5, -2.0, 1.0])
-    one, same = Linear(weights, 0.25), Linear(weights.clone(), 0.25)
+    one, same = LinearFunction(weights, 0.25), LinearFunction(weights.clone(), 0.25)
     assert one == same
     assert hash(one) == hash(same)
-    assert len({one, same, Linear(weights, 0.5), Linear(-weights, 0.25), Linear(weights[:2], 0.25)}) == 4
+    others = [(weights, 0.5), (-weights, 0.25), (weights[:2], 0.25)]
+    assert len({one, same, *(LinearFunction(*other) for other in others)}) == 4
     assert one != "another thing"
     assert len(one.digest) == 16
     hidden = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
@@ -196,7 +197,7 @@ def test_a_fit_that_differs_by_rounding_is_the_same_function():
     """As on another kind of processor, on which a run goes on: here sums are taken in another order."""
     hidden, kinds = states(1.0, count=400, width=64)
     one, other = (fit_probe(given, kinds).log_odds for given in (hidden, hidden.flip(1)))
-    assert one == Linear(other.weights.flip(0), other.bias)
+    assert one == LinearFunction(other.weights.flip(0), other.bias)
 
 
 def test_autocast_leaves_its_precision_alone_c6_1():
@@ -210,8 +211,9 @@ def test_autocast_leaves_its_precision_alone_c6_1():
 
 def test_the_digest_knows_the_last_bit():
     weights = torch.tensor([1.0])
-    assert Linear(weights, 0.0).digest != Linear(torch.nextafter(weights, torch.tensor([2.0])), 0.0).digest
-    assert Linear(weights, 0.0).digest != Linear(weights, math.ulp(0.0)).digest
+    digest = LinearFunction(weights, 0.0).digest
+    assert LinearFunction(torch.nextafter(weights, torch.tensor([2.0])), 0.0).digest != digest
+    assert LinearFunction(weights, math.ulp(0.0)).digest != digest
 
 
 def test_a_prompt_with_two_places_is_left_out_at_both_c11_4():

@@ -28,7 +28,7 @@ from pact_plugin.errors import NonFiniteError, ReferenceModelError, StoreError
 from pact_plugin.math.easing import eased_share
 from pact_plugin.math.gate import gate_end
 from pact_plugin.model.fingerprint import model_fingerprint
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header
 from pact_plugin.reference.table import Table
@@ -36,7 +36,7 @@ from pact_plugin.reference.table import Table
 CPU = torch.device("cpu")
 IDS = (3, 4, 5, 9)
 HELD = (Columns("logprobs", IDS), Columns("log_rest", IDS))
-ODDS = Columns("linear", (), linear=Linear(torch.tensor([1.0, -2.0]), 0.5))
+ODDS = Columns("linear", (), linear=LinearFunction(torch.tensor([1.0, -2.0]), 0.5))
 END = gate_end(8, 8.0, 1.0)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pact_plugin import PactConfig, PactConstraint, SafetyTokens
 from pact_plugin.constraint import Constraint
-from pact_plugin.model.linear import Linear
+from pact_plugin.model.linear import LinearFunction
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
 from pact_plugin.terms.base import Step
@@ -125,7 +125,7 @@ def calls_of_sources(monkeypatch: Any) -> list[dict[str, Any]]:
     return calls
 
 
-def probe_of(constraint: Constraint) -> Linear:
+def probe_of(constraint: Constraint) -> LinearFunction:
     """By which it eases."""
     (term,) = (term for term in constraint.terms if isinstance(term, EasingTerm))
     (column,) = term.columns
