@@ -9,9 +9,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.field.start import Start
 from pact_plugin.data.generation import Pair
 from pact_plugin.data.prompts import KINDS, for_pool
+from pact_plugin.reference.pool import Pool as AskedPool
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,10 @@ class Pool:
     Attributes:
         harmful: Those to harmful prompts.
         benign: Those to harmless ones.
-        seconds: That the aligned model took to answer, once.
     """
 
     harmful: Sequence[Pair]
     benign: Sequence[Pair]
-    seconds: float
 
     def harmful_of_step(self, number: int, count: int, seed: int) -> list[Pair]:
         """So many harmful ones for the step of a number, in a shuffled order."""
@@ -43,16 +41,19 @@ def pool_prompts() -> tuple[str, ...]:
     return tuple(one.prompt for one in for_pool().prompts)
 
 
-def load_pool(start: Start) -> Pool:
+def load_pool(asked: AskedPool, tokens: int) -> Pool:
     """The harmful prompts that the aligned model refuses, and the harmless ones that it helps with: pact-plugin's own.
 
     So every method is held at the same prompts, and none at answers that are not as they should be.
+
+    Args:
+        asked: pact-plugin's pool, answered.
+        tokens: First tokens of each answer that are kept.
     """
-    limit = start.sizes.pool_tokens
     harmful, benign = (
-        [(prompt, answer[:limit]) for prompt, answer in start.asked.pairs(kind).values()] for kind in KINDS
+        [(prompt, answer[:tokens]) for prompt, answer in asked.pairs(kind).values()] for kind in KINDS
     )
-    return Pool(harmful, benign, start.asked_seconds)
+    return Pool(harmful, benign)
 
 
 def _turn(pairs: Sequence[Pair], number: int, count: int, seed: int) -> list[Pair]:

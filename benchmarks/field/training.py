@@ -50,13 +50,13 @@ def fine_tune(
         What to note of the training, as plain JSON values.
     """
     begun = time.perf_counter()
-    eased, seconds = treated(items, method.treatment, start)
+    model = trainable(start, cell.seed)
+    trainee = Trainee(model, language_head(model), start, cell.seed)
+    eased = treated(items, method.treatment, trainee)
     rows = [
         LEFT_OUT if e is LEFT_OUT else encode(start.tokenizer, item, e)
         for item, e in zip(items, eased, strict=True)
     ]
-    model = trainable(start, cell.seed)
-    trainee = Trainee(model, language_head(model), start, cell.seed, seconds)
     strength = 1.0 if cell.strength is None else cell.strength
     objective = method.make(trainee, strength)
     prepared = time.perf_counter()

@@ -16,7 +16,7 @@ from benchmarks.field.data import Data, Item, training_items
 from benchmarks.field.encoding import Row, batch_of, encode
 from benchmarks.field.methods import METHODS, all_names, method_of
 from benchmarks.field.methods.base import Objective, Trainee, before_answers
-from benchmarks.field.methods.pact import configured
+from benchmarks.field.methods.pact import Pact, configured
 from benchmarks.field.methods.replay import Replay
 from benchmarks.field.methods.replay_kl import ReplayKL
 from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
@@ -27,8 +27,8 @@ from benchmarks.field.settings import PRECISIONS, Cell, Sizes
 from benchmarks.field.start import Start
 from benchmarks.field.training import batched, fine_tune, loop, schedule, trainable
 from pact_plugin import PactConfig
+from pact_plugin.data.prompts import for_pool
 from pact_plugin.errors import ConfigError
-from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import language_head
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
@@ -240,12 +240,43 @@ def test_treatments_treat_what_the_aligned_model_refuses_and_the_data_do_not(sta
         Item(QUESTIONS[0], "Sure, here is your answer."),
         Item(QUESTIONS[1], "Sure, here is a gun", harmful=True),
     ]
-    said, _ = start.kept_answers([item.prompt for item in items])
-    assert [is_refusal(said[item.prompt]) for item in items] == [True, True, False, False]
-    assert treated(items, "none", start)[0] == [0, 0, 0, 0]
-    assert treated(items, "dropping", start)[0] == [LEFT_OUT, 0, 0, 0]
-    assert treated(items, "easing", start)[0] == [1, 0, 0, 0]
-    assert treated(items, "oracle", start)[0] == [1, 0, 0, 1]
+    trainee = Trainee(None, None, start, 0)
+    assert trainee.refused([item.prompt for item in items]) == [True, True, False, False]
+    assert treated(items, "none", trainee) == [0, 0, 0, 0]
+    assert treated(items, "dropping", trainee) == [LEFT_OUT, 0, 0, 0]
+    assert treated(items, "easing", trainee) == [1, 0, 0, 0]
+    assert treated(items, "oracle", trainee) == [1, 0, 0, 1]
+
+
+def test_the_probe_eases_what_pact_eases(start):
+    """Rivals with `+probe` and PACT's own easing leave out the same items."""
+    answers = ("Sure, here is your answer.", "I can't help with that request.")
+    items = [
+        Item(prompt, answer)
+        for prompt, answer in zip((*REQUESTS[:6], *QUESTIONS[:6]), answers * 6, strict=True)
+    ]
+    wanted = []
+    for item in items:
+        model = trainable(start, 0)
+        constraint = Pact({"anchors": False}, Trainee(model, language_head(model), start, 0), 1.0).constraint
+        batch, _ = batch_of([encode(start.tokenizer, item)])
+        with constraint.watch():
+            model(**batch)
+        constraint.loss(batch)
+        wanted.append(constraint.metrics()["pact/eased"])
+    assert treated(items, "probe", Trainee(None, None, start, 0)) == wanted
+    assert set(wanted) == {0.0, 1.0}
+
+
+def test_what_needs_the_answered_pool_pays_for_it_once(start, items, tmp_path):
+    """Also where safety tokens are named, and where a treatment needs it as well as the method."""
+    fresh = replace(start, folder=tmp_path, tokens_file=start.folder / "tokens.safetensors")
+    assert len(fresh.asked.asked) == len(for_pool().prompts)
+    (tmp_path / "pool" / "seconds.json").write_text('{"seconds": 1000}')
+    for name, paid in {"plain": 0, "data-hold": 0, "pact": 1, "sbr+probe": 1}.items():
+        cell = Cell("alpaca", 0.25, method=name, strength=method_of(name).strength)
+        notes = fine_tune(fresh, cell, method_of(name), items, tmp_path / "adapter", lambda *_: None)
+        assert 900 * paid <= notes["seconds"]["kept"] <= 1000 * paid
 
 
 def test_easing_weighs_the_first_tokens_of_an_answer(start):

@@ -16,8 +16,10 @@ from benchmarks.field.encoding import Batch, padded
 from benchmarks.field.pool import Pool, load_pool
 from benchmarks.field.start import Start
 from pact_plugin.data.generation import Pair
+from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.reference.pool import Pool as AskedPool
 
 
 @dataclass
@@ -37,13 +39,26 @@ class Trainee:
     start: Start
     seed: int
     kept_seconds: float = 0.0
+    _has_asked: bool = False
+
+    def asked(self) -> AskedPool:
+        """The answered pool of pact-plugin, whose time counts as this run's, once."""
+        begun = time.perf_counter()
+        asked = self.start.asked
+        if not self._has_asked:
+            self.kept_seconds += self.start.asked_seconds - (time.perf_counter() - begun)
+            self._has_asked = True
+        return asked
 
     def pool(self) -> Pool:
-        """The pool, whose time counts as this run's."""
-        begun = time.perf_counter()
-        pool = load_pool(self.start)
-        self.kept_seconds += pool.seconds - (time.perf_counter() - begun)
-        return pool
+        """What rivals replay of it."""
+        return load_pool(self.asked(), self.start.sizes.pool_tokens)
+
+    def refused(self, prompts: Sequence[str]) -> list[bool]:
+        """Whether the aligned model refuses each prompt of the data, by the default judge; their time counts, too."""
+        said, seconds = self.start.kept_answers(prompts)
+        self.kept_seconds += seconds
+        return [is_refusal(said[prompt]) for prompt in prompts]
 
     @contextmanager
     def aligned(self) -> Iterator[None]:

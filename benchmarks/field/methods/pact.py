@@ -29,6 +29,8 @@ class Pact(Objective):
 
     def __init__(self, config: Mapping[str, Any], trainee: Trainee, strength: float) -> None:
         settings = {"safety_tokens": trainee.start.tokens, "weight": strength, **config}
+        if config.get("easing", True) or config.get("anchors", True):
+            trainee.asked()  # into the folder of the runs, where the constraint finds it
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.constraint = PactConstraint(trainee.model, trainee.start.tokenizer, PactConfig(**settings))
