@@ -11,11 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.field.data import HARMFUL_SETS
 from benchmarks.field.kept import read
 from benchmarks.field.measure import READ_AT_A_TIME
-from benchmarks.field.measures import HARMFUL
+from benchmarks.field.results import label
 from benchmarks.field.run import cell_path, merged
-from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Split
+from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Sizes, Split
 from benchmarks.field.start import Start
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.reading import read as read_along
@@ -38,7 +39,7 @@ def along(
         say: Of progress.
 
     Returns:
-        For each model, by position: the mean over the prompts, its 95% bootstrap interval, and the prompts.
+        By method and strength, and by position: the mean over the prompts, its 95% bootstrap interval, and the prompts.
 
     Raises:
         ConfigError: A run is not in the folder.
@@ -51,11 +52,11 @@ def along(
     ids = start.tokens.positive.ids
     found: dict[str, list[dict[str, float]]] = {}
     for cell in (replace(cells[0], method=ALIGNED), *cells):
-        say(cell.method)
+        say(label(cell))
         model = start.model if cell.method == ALIGNED else merged(start, adapter_of(start.folder, cell))
         with inspecting(model):
             read_through = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
-        found[cell.method] = summary([one.mass for one in read_through])
+        found[label(cell)] = summary([one.mass for one in read_through])
     return found
 
 
@@ -69,7 +70,7 @@ def refused(folder: Path, aligned: Cell, split: Split) -> list[str]:
     if not path.is_file():
         raise _missing(path)
     asked: Mapping[str, Any] = read(path)["asked"]
-    return [row["prompt"] for name in HARMFUL for row in asked[name] if row["refused"]]
+    return [row["prompt"] for name in HARMFUL_SETS for row in asked[name] if row["refused"]]
 
 
 def summary(masses: Sequence[Float[Tensor, " R"]]) -> list[dict[str, float]]:
@@ -81,6 +82,22 @@ def summary(masses: Sequence[Float[Tensor, " R"]]) -> list[dict[str, float]]:
         mean = sum(here) / len(here)
         found.append({"mean": mean, "low": low, "high": high, "prompts": len(here)})
     return found
+
+
+def sizes_of(folder: Path, model: str) -> Sizes:
+    """What the runs of a folder have in common.
+
+    Raises:
+        ConfigError: There are none, or they are of another model.
+    """
+    path = next((folder / "cells").glob("*.json"), None)
+    if path is None:
+        raise _missing(folder / "cells")
+    sizes = Sizes(**read(path)["origin"]["sizes"])
+    if sizes.model != model:
+        problem, remedy = f"the runs there are of {sizes.model}", "Give that --model, or another --output."
+        raise ConfigError(problem, key="model", value=model, remedy=remedy)
+    return sizes
 
 
 def adapter_of(folder: Path, cell: Cell) -> Path:

@@ -63,7 +63,9 @@ def field(
     ] = None,
     ask: Annotated[int, typer.Option(min=1, help="Prompts of each set that are asked, at most.")] = 100,
     exact: Annotated[int, typer.Option(min=0, help="GSM8K problems to solve; 0: none.")] = 100,
-    per_step: Annotated[int, typer.Option(min=1, help="Prompts of the pool in each step.")] = 2,
+    per_step: Annotated[
+        int, typer.Option(min=2, help="Prompts of the pool in each step, half of them harmful.")
+    ] = 2,
     pool_tokens: Annotated[int, typer.Option(min=1, help="Tokens of their answers that rivals replay.")] = 16,
     tokens: Annotated[
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")
@@ -116,7 +118,10 @@ def field(
     cells = cells_of(base, names, others, strength or [], seed or [0])
     torch.set_num_threads(threads)
     quiet()
-    run(Bench(load(sizes, output, tokens), sources(data_folder, data), half, others, console.print), cells)
+    bench = Bench(load(sizes, output, tokens), sources(data_folder, data), half, others, console.print)
+    if left := run(bench, cells):
+        console.print(f"Other processes are at {', '.join(one.name for one in left)}: no report yet.")
+        return
     _report(output, half, judge_again)
 
 

@@ -81,15 +81,15 @@ def half(prompt: str) -> Split:
 
 def task_items(data: Data, task: Task, held_out: int) -> tuple[list[Item], list[Item]]:
     """Short items to train on, and others whose log-likelihood is measured."""
-    items = _short(_alpaca(data) if task == "alpaca" else _gsm8k(data, "gsm8k_train"), task)
+    items = _short(alpaca(data) if task == "alpaca" else gsm8k(data, "gsm8k_train"), task)
     if task == "alpaca":
         return items[held_out:], items[:held_out]
-    return items, _short(_gsm8k(data, "gsm8k_test"), task)[:held_out]
+    return items, _short(gsm8k(data, "gsm8k_test"), task)[:held_out]
 
 
 def problems(data: Data, count: int) -> list[Item]:
     """Test problems of GSM8K with their answers."""
-    return sorted(_gsm8k(data, "gsm8k_test"), key=lambda item: digest(item.prompt, "solve"))[:count]
+    return sorted(gsm8k(data, "gsm8k_test"), key=lambda item: digest(item.prompt, "solve"))[:count]
 
 
 def harmful_items(data: Data, wording: Wording) -> list[Item]:
@@ -132,10 +132,10 @@ def asked(data: Data, split: Split, limit: int, apart: Iterable[str] = ()) -> di
         limit: Prompts of each set, at most.
         apart: Prompts that are not asked, such as those of the pool.
     """
-    taken = {_plain(item.prompt) for item in harmful_items(data, "target")} | {_plain(one) for one in apart}
-    everyday = [
-        item.prompt for item in _alpaca(data) if not _is_short(item, "alpaca") and len(item.prompt) <= PROMPT
-    ]
+    items = alpaca(data)
+    trained = [*harmful_items(data, "target"), *_short(items, "alpaca")]
+    taken = {_plain(one) for one in (*(item.prompt for item in trained), *apart)}
+    everyday = [item.prompt for item in items if len(item.prompt) <= PROMPT]
     found: dict[str, list[str]] = {}
     for name in (*HARMFUL_SETS, *HARMLESS_SETS):
         prompts = sorted(
@@ -154,7 +154,8 @@ def _plain(prompt: str) -> str:
     return " ".join(prompt.lower().split()).rstrip(".?! ")
 
 
-def _alpaca(data: Data) -> list[Item]:
+def alpaca(data: Data) -> list[Item]:
+    """All items of `alpaca.jsonl`; a prompt is the instruction, and below it the input where there is one."""
     return [
         Item(
             "\n".join(filter(None, (row["instruction"].strip(), row["input"].strip()))), row["output"].strip()
@@ -163,8 +164,8 @@ def _alpaca(data: Data) -> list[Item]:
     ]
 
 
-def _gsm8k(data: Data, name: str) -> list[Item]:
-    """Without the calculator's annotations."""
+def gsm8k(data: Data, name: str) -> list[Item]:
+    """All items of one of GSM8K's files, without the calculator's annotations."""
     return [Item(row["question"].strip(), _CALCULATION.sub("", row["answer"])) for row in data.rows(name)]
 
 

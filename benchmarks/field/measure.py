@@ -22,7 +22,8 @@ from pact_plugin.judge import find_judge
 EXACT_TOKENS = 220
 """Tokens of the solution of a school problem."""
 READ_AT_A_TIME = 8
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<![\d)])-)?\d[\d,]*(?:\.\d+)?")
+"""A minus between two numbers is no sign."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,10 @@ def _solve(model: Any, start: Start, problems: Sequence[Item]) -> list[dict[str,
 
 
 def number(text: str) -> float | None:
-    """What a solution comes to: the number after "####", or else its last one."""
-    found = _NUMBER.findall(text.rpartition("####")[2]) or _NUMBER.findall(text)
-    if not found:
-        return None
-    return float((found[0] if "####" in text else found[-1]).replace(",", ""))
+    """What a solution comes to: the first number after "####", or else its last one."""
+    _, mark, after = text.rpartition("####")
+    found = (_NUMBER.findall(after)[:1] if mark else []) or _NUMBER.findall(text)[-1:]
+    return float(found[0].replace(",", "")) if found else None
 
 
 def _silent(done: int) -> None:

@@ -12,14 +12,13 @@ from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from benchmarks.field.data import Data, digest, harmful_items
+from benchmarks.field.data import HARMFUL_SETS, Data, alpaca, digest, gsm8k, half, harmful_items
 from benchmarks.field.settings import ANSWER_TOKENS
 from benchmarks.field.start import Start
 from pact_plugin.data.generation import inspecting, user_prompts
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference.pool import ends_of
 
-HARMFUL = ("advbench", "strongreject", "donotanswer")
 OTHERS = ("alpaca", "gsm8k", "overrefusal")
 PAIRS = tuple(product(("advbench", "strongreject"), OTHERS))
 """Sets that a measure should tell apart."""
@@ -51,15 +50,21 @@ class Measured:
 
 
 def sets_of(data: Data, count: int) -> dict[str, list[str]]:
-    """So many prompts of each set, drawn by digest."""
-    alpaca = ["\n".join(filter(None, (one["instruction"], one["input"]))) for one in data.rows("alpaca")]
+    """So many prompts of each set, drawn by digest: none of the held-out half, on which results are reported."""
     found = {
         "advbench": [item.prompt for item in harmful_items(data, "target")],
         **{name: data.prompts(name) for name in ("strongreject", "donotanswer", "overrefusal")},
-        "alpaca": [one.strip() for one in alpaca],
-        "gsm8k": [one["question"].strip() for one in data.rows("gsm8k_train")],
+        "alpaca": [item.prompt for item in alpaca(data)],
+        "gsm8k": [item.prompt for item in gsm8k(data, "gsm8k_train")],
     }
-    return {name: sorted(found[name], key=digest)[:count] for name in (*HARMFUL, *OTHERS)}
+    return {
+        name: sorted(filter(_may_choose, found[name]), key=digest)[:count]
+        for name in (*HARMFUL_SETS, *OTHERS)
+    }
+
+
+def _may_choose(prompt: str) -> bool:
+    return half(prompt) == "development"
 
 
 def measured(
@@ -123,7 +128,11 @@ def _auc(harmful: Sequence[float], others: Sequence[float]) -> float:
 
 def table(found: Mapping[str, Measured]) -> str:
     """As Markdown."""
-    heads = ["measure", *(f"{name}, mean" for name in (*HARMFUL, *OTHERS)), *(f"{a} / {b}" for a, b in PAIRS)]
+    heads = [
+        "measure",
+        *(f"{name}, mean" for name in (*HARMFUL_SETS, *OTHERS)),
+        *(f"{a} / {b}" for a, b in PAIRS),
+    ]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for name, one in found.items():
         cells = [*(f"{value:.2f}" for value in one.means.values()), *(f"{v:.3f}" for v in one.aucs.values())]

@@ -9,11 +9,13 @@ from typing import Annotated
 import torch
 import typer
 
+from benchmarks.field.along import sizes_of
 from benchmarks.field.command import FOLDER, console, one_of, quiet, sources
 from benchmarks.field.kept import write_whole
 from benchmarks.field.methods import METHODS, method_of
 from benchmarks.field.settings import PRECISIONS, SPLITS, TASKS, Cell, Sizes
 from benchmarks.field.start import load
+from pact_plugin import PactConfig
 
 Model = Annotated[str, typer.Option(help="Path or hub id of the model that came aligned.")]
 Methods = Annotated[
@@ -33,6 +35,7 @@ def measures(
     data: Files = None,
     count: Annotated[int, typer.Option(min=8, help="Prompts of each set.")] = 150,
     answers: Annotated[bool, typer.Option(help="Whether the model answers the sets, too.")] = True,
+    dtype: Text = "bfloat16",
     threads: Threads = 1,
     output: Output = FOLDER,
 ) -> None:
@@ -41,7 +44,7 @@ def measures(
 
     torch.set_num_threads(threads)
     quiet()
-    start = load(Sizes(model), output)
+    start = load(Sizes(model, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
     found, seconds = measured(start, sources(data_folder, data), count, answers=answers)
     lines = [table(found), "", *(f"- {name}: {text}" for name, text in MEASURES.items() if name in found), ""]
     lines += [f"- {name}: {value:.0f} s" for name, value in seconds.items()]
@@ -55,6 +58,7 @@ def measures(
 
 def chosen(
     model: Model,
+    dtype: Text = "bfloat16",
     threads: Threads = 1,
     output: Output = FOLDER,
 ) -> None:
@@ -64,7 +68,8 @@ def chosen(
 
     torch.set_num_threads(threads)
     quiet()
-    found, name = choose(load(Sizes(model), output)), Path(model).name
+    start = load(Sizes(model, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
+    found, name = choose(start), Path(model).name
     write_whole(output / "chosen.json", {"model": name, **found.plain()})
     console.print(f"{HEAD}\n{line(name, found)}", markup=False, soft_wrap=True)
 
@@ -76,7 +81,6 @@ def along(
     contamination: Share = 0.1,
     seed: Annotated[int, typer.Option(help="Of the runs.")] = 0,
     split: Text = "held-out",
-    dtype: Text = "bfloat16",
     threads: Threads = 1,
     output: Output = FOLDER,
 ) -> None:
@@ -87,7 +91,7 @@ def along(
     quiet()
     base = Cell(one_of(TASKS, task, "task"), contamination, seed=seed)
     cells = [_named(base, one) for one in method]
-    start = load(Sizes(model, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
+    start = load(sizes_of(output, model), output)
     found = measure_along(start, one_of(SPLITS, split, "split"), cells, console.print)
     write_whole(
         output / "along.json", {"model": Path(model).name, "seed": seed, "split": split, "models": found}
@@ -107,7 +111,6 @@ def shift(
     seed: Annotated[list[int] | None, typer.Option(help="Of the runs; repeatable, by default 0.")] = None,
     split: Text = "development",
     ask: Annotated[int, typer.Option(min=2, help="Prompts of each set, at most.")] = 100,
-    dtype: Text = "bfloat16",
     threads: Threads = 1,
     output: Output = FOLDER,
 ) -> None:
@@ -118,7 +121,7 @@ def shift(
     quiet()
     base = Cell(one_of(TASKS, task, "task"), contamination)
     cells = [replace(_named(base, one), seed=number) for one in method for number in seed or [0]]
-    start = load(Sizes(model, ask=ask, dtype=one_of(PRECISIONS, dtype, "dtype")), output)
+    start = load(replace(sizes_of(output, model), ask=ask), output)
     sets = sets_of(start, sources(data_folder, data), one_of(SPLITS, split, "split"))
     found = shifts(start, sets, cells, console.print)
     write_whole(output / "shift.json", {"model": Path(model).name, "split": split, "runs": found})
@@ -131,7 +134,7 @@ def shift(
 
 
 def _named(base: Cell, method: str) -> Cell:
-    """The run of METHOD@STRENGTH; without a strength that of its usual one, which for settings under a name is 1."""
+    """The run of METHOD@STRENGTH; without a strength that of its usual one, for settings under a name the default's."""
     name, _, strength = method.partition("@")
-    usual = method_of(name).strength if name.partition("+")[0] in METHODS else 1.0
+    usual = method_of(name).strength if name.partition("+")[0] in METHODS else PactConfig().weight
     return replace(base, method=name, strength=float(strength) if strength else usual)

@@ -65,7 +65,7 @@ def write(folder: Path, split: Split, *, judge_again: bool = False) -> Path:
             "format": "pact-field-report",
             "version": 1,
             "split": split,
-            "sizes": content["sizes"],
+            "sizes": content["origin"]["sizes"],
             "machine": content["machine"],
             "rows": [asdict(row) for row in rows],
         },
@@ -186,7 +186,7 @@ def _p(value: float) -> str:
 def _conditions(groups: Sequence[Group]) -> str:
     """What the results were made with."""
     content = groups[0].aligned.content
-    sizes, info = content["sizes"], content["machine"]
+    sizes, info = content["origin"]["sizes"], content["machine"]
     commits = sorted({one.content["commit"] for group in groups for one in group.seeds.values()})
     asked = ", ".join(f"{len(rows)} of {NAMES[name]}" for name, rows in content["asked"].items())
     return (

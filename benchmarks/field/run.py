@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import machine
 from benchmarks.field import data as field_data
+from benchmarks.field import origin
 from benchmarks.field.data import Data
 from benchmarks.field.kept import claimed, locked, read, write_whole
 from benchmarks.field.measure import Questions, measure
@@ -61,46 +63,75 @@ def cell_path(folder: Path, cell: Cell, split: Split) -> Path:
     return folder / "cells" / f"{cell.name}-{split}.json"
 
 
-def run(bench: Bench, cells: Sequence[Cell]) -> None:
+def run(bench: Bench, cells: Sequence[Cell]) -> list[Cell]:
     """Run the cells that are not there, and the aligned model of each task.
 
     Several processes may share a folder: a cell that another one is at is left to it.
 
+    Returns:
+        The cells that others are at.
+
     Raises:
-        ConfigError: The folder holds runs of other sizes, or of another method of the same name.
+        ConfigError: The folder holds runs of other sizes or data, or of another method of the same name.
     """
-    check(bench, cells)
+    commit()  # of the code that runs, whatever becomes of the checkout meanwhile
     aligned = [Cell(task) for task in dict.fromkeys(cell.task for cell in cells)]
+    check(bench, [*aligned, *cells])
+    left = []
     for number, cell in enumerate([*aligned, *cells], 1):
         path = bench.path(cell)
         with claimed(bench.start.folder, path.stem) as ours:
-            if path.is_file() or not ours:
+            if path.is_file():
+                continue
+            if not ours:
+                left.append(cell)
                 continue
             bench.say(f"{number} of {len(aligned) + len(cells)}: {cell.name}, {bench.split}")
             write_whole(path, _made(bench, cell))
         gc.collect()
+    return left
 
 
 def check(bench: Bench, cells: Sequence[Cell]) -> None:
     """Refuse a folder of other runs. See `run`."""
-    wanted = {cell.name: method_of(cell.method, bench.others) for cell in cells if cell.method != ALIGNED}
     for path in sorted((bench.start.folder / "cells").glob("*.json")):
-        content = read(path)
-        if Sizes(**content["sizes"]) != bench.start.sizes:
-            problem, remedy = f"{path.name} there is of a run of other sizes", "Give another --output."
-        elif (method := wanted.get(Cell(**content["cell"]).name)) and method.config is not None:
-            if content["config"] == method.config:
-                _notice(bench, path, content, method.config)
-                continue
-            problem, remedy = f"{path.name} there has other settings", "Give another --name or --output."
-        else:
-            continue
-        raise ConfigError(problem, key="output", value=str(bench.start.folder), remedy=remedy)
+        if Sizes(**read(path)["origin"]["sizes"]) != bench.start.sizes:
+            raise _other(bench, path, ["sizes"])
+    for cell in cells:
+        own, adapter_of = trained_on(bench, cell), _with_adapter(bench, cell)
+        _require(bench, bench.path(cell), own | origin.asked(questions(bench, cell)))
+        if adapter_of is not None:
+            _require(
+                bench, adapter_folder(bench, adapter_of) / "training.json", trained_on(bench, adapter_of)
+            )
+        if bench.path(cell).is_file() and own["config"] is not None:
+            _notice(bench, bench.path(cell), read(bench.path(cell)), own["config"])
+
+
+def _require(bench: Bench, path: Path, wanted: origin.Origin) -> None:
+    """Refuse a file of a run that was made of other things."""
+    if path.is_file() and (others := origin.differing(read(path)["origin"], wanted)):
+        raise _other(bench, path, others)
+
+
+def _other(bench: Bench, path: Path, what: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{path.relative_to(bench.start.folder)} there is of a run of other {' and '.join(what)}",
+        key="output",
+        value=str(bench.start.folder),
+        remedy="Give another --output" + (", or another --name." if "config" in what else "."),
+    )
+
+
+def trained_on(bench: Bench, cell: Cell) -> origin.Origin:
+    """See `origin.trained_on`."""
+    method = None if cell.method == ALIGNED else method_of(cell.method, bench.others)
+    return origin.trained_on(bench.start, bench.data, cell, method)
 
 
 def _notice(bench: Bench, path: Path, content: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Say so where a run that is there was made with the defaults of another version of pact-plugin."""
-    then, now = content["training"]["config"], resolved(config)
+    then, now = content["training"]["config"], resolved(config, bench.start.sizes.per_step)
     if {key: value for key, value in then.items() if key in now} != now:
         bench.say(
             f"{path.name} is kept, of commit {content['commit']}: pact-plugin's defaults were others there"
@@ -110,34 +141,32 @@ def _notice(bench: Bench, path: Path, content: Mapping[str, Any], config: Mappin
 def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
     """The content of a cell's file."""
     start, model = bench.start, bench.start.model
-    config: dict[str, Any] | None = None
     noted: dict[str, Any] = {}
-    if cell.method != ALIGNED:
-        method = method_of(cell.method, bench.others)
-        config = method.config
-        if method.scales_adapter:
-            noted = adapter(bench, replace(cell, method="plain", strength=None))
-            model = merged(
-                start, adapter_folder(bench, replace(cell, method="plain", strength=None)), cell.strength
-            )
-        else:
-            noted = adapter(bench, cell)
-            model = merged(start, adapter_folder(bench, cell))
-    begun = time.perf_counter()
-    found = measure(model, start, questions(bench, cell))
+    if (trained := _with_adapter(bench, cell)) is not None:
+        noted = adapter(bench, trained)
+        model = merged(start, adapter_folder(bench, trained), cell.strength if trained != cell else None)
+    begun, wanted = time.perf_counter(), questions(bench, cell)
+    found = measure(model, start, wanted)
     return {
         "format": "pact-field",
-        "version": 1,
+        "version": 2,
         "cell": asdict(cell),
         "split": bench.split,
-        "sizes": asdict(start.sizes),
-        "config": config,
+        "origin": trained_on(bench, cell) | origin.asked(wanted),
         "training": noted,
         "asking_seconds": round(time.perf_counter() - begun, 1),
         "commit": commit(),
         "machine": machine.describe(torch.get_num_threads(), str(start.model.device)),
         **found,
     }
+
+
+def _with_adapter(bench: Bench, cell: Cell) -> Cell | None:
+    """The run whose adapter is asked: the cell itself, or plain where that is scaled; None for the model before."""
+    if cell.method == ALIGNED:
+        return None
+    scaled = method_of(cell.method, bench.others).scales_adapter
+    return replace(cell, method="plain", strength=None) if scaled else cell
 
 
 def adapter_folder(bench: Bench, cell: Cell) -> Path:
@@ -154,7 +183,8 @@ def adapter(bench: Bench, cell: Cell) -> dict[str, Any]:
             items = field_data.training_items(bench.data, cell, bench.start.sizes)
             method = method_of(cell.method, bench.others)
             noted = fine_tune(bench.start, cell, method, items, folder, _every_tenth(bench.say))
-            write_whole(notes, noted | {"commit": commit(), "load_average": machine.os.getloadavg()[0]})
+            noted |= {"commit": commit(), "load_average": machine.os.getloadavg()[0]}
+            write_whole(notes, noted | {"origin": trained_on(bench, cell)})
         found: dict[str, Any] = read(notes)
     return found
 
@@ -182,8 +212,12 @@ def questions(bench: Bench, cell: Cell) -> Questions:
     return Questions(field_data.asked(bench.data, bench.split, sizes.ask, pool_prompts()), held_out, problems)
 
 
+@cache
 def commit() -> str:
-    """The version of the repository, with a + if files have changed since; empty where there is no git."""
+    """The version of the repository when this was first asked, with a + if files had changed since.
+
+    Empty where there is no git.
+    """
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

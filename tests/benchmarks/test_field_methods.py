@@ -16,7 +16,7 @@ from benchmarks.field.data import Data, Item, training_items
 from benchmarks.field.encoding import Row, batch_of, encode
 from benchmarks.field.methods import METHODS, all_names, method_of
 from benchmarks.field.methods.base import Objective, Trainee, before_answers
-from benchmarks.field.methods.pact import Pact, configured
+from benchmarks.field.methods.pact import Pact, configured, resolved
 from benchmarks.field.methods.replay import Replay
 from benchmarks.field.methods.replay_kl import ReplayKL
 from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
@@ -246,6 +246,15 @@ def test_treatments_treat_what_the_aligned_model_refuses_and_the_data_do_not(sta
     assert treated(items, "dropping", trainee) == [LEFT_OUT, 0, 0, 0]
     assert treated(items, "easing", trainee) == [1, 0, 0, 0]
     assert treated(items, "oracle", trainee) == [1, 0, 0, 1]
+
+
+def test_pact_has_as_many_anchors_a_step_as_others_have_prompts(start):
+    for config, wanted in (({}, 8), ({"anchors": {"tokens": 4}}, 8), ({"anchors": {"per_step": 3}}, 3)):
+        model = trainable(start, 0)
+        constraint = Pact(config, Trainee(model, language_head(model), start, 0), 1.0).constraint
+        summary = constraint.config.summary()
+        assert summary["anchors"]["per_step"] == resolved(config, 8)["anchors"]["per_step"] == wanted
+    assert resolved({"anchors": False}, 8)["anchors"] is False
 
 
 def test_the_probe_eases_what_pact_eases(start):

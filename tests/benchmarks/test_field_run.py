@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS, Data, asked
 from benchmarks.field.kept import claimed, once
-from benchmarks.field.measures import HARMFUL
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes
 from benchmarks.field.start import load
@@ -47,6 +46,7 @@ def run(folder, *arguments):
         "--ask": 4,
         "--exact": 2,
         "--pool-tokens": 4,
+        "--dtype": "float32",
     }
     words = [str(word) for pair in common.items() for word in pair]
     result = CliRunner().invoke(app, ["field", *words, *arguments], catch_exceptions=False)
@@ -85,7 +85,7 @@ def test_every_answer_and_verdict_is_kept(first):
         assert content["commit"]
         assert content["machine"]["versions"]["peft"]
     mine = found[f"{before}mine@2-s0-development"]
-    assert mine["config"] == {"easing": False}
+    assert mine["origin"]["config"] == {"easing": False}
     assert mine["training"]["config"]["weight"] == 2
     assert "mine, 2" in printed
     assert (
@@ -138,19 +138,75 @@ def test_other_runs_are_not_mixed(first, folder):
     with pytest.raises(ConfigError, match="of other sizes"):
         run(folder, "--method", "plain", "--learning-rate", "1e-3")
     with pytest.raises(ConfigError, match="of other sizes"):
-        run(folder, "--method", "plain", "--dtype", "float32")
+        run(folder, "--method", "plain", "--dtype", "bfloat16")
     with pytest.raises(ConfigError, match="of other sizes"):
         run(folder, "--method", "plain", "--train", "full")
     with pytest.raises(ConfigError, match="lora, full"):
         run(folder, "--method", "plain", "--train", "qlora")
     with pytest.raises(ConfigError, match="bfloat16, float32"):
         run(folder, "--method", "plain", "--dtype", "float16")
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="of other config"):
         run(folder, "--pact", '{"anchors": false, "weight": 2}', "--name", "mine")
+    with pytest.raises(ConfigError, match="of other tokens"):
+        run(
+            folder,
+            "--pact",
+            '{"easing": false, "weight": 2}',
+            "--name",
+            "mine",
+            "--tokens",
+            other_tokens(folder),
+        )
     with pytest.raises(ConfigError, match="the name is taken"):
         run(folder, "--pact", "{}", "--name", "replay")
     with pytest.raises(ConfigError, match="no JSON"):
         run(folder, "--pact", "{", "--name", "other")
+
+
+def other_tokens(folder):
+    how = Selection(harmful=REQUESTS, benign=QUESTIONS, top_k=8)
+    path = folder / "other.safetensors"
+    select_safety_tokens(tiny_aligned_model(max_position_embeddings=1024), tiny_tokenizer(), how).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "what"), [("alpaca", "items and questions"), ("strongreject", "questions")])
+def test_runs_on_other_data_are_not_mixed(first, folder, tmp_path, name, what):
+    path = folder / "data" / f"{name}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["instruction" if name == "alpaca" else "prompt"] += " Please."
+    (tmp_path / "other.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    # The aligned model of the task is looked at first, which is trained on nothing.
+    with pytest.raises(ConfigError, match=r"alpaca-aligned.* of other questions"):
+        run(folder, "--method", "plain", "--data", f"{name}={tmp_path / 'other.jsonl'}")
+    aligned = folder / "out" / "cells" / "alpaca-aligned-development.json"
+    aligned.rename(tmp_path / aligned.name)
+    try:
+        with pytest.raises(ConfigError, match=rf"plain-s0-development.* of other {what}"):
+            run(folder, "--method", "plain", "--data", f"{name}={tmp_path / 'other.jsonl'}")
+    finally:
+        (tmp_path / aligned.name).rename(aligned)
+
+
+def test_an_adapter_of_other_settings_is_not_asked(first, folder, tmp_path):
+    """As where a run stopped before the model was asked."""
+    cell = folder / "out" / "cells" / "alpaca-0.25-target-mine@2-s0-development.json"
+    cell.rename(tmp_path / cell.name)
+    try:
+        with pytest.raises(
+            ConfigError, match=r"training\.json there is of a run of other config.*another --name"
+        ):
+            run(folder, "--pact", '{"anchors": false, "weight": 2}', "--name", "mine")
+    finally:
+        (tmp_path / cell.name).rename(cell)
+
+
+def test_a_process_that_finds_all_taken_says_so(folder, tmp_path):
+    names = ["alpaca-aligned", "alpaca-0.25-target-plain-s0"]
+    with claimed(tmp_path, f"{names[0]}-development"), claimed(tmp_path, f"{names[1]}-development"):
+        printed = run(folder, "--method", "plain", "--output", tmp_path)
+    assert f"Other processes are at {', '.join(names)}: no report yet." in " ".join(printed.split())
 
 
 def test_two_methods_are_compared(first, folder):
@@ -169,13 +225,14 @@ def test_what_another_process_is_at_is_left_to_it(tmp_path):
 
 def test_the_mass_of_safety_tokens_along_refusals(first, folder):
     words = ["--model", folder / "model", "--output", folder / "out", "--contamination", 0.25]
-    words += ["--split", "development", "--method", "plain", "--method", "mine@2"]
+    words += ["--split", "development", "--method", "plain", "--method", "mine@2", "--method", "mine"]
+    run(folder, "--pact", '{"easing": false}', "--name", "mine")
     result = CliRunner().invoke(app, ["along", *map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((folder / "out" / "along.json").read_text())["models"]
-    assert list(found) == ["aligned", "plain", "mine"]
+    assert list(found) == ["aligned", "plain", "mine@2", "mine@3"]
     asked = first[1]["alpaca-aligned-development"]["asked"]
-    refused = [row for name in HARMFUL for row in asked[name] if row["refused"]]
+    refused = [row for name in HARMFUL_SETS for row in asked[name] if row["refused"]]
     for line in found.values():
         assert line[0]["prompts"] == len(refused)
         assert all(0 <= one["low"] <= one["mean"] <= one["high"] <= 1 for one in line)
@@ -184,7 +241,7 @@ def test_the_mass_of_safety_tokens_along_refusals(first, folder):
 
 def test_how_far_the_mass_at_the_first_word_moves(first, folder):
     words = ["--model", folder / "model", "--output", folder / "out", "--contamination", 0.25, "--ask", 6]
-    words += ["--data-folder", folder / "data", "--dtype", "float32"]
+    words += ["--data-folder", folder / "data"]
     words += ["--method", "plain", "--method", "mine@2"]
     result = CliRunner().invoke(app, ["shift", *map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -231,9 +288,14 @@ def test_what_is_chosen_of_a_model(first, folder):
 
 
 def test_a_run_that_is_not_there_is_named(first, folder):
-    words = ["along", "--model", folder / "model", "--output", folder / "out", "--method", "replay"]
-    with pytest.raises(ConfigError, match="no such run"):
-        CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    for model, output, problem in (
+        ("model", "out", "no such run"),
+        ("model", "none", "no such run"),
+        ("other", "out", "the runs there are of .*model"),
+    ):
+        words = ["along", "--model", folder / model, "--output", folder / output, "--method", "replay"]
+        with pytest.raises(ConfigError, match=problem):
+            CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
 
 
 def test_full_fine_tuning(first, folder, tmp_path):

@@ -28,8 +28,9 @@ class Pact(Objective):
     """A constraint beside the task's loss."""
 
     def __init__(self, config: Mapping[str, Any], trainee: Trainee, strength: float) -> None:
+        config = budgeted(config, trainee.start.sizes.per_step)
         settings = {"safety_tokens": trainee.start.tokens, "weight": strength, **config}
-        if config.get("easing", True) or config.get("anchors", True):
+        if config.get("easing", True) or config["anchors"]:
             trainee.asked()  # into the folder of the runs, where the constraint finds it
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -57,9 +58,16 @@ def configured(title: str, config: Mapping[str, Any], treatment: str = "none") -
     return Method(title, partial(Pact, rest), strength, treatment=treatment, config=dict(rest))
 
 
-def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
+def budgeted(config: Mapping[str, Any], per_step: int) -> dict[str, Any]:
+    """Settings whose anchors are as many a step as the prompts of other methods, unless they say how many."""
+    anchors = config.get("anchors", True)
+    given = {} if anchors is True else anchors
+    return {**config, "anchors": anchors and {"per_step": per_step, **given}}
+
+
+def resolved(config: Mapping[str, Any], per_step: int) -> dict[str, Any]:
     """All settings, those of this version's default included; without weight and tokens."""
-    summary = PactConfig(**config).summary()
+    summary = PactConfig(**budgeted(config, per_step)).summary()
     return {key: value for key, value in summary.items() if key not in ("weight", "safety_tokens")}
 
 

@@ -1,6 +1,6 @@
 """SafeGrad: what the task's gradient does against safety is projected out of it.
 
-g_task, the gradient of the cross-entropy; g_kl, that of the mean KL(p_ref ‖ p_θ) on 8 harmful prompts with the aligned
+g_task, the gradient of the cross-entropy; g_kl, that of the mean KL(p_ref ‖ p_θ) on N harmful prompts with the aligned
 model's answers. Where ⟨g_task, g_kl⟩ < 0,
 
     g_task ← g_task - ⟨g_task, g_kl⟩ / ‖g_kl‖² · g_kl

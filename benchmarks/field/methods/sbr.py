@@ -1,12 +1,12 @@
 """Safety bottleneck regularisation (SBR): the state from which the model begins to answer a harmful prompt stays.
 
-loss = task cross-entropy + strength · mean over 8 harmful prompts and the d components of (h_θ - h_ref)²
+loss = task cross-entropy + strength · mean over N harmful prompts and the d components of (h_θ - h_ref)²
 
 with h [d] the last hidden state, after the final norm, at the end of the prompt in the chat format; strength 50.
 
 Source: "Safety Anchor: Defending Harmful Fine-tuning via Geometric Bottlenecks", arXiv 2605.05995, from its abstract
 and the notes of others; not checked against the authors' code. Their anchors are few and fixed (one suffices, they
-say). Here the 8 of a step are drawn from the pool's harmful prompts, as for every method.
+say). Here the N of a step, two by default, are drawn from the pool's harmful prompts, as for every method.
 """
 
 from __future__ import annotations
