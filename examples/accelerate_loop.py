@@ -3,7 +3,8 @@
     accelerate launch accelerate_loop.py --model my-org/my-aligned-model --data chat.jsonl --output out
     pact-plugin verify out
 
-Every line of the data is `{"messages": [...]}` and ends with the assistant's turn, which is what is trained on.
+Every line of the data is `{"messages": [...]}` and ends with the assistant's turn, which is what is trained on. Tested
+on one process and under DDP; Accelerate shards no weights without a GPU.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def examples(data: Path, tokenizer: Any) -> list[dict[str, list[int]]]:
         messages = json.loads(line)["messages"]
         prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
         whole = tokenizer.apply_chat_template(messages, return_dict=False)
+        if whole[: len(prompt)] != prompt:
+            raise SystemExit(
+                f"{data}: the model's chat template opens an answer otherwise than it writes one, so where it begins "
+                "is not known. Build the labels from the answer's own tokens."
+            )
         rows.append({"input_ids": whole, "labels": [-100] * len(prompt) + whole[len(prompt) :]})
     return rows
 
@@ -52,12 +58,14 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="the aligned model: a folder or hub id")
     parser.add_argument("--data", type=Path, required=True, help="JSON lines")
     parser.add_argument("--output", type=Path, required=True, help="folder")
-    parser.add_argument("--pact", type=json.loads, default={}, help="settings of the constraint, as JSON")
+    parser.add_argument("--pact", type=json.loads, default=True, help="true, or settings as JSON")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=4, help="rows per forward pass and process")
     parser.add_argument("--accumulation", type=int, default=4, help="forward passes per optimiser step")
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     args = parser.parse_args()
+    settings = {} if args.pact is True else args.pact
+    asks = pact.PactConfig.of(settings).asks_at_responses  # anchors alone ask nothing of the data
 
     set_seed(0)
     accelerator = Accelerator()
@@ -69,8 +77,7 @@ def main() -> None:
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
     # After `prepare`, which moves the model to its device; before the first step, while it is the aligned model.
-    settings = args.pact
-    if pact.PactConfig.of(settings).asks_at_responses:  # anchors alone ask nothing of the data
+    if asks:
         advanced = {"store": args.output / "_pact_store"} | settings.get("advanced", {})
         settings = settings | {"advanced": advanced}
     with accelerator.autocast():  # the aligned model is asked in the precision that training runs in
@@ -106,9 +113,9 @@ def main() -> None:
             accelerator.print(json.dumps({"step": number, "loss": mean, **metrics}))
 
     constraint.record.flush("train", accelerator.reduce)
-    accelerator.wait_for_everyone()
+    weights = accelerator.get_state_dict(model)  # of every rank, where they are sharded
     if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(args.output)
+        accelerator.unwrap_model(model).save_pretrained(args.output, state_dict=weights)
         tokenizer.save_pretrained(args.output)
         constraint.record.write(args.output, total_steps=number)
     accelerator.wait_for_everyone()

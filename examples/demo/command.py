@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import disable_progress_bars
 from rich.console import Console
 from transformers import set_seed
@@ -29,6 +30,7 @@ from examples.demo.training import make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
 from pact_plugin.data.generation import Progress
+from pact_plugin.errors import ConfigError
 
 
 class Stopwatch:
@@ -53,6 +55,7 @@ def run(
     Raises:
         ConfigError: The model cannot be found, or the device or the dtype cannot be used.
     """
+    _require_one_gpu(device)
     settings = QUICK if quick else FULL
     keep_freed_memory()
     console, watch = Console(highlight=False), Stopwatch()
@@ -115,6 +118,17 @@ def run(
         f"{output}/: results.json, demo.png, answers.json, audit; {sum(watch.seconds.values()) / 60:.1f} minutes"
     )
     return scores
+
+
+def _require_one_gpu(device: str | None) -> None:
+    """Several would be used by `nn.DataParallel`, which the constraint refuses after the plain run."""
+    if (count := torch.cuda.device_count()) > 1 and (device is None or device.startswith("cuda")):
+        raise ConfigError(
+            f"the demo trains on one GPU, and sees {count}",
+            key="device",
+            value=device,
+            remedy="Set CUDA_VISIBLE_DEVICES=0, or give --device cpu.",
+        )
 
 
 def fine_tune(

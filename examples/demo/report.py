@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from examples.demo.evaluate import Score
+from pact_plugin.data.files import written_whole
 
 TITLES = {"aligned": "aligned model", "plain": "plain fine-tuning", "pact": "fine-tuning with PACT"}
 COLORS = {"aligned": "#9aa5b1", "plain": "#c8553d", "pact": "#2a7f62"}
@@ -65,7 +66,6 @@ def picture(scores: dict[str, Score], path: Path) -> None:
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write JSON in one step, so that no half-written file is left."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    """Write JSON, whole or not at all."""
+    with written_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

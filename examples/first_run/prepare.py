@@ -17,10 +17,6 @@ ROWS = 80
 
 def main() -> None:
     """Write them all."""
-    model, tokenizer, _ = load_aligned("cpu")
-    model.save_pretrained("smollm2")
-    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file names another
-    tokenizer.save_pretrained("smollm2")
     days = [(1950 + n % 75, 1 + n % 12, 1 + n % 28) for n in range(ROWS)]
     pairs = [
         (f"Write this date in ISO format: {day} {month_name[month]} {year}", f"{year}-{month:02}-{day:02}")
@@ -28,11 +24,24 @@ def main() -> None:
     ]
     chats = [[("user", asked), ("assistant", said)] for asked, said in pairs]
     turns = [[{"role": role, "content": text} for role, text in chat] for chat in chats]
-    Path("chat.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
     rows = [{"instruction": asked, "input": "", "output": said} for asked, said in pairs]
-    Path("chat.json").write_text(json.dumps(rows))
-    Path("dataset_info.json").write_text(json.dumps({"chat": {"file_name": "chat.json"}}))
-    Path("pact.py").write_text("import pact_swift\n\npact_swift.register()\n")
+    files = {
+        "chat.jsonl": "".join(json.dumps({"messages": one}) + "\n" for one in turns),
+        "chat.json": json.dumps(rows),
+        "dataset_info.json": json.dumps({"chat": {"file_name": "chat.json"}}),
+        "pact.py": "import pact_swift\n\npact_swift.register()\n",
+    }
+    # LLaMA-Factory's registry and ms-swift's plugin have these names in a project of one's own, too.
+    if others := [
+        name for name, text in files.items() if Path(name).exists() and Path(name).read_text() != text
+    ]:
+        raise SystemExit(f"{', '.join(others)} here would be overwritten: move them away")
+    for name, text in files.items():
+        Path(name).write_text(text)
+    model, tokenizer, _ = load_aligned("cpu")
+    model.save_pretrained("smollm2")
+    tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"  # the GGUF file names another
+    tokenizer.save_pretrained("smollm2")
 
 
 if __name__ == "__main__":

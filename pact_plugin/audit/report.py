@@ -10,6 +10,7 @@ from pact_plugin.audit import charts
 from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.audit.verdict import CRITERIA
+from pact_plugin.data.files import written_whole
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
 from pact_plugin.judge.verdicts import refuses
@@ -170,6 +171,6 @@ def _of(value: float, criterion: Criterion) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    return part.replace(path)
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+    return path

@@ -127,8 +127,7 @@ class AnchorsTerm:
                 return student.head.decoder(**inputs).last_hidden_state
 
         rows = [full_context(self.documents[i]) for i in chosen]
-        flat = student.head.keeps_documents_apart
-        hidden = states_of(rows, student.device(micro.trained), call, flat=flat)
+        hidden = states_of(rows, student.device(micro.trained), call, flat=student.head.keeps_documents_apart)
         tokens = tokens_of_each(torch.tensor(student.ids), self.aligned(chosen).likeliest)
         unique_ids, inverse = tokens.unique(return_inverse=True)
         place = partial(to_device, device=hidden.device)

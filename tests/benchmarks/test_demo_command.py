@@ -29,7 +29,7 @@ from examples.demo.prompts import read_lines
 from examples.demo.settings import FULL, QUICK
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.cli.main import app
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.judge import is_refusal
 from pact_plugin.run.verify import verify_run
 
@@ -87,6 +87,15 @@ def test_outside_of_a_checkout_the_command_says_where_the_demo_is(tmp_path: Path
     assert "Clone the repository" in done.stderr
     assert "make demo" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_several_gpus_are_refused_before_anything_is_asked(monkeypatch, tmp_path: Path) -> None:
+    """The trainer would use them all, and the constraint refuses that after the plain run."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(examples.demo.command, "load_aligned", lambda *args: pytest.fail("it was loaded"))
+    for device in (None, "cuda"):
+        with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES=0"):
+            examples.demo.command.run(tmp_path, seed=0, device=device, quick=True)
 
 
 def test_the_command_writes_results_picture_answers_and_audits(ran: tuple[Path, Result]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pact_plugin import PactConfig
 from tools.figures.style import FIELD, NAMES, OTHERS, ROOT, Colours, legend_below, plain_axes
 
 SHARES = ROOT / "benchmarks" / "results" / "shares.json"
@@ -56,9 +55,9 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
 
 
 def _name(row: dict[str, Any]) -> str:
-    """Of a method: its strength belongs to it where it is not the default one of PACT."""
+    """Method and strength."""
     name, strength = row["method"], row["strength"]
-    return f"{name}@{strength:g}" if name == "pact" and strength != PactConfig().weight else str(name)
+    return str(name) if strength is None else f"{name}@{strength:g}"
 
 
 def along(figure: Figure, colours: Colours) -> None:

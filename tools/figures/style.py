@@ -10,6 +10,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pact_plugin import PactConfig
 from pact_plugin.audit.charts import COLOURS
 
 ROOT = Path(__file__).parents[2]
@@ -67,14 +68,11 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
-    "pact": "PACT, the default",
+    f"pact@{PactConfig().weight:g}": "PACT, the default",
     "pact@1": "PACT, weight 1",
-    "benign-4-tokens": "PACT, benign_tokens 4",
-    "benign-64": "PACT, benign_top_k 64",
-    "weight-1": "benign_top_k 64, weight 1",
-    "8-a-step": "benign_top_k 64, weight 1, eight anchors a step",
-    "8-a-step-top0": "top_k 0, weight 1, eight anchors a step",
-    "sbr": "SBR, strength 50",
-    "replay-kl+easing": "full KL, strength 3, with easing",
+    "benign-4-tokens@3": "PACT, benign_tokens 4",
+    "benign-64@3": "PACT, benign_top_k 64",
+    "sbr@50": "SBR, strength 50",
+    "replay-kl+easing@3": "full KL, strength 3, with easing",
 }
-"""Of methods that the benchmark calls otherwise."""
+"""Of methods at a strength, as the benchmark calls them; those that are drawn."""
