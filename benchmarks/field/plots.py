@@ -15,7 +15,7 @@ from benchmarks.field.settings import ALIGNED
 from benchmarks.field.summary import Row
 
 CAPTION = "Share of the aligned model's refusals to harmful requests that is lost; lower and nearer to zero is better."
-_MARKS = {"": "o", "dropping": "s", "easing": "^", "oracle": "*"}
+_MARKS = {"": "o", "dropping": "s", "easing": "^", "probe": "v", "oracle": "*"}
 """By treatment; a method's colour is the same under each."""
 
 
