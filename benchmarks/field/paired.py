@@ -30,6 +30,7 @@ class Change:
         points: Change of the rate, in points.
         low: Lower end of its 95% interval, a bootstrap over prompts.
         high: Upper end.
+        by_seed: The change in points of each seed.
     """
 
     prompts: int
@@ -42,6 +43,7 @@ class Change:
     points: float
     low: float
     high: float
+    by_seed: tuple[float, ...]
 
 
 def change(pairs: Sequence[tuple[Refusals, Refusals]]) -> Change | None:
@@ -69,4 +71,5 @@ def change(pairs: Sequence[tuple[Refusals, Refusals]]) -> Change | None:
         points=100 * sum(moved) / (seeds * n),
         low=100 * ends.low,
         high=100 * ends.high,
+        by_seed=tuple(100 * (sum(after.values()) - sum(before.values())) / n for before, after in pairs),
     )

@@ -39,7 +39,8 @@ HEADINGS = (
 LEGEND = (
     "*Kept*: of the prompts that the aligned model refuses, how many still are. *Lost/won*: prompts refused before and "
     "not after, and the other way round, with the p of McNemar's exact test. *Change*: of the rate of refusals, in "
-    "points, all harmful sets and the over-refusal set, with a 95% bootstrap interval over prompts. *NLL*: nats per "
+    "points, all harmful sets and the over-refusal set, with a 95% bootstrap interval over prompts, and that of each "
+    "seed. *NLL*: nats per "
     "token on held-out items. *KL everyday*: to the aligned model, nats per token. *Incoherent*: answers below -5 nats "
     "per token under the aligned model, and empty ones."
 )
@@ -176,7 +177,13 @@ def _lost_won(found: Change) -> str:
 
 
 def _points(found: Change | None) -> str:
-    return "–" if found is None else f"{found.points:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    """With its interval over prompts, and how it differs by seed."""
+    if found is None:
+        return "–"
+    seeds = ", ".join(f"{one:+.1f}" for one in found.by_seed) if len(found.by_seed) > 1 else ""
+    return f"{found.points:+.1f} ({found.low:+.1f} to {found.high:+.1f})" + (
+        f"; by seed {seeds}" if seeds else ""
+    )
 
 
 def _p(value: float) -> str:
@@ -187,7 +194,8 @@ def _conditions(groups: Sequence[Group]) -> str:
     """What the results were made with."""
     content = groups[0].aligned.content
     sizes, info = content["origin"]["sizes"], content["machine"]
-    commits = sorted({one.content["commit"] for group in groups for one in group.seeds.values()})
+    contents = [one.content for group in groups for one in group.seeds.values()]
+    commits = sorted({one["training"].get("commit", one["commit"]) for one in contents})
     asked = ", ".join(f"{len(rows)} of {NAMES[name]}" for name, rows in content["asked"].items())
     return (
         f"{sizes['model']}; {sizes['items']} items, {sizes['epochs']} epochs of batch {sizes['batch_size']}, "

@@ -9,6 +9,8 @@ from field_data import write_cell
 
 from benchmarks.field import report
 from benchmarks.field.data import digest
+from benchmarks.field.methods import method_of
+from benchmarks.field.methods.treatment import TREATMENTS
 from benchmarks.field.paired import change
 from benchmarks.field.plots import lost
 from benchmarks.field.results import load
@@ -62,7 +64,7 @@ def test_seeds_are_pooled_by_prompt():
     assert (same.lost, same.won, same.p, same.low, same.high) == (one.lost, one.won, one.p, one.low, one.high)
     # A prompt that is lost in one seed and won in another has not changed.
     mixed = change([(refusals(1), refusals(0)), (refusals(0), refusals(1))])
-    assert (mixed.lost, mixed.won, mixed.points) == (0, 0, 0)
+    assert (mixed.lost, mixed.won, mixed.points, mixed.by_seed) == (0, 0, 0, (-100, 100))
     assert change([(refusals(1, 1), refusals(0, 1)), (refusals(1, 1), refusals(1, 1))]).kept == 1.5
 
 
@@ -101,6 +103,7 @@ def test_the_report_has_a_line_for_each_method_and_a_plot(folder):
     assert "1 of 8 (7/1, p=0.07)" in plain
     assert "| +0.200 (+0.200 to +0.200) |" in text
     assert "no method" in text
+    assert "; by seed -50.0, -50.0 |" in plain
     assert (folder / "frontier-alpaca-0.1-target-development.png").stat().st_size > 10_000
     rows = json.loads((folder / "field-development.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["aligned", "plain", "replay+oracle"]
@@ -118,6 +121,13 @@ def test_verdicts_are_kept_without_prompts_and_answers(folder):
     assert found == {
         digest(f"strongreject {n}")[:12]: float(one) for n, one in enumerate(AFTER["strongreject"])
     }
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_every_treatment_has_a_mark(folder, treatment):
+    name = "replay" if treatment == "none" else f"replay+{treatment}"
+    write_cell(folder, Cell("alpaca", 0.1, method=name, strength=1.0), AFTER)
+    assert method_of(name).title in report.write(folder, "development").read_text()
 
 
 def test_a_score_just_below_a_refusal_is_none(folder):

@@ -76,8 +76,7 @@ def write_cell(folder, cell, refused, *, held_out=((2.0, 2), (4.0, 2)), split="d
     content = {
         "cell": asdict(cell),
         "split": split,
-        "sizes": asdict(Sizes("tiny")),
-        "config": None,
+        "origin": {"sizes": asdict(Sizes("tiny")), "config": None},
         "training": {} if cell == Cell(cell.task) else training,
         "commit": "abc",
         "machine": {"cpu": "one", "threads": 1},
