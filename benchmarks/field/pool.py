@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from pact_plugin.data.generation import Pair
 from pact_plugin.data.prompts import KINDS, for_pool
-from pact_plugin.reference.pool import Pool as AskedPool
+from pact_plugin.reference.pool import Pool
 
 
 @dataclass(frozen=True)
-class Pool:
+class Replayed:
     """Prompts with answers, as token ids.
 
     Attributes:
@@ -41,7 +41,7 @@ def pool_prompts() -> tuple[str, ...]:
     return tuple(one.prompt for one in for_pool().prompts)
 
 
-def load_pool(asked: AskedPool, tokens: int) -> Pool:
+def replayed(asked: Pool, tokens: int) -> Replayed:
     """The harmful prompts that the aligned model refuses, and the harmless ones that it helps with: pact-plugin's own.
 
     So every method is held at the same prompts, and none at answers that are not as they should be.
@@ -53,7 +53,7 @@ def load_pool(asked: AskedPool, tokens: int) -> Pool:
     harmful, benign = (
         [(prompt, answer[:tokens]) for prompt, answer in asked.pairs(kind).values()] for kind in KINDS
     )
-    return Pool(harmful, benign)
+    return Replayed(harmful, benign)
 
 
 def _turn(pairs: Sequence[Pair], number: int, count: int, seed: int) -> list[Pair]:

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.field.encoding import Batch, padded
-from benchmarks.field.pool import Pool, load_pool
+from benchmarks.field.pool import Replayed, replayed
 from benchmarks.field.start import Start
 from pact_plugin.data.generation import Pair
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import evaluation_mode
-from pact_plugin.reference.pool import Pool as AskedPool
+from pact_plugin.reference.pool import Pool
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Trainee:
     kept_seconds: float = 0.0
     _has_asked: bool = False
 
-    def asked(self) -> AskedPool:
+    def asked(self) -> Pool:
         """The answered pool of pact-plugin, whose time counts as this run's, once."""
         begun = time.perf_counter()
         asked = self.start.asked
@@ -50,9 +50,9 @@ class Trainee:
             self._has_asked = True
         return asked
 
-    def pool(self) -> Pool:
+    def pool(self) -> Replayed:
         """What rivals replay of it."""
-        return load_pool(self.asked(), self.start.sizes.pool_tokens)
+        return replayed(self.asked(), self.start.sizes.pool_tokens)
 
     def refused(self, prompts: Sequence[str]) -> list[bool]:
         """Whether the aligned model refuses each prompt of the data, by the default judge; their time counts, too."""
@@ -96,7 +96,7 @@ def before_answers(labels: Tensor) -> Tensor:
     return wanted
 
 
-def tokens_of(pairs: Sequence[Pair]) -> Tensor:
+def answer_tokens(pairs: Sequence[Pair]) -> Tensor:
     """The tokens of answers, one answer after the other."""
     return torch.tensor([token for _, answer in pairs for token in answer])
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.field.encoding import Batch
-from benchmarks.field.methods.base import Method, Objective, Trainee, before_answers, tokens_of
+from benchmarks.field.methods.base import Method, Objective, Trainee, answer_tokens, before_answers
 
 
 class Replay(Objective):
@@ -28,7 +28,7 @@ class Replay(Objective):
         """See the module."""
         pairs = self.pool.of_step(number, self.trainee.start.sizes.per_step, self.trainee.seed)
         hidden = self.trainee.hidden(pairs, before_answers)
-        labels = tokens_of(pairs).to(hidden.device)
+        labels = answer_tokens(pairs).to(hidden.device)
         return self.strength * F.cross_entropy(self.trainee.head.logits(hidden), labels)
 
 
