@@ -58,6 +58,49 @@ def test_the_refusals_are_those_of_the_results(page, rate, task, contamination, 
     assert f"| {cell} |" in (ROOT / page).read_text(encoding="utf-8")
 
 
+def points(found: dict[str, Any], *, whole: bool = True) -> str:
+    """A change as the pages write it, with its interval if that is wanted."""
+    text = f"{found['points']:+.1f}" + (f" ({found['low']:+.1f} to {found['high']:+.1f})" if whole else "")
+    return text.replace("+0.0", "0.0").replace("-0.0", "0.0")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [row for rows in ROWS.values() for row in rows if row["method"] != "aligned"],
+    ids=lambda row: (
+        f"{row['task']}-{row['contamination']}-{row['wording']}-{row['method']}@{row['strength']}"
+    ),
+)
+def test_every_result_stands_in_one_line(row):
+    """Of the benchmark's pages: refusals with their interval, over-refusal, and how far the model has moved."""
+    pages = [ROOT / "benchmarks/field" / name for name in ("README.md", "CHOICES.md")]
+    lines = [line for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    harmful, over = row["changes"]["harmful"], row["changes"]["overrefusal"]
+    wanted = [f"| {harmful['kept']:.4g} ", f"| {harmful['lost']} / {harmful['won']} |", points(harmful)]
+    wanted += [points(over, whole=False), f"{row['everyday_kl']:.3f}"]
+    assert any(all(one in line for one in wanted) for line in lines), wanted
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        row
+        for rows in ROWS.values()
+        for row in rows
+        if (row["method"], row["strength"], row["wording"]) == ("pact", PactConfig().weight, "target")
+    ],
+    ids=lambda row: f"{row['task']}-{row['contamination']}",
+)
+def test_the_default_is_told_with_its_intervals(page, row):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    wanted = [points(row["changes"][name]) for name in ("harmful", "overrefusal")]
+    assert all(one in text for one in wanted), wanted
+    if page == "README.md":  # has all of it in one line
+        wanted.append(f"| {row['nll']:.2f} |")
+        assert any(all(one in line for one in wanted) for line in text.splitlines()), wanted
+
+
 REPORTS = [
     *(
         (path, path.with_name(path.name.replace("field-", "verdicts-")), "")
