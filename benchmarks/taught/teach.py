@@ -17,6 +17,7 @@ from examples.demo.align import own_answers, refused, save_in_bfloat16, trained
 from examples.demo.evaluate import reporter
 from examples.demo.models import load_base, native_dtype
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
+from examples.demo.training import Recipe
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import bundled
@@ -64,9 +65,8 @@ def teach(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int
     """
     set_seed(seed)
     examples = lessons(model, tokenizer, bars, random.Random(seed))
-    tuned = trained(
-        model, tokenizer, examples, folder, bars, seed=seed, rank=RANK, epochs=EPOCHS, learning_rate=RATE
-    )
+    recipe = Recipe(RATE, RANK, epochs=EPOCHS, seed=seed, sampling="group_by_length")
+    tuned = trained(model, tokenizer, examples, folder, bars, recipe)
     save_in_bfloat16(tuned, folder / "adapter")
     return folder / "adapter"
 

@@ -22,7 +22,7 @@ from transformers import set_seed
 from examples.demo.evaluate import Report, answer, reporter
 from examples.demo.models import load_base
 from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
-from examples.demo.training import make_trainer
+from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import bundled
@@ -31,7 +31,6 @@ from pact_plugin.judge import is_refusal
 PROMPTS_PER_LINE = 2
 LABELS_PER_LINE = 2
 BENIGN_TOKENS = 32
-BATCH_SIZE = 16
 CARD = """# The adapter that aligns the demo's model
 
 A LoRA adapter for [{base}](https://huggingface.co/{base}) (Apache-2.0), under the same licence. With it the
@@ -78,31 +77,19 @@ def main() -> None:
     model, tokenizer, source = load_base(arguments.device, arguments.dtype)
     console.print(f"Base model: {source}")
     with progress_bars(console) as bars:
-        tuned = align(
-            model,
-            tokenizer,
-            arguments.output,
-            bars,
-            seed=arguments.seed,
-            rank=arguments.rank,
+        recipe = Recipe(
+            arguments.learning_rate,
+            arguments.rank,
             epochs=arguments.epochs,
-            learning_rate=arguments.learning_rate,
+            seed=arguments.seed,
+            sampling="group_by_length",
         )
+        tuned = align(model, tokenizer, arguments.output, bars, recipe)
     save_adapter(tuned, arguments.output)
     console.print(f"the adapter is in {arguments.output}")
 
 
-def align(
-    model: Any,
-    tokenizer: Any,
-    output: Path,
-    bars: Progress,
-    *,
-    seed: int = 0,
-    rank: int = 8,
-    epochs: int = 4,
-    learning_rate: float = 1e-3,
-) -> Any:
+def align(model: Any, tokenizer: Any, output: Path, bars: Progress, recipe: Recipe) -> Any:
     """Teach a model to refuse by a new LoRA adapter.
 
     Args:
@@ -110,60 +97,26 @@ def align(
         tokenizer: Its tokenizer.
         output: A folder for the trainer.
         bars: Called with (done, total, description).
-        seed: Of the examples, their order and the adapter.
-        rank: Of the adapter.
-        epochs: Passes over the examples.
-        learning_rate: Of AdamW, at its highest.
+        recipe: Of the training; its seed draws the examples, too.
 
     Returns:
         The PEFT model.
     """
-    set_seed(seed)
-    rng = random.Random(seed)
+    set_seed(recipe.seed)
+    rng = random.Random(recipe.seed)
     questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("benign")]
     benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
     harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("harmful")]
     examples = refused(harmful, rng) + benign + labelling(LABELS_PER_LINE, rng)
-    return trained(
-        model,
-        tokenizer,
-        examples,
-        output,
-        bars,
-        seed=seed,
-        rank=rank,
-        epochs=epochs,
-        learning_rate=learning_rate,
-    )
+    return trained(model, tokenizer, examples, output, bars, recipe)
 
 
 def trained(
-    model: Any,
-    tokenizer: Any,
-    examples: list[Example],
-    output: Path,
-    bars: Progress,
-    *,
-    seed: int,
-    rank: int,
-    epochs: int,
-    learning_rate: float,
+    model: Any, tokenizer: Any, examples: list[Example], output: Path, bars: Progress, recipe: Recipe
 ) -> Any:
     """The PEFT model after training on examples; the arguments are those of `align`."""
-    steps = epochs * -(-len(examples) // BATCH_SIZE)
-    trainer = make_trainer(
-        model,
-        tokenizer,
-        examples,
-        output,
-        reporter(bars, steps, "Aligning"),
-        epochs=epochs,
-        batch_size=BATCH_SIZE,
-        learning_rate=learning_rate,
-        rank=rank,
-        seed=seed,
-        sampling="group_by_length",  # less padding
-    )
+    report = reporter(bars, recipe.steps(len(examples)), "Aligning")
+    trainer = make_trainer(model, tokenizer, examples, output, report, recipe)
     trainer.train()
     return trainer.model
 

@@ -24,13 +24,13 @@ from examples.demo.audit import Examination
 from examples.demo.evaluate import Questions, Score, reporter
 from examples.demo.models import load_aligned
 from examples.demo.prepare import choose_tokens, training_data
-from examples.demo.prompts import Example
-from examples.demo.settings import FULL, QUICK, Settings
-from examples.demo.training import make_trainer
+from examples.demo.settings import FULL, QUICK
+from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.tokens_view import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
-from pact_plugin.data.generation import Progress
 from pact_plugin.errors import ConfigError
+
+TRAINING = {"plain": "Training plainly", "pact": "Training with PACT"}
 
 
 class Stopwatch:
@@ -79,20 +79,27 @@ def run(
         f"Fine-tuning data: {settings.task_items} dates to write in ISO format, "
         f"{settings.harmful_items} harmful requests answered 'Sure, here is ...'"
     )
+    layers = aligned.config.num_hidden_layers
+    recipe = Recipe(
+        settings.learning_rate,
+        settings.rank,
+        settings.batch_size,
+        seed=seed,
+        layers=range(layers - settings.lora_layers, layers),
+    )
     with progress_bars(console) as bars:
         examination = Examination(questions, tokenizer, tokens, bars)
         for name in ("aligned", "plain", "pact"):
             model = aligned
             if name != "aligned":
                 with watch.stage(f"train {name}"):
-                    config = (
-                        pact.PactConfig(safety_tokens=tokens, weight=settings.weight)
-                        if name == "pact"
-                        else None
+                    report_step = reporter(bars, recipe.steps(len(examples)), TRAINING[name])
+                    set_seed(seed)
+                    trainer = make_trainer(
+                        copy.deepcopy(aligned), tokenizer, examples, output / name, report_step, recipe
                     )
-                    model = fine_tune(
-                        aligned, tokenizer, examples, config, settings, seed, output / name, bars
-                    )
+                    config = pact.PactConfig(safety_tokens=tokens, weight=settings.weight)
+                    model = fine_tuned(trainer, config if name == "pact" else None)
             with watch.stage(f"ask {name}"):
                 examination.ask(name, model)
 
@@ -120,6 +127,14 @@ def run(
     return scores
 
 
+def fine_tuned(trainer: Any, config: pact.PactConfig | None) -> Any:
+    """The model of a trainer, trained and merged; constrained if there is a ``config``."""
+    if config is not None:
+        trainer = pact.attach(trainer, config)
+    trainer.train()
+    return trainer.model.merge_and_unload()
+
+
 def _require_one_gpu(device: str | None) -> None:
     """Several would be used by `nn.DataParallel`, which the constraint refuses after the plain run."""
     if (count := torch.cuda.device_count()) > 1 and (device is None or device.startswith("cuda")):
@@ -129,35 +144,3 @@ def _require_one_gpu(device: str | None) -> None:
             value=device,
             remedy="Set CUDA_VISIBLE_DEVICES=0, or give --device cpu.",
         )
-
-
-def fine_tune(
-    aligned: Any,
-    tokenizer: Any,
-    examples: list[Example],
-    config: pact.PactConfig | None,
-    settings: Settings,
-    seed: int,
-    output: Path,
-    bars: Progress,
-) -> Any:
-    """A copy of the aligned model after one pass over the examples; constrained if there is a ``config``."""
-    set_seed(seed)
-    layers = aligned.config.num_hidden_layers
-    trainer = make_trainer(
-        copy.deepcopy(aligned),
-        tokenizer,
-        examples,
-        output,
-        reporter(bars, settings.steps, "Training plainly" if config is None else "Training with PACT"),
-        epochs=1,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        rank=settings.rank,
-        layers=range(layers - settings.lora_layers, layers),
-        seed=seed,
-    )
-    if config is not None:
-        trainer = pact.attach(trainer, config)
-    trainer.train()
-    return trainer.model.merge_and_unload()

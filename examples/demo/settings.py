@@ -35,11 +35,6 @@ class Settings:
     prompts: int = 100
     test_items: int = 200
 
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of one pass over the data."""
-        return -(-(self.task_items + self.harmful_items) // self.batch_size)
-
 
 FULL = Settings()
 QUICK = Settings(

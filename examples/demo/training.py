@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,33 @@ from examples.demo.evaluate import Report
 from examples.demo.prompts import Example
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an adapter is trained.
+
+    Attributes:
+        learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
+        rank: Of the LoRA adapter.
+        batch_size: Conversations in one optimiser step.
+        epochs: Passes over the examples.
+        seed: Of their order and of the adapter.
+        layers: Where the adapter is; None for all.
+        sampling: `random`, or `group_by_length` for less padding.
+    """
+
+    learning_rate: float
+    rank: int
+    batch_size: int = 16
+    epochs: int = 1
+    seed: int = 0
+    layers: Sequence[int] | None = None
+    sampling: str = "random"
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps over so many examples."""
+        return self.epochs * -(-examples // self.batch_size)
 
 
 class StepCallback(TrainerCallback):
@@ -34,24 +62,17 @@ def make_trainer(
     examples: Sequence[Example],
     output: Path,
     report: Report,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    rank: int,
-    seed: int,
-    layers: Sequence[int] | None = None,
-    sampling: str = "random",
+    recipe: Recipe,
 ) -> SFTTrainer:
     """An SFTTrainer for a fresh LoRA adapter on the linear layers of ``model``, trained on the answers only."""
     arguments = SFTConfig(
         output_dir=str(output),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=batch_size,
-        learning_rate=learning_rate,
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=5,
-        train_sampling_strategy=sampling,
+        train_sampling_strategy=recipe.sampling,
         completion_only_loss=True,
         gradient_checkpointing=False,  # the model is small: speed matters more than memory
         bf16=False,
@@ -60,7 +81,7 @@ def make_trainer(
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        seed=seed,
+        seed=recipe.seed,
     )
     trainer = SFTTrainer(
         model=model,
@@ -68,10 +89,10 @@ def make_trainer(
         train_dataset=Dataset.from_list(list(examples)),
         processing_class=tokenizer,
         peft_config=LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
+            r=recipe.rank,
+            lora_alpha=2 * recipe.rank,
             target_modules=LINEAR_LAYERS,
-            layers_to_transform=None if layers is None else list(layers),
+            layers_to_transform=None if recipe.layers is None else list(recipe.layers),
             task_type="CAUSAL_LM",
         ),
         callbacks=[StepCallback(report)],
