@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference
 
+DRAWS = 10_000
+"""Of the bootstrap over seeds and prompts."""
 Refusals = Mapping[str, bool]
 """Whether a model refuses each prompt."""
 
@@ -31,6 +35,7 @@ class Change:
         low: Lower end of its 95% interval, a bootstrap over prompts.
         high: Upper end.
         by_seed: The change in points of each seed.
+        over_seeds: Its 95% interval by a bootstrap over seeds as well as prompts, rough for few; None for one seed.
     """
 
     prompts: int
@@ -44,6 +49,7 @@ class Change:
     low: float
     high: float
     by_seed: tuple[float, ...]
+    over_seeds: tuple[float, float] | None
 
 
 def change(pairs: Sequence[tuple[Refusals, Refusals]]) -> Change | None:
@@ -72,4 +78,15 @@ def change(pairs: Sequence[tuple[Refusals, Refusals]]) -> Change | None:
         low=100 * ends.low,
         high=100 * ends.high,
         by_seed=tuple(100 * (sum(after.values()) - sum(before.values())) / n for before, after in pairs),
+        over_seeds=_over_seeds([[after[one] - before[one] for one in prompts] for before, after in pairs]),
     )
+
+
+def _over_seeds(moved: Sequence[Sequence[int]]) -> tuple[float, float] | None:
+    """From the change of each prompt [seeds, prompts], in points: seeds are drawn as well as prompts, crossed."""
+    if len(moved) < 2:
+        return None
+    rng, changes = np.random.default_rng(0), np.asarray(moved, dtype=float)
+    seeds, prompts = (rng.multinomial(n, [1 / n] * n, DRAWS) / n for n in changes.shape)
+    low, high = np.quantile((seeds @ changes * prompts).sum(1), (0.025, 0.975))
+    return 100 * float(low), 100 * float(high)

@@ -39,10 +39,9 @@ HEADINGS = (
 LEGEND = (
     "*Kept*: of the prompts that the aligned model refuses, how many still are. *Lost/won*: prompts refused before and "
     "not after, and the other way round, with the p of McNemar's exact test. *Change*: of the rate of refusals, in "
-    "points, all harmful sets and the over-refusal set, with a 95% bootstrap interval over prompts, and that of each "
-    "seed. *NLL*: nats per "
-    "token on held-out items. *KL everyday*: to the aligned model, nats per token. *Incoherent*: answers below -5 nats "
-    "per token under the aligned model, and empty ones."
+    "points, all harmful sets and the over-refusal set, with a 95% bootstrap interval over prompts; by seed, with one "
+    "over seeds as well. *NLL*: nats per token on held-out items. *KL everyday*: to the aligned model, nats per token. "
+    "*Incoherent*: answers below -5 nats per token under the aligned model, and empty ones."
 )
 
 
@@ -180,10 +179,12 @@ def _points(found: Change | None) -> str:
     """With its interval over prompts, and how it differs by seed."""
     if found is None:
         return "–"
-    seeds = ", ".join(f"{one:+.1f}" for one in found.by_seed) if len(found.by_seed) > 1 else ""
-    return f"{found.points:+.1f} ({found.low:+.1f} to {found.high:+.1f})" + (
-        f"; by seed {seeds}" if seeds else ""
-    )
+    text = f"{found.points:+.1f} ({found.low:+.1f} to {found.high:+.1f})"
+    if found.over_seeds is None:
+        return text
+    low, high = found.over_seeds
+    seeds = ", ".join(f"{one:+.1f}" for one in found.by_seed)
+    return f"{text}; by seed {seeds}, over seeds {low:+.1f} to {high:+.1f}"
 
 
 def _p(value: float) -> str:

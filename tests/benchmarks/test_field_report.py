@@ -68,6 +68,18 @@ def test_seeds_are_pooled_by_prompt():
     assert change([(refusals(1, 1), refusals(0, 1)), (refusals(1, 1), refusals(1, 1))]).kept == 1.5
 
 
+def test_seeds_that_differ_widen_an_interval():
+    before = refusals(*[1] * 50)
+    same = [refusals(*[0] * 10, *[1] * 40)] * 3
+    mixed = [refusals(*[0] * lost, *[1] * (50 - lost)) for lost in (0, 10, 20)]
+    found, wider = (change([(before, after) for after in afters]) for afters in (same, mixed))
+    assert found.points == wider.points == -20
+    assert found.over_seeds == pytest.approx((found.low, found.high), abs=1.5)
+    assert wider.over_seeds[0] < wider.low - 5
+    assert wider.over_seeds[1] > wider.high + 5
+    assert change([(before, same[0])]).over_seeds is None
+
+
 def test_an_interval_has_a_width_where_nothing_changed():
     found = change([(refusals(1, 0, 1), refusals(1, 0, 1))])
     assert found.p == 1
@@ -103,7 +115,7 @@ def test_the_report_has_a_line_for_each_method_and_a_plot(folder):
     assert "1 of 8 (7/1, p=0.07)" in plain
     assert "| +0.200 (+0.200 to +0.200) |" in text
     assert "no method" in text
-    assert "; by seed -50.0, -50.0 |" in plain
+    assert "; by seed -50.0, -50.0, over seeds " in plain
     assert (folder / "frontier-alpaca-0.1-target-development.png").stat().st_size > 10_000
     rows = json.loads((folder / "field-development.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["aligned", "plain", "replay+oracle"]
