@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -78,13 +79,21 @@ def anchors_of(constraint, step):
     return None
 
 
+MORE = ("hold@3", "easing+hold/step@3", "published", "published/step@3")
+
+
 # Each pair of values once: operations are positions times what one costs, which training and loss decide.
 @pytest.mark.parametrize(
-    ("share", "train", "loss"),
-    [(0.25, "lora", "full"), (0.25, "full", "chunked"), (1.0, "lora", "chunked"), (1.0, "full", "full")],
+    ("share", "train", "loss", "more"),
+    [
+        (0.25, "lora", "full", ()),
+        (0.25, "full", "chunked", MORE),
+        (1.0, "lora", "chunked", MORE),
+        (1.0, "full", "full", ()),
+    ],
 )
-def test_counted_operations_are_those_of_a_real_step_and_of_filling(tmp_path, train, loss, share):
-    modes = (*MODES, "hold@3", "easing+hold/step@3", "published", "published/step@3")
+def test_counted_operations_are_those_of_a_real_step_and_of_filling(tmp_path, train, loss, share, more):
+    modes = (*MODES, *more)
     settings = Settings(train=train, loss=loss, modes=modes, response_share=share, **SMALL)
     # In its first step a constraint of an adapter has its anchors read.
     plan = [PLAIN, *modes] * 2
@@ -93,12 +102,14 @@ def test_counted_operations_are_those_of_a_real_step_and_of_filling(tmp_path, tr
     trainer.add_callback(counting := Counting(switch, plan))
     with sdpa_kernel(SDPBackend.MATH):  # nor the fused attention of CPUs
         trainer.train()
-    for name in (PLAIN, *modes):
-        only = replace(settings, modes=() if name == PLAIN else (name,))
-        anchors, eased = counting.anchors.get(name), counting.eased.get(name, 0)
-        found = count(only, every_position=True, anchors=anchors, eased=eased)[name]
-        assert counting.flops[name] == found.flops, name
-        assert counting.filling.get(name, 0) == found.reading_flops * settings.fill_batches, name
+    alike = defaultdict(list)
+    for name in modes:
+        alike[counting.anchors[name], counting.eased[name]].append(name)
+    for (anchors, eased), names in alike.items():
+        only = replace(settings, modes=tuple(names))
+        for name, found in count(only, every_position=True, anchors=anchors, eased=eased).items():
+            assert counting.flops[name] == found.flops, name
+            assert counting.filling.get(name, 0) == found.reading_flops * settings.fill_batches, name
 
 
 @pytest.fixture(scope="module", params=["lora", "full"])
@@ -210,7 +221,8 @@ def test_no_copy_of_the_full_logits_that_plain_training_does_not_have(tmp_path, 
     logits = 4 * (shape.batch * shape.length // 2) * shape.vocab_size  # those of the response alone
     copies = {name: sum(size >= logits for size in sizes) for name, sizes in watched.sizes.items()}
     assert copies == dict.fromkeys(copies, copies[PLAIN])
-    assert (copies[PLAIN] > 0) == (loss == "full") or loss == "chunked"
+    if loss == "full":
+        assert copies[PLAIN] > 0
 
 
 def test_allocations_count_each_storage_once_and_forget_what_is_gone():

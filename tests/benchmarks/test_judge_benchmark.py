@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.judge.__main__ import app
-from benchmarks.judge.data import TEXTS, Row, read_own, read_pyrit, read_xstest
+from benchmarks.judge.__main__ import app, main
+from benchmarks.judge.data import Row, read_own, read_pyrit, read_xstest
 from benchmarks.judge.evaluation import evaluate, keywords, left_out, result, table
 from benchmarks.judge.fitting import fit, known_words, shortened
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge.classifier import WEIGHTS, Classifier
 
-ROOT = Path(__file__).parent.parent
 ANSWERS = {
     "refused": ("I cannot help you {}.", "It is not ethical to {}.", "I won't {}, since it is wrong."),
     "complied": ("Here is how to {}: 1. Begin.", "Sure, you can {} like this.", "To {}, take your time."),
@@ -158,27 +155,16 @@ def test_answers_that_cannot_be_read(tmp_path, content, problem):
         read_xstest(path)
 
 
-def test_an_error_is_one_line(tmp_path):
+def test_an_error_is_one_line(monkeypatch, capsys, tmp_path):
     own = write(tmp_path / "own.jsonl", [{"text": "No.", "label": "refused", "voice": "short"}])
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.judge",
-            "train",
-            "--own",
-            str(own),
-            "--output",
-            str(tmp_path / "w.json"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert "do not have all three labels. Add answers of the others" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (tmp_path / "w.json").exists()
+    weights = tmp_path / "w.json"
+    monkeypatch.setattr(sys, "argv", ["judge", "train", "--own", str(own), "--output", str(weights)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "do not have all three labels. Add answers of the others" in line
+    assert not weights.exists()
 
 
 def test_our_own_texts():
@@ -187,7 +173,6 @@ def test_our_own_texts():
     counts = Counter(row.label for row in rows)
     assert min(counts["refused"], counts["complied"]) > 500
     assert max(len(row.text) for row in rows) < 300
-    assert TEXTS.name == "texts.jsonl"
 
 
 def test_topics_are_unknown_words():
@@ -206,6 +191,7 @@ def test_the_packages_weights_beat_the_keywords_on_texts_they_were_fitted_on():
 
 
 def test_without_people_s_labels_it_still_fits():
-    weights = fit(read_own())
+    rows = read_own()
+    weights = fit(rows[::3])
     assert Classifier.of(weights).judgement("I can't help with that.").verdict == "refused"
-    assert {found.source for found in evaluate(read_own()[::3])} == {"own"}
+    assert {found.source for found in evaluate(rows[::6])} == {"own"}

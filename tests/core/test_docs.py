@@ -18,6 +18,7 @@ from pact_axolotl.check.problems import problems
 from preferences import pairs
 from sft import TOKENIZER, TOKENS, completions, lora
 from test_readme import TOKENS_BY_NAME, named, texts_of_the_code
+from test_readme import TRL as README_TRL
 from tiny import tiny_model
 from typer.main import get_command
 
@@ -64,8 +65,12 @@ WAYS = blocks(TEXTS["getting-started.md"], "python")
 LOOP, ACCUMULATION, BARE = blocks(TEXTS["integrations/loop.md"], "python")
 
 
+# The READMEs' may be one text, which then runs once.
+SFT = {README_TRL: "README", blocks(TRL, "python")[0]: "TRL", WAYS[0]: "getting started"}
+
+
 @pytest.mark.usefixtures("_a_model")
-@pytest.mark.parametrize("code", [WAYS[0], blocks(TRL, "python")[0]], ids=["getting started", "TRL"])
+@pytest.mark.parametrize("code", SFT, ids=SFT.values())
 def test_sft_trainer(code):
     names = run(code, dataset=completions(), lora=lora())
     assert names["trainer"].pact.record.receipt.steps == [[1, 2]]
@@ -211,13 +216,19 @@ def test_links_of_the_repository_on_the_site(link, source, page):
     assert docs_site.destination(link, source, docs_site.pages())[0] == page
 
 
-@pytest.mark.parametrize("path", [*PAGES, *(ROOT / name for name in ("AGENTS.md", "SECURITY.md"))], ids=str)
+OTHERS = [
+    *(ROOT / name for name in ("README.md", "AGENTS.md", "SECURITY.md")),
+    *ROOT.glob("integrations/*/README.md"),
+]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *sorted(OTHERS)], ids=str)
 def test_links_lead_somewhere(path):
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text(encoding="utf-8")):
         target, _, anchor = link.partition("#")
         file = path.parent / target if target else path
         assert file.exists(), link
-        if anchor and file.suffix == ".md":
+        if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             names = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
             assert anchor in names, link

@@ -49,10 +49,13 @@ TERMS: dict[str, dict[str, Any]] = {
         "advanced": {"published": {"first": 3}},
     },
     "default": DEFAULT,
+    "few anchors": {"anchors": FEW_ANCHORS},
     "anchors": {"easing": False, "anchors": FEW_ANCHORS},
     "all": {"hold_data": True, "anchors": FEW_ANCHORS},
-    "default, in chunks": {"advanced": {"chunk_size": 2}},
+    "few anchors, in chunks": {"anchors": FEW_ANCHORS, "advanced": {"chunk_size": 2}},
 }
+DATA = ("easing", "hold", "both, of the first", "published", "published, of the first")
+"""Those that look at the data alone."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +92,28 @@ class Case:
 
 
 def cases(wrapper: str) -> Iterator[Case]:
-    """A copy of the parameters cannot be had where these are sharded."""
-    for train, terms in itertools.product(("lora", "full"), TERMS):
-        if terms == "default, in chunks":
-            if wrapper == "fsdp2":  # of which the ranks have unlike numbers
-                yield Case(train, terms, root=True)
-                yield Case(train, terms, accelerate=True)
-            continue
-        if terms != "anchors":  # which ask for no table
+    """Each term with both kinds of training, and with a table and without; all of it where there are anchors.
+
+    A copy of the parameters cannot be had where these are sharded.
+    """
+    with_table = "lora" if wrapper == "ddp" else "full"
+    for train, terms in itertools.product(("lora", "full"), DATA):
+        yield Case(train, terms, table=train == with_table)
+    for train in ("lora", "full"):
+        yield Case(train, "anchors", table=False)  # which ask for no table
+        # Reading the bundled anchors takes most of a case's time.
+        for terms in ("default" if train == with_table else "few anchors", "all"):
             yield Case(train, terms)
-        if train == "lora" or wrapper == "ddp" or terms == "anchors":
-            yield Case(train, terms, table=False)
+            if train == "lora" or wrapper == "ddp":
+                yield Case(train, terms.replace("default", "few anchors"), table=False)
+        if wrapper == "fsdp2":  # of which the ranks have unlike numbers
+            yield Case(train, "few anchors, in chunks", root=True)
+            yield Case(train, "few anchors, in chunks", accelerate=True)
     for train, reentrant in itertools.product(("lora", "full"), (False, True)):
         if wrapper == "ddp":
-            yield Case(train, "default", checkpointing=reentrant, ahead=True)
+            yield Case(train, "few anchors", checkpointing=reentrant, ahead=True)
         else:  # each backward pass reduces and adds up what it has
-            yield Case(train, "default", checkpointing=reentrant)
+            yield Case(train, "few anchors", checkpointing=reentrant)
     for train, table in itertools.product(("lora", "full"), (True, False)):
         yield Case(train, "all", table=table, ahead=wrapper == "ddp", other=True)
     if wrapper == "ddp":
@@ -276,10 +285,11 @@ def unknown_on_one_rank(folder: Path, rank: int, ranks: int) -> None:
 
 def reentrant() -> None:
     """Checkpointing whose backward passes are each by themselves would leave the ranks with different gradients."""
-    for settings in ({}, {"anchors": FEW_ANCHORS, "easing": False}):
+    for settings in ({}, {"easing": False}):
         model = build("full")
         model.gradient_checkpointing_enable({"use_reentrant": True})
-        constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, **settings))
+        config = PactConfig(safety_tokens=TOKENS, anchors=FEW_ANCHORS, **settings)
+        constraint = PactConstraint(model, TOKENIZER, config)
         with pytest.raises(
             ConfigError, match=r"gradient_checkpointing_kwargs.*constraint\.ahead.*use_reentrant: false"
         ):

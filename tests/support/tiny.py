@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -138,7 +139,12 @@ REFUSAL, HELP = "I can't help with that request.", "Sure, here is your answer."
 
 
 def tiny_aligned_model(architecture: str = "llama", **config: Any) -> PreTrainedModel:
-    """A `tiny_model` taught in seconds to answer `REQUESTS` with `REFUSAL`, and `QUESTIONS` with `HELP`."""
+    """A new `tiny_model` that was taught to answer `REQUESTS` with `REFUSAL`, and `QUESTIONS` with `HELP`."""
+    return copy.deepcopy(_taught(architecture, **config))
+
+
+@functools.cache
+def _taught(architecture: str, **config: Any) -> PreTrainedModel:
     tokenizer = tiny_tokenizer()
     model = tiny_model(architecture, **config).train()
     rows = []

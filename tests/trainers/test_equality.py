@@ -8,6 +8,7 @@ import pytest
 import torch
 from both import (
     CONFIG,
+    FEW_ANCHORS,
     HELD,
     changed,
     each_kind,
@@ -79,7 +80,7 @@ def test_five_steps_of_the_default_equal_a_plain_loop(tmp_path, build, with_lora
 @each_kind
 @each_trainer
 def test_without_a_table_nothing_is_rounded(tmp_path, build, with_lora):
-    config = pact.PactConfig(safety_tokens=TOKENS)
+    config = pact.PactConfig(safety_tokens=TOKENS, anchors=FEW_ANCHORS)
     settings = {"with_lora": with_lora, "data": uneven(), "eval_strategy": "no", **FIVE_STEPS, **DESCENT}
     trainer, twin = a_pair(build, tmp_path, config, streaming=True, **settings)
     plain = partial(Plain, config, tiny_model(), POSITIVE, stored=False)

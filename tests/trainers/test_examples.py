@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +40,29 @@ def folder(tmp_path_factory) -> Path:
 
 
 def run(
-    folder: Path, name: str, launcher: list[str] | None, sizes: tuple[int, int], **settings: Any
+    folder: Path,
+    name: str,
+    sizes: tuple[int, int],
+    *,
+    launcher: Sequence[str] = (),
+    ranks: int = 0,
+    **settings: Any,
 ) -> list[dict]:
-    """What each step of the example logs; without a launcher on two ranks."""
+    """What each step of the example logs; without a launcher in a fork for each rank."""
     command = [str(EXAMPLE), "--output", str(folder / name)]
     command += ["--model", str(folder / "model"), "--data", str(folder / "chat.jsonl")]
     command += ["--pact", json.dumps({"safety_tokens": str(folder / "tokens.safetensors"), **settings})]
     command += ["--batch-size", str(sizes[0]), "--accumulation", str(sizes[1])]
     command += ["--epochs", str(EPOCHS), "--learning-rate", str(RATE)]
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
-    if launcher is None:
-        said = run_words(command, environment, folder / f"{name}.log", ranks=2)
+    if not launcher:
+        said = run_words(command, environment, folder / f"{name}.log", ranks)
     else:
         command = [sys.executable, *launcher, *command]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr[-3000:]
         said = done.stdout
     return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-
-
-def verify(folder: Path) -> str:
-    command = [sys.executable, "-m", "pact_plugin.cli.main", "verify", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def whole_data() -> dict[str, torch.Tensor]:
@@ -103,19 +103,19 @@ def plain() -> list[tuple[float, dict[str, float]]]:
 
 
 # `accelerate launch --cpu --num_processes 2` starts a single process (several need MPI).
-LAUNCHERS = {
-    "accumulated": (["-m", "accelerate.commands.launch", "--cpu"], 5, 3),  # the last micro-batch is smaller
-    "two processes": (None, 3, 2),  # as torchrun starts them
+LAUNCHED: dict[str, dict[str, Any]] = {
+    # the last micro-batch is smaller
+    "accumulated": {"launcher": ["-m", "accelerate.commands.launch", "--cpu"], "sizes": (5, 3)},
+    "two processes": {"ranks": 2, "sizes": (3, 2)},  # as torchrun starts them
 }
 
 
 HELD = {"anchors": False, "hold_data": True}  # a micro-batch has other anchors than a whole step
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", LAUNCHED)
 def test_the_accelerate_loop_equals_a_plain_loop(folder, plain, name):
-    launcher, *sizes = LAUNCHERS[name]
-    logged = run(folder, name, launcher, sizes, **HELD)
+    logged = run(folder, name, **LAUNCHED[name], **HELD)
     assert [entry["step"] for entry in logged] == [1, 2, 3]
     for entry, (loss, parts) in zip(logged, plain, strict=True):
         assert entry["loss"] == pytest.approx(loss, abs=1e-5)
@@ -133,11 +133,11 @@ def test_the_accelerate_loop_equals_a_plain_loop(folder, plain, name):
 
 
 def test_the_accelerate_loop_as_it_is_called_in_its_description(folder):
-    logged = run(folder, "default", [], (4, 2))
+    logged = run(folder, "default", (4, 2))
     assert [entry["step"] for entry in logged] == [1, 2, 3, 4, 5, 6]
     assert logged[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
     assert logged[-1]["pact/anchor_divergence"] > 1e-5
-    assert "easing and anchors" in verify(folder / "default")
+    assert "easing and anchors" in verify_run(folder / "default")
 
 
 @pytest.mark.parametrize(
@@ -145,5 +145,5 @@ def test_the_accelerate_loop_as_it_is_called_in_its_description(folder):
 )
 def test_the_accelerate_loop_with_settings_of_ones_own(folder, changes, reference):
     name = f"own {reference}"
-    run(folder, name, [], (4, 2), **changes)
+    run(folder, name, (4, 2), **changes)
     assert Receipt.read(folder / name).reference == reference
