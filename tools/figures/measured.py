@@ -31,11 +31,14 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
         for row in json.loads(HELD_OUT.read_text(encoding="utf-8"))["rows"]
         if (row["task"], row["contamination"], row["wording"]) == (task, contamination, "target")
     }
-    shown = {NAMES[name]: rows[name] for name in NAMES if name in rows and name != "aligned"}
+    known = [name for name in NAMES if name != "aligned"]
+    shown = [name for name in known if name in rows]
     panels = figure.subplots(2, 1, sharey=True)
     figure.subplots_adjust(left=0.15, right=0.97, top=0.99, bottom=0.14 + 0.035 * len(shown), hspace=0.3)
     palette = [colours["candidate"], colours["reference"], *OTHERS]
-    for index, (title, row) in enumerate(shown.items()):
+    for name in shown:
+        # A method looks the same in each figure.
+        index, title, row = known.index(name), NAMES[name], rows[name]
         harmful = row["changes"]["harmful"]
         lost = 100 * (1 - harmful["kept"] / harmful["before"])
         style = {"marker": "osD^vP*X"[index % 8], "markersize": 8, "linestyle": "none", "capsize": 3}

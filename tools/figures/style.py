@@ -74,5 +74,6 @@ NAMES = {
     "benign-64@3": "PACT, benign_top_k 64",
     "sbr@50": "SBR, strength 50",
     "replay-kl+easing@3": "full KL, strength 3, with easing",
+    "replay-kl+probe@3": "full KL, strength 3, with PACT's easing",
 }
 """Of methods at a strength, as the benchmark calls them; those that are drawn."""
