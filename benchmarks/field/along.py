@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.field.data import HARMFUL_SETS
-from benchmarks.field.kept import read
+from benchmarks.field.kept import read, read_cell
 from benchmarks.field.measure import READ_AT_A_TIME
 from benchmarks.field.results import label
 from benchmarks.field.run import cell_path, merged
@@ -93,7 +93,7 @@ def sizes_of(folder: Path, model: str) -> Sizes:
     path = next((folder / "cells").glob("*.json"), None)
     if path is None:
         raise _missing(folder / "cells")
-    sizes = Sizes(**read(path)["origin"]["sizes"])
+    sizes = Sizes(**read_cell(path)["origin"]["sizes"])
     if sizes.model != model:
         problem, remedy = f"the runs there are of {sizes.model}", "Give that --model, or another --output."
         raise ConfigError(problem, key="model", value=model, remedy=remedy)

@@ -11,6 +11,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pact_plugin.data.files import written_whole
+from pact_plugin.errors import ConfigError
+
+VERSION = 2
+"""Of a cell's file."""
 
 
 def write_whole(path: Path, value: Any) -> None:
@@ -22,6 +26,19 @@ def write_whole(path: Path, value: Any) -> None:
 def read(path: Path) -> Any:
     """Of a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_cell(path: Path) -> Any:
+    """Of a cell's file.
+
+    Raises:
+        ConfigError: It is of another version of the benchmark.
+    """
+    content = read(path)
+    if content.get("version") != VERSION:
+        problem = f"{path.name} there is of another version of the benchmark"
+        raise ConfigError(problem, key="output", value=str(path.parents[1]), remedy="Give another --output.")
+    return content
 
 
 def locked(folder: Path, name: str) -> FileLock:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.field.data import HARMFUL_SETS
-from benchmarks.field.kept import read
+from benchmarks.field.kept import read_cell
 from benchmarks.field.methods import all_names, method_of
 from benchmarks.field.paired import Change, Refusals, change
 from benchmarks.field.settings import ALIGNED, Cell, Split
@@ -95,7 +95,7 @@ def load(folder: Path, split: Split, *, judge_again: bool = False) -> list[Group
     results = [
         Result(Cell(**content["cell"]), content)
         for path in sorted((folder / "cells").glob(f"*-{split}.json"))
-        if (content := read(path))["split"] == split
+        if (content := read_cell(path))["split"] == split
     ]
     if judge_again:
         for one in results:

@@ -21,7 +21,7 @@ from benchmarks import machine
 from benchmarks.field import data as field_data
 from benchmarks.field import origin
 from benchmarks.field.data import Data
-from benchmarks.field.kept import claimed, locked, read, write_whole
+from benchmarks.field.kept import VERSION, claimed, locked, read, read_cell, write_whole
 from benchmarks.field.measure import Questions, measure
 from benchmarks.field.methods import Method, method_of
 from benchmarks.field.methods.pact import resolved
@@ -95,7 +95,7 @@ def run(bench: Bench, cells: Sequence[Cell]) -> list[Cell]:
 def check(bench: Bench, cells: Sequence[Cell]) -> None:
     """Refuse a folder of other runs. See `run`."""
     for path in sorted((bench.start.folder / "cells").glob("*.json")):
-        if Sizes(**read(path)["origin"]["sizes"]) != bench.start.sizes:
+        if Sizes(**read_cell(path)["origin"]["sizes"]) != bench.start.sizes:
             raise _other(bench, path, ["sizes"])
     for cell in cells:
         own, adapter_of = trained_on(bench, cell), _with_adapter(bench, cell)
@@ -149,7 +149,7 @@ def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
     found = measure(model, start, wanted)
     return {
         "format": "pact-field",
-        "version": 2,
+        "version": VERSION,
         "cell": asdict(cell),
         "split": bench.split,
         "origin": trained_on(bench, cell) | origin.asked(wanted),

@@ -168,6 +168,13 @@ def test_the_judge_can_be_asked_again(folder):
     assert summarise(load(folder, "development", judge_again=True)[1]).changes["strongreject"].kept == 1
 
 
+def test_results_of_another_version_are_refused(folder):
+    path = folder / "cells" / "alpaca-0.1-target-plain-s0-development.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 1}))
+    with pytest.raises(ConfigError, match=r"plain-s0-development\.json there is of another version"):
+        load(folder, "development")
+
+
 def test_a_folder_without_results_is_refused(folder):
     with pytest.raises(ConfigError, match="no results there"):
         load(folder, "held-out")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from tiny import QUESTIONS, REQUESTS
 
+from benchmarks.field.kept import VERSION
 from benchmarks.field.settings import Cell, Sizes
 
 SETS = ("strongreject", "advbench", "donotanswer", "overrefusal", "everyday")
@@ -74,6 +75,7 @@ def write_cell(folder, cell, refused, *, held_out=((2.0, 2), (4.0, 2)), split="d
         "tokens": {"trained": 100, "read": 10},
     }
     content = {
+        "version": VERSION,
         "cell": asdict(cell),
         "split": split,
         "origin": {"sizes": asdict(Sizes("tiny")), "config": None},
