@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pact_plugin.audit.bootstrap import bootstrap
+from pact_plugin.audit.bootstrap import RESAMPLES, bootstrap
 from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference
 
-DRAWS = 10_000
-"""Of the bootstrap over seeds and prompts."""
 Refusals = Mapping[str, bool]
 """Whether a model refuses each prompt."""
 
@@ -87,6 +85,6 @@ def _over_seeds(moved: Sequence[Sequence[int]]) -> tuple[float, float] | None:
     if len(moved) < 2:
         return None
     rng, changes = np.random.default_rng(0), np.asarray(moved, dtype=float)
-    seeds, prompts = (rng.multinomial(n, [1 / n] * n, DRAWS) / n for n in changes.shape)
+    seeds, prompts = (rng.multinomial(n, [1 / n] * n, RESAMPLES) / n for n in changes.shape)
     low, high = np.quantile((seeds @ changes * prompts).sum(1), (0.025, 0.975))
     return 100 * float(low), 100 * float(high)
