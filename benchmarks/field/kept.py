@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from pact_plugin.data.files import written_whole
 from pact_plugin.errors import ConfigError
 
-VERSION = 2
+VERSION = 3
 """Of a cell's file."""
 
 

@@ -257,6 +257,18 @@ def test_pact_has_as_many_anchors_a_step_as_others_have_prompts(start):
     assert resolved({"anchors": False}, 8)["anchors"] is False
 
 
+def test_anchors_of_a_seed_follow_those_of_the_seed_before(start):
+    batch, _ = batch_of([encode(start.tokenizer, Item(REQUESTS[0], "Sure, here is your answer."))])
+    for seed in (0, 1, 2):
+        model = trainable(start, seed)
+        pact = Pact({"easing": False}, Trainee(model, language_head(model), start, seed), 1.0)
+        for number in (0, 1):
+            with pact.watch():
+                model(**batch)
+            pact.penalty(batch, number)
+        assert pact.constraint.record.receipt.total_steps == seed * start.sizes.steps + 2
+
+
 def test_the_probe_eases_what_pact_eases(start):
     """Rivals with `+probe` and PACT's own easing leave out the same items."""
     answers = ("Sure, here is your answer.", "I can't help with that request.")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.field.encoding import Batch
 from benchmarks.field.methods.base import Method, Objective, Trainee
-from pact_plugin import PactConfig, PactConstraint
+from pact_plugin import PactConfig, PactConstraint, Step
 
 
 class Pact(Objective):
@@ -36,14 +36,18 @@ class Pact(Objective):
             warnings.simplefilter("always")
             self.constraint = PactConstraint(trainee.model, trainee.start.tokenizer, PactConfig(**settings))
         self.warned = [str(one.message) for one in caught if issubclass(one.category, UserWarning)]
+        self._before = trainee.seed * trainee.start.sizes.steps
 
     def watch(self) -> AbstractContextManager[None]:
         """See `PactConstraint.watch`."""
         return self.constraint.watch()
 
     def penalty(self, batch: Batch, number: int) -> Float[Tensor, ""]:
-        """See `PactConstraint.loss`; easing is in it, as what it takes off the task's loss."""
-        return self.constraint.loss(batch)
+        """See `PactConstraint.loss`; easing is in it, as what it takes off the task's loss.
+
+        The anchors of a seed go on where those of the seed before ended: a run here holds a few of them alone.
+        """
+        return self.constraint.loss(batch, Step(1 + self._before + number))
 
     def notes(self) -> dict[str, Any]:
         """Means over the run, all settings, and warnings."""
