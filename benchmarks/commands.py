@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts, growth, machine, result
+from benchmarks.costs import AnchorRows, Count
 from benchmarks.counts import count
-from benchmarks.kinds import AnchorRows, Count
 from benchmarks.overhead import Report, measure
 from benchmarks.passes import peaks
 from benchmarks.profiling import profile_step

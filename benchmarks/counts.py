@@ -7,7 +7,8 @@ over real steps of the real trainers.
 
 from __future__ import annotations
 
-from benchmarks.kinds import AnchorRows, Count, Kind
+from benchmarks.costs import AnchorRows, Count
+from benchmarks.kinds import Kind
 from benchmarks.meta import build, decoder_pass, head_flops
 from benchmarks.settings import PLAIN, Mode, Settings
 from benchmarks.shapes import lora, response_length

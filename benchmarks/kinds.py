@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.allocations import Allocations
+from benchmarks.costs import AnchorRows, Count
 from benchmarks.meta import build, decoder_pass, head_flops, inputs
 from benchmarks.settings import Mode, Settings
 from benchmarks.shapes import build_tokenizer, response_length, safety_tokens
@@ -30,69 +30,6 @@ from pact_plugin.terms.base import Contribution, MicroBatch, Term
 from pact_plugin.terms.build import data_terms
 from pact_plugin.terms.published import PublishedTerm
 from pact_plugin.terms.student import Reading, Student
-
-
-@dataclass(frozen=True)
-class AnchorRows:
-    """The anchors of a step, as one batch.
-
-    Args:
-        rows: So many.
-        length: Tokens read of each: by default the bundled prompts' mean in SmolLM2's chat format without a system
-            message, and the answer.
-        held: Positions held, of all together.
-        tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.
-    """
-
-    rows: int = 2
-    length: int = 38
-    held: int = 32
-    tokens: int | None = None
-
-    def buckets(self, safety_tokens: int, top_k: int, vocab_size: int) -> int:
-        """Distinct tokens, of so many safety tokens and `top_k` others at each position."""
-        return self.tokens or min(safety_tokens + top_k * self.held, vocab_size - 1)
-
-
-@dataclass(frozen=True)
-class Count:
-    """One kind of step. FLOPs are 2 for each multiplication and addition, attention counted without its causal half."""
-
-    flops: int
-    extra_flops: int = 0
-    """Of the constraint, beside the plain step."""
-    anchor_flops: int = 0
-    """Of these, those of anchors."""
-    reading_flops: int = 0
-    """Of reading the documents of a step once, before the first step."""
-    held_bytes: int = 0
-    """What the reference holds all the time: copied parameters or a second model."""
-    passing_bytes: int = 0
-    """Peak of what the constraint allocates while it runs, reference and backward pass included."""
-
-    @property
-    def plain(self) -> int:
-        """FLOPs of the plain step."""
-        return self.flops - self.extra_flops
-
-    @property
-    def ratio(self) -> float:
-        """FLOPs to those of the plain step."""
-        return self.flops / self.plain
-
-    @property
-    def anchor_share(self) -> float:
-        """FLOPs of anchors, as a share of the plain step's."""
-        return self.anchor_flops / self.plain
-
-    @property
-    def reading_share(self) -> float:
-        """FLOPs of reading the data once, as a share of a plain epoch's."""
-        return self.reading_flops / self.plain
-
-    def run_ratio(self, epochs: int) -> float:
-        """FLOPs of a run of so many epochs, reading included, to those of a plain one."""
-        return self.ratio + self.reading_share / epochs
 
 
 class Kind:

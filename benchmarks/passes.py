@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.allocations import Allocations
-from benchmarks.kinds import AnchorRows
+from benchmarks.costs import AnchorRows
 from benchmarks.meta import build, inputs
 from benchmarks.settings import Settings
 from benchmarks.shapes import lora

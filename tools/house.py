@@ -10,6 +10,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,8 @@ TRAINERS = frozenset(
     {"transformers", "trl", "axolotl", "swift", "llamafactory", "unsloth", "peft", "accelerate", "datasets"}
 )
 INTEGRATIONS = frozenset({"pact_transformers", "pact_trl", "pact_axolotl", "pact_swift", "pact_llamafactory"})
+PACKAGES = (CORE, "integrations", "benchmarks", "examples", "tools")
+"""Those whose files have a longest length."""
 NAMES_AT_THE_TOP = 16
 LINES_OF_A_FILE, LINES_OF_A_FUNCTION, PARAMETERS = 260, 60, 6
 FREE_SIGNATURES = ("math", "cli")
@@ -105,33 +108,13 @@ def graph(found: list[Module]) -> dict[str, set[str]]:
     }
 
 
-def circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """Modules that import each other, by Tarjan's algorithm: each strongly connected part of several modules."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[list[str]] = []
-
-    def visit(name: str) -> None:
-        index[name] = low[name] = len(index)
-        stack.append(name)
-        for to in sorted(edges.get(name, ())):
-            if to not in index:
-                visit(to)
-                low[name] = min(low[name], low[to])
-            elif to in stack:
-                low[name] = min(low[name], index[to])
-        if low[name] == index[name]:
-            part: list[str] = []
-            while not part or part[-1] != name:
-                part.append(stack.pop())
-            if len(part) > 1:
-                found.append(sorted(part))
-
-    for name in sorted(edges):
-        if name not in index:
-            visit(name)
-    return found
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Modules of which each imports the next, and the last is the first; none if there is no such circle."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def upward(edges: dict[str, set[str]]) -> list[str]:
@@ -164,7 +147,7 @@ def at_the_top() -> list[str]:
     return sorted(path.name for path in (ROOT / CORE).iterdir() if path.name not in hidden)
 
 
-def long_files(packages: tuple[str, ...] = (CORE, "integrations", "tools")) -> list[tuple[int, str]]:
+def long_files(packages: tuple[str, ...] = PACKAGES) -> list[tuple[int, str]]:
     """Lines of each file, the longest first."""
     paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     return sorted(((len(p.read_text().splitlines()), str(p.relative_to(ROOT))) for p in paths), reverse=True)
@@ -190,7 +173,8 @@ def broken() -> Iterator[str]:
     """Every rule that is broken."""
     found = modules()
     edges = graph(found)
-    yield from (f"import circle: {' <-> '.join(circle)}" for circle in circles(edges))
+    if around := circle(edges):
+        yield f"import circle: {' <- '.join(around)}"
     yield from (f"import against the layers: {edge}" for edge in upward(edges))
     yield from (f"framework or integration in the core: {one}" for one in foreign(found))
     names = at_the_top()
@@ -214,7 +198,6 @@ def main() -> int:
     longest = sorted(functions(found), key=lambda one: -one[1])[:6]
     print("longest functions:", ", ".join(f"{name} {lines}" for name, lines, _ in longest))
     problems = list(broken())
-    print(f"circles: {len(circles(graph(found)))}, upward imports: {len(upward(graph(found)))}")
     for problem in problems:
         print(f"broken: {problem}", file=sys.stderr)
     return bool(problems)

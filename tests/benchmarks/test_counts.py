@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import passes
 from benchmarks.allocations import Allocations
+from benchmarks.costs import AnchorRows
 from benchmarks.counts import count
-from benchmarks.kinds import AnchorRows
 from benchmarks.meta import head_flops
 from benchmarks.settings import MODES, PLAIN, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
