@@ -66,7 +66,9 @@ def field(
     per_step: Annotated[
         int, typer.Option(min=2, help="Prompts of the pool in each step, half of them harmful.")
     ] = 2,
-    pool_tokens: Annotated[int, typer.Option(min=1, help="Tokens of their answers that rivals replay.")] = 16,
+    pool_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of their answers that baselines replay.")
+    ] = 16,
     tokens: Annotated[
         Path | None, typer.Option(help="Safety tokens; by default chosen once and kept in the output.")
     ] = None,

@@ -138,8 +138,8 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
     """Means over the run."""
     for metric, name, shown in (
         ("eased", "share of the first response tokens that easing left out", "{:.2%}"),
-        ("anchor_divergence", "drift at the anchors, nats a token", "{:.3g}"),
-        ("divergence", "drift at the data, nats a token", "{:.3g}"),
+        ("anchor_divergence", "drift at the anchors, nats per token", "{:.3g}"),
+        ("divergence", "drift at the data, nats per token", "{:.3g}"),
     ):
         if (mean := receipt.mean(metric)) is not None:
             yield name, shown.format(mean)

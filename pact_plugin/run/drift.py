@@ -25,6 +25,6 @@ def drift_warning(receipt: Receipt) -> str | None:
     if moved is None or moved <= far:
         return None
     return (
-        f"at the anchors the model has moved {moved:.3g} nats a token from the aligned one, more than {far:g}: "
+        f"at the anchors the model has moved {moved:.3g} nats per token from the aligned one, more than {far:g}: "
         "what it refuses may have changed. `pact-plugin audit` says what is left."
     )

@@ -100,7 +100,7 @@ class AnchorsTerm:
         return Contribution(penalty=self._weight * total, means=means)
 
     def _divergence(self, chosen: list[int], micro: MicroStep) -> Float[Tensor, ""]:
-        """Mean over some anchors of the mean over each one's positions, in nats a token, with gradient."""
+        """Mean over some anchors of the mean over each one's positions, in nats per token, with gradient."""
         self._read_once(micro)
         logprobs, log_rest = self._of_student(chosen, micro)
         aligned_logprobs, aligned_log_rest = self._of_aligned(chosen, logprobs.device)

@@ -56,7 +56,7 @@ def test_the_block_says_what_the_receipt_says():
         "| optimiser steps constrained | 4 of 4 |",
         "| tokens trained on | 1,234 |",
         "easing left out | 2.00% |",
-        "| drift at the anchors, nats a token | 0.004 |",
+        "| drift at the anchors, nats per token | 0.004 |",
     ):
         assert said in text
     assert "Audit" not in text
@@ -67,7 +67,7 @@ def test_what_a_reader_must_know_is_said():
     text = block(a_receipt(total_steps=6, sums=SUMS | {"anchor_divergence": [50.0, 100.0]}))
     assert "| optimiser steps constrained | 4 of 6 |" in text
     assert "**Steps 5-6 were not constrained.**" in text
-    assert "**Warning:** at the anchors the model has moved 0.5 nats a token" in text
+    assert "**Warning:** at the anchors the model has moved 0.5 nats per token" in text
     measured = block(a_receipt(PactConfig(weight=0, anchors=False), terms=["easing"]))
     assert "which measured and held nothing (`weight: 0`)" in measured
     assert "steps constrained" not in measured

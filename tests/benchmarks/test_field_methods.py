@@ -270,7 +270,7 @@ def test_anchors_of_a_seed_follow_those_of_the_seed_before(start):
 
 
 def test_the_probe_eases_what_pact_eases(start):
-    """Rivals with `+probe` and PACT's own easing leave out the same items."""
+    """Baselines with `+probe` and PACT's own easing leave out the same items."""
     answers = ("Sure, here is your answer.", "I can't help with that request.")
     items = [
         Item(prompt, answer)

@@ -428,7 +428,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
 
 def test_a_run_whose_model_moves_far_is_warned_of_once(tmp_path, recwarn):
     def warned() -> int:
-        return len([one for one in recwarn if "nats a token from the aligned one" in str(one.message)])
+        return len([one for one in recwarn if "nats per token from the aligned one" in str(one.message)])
 
     model = tiny_model()
     constraint = built(model)

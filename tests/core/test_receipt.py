@@ -111,7 +111,7 @@ def test_verify_says_what_was_constrained(tmp_path):
 
 
 def at_the_anchors(nats: float, **anchors: int) -> Receipt:
-    """Of a run whose model has moved there by so many nats a token."""
+    """Of a run whose model has moved there by so many nats per token."""
     config = PactConfig(safety_tokens="t", anchors=anchors or True)
     return a_receipt(config, **ONE_TO_FOUR, sums={"anchor_divergence": [100 * nats, 100]})
 

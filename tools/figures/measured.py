@@ -47,7 +47,7 @@ def frontier(figure: Figure, colours: Colours, task: str = "alpaca", contaminati
         panels[0].errorbar([row["nll"]], [lost], **style)
         ends = [[over["points"] - over["low"]], [over["high"] - over["points"]]]
         panels[1].errorbar([over["points"]], [lost], xerr=ends, **style)
-    labels = ("held-out items of the task, nats a token", "change of over-refusal, points")
+    labels = ("held-out items of the task, nats per token", "change of over-refusal, points")
     for axes, label, line in zip(panels, labels, (rows["aligned"]["nll"], 0), strict=True):
         axes.axvline(line, color=colours["muted"], linestyle=":", linewidth=1)
         axes.set_ylim(-5, 105)

@@ -51,7 +51,7 @@ class Trainee:
         return asked
 
     def pool(self) -> Replayed:
-        """What rivals replay of it."""
+        """What baselines replay of it."""
         return replayed(self.asked(), self.start.sizes.pool_tokens)
 
     def refused(self, prompts: Sequence[str]) -> list[bool]:
