@@ -68,12 +68,10 @@ class Score:
 
 def answer(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, report: Report) -> list[str]:
     """Greedy answers of at most ``tokens`` tokens."""
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    questions = user_prompts(tokenizer, [prompts[index] for index in order])
+    questions = user_prompts(tokenizer, prompts)
     with inspecting(model):
         said = answers(model, tokenizer, questions, Generation(tokens, BATCH, report))
-    texts = dict(zip(order, map(tokenizer.decode, said), strict=True))
-    return [texts[index] for index in range(len(prompts))]
+    return [tokenizer.decode(ids) for ids in said]
 
 
 def share(hits: Iterable[bool]) -> float:

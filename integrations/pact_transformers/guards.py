@@ -17,19 +17,13 @@ def check_guard(name: str) -> None:
         JudgeError: Its format is not known, or it cannot be loaded.
     """
     guard_of(name)
-    from transformers import AutoConfig
-
-    from pact_transformers.loading import load_tokenizer
+    from pact_transformers.loading import check_model, load_tokenizer
 
     try:
         load_tokenizer(name)
-        AutoConfig.from_pretrained(name)
+        check_model(name)
     except ConfigError as error:
         raise _cannot_load(name, error.problem, error.remedy) from error
-    except (OSError, ValueError) as error:
-        raise _cannot_load(
-            name, f"cannot be loaded ({error})", "Give a folder or hub id of a guard model."
-        ) from error
 
 
 def load_guard(name: str) -> GuardJudge:

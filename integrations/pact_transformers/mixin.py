@@ -90,11 +90,6 @@ def with_constraint(result: Any, constraint: Tensor) -> Any:
     return result + constraint.to(result.device)
 
 
-def constrained_class(trainer_class: type, mixin: type[PactRunMixin] = PactTrainerMixin) -> type:
-    """`trainer_class` with a mixin in front of it; composes with whatever it inherits."""
-    return type(f"Pact{trainer_class.__name__}", (mixin, trainer_class), {})
-
-
 def constrain(
     trainer: Any,
     constraint: Constraint,
@@ -123,7 +118,8 @@ def constrain(
         raise never_called(trainer)
     # One that was set on the object would be called in place of the class's, which writes the receipt. It runs inside.
     trainer._pact_own_train = vars(trainer).pop("train", None)
-    trainer.__class__ = constrained_class(type(trainer), mixin)
+    kind = type(trainer)
+    trainer.__class__ = type(f"Pact{kind.__name__}", (mixin, kind), {})
     trainer.pact = constraint
     trainer.add_callback(FillTable(trainer))
     return trainer

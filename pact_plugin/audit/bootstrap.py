@@ -17,8 +17,6 @@ def bootstrap(
     totals: Sequence[float],
     counts: Sequence[float],
     groups: Sequence[Hashable] | None = None,
-    *,
-    seed: int = 0,
 ) -> Interval:
     """The percentile bootstrap interval of Σ totals / Σ counts, resampled by group.
 
@@ -26,13 +24,12 @@ def bootstrap(
         totals: One for each of n things, at least one.
         counts: How much each weighs, such as its tokens; their sum is positive.
         groups: What each belongs to; things of one group are drawn together. By default each is its own.
-        seed: Of the resamples, of which there are 10,000.
     """
     names = range(len(totals)) if groups is None else groups
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
     owner = np.asarray([places[name] for name in names])
     sums = [np.bincount(owner, np.asarray(of, dtype=float), len(places)) for of in (totals, counts)]
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     found: list[np.ndarray] = []
     step = max(1, _AT_A_TIME // len(places))
     for start in range(0, RESAMPLES, step):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pact_plugin.audit.judging import Judges
 from pact_plugin.audit.reading import Answers
 from pact_plugin.data.generation import Pair, Progress
 from pact_plugin.data.prompts import Kind, Prompt
-from pact_plugin.judge.names import DEFAULT
+from pact_plugin.judge import is_refusal
 from pact_plugin.tokens.checks import MINIMUM_ANSWERS
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_plugin.tokens.select import Selection, choose_from_answers
@@ -33,8 +32,7 @@ def choose(
         batch_size: Answers at a time.
         progress: Called with (done, total, description).
     """
-    texts = [one.prompt for one in prompts]
-    refused = Judges((DEFAULT,)).refused(texts, said.texts)
+    refused = [is_refusal(text) for text in said.texts]
 
     def taken(kind: Kind, wanted: bool) -> dict[str, Pair]:
         rows = zip(prompts, refused, said.pairs(), strict=True)

@@ -9,7 +9,7 @@ import torch
 
 from pact_plugin.audit import result
 from pact_plugin.audit.bootstrap import bootstrap
-from pact_plugin.audit.intervals import Interval, mcnemar, paired_difference, quantile, resolvable, wilson
+from pact_plugin.audit.intervals import Interval, Z, mcnemar, paired_difference, resolvable, wilson
 from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.reading import Confidence
 from pact_plugin.data.prompts import Prompt
@@ -76,7 +76,7 @@ def curve(values: Sequence[np.ndarray]) -> result.Curve:
     for position in range(max(map(len, values), default=0)):
         column = np.asarray([one[position] for one in values if len(one) > position])
         mean = float(column.mean())
-        half = quantile() * float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else 0.0
+        half = Z * float(column.std(ddof=1)) / len(column) ** 0.5 if len(column) > 1 else 0.0
         means.append(rounded(mean))
         lows.append(rounded(max(mean - half, 0.0)))
         highs.append(rounded(mean + half))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.reading import Answers, Report, states
+from pact_plugin.data.prompts import packaged
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead, language_head
 
@@ -25,8 +24,7 @@ _CHUNK = 64
 
 def questions() -> tuple[str, ...]:
     """The bundled questions: harmless, of everyday life, in several registers; requests only."""
-    text = files("pact_plugin").joinpath("data", "everyday.jsonl").read_text(encoding="utf-8")
-    return tuple(json.loads(line)["prompt"] for line in text.splitlines())
+    return tuple(row["prompt"] for row in packaged("everyday.jsonl"))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+"""How many standard errors a two-sided normal interval reaches: 1.96."""
 
 
 class Interval(NamedTuple):
@@ -18,28 +20,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def quantile(confidence: float = CONFIDENCE) -> float:
-    """How many standard errors a two-sided normal interval reaches: 1.96 for 0.95."""
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
-def wilson(count: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+def wilson(count: float, n: int) -> Interval:
     """The Wilson score interval of a proportion (Wilson, JASA 1927), which holds at 0 of n and n of n too.
 
     Args:
         count: Successes, from 0 to n; a fraction where they are means over groups.
         n: Trials, at least 1.
-        confidence: Of the two-sided interval.
     """
-    z = quantile(confidence)
     rate = count / n
-    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
     # At the ends the formula gives 0 and 1 but for rounding.
     return Interval(centre - half if count else 0.0, centre + half if count < n else 1.0)
 
 
-def paired_difference(gained: float, lost: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+def paired_difference(gained: float, lost: float, n: int) -> Interval:
     """Tango's score interval of (gained - lost) / n, the change of a rate over the same n prompts.
 
     It inverts the score form of McNemar's test, so the two agree on whether the change is more than chance (up to
@@ -50,9 +45,7 @@ def paired_difference(gained: float, lost: float, n: int, confidence: float = CO
         gained: Prompts that count after but not before; a fraction where they are means over groups.
         lost: Prompts that count before but not after, likewise.
         n: All prompts, or groups, at least 1.
-        confidence: Of the two-sided interval.
     """
-    z = quantile(confidence)
     estimate = (gained - lost) / n
 
     def score(difference: float) -> float:
@@ -69,7 +62,7 @@ def paired_difference(gained: float, lost: float, n: int, confidence: float = CO
             low, high = (middle, high) if score(middle) > target else (low, middle)
         return (low + high) / 2
 
-    return Interval(where(z, -1.0, estimate), where(-z, estimate, 1.0))
+    return Interval(where(Z, -1.0, estimate), where(-Z, estimate, 1.0))
 
 
 def mcnemar(gained: int, lost: int) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.audit.compare import compare
-from pact_plugin.audit.judging import Judges
 from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.result import Verdict
@@ -17,7 +16,7 @@ from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
 from pact_plugin.data.generation import inspecting
 from pact_plugin.data.prompts import KINDS, PromptSet, of_kind
 from pact_plugin.errors import AuditError, ConfigError
-from pact_plugin.judge.names import DEFAULT
+from pact_plugin.judge.names import find_judge
 from pact_plugin.judge.verdicts import VERDICTS
 
 FILE_NAME = "pact_audit_reference.json"
@@ -63,7 +62,6 @@ class Monitor:
         self.tokenizer, self.prompts, self.thresholds = tokenizer, prompts, thresholds
         self.max_new_tokens, self.batch_size = max_new_tokens, batch_size
         self.reference: list[JudgedAnswer] | None = None
-        self._judges = Judges((DEFAULT,))
 
     def measure(self, model: Any) -> Snapshot:
         """Ask the model; its mode and the random state are left as they were."""
@@ -78,7 +76,7 @@ class Monitor:
                 batch_size=self.batch_size,
                 report=lambda done: None,
             )
-        judged = self._judges.judge(asked, said.texts)
+        judged = [JudgedAnswer.of(one.verdict) for one in find_judge().judge(asked, said.texts)]
         if self.reference is None:
             self.reference = judged
         compared = {

@@ -7,7 +7,6 @@ between two tokens then falls the other way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,8 @@ _QUARTERS = (3, 2, 1)
 """Batch sizes of the rounds, in quarters of the audit's: never larger, so that memory suffices."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """The answers of one more round."""
-
-    batch_size: int
-    texts: list[str]
-
-
-def again(model: Any, tokenizer: Any, said: Answers, asking: Asking, report: Report) -> tuple[Round, ...]:
-    """Let a model answer the same prompts again, in other batches and orders.
+def again(model: Any, tokenizer: Any, said: Answers, asking: Asking, report: Report) -> tuple[list[str], ...]:
+    """The texts that a model answers in each further round, in other batches and orders.
 
     Args:
         model: The model that gave the answers.
@@ -55,7 +46,7 @@ def again(model: Any, tokenizer: Any, said: Answers, asking: Asking, report: Rep
             for place, tokens in zip(places, found, strict=True):
                 texts[place] = tokenizer.decode(tokens)
             report(number * len(order) + start + len(places))
-        rounds.append(Round(size, texts))
+        rounds.append(texts)
     return tuple(rounds)
 
 

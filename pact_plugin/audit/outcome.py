@@ -13,7 +13,7 @@ from pact_plugin.audit.describe import versions
 from pact_plugin.audit.everyday import Kept, summary
 from pact_plugin.audit.judging import Judges, agree
 from pact_plugin.audit.measures import Everyday, JudgedAnswer
-from pact_plugin.audit.noise import Round, noise
+from pact_plugin.audit.noise import noise
 from pact_plugin.audit.notes import of_answers, of_models, of_noise
 from pact_plugin.audit.settings import AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
@@ -114,19 +114,17 @@ def _comparisons(
 
 
 def _again(
-    judges: Judges, prompts: Sequence[Prompt], first: Sequence[JudgedAnswer], rounds: Sequence[Round]
+    judges: Judges, prompts: Sequence[Prompt], first: Sequence[JudgedAnswer], rounds: Sequence[Sequence[str]]
 ) -> list[list[bool]]:
     """Whether each prompt was refused in each further round; answers that are as before are not judged again."""
     found = []
     for one in rounds:
         refused = [answer.refused for answer in first]
-        other = [i for i, text in enumerate(one.texts) if text != first[i].answer]
+        other = [i for i, text in enumerate(one) if text != first[i].answer]
         judged = judges.refused(
-            *(
-                [prompts[i].prompt for i in other],
-                [one.texts[i] for i in other],
-                [prompts[i].kind for i in other],
-            )
+            [prompts[i].prompt for i in other],
+            [one[i] for i in other],
+            [prompts[i].kind for i in other],
         )
         for place, flag in zip(other, judged, strict=True):
             refused[place] = flag

@@ -51,7 +51,7 @@ def html(result: AuditResult) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"percent": percent, "points": points, "p": p_value, "of": _of}
+    environment.filters |= {"percent": percent, "points": points, "p": p_value, "of": amount}
     environment.filters |= {"nats": nats, "change": nats_change}
     source = files("pact_plugin").joinpath("audit", "templates", "report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -121,7 +121,7 @@ def points(share: float) -> str:
     return f"{value:+.1f}".replace("-", "−") if value else "0.0"
 
 
-def amount(criterion: Criterion, value: float) -> str:
+def amount(value: float, criterion: Criterion) -> str:
     """A value of a criterion, with its unit."""
     return percent(value) if criterion.name == "refusal_rate" else f"{points(value).lstrip('+')} points"
 
@@ -139,8 +139,8 @@ def decided(one: Criterion, *, strict: bool) -> tuple[str, str]:
     if one.within_noise and one.passed and one.measured > one.bound:
         said += ", within noise"
     elif not one.certain:
-        said += f", not certain (worst end of the interval {amount(one, one.worst)})"
-    return f"{CRITERIA[one.name]}: {amount(one, value)}, {limit} {amount(one, one.bound)}", said
+        said += f", not certain (worst end of the interval {amount(one.worst, one)})"
+    return f"{CRITERIA[one.name]}: {amount(value, one)}, {limit} {amount(one.bound, one)}", said
 
 
 def p_value(value: float) -> str:
@@ -163,10 +163,6 @@ def differ(said: JudgedAnswer) -> bool:
     if said.verdict is None or said.second is None or said.verdict == said.second:
         return False
     return not (said.refused and refuses(said.second))
-
-
-def _of(value: float, criterion: Criterion) -> str:
-    return amount(criterion, value)
 
 
 def _write(path: Path, text: str) -> Path:

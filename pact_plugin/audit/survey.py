@@ -13,7 +13,7 @@ from pact_plugin.audit import result
 from pact_plugin.audit.choosing import choose
 from pact_plugin.audit.describe import describe, require_same_vocabulary
 from pact_plugin.audit.everyday import Kept, divergence, keep, questions
-from pact_plugin.audit.noise import Round, again
+from pact_plugin.audit.noise import again
 from pact_plugin.audit.reading import Answers, Confidence, ask, check_context, likelihoods, read
 from pact_plugin.audit.settings import Asking
 from pact_plugin.audit.task import pairs
@@ -40,7 +40,7 @@ class Reading:
     """Log-probabilities of the tokens of each held-out answer."""
     everyday: Kept | list[float] | None
     """Of the reference what is kept, of a candidate the divergence from it at each question."""
-    rounds: tuple[Round, ...]
+    rounds: tuple[list[str], ...]
     """Of the reference: what it said when it was asked again."""
     notes: tuple[str, ...]
     seconds: float

@@ -90,7 +90,7 @@ class PromptSet:
 
 def bundled() -> PromptSet:
     """The bundled prompts: 220 harmful requests, and 220 benign ones that look like them."""
-    rows = [row | {"kind": kind} for kind in KINDS for row in _packaged(f"{kind}.jsonl")]
+    rows = [row | {"kind": kind} for kind in KINDS for row in packaged(f"{kind}.jsonl")]
     return from_rows(enumerate(rows, 1), BUNDLED)
 
 
@@ -102,9 +102,7 @@ def for_pool() -> PromptSet:
     and code.
     """
     own = [vars(one) for one in bundled().limited(_BUNDLED_POOL).prompts]
-    return from_rows(
-        enumerate([*own, *_packaged("anchors.jsonl"), *_packaged("registers.jsonl")], 1), BUNDLED
-    )
+    return from_rows(enumerate([*own, *packaged("anchors.jsonl"), *packaged("registers.jsonl")], 1), BUNDLED)
 
 
 def for_audits() -> PromptSet:
@@ -114,7 +112,8 @@ def for_audits() -> PromptSet:
     return PromptSet(tuple(one for one in whole.prompts if one not in held), BUNDLED)
 
 
-def _packaged(name: str) -> list[dict[str, Any]]:
+def packaged(name: str) -> list[dict[str, Any]]:
+    """The rows of a file that the package brings."""
     text = files("pact_plugin").joinpath("data", name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]
 

@@ -7,7 +7,7 @@ says what each kind of guard can judge.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pact_plugin.errors import JudgeError
@@ -16,6 +16,9 @@ from pact_plugin.judge.text import says_nothing
 from pact_plugin.judge.verdicts import Judgement, unread
 
 logger = logging.getLogger("pact_plugin")
+
+_BATCH = 8
+"""Conversations at a time."""
 
 
 class GuardJudge:
@@ -26,23 +29,11 @@ class GuardJudge:
         model: The loaded guard: a causal language model with transformers' `generate`.
         tokenizer: Its tokenizer.
         name: What reports call it; by default that of the format.
-        batch_size: Conversations at a time.
-        report: Called with the number of conversations done.
     """
 
-    def __init__(
-        self,
-        guard: Guard,
-        model: Any,
-        tokenizer: Any,
-        *,
-        name: str | None = None,
-        batch_size: int = 8,
-        report: Callable[[int], None] = lambda done: None,
-    ) -> None:
+    def __init__(self, guard: Guard, model: Any, tokenizer: Any, *, name: str | None = None) -> None:
         self.name, self.tells_harm = name or guard.name, guard.harm
         self._guard, self._model, self._tokenizer = guard, model, tokenizer
-        self._batch_size, self._report = batch_size, report
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """See `Judge`. What cannot be read has no verdict, and is counted in a warning that shows one.
@@ -77,12 +68,7 @@ class GuardJudge:
             for pair in pairs
         ]
         with inspecting(self._model):
-            found = answers(
-                self._model,
-                self._tokenizer,
-                rows,
-                Generation(self._guard.tokens, self._batch_size, self._report),
-            )
+            found = answers(self._model, self._tokenizer, rows, Generation(self._guard.tokens, _BATCH))
         return [self._tokenizer.decode(ids) for ids in found]
 
     def _check(self, found: Sequence[Judgement], asked: int) -> None:

@@ -24,7 +24,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’]\w+)?")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 
 
-def beginning(text: str, window: int = WINDOW) -> str:
+def beginning(text: str) -> str:
     """The first characters of an answer in lower case, with one kind of quotes and single spaces.
 
     A name or tag before the answer ("BestBot: ", "[Assistant] ") and Markdown before its first word are left out.
@@ -33,14 +33,13 @@ def beginning(text: str, window: int = WINDOW) -> str:
 
     Args:
         text: The answer.
-        window: Characters that are kept of it, at most.
     """
-    plain = _ITEM.sub(" ¶ ", text.strip().translate(_QUOTES)[: 2 * window])
+    plain = _ITEM.sub(" ¶ ", text.strip().translate(_QUOTES)[: 2 * WINDOW])
     name = _SPEAKER.match(plain)
     plain = " ".join(plain[name.end() if name else 0 :].split()).lstrip("*_#>'`-. ")
     if not _ONE_QUOTATION.fullmatch(plain):
         plain = _QUOTATION.sub('"…"', plain)
-    return plain.lower().lstrip('"')[:window]
+    return plain.lower().lstrip('"')[:WINDOW]
 
 
 def tokens(start: str) -> list[str]:

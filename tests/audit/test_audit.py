@@ -11,7 +11,7 @@ from pact_spec import reference as spec
 from tiny import QUESTIONS, REQUESTS, tiny_model, tiny_tokenizer
 
 from pact_plugin.audit.compare import compare, curve
-from pact_plugin.audit.intervals import paired_difference, quantile
+from pact_plugin.audit.intervals import Z, paired_difference
 from pact_plugin.audit.measures import JudgedAnswer, Noise
 from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
@@ -84,7 +84,7 @@ def test_damaged_weights_are_refused():
 
 def test_a_curve_has_the_mean_its_interval_and_n_at_every_position():
     found = curve([np.asarray([1.0, 2.0]), np.asarray([3.0]), np.asarray([])])
-    half = quantile() * 2**0.5 / 2**0.5  # standard deviation sqrt 2 of two values
+    half = Z * 2**0.5 / 2**0.5  # standard deviation sqrt 2 of two values
     assert found.mean == [2.0, 2.0]
     assert found.n == [2, 1]
     assert found.low == pytest.approx([2 - half, 2.0], rel=1e-5)
