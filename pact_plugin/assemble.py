@@ -103,7 +103,8 @@ class PactConstraint(Constraint):
         with gathered(model):
             parts = build_parts(settings, model, tokenizer, reference_model, data)
         super().__init__(parts)
-        if data is not None and not data.masked:
+        self._masked = None if data is None else data.masked
+        if self._masked is False:
             self.record.note_unmasked()
 
 
@@ -195,7 +196,7 @@ def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> 
     if wanted is None:
         return None
     tokens = SafetyTokens.load(wanted) if isinstance(wanted, str) else wanted
-    tokens.check(tokenizer, _vocabulary(aligned))
+    tokens.check(tokenizer, aligned.head.vocabulary)
     return tokens
 
 
@@ -209,7 +210,7 @@ def chosen_safety_tokens(
     """
     assert answers is not None
     tokens = tokens_of(answers, aligned, tokenizer, config.advanced.top_k)
-    tokens.check(tokenizer, _vocabulary(aligned))
+    tokens.check(tokenizer, aligned.head.vocabulary)
     return tokens
 
 
@@ -241,8 +242,3 @@ def _anchors_alone(config: PactConfig) -> PactConfig:
     if config.easing is not None:
         logger.warning("PACT: preferences have no next-token labels to ease, so anchors alone are held.")
     return alone
-
-
-def _vocabulary(aligned: Source) -> int | None:
-    size: int | None = getattr(aligned.head.projection, "out_features", None)
-    return size

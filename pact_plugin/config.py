@@ -143,7 +143,7 @@ class PactConfig(Settings):
             raise ConfigError(
                 "easing, anchors and hold_data are all off, so nothing would be constrained",
                 key="pact",
-                remedy="Leave one of them on, or set `pact: false`.",
+                remedy="Leave one of them on; or train without PACT: `pact: false`, or no `pact.attach`.",
             )
         if self.safety_tokens is not None and "top_k" in self.advanced.model_fields_set:
             raise ConfigError(
@@ -229,7 +229,7 @@ class PactConfig(Settings):
                 "not a configuration",
                 key="pact",
                 value=value,
-                remedy="Give `true`, a mapping of settings, or a PactConfig.",
+                remedy="Give `true`, a mapping of settings, or a PactConfig; without PACT, do not attach it.",
             )
         return cls(**{str(key): setting for key, setting in value.items()})
 

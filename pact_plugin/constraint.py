@@ -38,6 +38,7 @@ class Constraint:
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
         self._first, self._micro_batch = True, (0, 0)
+        self._masked: bool | None = None  # not known before the first batch
         self.record = Record.of(parts)
         """Metrics and receipt."""
 
@@ -251,7 +252,7 @@ class Constraint:
     def _check_first(self, batch: Mapping[str, Any] | None = None) -> None:
         if self._first:
             self._student.require_same_head()  # it may have been wrapped since
-            if batch is not None and nothing_masked(batch):
+            if batch is not None and self._masked is None and nothing_masked(batch):
                 self.record.note_unmasked()
             self.reference.begin()
             self._first = False

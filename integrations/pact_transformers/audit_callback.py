@@ -98,9 +98,10 @@ class AuditCallback(TrainerCallback):
         snapshot = self._audit(state)
         if metrics is not None:
             metrics |= {f"eval_{name}": value for name, value in _named(snapshot).items()}
-            loss = next((value for name, value in metrics.items() if name.endswith("_loss")), None)
-            if loss is not None:
-                metrics[f"eval_{SAFE_LOSS}"] = loss if snapshot.verdict.passed else float("inf")
+            losses = {name: value for name, value in metrics.items() if name.endswith("_loss")}
+            for name, loss in losses.items():  # `eval_loss`, or `eval_NAME_loss` of one set among several
+                safe = loss if snapshot.verdict.passed else float("inf")
+                metrics[name.removesuffix("loss") + SAFE_LOSS] = safe
         self._decide(snapshot, state, control)
         return control
 
@@ -111,7 +112,7 @@ class AuditCallback(TrainerCallback):
             AuditError: `metric_for_best_model` is `pact/safe_loss`, and no evaluation kept to the thresholds.
         """
         self._last = None  # the model may be another from here on
-        asked = (args.metric_for_best_model or "").removeprefix("eval_") == SAFE_LOSS
+        asked = (args.metric_for_best_model or "").endswith(SAFE_LOSS)
         if asked and args.load_best_model_at_end and state.best_model_checkpoint is None:
             raise AuditError(
                 "no checkpoint keeps to the thresholds, so none was loaded",

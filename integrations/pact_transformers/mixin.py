@@ -11,7 +11,8 @@ from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.reference.choose import DataFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
-from pact_transformers.fill import FillTable, data_of
+from pact_transformers.data_facts import data_of
+from pact_transformers.fill import FillTable
 from pact_transformers.first_step import never_called
 from pact_transformers.run_mixin import PactRunMixin
 from pact_transformers.sharding import (

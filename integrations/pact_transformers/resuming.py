@@ -12,7 +12,7 @@ from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-from pact_transformers.fill import FOLDER
+from pact_transformers.data_facts import FOLDER
 
 
 def checkpoint_of_run(args: Any) -> str | None:

@@ -176,11 +176,16 @@ def positions_of(batch: Mapping[str, Any], first: int | None = None) -> Response
             key="shift_labels",
             remedy="Turn sequence or context parallelism off.",
         )
-    if batch.get("labels") is None:
-        raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
-    boundaries = _boundaries(batch)
+    labels, boundaries = _labels(batch), _boundaries(batch)
     _require_no_gap(**boundaries)
-    return response_positions(batch["labels"], **boundaries, first=first)
+    return response_positions(labels, **boundaries, first=first)
+
+
+def _labels(batch: Mapping[str, Any]) -> Int[Tensor, "B T"]:
+    labels: Tensor | None = batch.get("labels")
+    if labels is None:
+        raise ShapeError("the batch has no labels", key="labels", remedy="Use a data set that yields labels.")
+    return labels
 
 
 def _require_no_gap(
@@ -223,8 +228,11 @@ def nothing_masked(batch: Mapping[str, Any]) -> bool:
 
     So it is where all that is masked is one and the same token: a collator that masks padding masks the end of each
     answer, too, if the tokenizer pads with it.
+
+    Raises:
+        ShapeError: The batch has no labels.
     """
-    labels, ids, mask = batch["labels"], batch.get("input_ids"), batch.get("attention_mask")
+    labels, ids, mask = _labels(batch), batch.get("input_ids"), batch.get("attention_mask")
     masked = (labels == IGNORE_INDEX) & ~document_starts(labels, **_boundaries(batch))
     if mask is not None and mask.shape == labels.shape:
         masked &= mask.bool()

@@ -48,6 +48,15 @@ class LanguageHead:
     scale: float = 1.0
     softcap: float | None = None
 
+    @property
+    def vocabulary(self) -> int | None:
+        """V; None where the projection does not tell it."""
+        # PEFT's own copy of a tied head names its two sizes the wrong way round.
+        inner, outer = (getattr(self.projection, name, None) for name in ("in_features", "out_features"))
+        weight = getattr(self.projection, "weight", None)
+        swapped = weight is not None and tuple(weight.shape) == (inner, outer)
+        return inner if swapped else outer
+
     def logits(
         self, hidden: Float[Tensor, "N d"], project: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.adapters import trained_beside
 from pact_plugin.model.head import language_head
-from pact_plugin.model.ranks import require_weights
+from pact_plugin.model.ranks import is_fsdp, require_weights
 from pact_plugin.model.wrappers import adapter_off, peft_model
 from pact_plugin.reference.source import AdapterState, Source
 
 _TRIED = 16
 """Token ids on which an adapter is tried."""
+_AT_A_TIME = 4096
+"""Token ids whose embeddings are compared at a time."""
 
 _ROUNDINGS = 16
 """Times the rounding of its types that a new DoRA may move a model: it divides by norms and multiplies with them."""
@@ -34,7 +38,8 @@ def adapter_state(model: nn.Module) -> AdapterState:
         trained; `trained`: it is not; `none`: there is no adapter.
 
     Raises:
-        ReferenceModelError: The adapter prepends virtual tokens, or this rank has no weights yet.
+        ReferenceModelError: The adapter prepends virtual tokens, this rank has no weights yet, or FSDP has sharded
+            embeddings that the adapter is around.
     """
     peft = peft_model(model)
     if peft is None:
@@ -47,22 +52,66 @@ def adapter_state(model: nn.Module) -> AdapterState:
         )
     require_weights(model)
     head = language_head(model)
-    tried = torch.arange(_TRIED, device=head.device)
-    seen = []
-    for scope in (nullcontext, partial(adapter_off, peft)):
-        source = Source("adapter_off", model, head, scope=scope)
-        with source.session():
-            hidden = source.hidden((), {"input_ids": tried[None]})
-            seen.append((hidden, source.project(hidden[0])))
-    pairs = list(zip(*seen, strict=True))
-    same = all(torch.equal(a, b) for a, b in pairs)
-    if not same and _is_new_dora(peft):
-        kinds = {t.dtype for t in (*model.parameters(), *seen[0]) if t.is_floating_point()}
-        rounding = _ROUNDINGS * max(torch.finfo(kind).eps for kind in kinds)
-        same = all((a.float() - b.float()).norm() <= rounding * b.float().norm() for a, b in pairs)
+    sources = [
+        Source("adapter_off", model, head, scope=scope) for scope in (nullcontext, partial(adapter_off, peft))
+    ]
+    same = _alike(peft, _seen(sources, partial(_predicted, torch.arange(_TRIED, device=head.device))))
+    # Rows of tokens that the model has not been trained on stand at the end of the vocabulary.
+    same = same and all(_alike(peft, _seen(sources, read)) for read in _embedded(head.decoder))
     if not same:
         return "trained"
     return "beside" if trained_beside(peft) else "new"
+
+
+def _seen(
+    sources: Sequence[Source], read: Callable[[Source], tuple[Tensor, ...]]
+) -> list[tuple[Tensor, Tensor]]:
+    """What is read with the adapter on, each beside the same with it off."""
+    found = []
+    for source in sources:
+        with source.session():
+            found.append(read(source))
+    return list(zip(*found, strict=True))
+
+
+def _predicted(ids: Int[Tensor, " n"], source: Source) -> tuple[Tensor, ...]:
+    hidden = source.hidden((), {"input_ids": ids[None]})
+    return hidden, source.project(hidden[0])
+
+
+def _embedded(decoder: Any) -> Iterator[Callable[[Source], tuple[Tensor, ...]]]:
+    """Reads the embeddings of all tokens, so many at a time, where the adapter is around them.
+
+    Raises:
+        ReferenceModelError: They are sharded, and cannot be read by themselves.
+    """
+    embedding = decoder.get_input_embeddings()
+    if isinstance(embedding, nn.Embedding):
+        return
+    if is_fsdp(decoder):
+        raise ReferenceModelError(
+            "it is around the embeddings, which FSDP has sharded, so it cannot be tried",
+            key="adapter",
+            value=type(embedding).__name__,
+            remedy="Build the constraint before the model is sharded.",
+        )
+    for ids in torch.arange(len(embedding.weight), device=embedding.weight.device).split(_AT_A_TIME):
+        yield partial(_embeddings, embedding, ids)
+
+
+def _embeddings(embedding: nn.Module, ids: Int[Tensor, " n"], source: Source) -> tuple[Tensor, ...]:
+    return (embedding(ids),)
+
+
+def _alike(peft: Any, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+    """Whether the model is the same without the adapter: bit for bit, or but for the rounding of a new DoRA."""
+    if all(torch.equal(a, b) for a, b in pairs):
+        return True
+    if not _is_new_dora(peft):
+        return False
+    kinds = {t.dtype for t in (*peft.parameters(), *(a for a, _ in pairs)) if t.is_floating_point()}
+    rounding = _ROUNDINGS * max(torch.finfo(kind).eps for kind in kinds)
+    return all((a.float() - b.float()).norm() <= rounding * b.float().norm() for a, b in pairs)
 
 
 def _is_new_dora(peft: Any) -> bool:

@@ -17,15 +17,16 @@ class DataFacts:
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
         labels: Whether batches have next-token labels. Preference data has none; only anchors are held there.
-        masked: Whether any token of the first rows is masked, so that it can be told where their answers begin.
-        endings: The last tokens before these answers (see `endings_of`).
+        masked: Whether any token of some rows is masked, so that it can be told where answers begin; None where no row
+            was looked at.
+        endings: The last tokens before the answers of these rows (see `endings_of`).
     """
 
     folder: str | None = None
     obstacle: str | None = None
     sharded: str | None = None
     labels: bool = True
-    masked: bool = True
+    masked: bool | None = None
     endings: tuple[tuple[int, ...], ...] = ()
 
 

@@ -200,5 +200,4 @@ def _another(model: nn.Module, other: nn.Module) -> Source:
             remedy="Pass another instance, or use `reference: auto`.",
         )
     other.requires_grad_(False).eval()
-    vocabulary = getattr(language_head(model).projection, "out_features", None)
-    return Source("model", other, language_head(other), vocabulary=vocabulary)
+    return Source("model", other, language_head(other), vocabulary=language_head(model).vocabulary)

@@ -113,8 +113,8 @@ class Meter:
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
         Args:
-            required: Whether there must be a response position in the run. Else, and in later intervals, they are empty
-                without one; the first time warns.
+            required: Whether the run must have had a response position by now. Else, and in later intervals, they are
+                empty without one; the first time warns.
 
         Raises:
             NoResponseError: It is required, and there was none yet.

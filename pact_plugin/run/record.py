@@ -23,6 +23,10 @@ from pact_plugin.tokens.safety_tokens import SafetyTokens
 Mode = Literal["train", "eval"]
 
 
+_PATIENCE = 10
+"""Steps after which a log without any response position stops a run; a few rows may have theirs truncated away."""
+
+
 class Record:
     """What a run has measured, and what it was constrained by.
 
@@ -120,7 +124,7 @@ class Record:
     def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:
         """See `Constraint.metrics`."""
         self.flush(mode, reduce)
-        return self._meters[mode].metrics(required=mode == "train")
+        return self._meters[mode].metrics(required=mode == "train" and self.receipt.total_steps >= _PATIENCE)
 
     def flush(self, mode: Mode = "train", reduce: Reduce | None = None) -> None:
         """Bring what was measured to the host, over all ranks when `reduce` sums over them, and into the receipt."""

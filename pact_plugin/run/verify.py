@@ -23,7 +23,10 @@ def verify_run(directory: str | Path) -> str:
     """
     folder = Path(directory)
     receipt = Receipt.read(folder)
-    receipt.total_steps = max(receipt.total_steps, _trainer_steps(folder), _unconstrained_steps(folder))
+    covered = receipt.total_steps
+    states = {folder / _TRAINER_STATE: _trainer_steps(folder), **_unconstrained_steps(folder)}
+    furthest = max(states, key=lambda place: states[place])
+    receipt.total_steps = max(covered, states[furthest])
     if receipt.config.get("weight") == 0:
         raise ReceiptError(
             "the run was measured, not constrained",
@@ -36,7 +39,8 @@ def verify_run(directory: str | Path) -> str:
             f"steps {receipt.missing} of {receipt.total_steps} were not constrained",
             key="steps",
             value=receipt.steps,
-            remedy="Train those steps again with the constraint attached.",
+            remedy="Train those steps again with the constraint attached"
+            + (f"; or remove {furthest}, if an earlier run left it." if states[furthest] > covered else "."),
         )
     if not receipt.trained_tokens:
         raise ReceiptError(
@@ -52,15 +56,15 @@ def verify_run(directory: str | Path) -> str:
     return f"{counted}; {receipt}{unmasked if receipt.unmasked else ''}"
 
 
-def _unconstrained_steps(folder: Path) -> int:
-    """Last step of a checkpoint inside that holds no receipt of it: the run went on without the constraint."""
-    last = 0
+def _unconstrained_steps(folder: Path) -> dict[Path, int]:
+    """Steps of each checkpoint inside that holds no receipt of them: the run went on without the constraint."""
+    found = {}
     for checkpoint in folder.glob(_CHECKPOINTS):
         steps = _trainer_steps(checkpoint)
         covered = Receipt.read(checkpoint).total_steps if (checkpoint / FILE_NAME).is_file() else 0
         if steps > covered:
-            last = max(last, steps)
-    return last
+            found[checkpoint] = steps
+    return found
 
 
 def _trainer_steps(folder: Path) -> int:

@@ -1,0 +1,140 @@
+"""What a Trainer's data allows, by some of its rows."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.trainer_utils import has_length
+from transformers.utils import is_datasets_available
+
+from pact_plugin.data.documents import require_text
+from pact_plugin.data.positions import nothing_masked
+from pact_plugin.data.responses import endings_of
+from pact_plugin.errors import StoreError
+from pact_plugin.reference.choose import DataFacts
+from pact_transformers.sharding import is_zero3
+
+logger = logging.getLogger("pact_plugin")
+
+FOLDER = "_pact_store"
+"""In the output folder; transformers pushes nothing to the hub whose name begins with an underscore."""
+ROWS = 16
+"""Rows collated at a time, at most."""
+_SPREAD = 64
+"""Rows that are looked at beside the first ones, at most; and one for each column."""
+_SCANNED = 1000
+"""Rows of a column at a time."""
+
+
+def data_of(trainer: Any, folder: str | None) -> DataFacts:
+    """What is known of a trainer's data: whether it can be read before training, and where a table would lie.
+
+    Args:
+        trainer: The trainer.
+        folder: Where the configuration wants the table; in the output folder when None.
+    """
+    obstacle = None if sized(trainer.train_dataset) else "the training data has no length"
+    masked: list[bool] = []
+    endings: dict[tuple[int, ...], None] = {}
+    with random_state_kept():
+        for batch in _looked_at(trainer):
+            obstacle = obstacle or no_text(batch)
+            if {"labels", "input_ids"} <= batch.keys():
+                masked.append(not nothing_masked(batch))
+                endings |= dict.fromkeys(endings_of(batch))
+    if obstacle is not None:
+        logger.warning("PACT reference: run in each step, as %s", obstacle)
+    return DataFacts(
+        folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
+        obstacle=obstacle,
+        sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
+        masked=any(masked) if masked else None,
+        endings=tuple(endings),
+    )
+
+
+def sized(data: Any) -> bool:
+    """Whether data has a length, so that its rows can be read by number."""
+    return data is not None and has_length(data) and not isinstance(data, torch.utils.data.IterableDataset)
+
+
+def no_text(batch: dict[str, Any]) -> str | None:
+    """Why the data cannot be read beforehand, by some of its rows: they are more than token ids, as with images."""
+    try:
+        require_text(batch)
+    except StoreError as error:
+        return f"its batches hold `{error.key}`"
+    return None
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Data sets may draw random numbers when a row is read: what a run draws stays what it is without PACT."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(arrays)
+
+
+def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
+    """The first rows as a batch, as many as a collator takes, then others.
+
+    These are the first row in which each column holds something, as few rows may have images, and one drawn from each
+    part of the data, as images may lie in a column of messages. The names of columns do not tell, as LLaMA-Factory
+    gives text the columns of images, and a trainer drops columns. Of a stream of `datasets`, which can be read again
+    from its beginning, only the first rows are looked at, and of other streams none.
+    """
+    data = trainer.train_dataset
+    collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+    if not sized(data):
+        for row in data.take(ROWS) if _starts_again(data) else ():
+            yield collate([row])
+        return
+    size = min(len(data), ROWS, trainer.args.train_batch_size)
+    others, draw = len(data) - size, random.Random(0)
+    parts = min(others, _SPREAD)
+    bounds = [size + others * part // parts for part in range(parts + 1)] if parts else []
+    rows = [*range(size), *(draw.randrange(*part) for part in pairwise(bounds))]
+    rows += sorted(_first_filled(data) - set(rows))
+    for start in range(0, len(rows), max(size, 1)):
+        yield collate([data[row] for row in rows[start : start + size]])
+
+
+def _starts_again(data: Any) -> bool:
+    if not is_datasets_available():
+        return False
+    import datasets
+
+    return isinstance(data, datasets.IterableDataset)
+
+
+def _first_filled(data: Any) -> set[int]:
+    """The first row in which each column of a `datasets.Dataset` is neither null nor an empty list; none of others."""
+    if not is_datasets_available():
+        return set()
+    import datasets
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = set()
+    for name in data.column_names if isinstance(data, datasets.Dataset) else ():
+        # Parts in Arrow's own form: nothing is decoded, and a column that is filled at once is not read on.
+        parts = data.select_columns(name).with_format("arrow").iter(_SCANNED)
+        for number, part in enumerate(parts):
+            values = part.column(0)
+            lists = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+            filled = pc.greater(pc.list_value_length(values), 0) if lists else pc.is_valid(values)
+            place = pc.index(filled, True).as_py()
+            if place >= 0:
+                found.add(number * _SCANNED + place)
+                break
+    return found
