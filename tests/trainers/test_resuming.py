@@ -10,15 +10,14 @@ import pytest
 import torch
 from both import (
     CONFIG,
-    FEW_ANCHORS,
     HELD,
     SAVING,
     changed,
     each_kind,
     each_trainer,
     resumes_as_one,
-    with_training,
 )
+from loop import FEW_ANCHORS, trained
 from pact_transformers.first_step import CheckFirstStep
 from sft import TOKENIZER, TOKENS, weights
 from tiny import tiny_model
@@ -140,7 +139,7 @@ def test_a_second_training_on_other_data_needs_a_new_trainer(tmp_path, build):
 @each_trainer
 def test_an_adapter_that_held_training_finds_its_table_again(tmp_path, build):
     def trainer(folder: str, steps: int) -> Any:
-        built = build(tmp_path / folder, model=with_training(), max_steps=steps, **SAVING)
+        built = build(tmp_path / folder, model=trained(), max_steps=steps, **SAVING)
         return pact.attach(built, HELD)
 
     whole = trainer("whole", 4)
