@@ -22,7 +22,7 @@ from pact_plugin.errors import AdapterError, StoreError
 from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import keep_root_whole
 from pact_plugin.reference.choose import DataFacts
-from pact_transformers.sharding import is_zero3, share_head
+from pact_transformers.sharding import sharded_by, share_head
 
 if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
@@ -61,7 +61,7 @@ def data_of(trainer: Any, folder: str | None) -> DataFacts:
     return DataFacts(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
-        sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
+        sharded=sharded_by(trainer),
         masked=masked,
         endings=endings,
     )
