@@ -32,9 +32,7 @@ LAYERS = (
     ),
     *("constraint", "assemble", "audit", "cli"),
 )
-"""Of the core, from the lowest. Each may import those before it, and the command line only what is below it."""
-ON_TOP = ("audit", "cli")
-"""Nothing below imports them."""
+"""Of the core, from the lowest. Each may import those before it."""
 TRAINERS = frozenset(
     {"transformers", "trl", "axolotl", "swift", "llamafactory", "unsloth", "peft", "accelerate", "datasets"}
 )

@@ -80,7 +80,7 @@ def _shown(default: Any) -> str:
 
 
 def with_settings(text: str) -> str:
-    """A README with the table, in place of what stands between its two marks."""
+    """The page of settings with the table, in place of what stands between its two marks."""
     return re.sub(
         f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: BEGIN + settings_table() + END, text, flags=re.S
     )

@@ -55,7 +55,7 @@ def along(
         say(label(cell))
         model = start.model if cell.method == ALIGNED else merged(start, adapter_of(start.folder, cell))
         with inspecting(model):
-            read_through = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
+            read_through = read_along(model, pairs, ids, batch_size=READ_AT_A_TIME)
         found[label(cell)] = summary([one.mass for one in read_through])
     return found
 

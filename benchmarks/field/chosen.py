@@ -49,7 +49,7 @@ def chosen(start: Start) -> Chosen:
     refusals = list(pool.pairs("harmful").values())[:AT_MOST]
     with inspecting(start.model):
         pairs = [(prompt, answer[:POSITIONS]) for prompt, answer in refusals]
-        along = read(start.model, pairs, tokens.ids, batch_size=READ_AT_A_TIME, report=lambda done: None)
+        along = read(start.model, pairs, tokens.ids, batch_size=READ_AT_A_TIME)
     anchors = anchors_from(settings, pool.of(anchor_prompts(settings)))
     return Chosen(
         asked={kind: sum(one.kind == kind for one in pool.asked) for kind in KINDS},

@@ -65,9 +65,7 @@ def _ask(model: Any, start: Start, prompts: Sequence[str]) -> list[dict[str, Any
     asked = user_prompts(start.tokenizer, prompts)
     said = answers(model, start.tokenizer, asked, Generation(ANSWER_TOKENS, ASKED_AT_A_TIME))
     texts = [start.tokenizer.decode(answer) for answer in said]
-    likely = likelihoods(
-        start.model, list(zip(asked, said, strict=True)), batch_size=READ_AT_A_TIME, report=_silent
-    )
+    likely = likelihoods(start.model, list(zip(asked, said, strict=True)), batch_size=READ_AT_A_TIME)
     judged = find_judge().judge(prompts, texts)
     return [
         {
@@ -91,7 +89,7 @@ def _held_out(model: Any, start: Start, items: Sequence[Item]) -> list[list[floa
     """-log p of each item's answer in nats, and its tokens."""
     rows = [encode(start.tokenizer, item) for item in items]
     pairs = [(row.prompt, row.answer) for row in rows]
-    found = likelihoods(model, pairs, batch_size=READ_AT_A_TIME, report=_silent)
+    found = likelihoods(model, pairs, batch_size=READ_AT_A_TIME)
     return [[round(-float(logprobs.sum()), 4), len(logprobs)] for logprobs in found]
 
 
@@ -104,9 +102,8 @@ def _everyday(model: Any, start: Start) -> list[list[float]]:
         start.model,
         Answers(asked, said, [start.tokenizer.decode(one) for one in said]),
         batch_size=READ_AT_A_TIME,
-        report=_silent,
     )
-    sums = everyday.divergence(model, asked, kept, batch_size=READ_AT_A_TIME, report=_silent)
+    sums = everyday.divergence(model, asked, kept, batch_size=READ_AT_A_TIME)
     return [[round(total, 5), len(answer)] for total, answer in zip(sums, said, strict=True)]
 
 
@@ -128,7 +125,3 @@ def number(text: str) -> float | None:
     _, mark, after = text.rpartition("####")
     found = (_NUMBER.findall(after)[:1] if mark else []) or _NUMBER.findall(text)[-1:]
     return float(found[0].replace(",", "")) if found else None
-
-
-def _silent(done: int) -> None:
-    pass

@@ -13,7 +13,8 @@ from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.data.prompts import PromptSet, for_audits
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
 from pact_plugin.model.ranks import broadcast_object
-from pact_transformers.sharding import is_zero3
+from pact_transformers.mixin import tokenizer_of
+from pact_transformers.sharding import sharded_by
 
 SAFE_LOSS = "pact/safe_loss"
 """For `metric_for_best_model`: the evaluation loss where the thresholds are kept, infinite where not."""
@@ -57,15 +58,15 @@ class AuditCallback(TrainerCallback):
     ) -> None:
         if every is not None and every < 1:
             raise ConfigError("out of range", key="every", value=every, remedy="It must be at least 1.")
-        _require_whole_parameters(trainer)
-        processor = trainer.processing_class
-        tokenizer = getattr(processor, "tokenizer", processor)
-        if tokenizer is None:
-            remedy = "Pass `processing_class=tokenizer` to the trainer."
-            raise AdapterError("the trainer has no tokenizer", key="processing_class", remedy=remedy)
+        if (key := sharded_by(trainer)) is not None:
+            raise AdapterError(
+                "the parameters are sharded, and generation needs them whole",
+                key=key,
+                remedy="Audit the saved checkpoints with `pact-plugin audit`.",
+            )
         self.trainer, self.every, self.stop = trainer, every, stop
         self.monitor = Monitor(
-            tokenizer,
+            tokenizer_of(trainer),
             (prompts or for_audits()).limited(limit),
             thresholds or Thresholds(),
             max_new_tokens=max_new_tokens,
@@ -146,13 +147,3 @@ class AuditCallback(TrainerCallback):
 
 def _named(snapshot: Snapshot) -> dict[str, float]:
     return {f"pact/{name}": value for name, value in snapshot.metrics.items()}
-
-
-def _require_whole_parameters(trainer: Any) -> None:
-    for key, sharded in (("fsdp", trainer.is_fsdp_enabled), ("deepspeed", is_zero3(trainer))):
-        if sharded:
-            raise AdapterError(
-                "the parameters are sharded, and generation needs them whole",
-                key=key,
-                remedy="Audit the saved checkpoints with `pact-plugin audit`.",
-            )

@@ -20,7 +20,7 @@ from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
 from pact_plugin.reference.choose import DataFacts
-from pact_transformers.sharding import is_zero3
+from pact_transformers.sharding import sharded_by
 
 logger = logging.getLogger("pact_plugin")
 
@@ -55,7 +55,7 @@ def data_of(trainer: Any, folder: str | None) -> DataFacts:
     return DataFacts(
         folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
         obstacle=obstacle,
-        sharded="fsdp" if trainer.is_fsdp_enabled else "deepspeed" if is_zero3(trainer) else None,
+        sharded=sharded_by(trainer),
         masked=any(masked) if masked else None,
         endings=tuple(endings),
     )

@@ -163,14 +163,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
     refuse_fsdp1(trainer)
     refuse_split_sequences(trainer)
     require_one_device(trainer)
-    processor = trainer.processing_class
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if tokenizer is None:
-        raise AdapterError(
-            "the trainer has no tokenizer, which the safety tokens are checked against",
-            key="processing_class",
-            remedy="Pass `processing_class=tokenizer` to the trainer.",
-        )
+    tokenizer = tokenizer_of(trainer)
     data = data_of(trainer, folder) if labels else DataFacts(labels=False)
     return TrainerParts(trainer.model, tokenizer, data, trainer.accelerator.autocast)
 
@@ -200,3 +193,17 @@ def _foreign_loss(trainer: Any, known: Sequence[type]) -> type | None:
         if "compute_loss" in vars(base) and base is not PactTrainerMixin:
             return base
     return None
+
+
+def tokenizer_of(trainer: Any) -> Any:
+    """A Trainer's tokenizer, or that of its processor.
+
+    Raises:
+        AdapterError: It has none.
+    """
+    processor = trainer.processing_class
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer is None:
+        remedy = "Pass `processing_class=tokenizer` to the trainer."
+        raise AdapterError("the trainer has no tokenizer", key="processing_class", remedy=remedy)
+    return tokenizer

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from pact_plugin.config import PactConfig
 
 
-def is_zero3(trainer: Any) -> bool:
-    """Whether DeepSpeed partitions the parameters, by the trainer's arguments or by Accelerate's configuration."""
-    plugin = getattr(trainer.args, "deepspeed_plugin", None)
+def sharded_by(trainer: Any) -> str | None:
+    """What spreads the parameters over the ranks, `fsdp` or `deepspeed`; None where nothing does."""
+    if trainer.is_fsdp_enabled:
+        return "fsdp"
+    plugin = getattr(trainer.args, "deepspeed_plugin", None)  # of Accelerate's configuration
     config = getattr(trainer.args, "hf_deepspeed_config", None) or getattr(plugin, "hf_ds_config", None)
-    return config is not None and config.is_zero3()
+    return "deepspeed" if config is not None and config.is_zero3() else None
 
 
 def refuse_fsdp1(trainer: Any) -> None:

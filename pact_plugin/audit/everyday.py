@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.reading import Answers, Report, states
+from pact_plugin.data.generation import silent
 from pact_plugin.data.prompts import packaged
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead, language_head
@@ -40,7 +41,7 @@ class Kept:
     head: LanguageHead
 
 
-def keep(model: Any, said: Answers, *, batch_size: int, report: Report) -> Kept:
+def keep(model: Any, said: Answers, *, batch_size: int, report: Report = silent) -> Kept:
     """Read the reference's own answers.
 
     Raises:
@@ -54,7 +55,7 @@ def keep(model: Any, said: Answers, *, batch_size: int, report: Report) -> Kept:
 
 
 def divergence(
-    model: Any, questions: Sequence[list[int]], kept: Kept, *, batch_size: int, report: Report
+    model: Any, questions: Sequence[list[int]], kept: Kept, *, batch_size: int, report: Report = silent
 ) -> list[float]:
     """KL(reference ‖ candidate) summed over the tokens of each of the reference's answers, in nats.
 

@@ -42,14 +42,14 @@ class Judges:
         return tuple(name for name, judge in both if tells_harm(judge))
 
     def judge(
-        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None = None
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind]
     ) -> list[JudgedAnswer]:
         """What the judges say of answers.
 
         Args:
             prompts: What was asked.
             answers: One for each prompt.
-            kinds: Of the prompts; by default all are harmful.
+            kinds: Of the prompts.
 
         Raises:
             JudgeError: A guard model's verdicts cannot be read at all.
@@ -69,9 +69,7 @@ class Judges:
             for i, one in enumerate(first)
         ]
 
-    def refused(
-        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None = None
-    ) -> list[bool]:
+    def refused(self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind]) -> list[bool]:
         """Whether answers count as refused by the judge that decides, without the second one."""
         return [refuses(one.verdict) for one in self._first(prompts, answers, kinds)]
 
@@ -84,21 +82,20 @@ class Judges:
         return self._judges
 
     def _first(
-        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind]
     ) -> list[Judgement]:
         judge = self._loaded()[0]
-        benign = {i for i, kind in enumerate(kinds or ()) if kind == "benign" and tells_harm(judge)}
+        benign = {i for i, kind in enumerate(kinds) if kind == "benign" and tells_harm(judge)}
         found = _asked(judge, prompts, answers, [i for i in range(len(prompts)) if i not in benign])
         if benign:
             found |= _asked(find_judge(), prompts, answers, sorted(benign))
         return [found[i] for i in range(len(prompts))]
 
     def _second(
-        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind] | None
+        self, prompts: Sequence[str], answers: Sequence[str], kinds: Sequence[Kind]
     ) -> dict[int, Judgement]:
         """By place, where the judges are compared."""
-        of = kinds or ["harmful"] * len(prompts)
-        places = [i for i, kind in enumerate(of) if self.compares(kind)]
+        places = [i for i, kind in enumerate(kinds) if self.compares(kind)]
         return _asked(self._loaded()[-1], prompts, answers, places)
 
     def _beginnings(

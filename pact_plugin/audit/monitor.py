@@ -74,7 +74,6 @@ class Monitor:
                 asked,
                 max_new_tokens=self.max_new_tokens,
                 batch_size=self.batch_size,
-                report=lambda done: None,
             )
         judged = [JudgedAnswer.of(one.verdict) for one in find_judge().judge(asked, said.texts)]
         if self.reference is None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.data.documents import Row
-from pact_plugin.data.generation import Generation, Pair, answers, device_of, user_prompts
+from pact_plugin.data.generation import Generation, Pair, answers, device_of, silent, user_prompts
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
@@ -78,7 +78,7 @@ def ask(
     *,
     max_new_tokens: int,
     batch_size: int,
-    report: Report,
+    report: Report = silent,
 ) -> Answers:
     """Let a model answer the prompts greedily.
 
@@ -102,7 +102,7 @@ def ask(
 
 
 def read(
-    model: Any, pairs: Sequence[Pair], ids: Sequence[int], *, batch_size: int, report: Report
+    model: Any, pairs: Sequence[Pair], ids: Sequence[int], *, batch_size: int, report: Report = silent
 ) -> list[Confidence]:
     """Teacher-force answers, and keep what the model thinks of the safety tokens before each of their tokens.
 
@@ -134,13 +134,15 @@ def read(
     return found
 
 
-def likelihoods(model: Any, pairs: Sequence[Pair], *, batch_size: int, report: Report) -> list[Tensor]:
+def likelihoods(
+    model: Any, pairs: Sequence[Pair], *, batch_size: int, report: Report = silent
+) -> list[Tensor]:
     """Log-probabilities of the tokens of each answer, teacher-forced, in nats; as for `read`."""
     return [one.label for one in read(model, pairs, [0], batch_size=batch_size, report=report)]
 
 
 def states(
-    model: Any, head: LanguageHead, pairs: Sequence[Pair], *, batch_size: int, report: Report
+    model: Any, head: LanguageHead, pairs: Sequence[Pair], *, batch_size: int, report: Report = silent
 ) -> Iterator[States]:
     """Teacher-force answers batch by batch; the head is compared with the model's own logits first.
 

@@ -1,4 +1,4 @@
-"""What `pact-plugin audit` is given: prompts, models, a folder; refused without a model wherever that can be."""
+"""What `pact-plugin audit` is given: prompts and models; refused without a model wherever that can be."""
 
 from __future__ import annotations
 

@@ -112,8 +112,8 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | {number for number, one in added.items() if one.special}
 
 
-def _silent(done: int) -> None:
-    pass
+def silent(done: int) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Generation:
 
     max_new_tokens: int
     batch_size: int
-    report: Callable[[int], None] = _silent
+    report: Callable[[int], None] = silent
 
 
 def longest_first(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:

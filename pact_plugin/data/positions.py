@@ -41,9 +41,7 @@ class ResponsePositions:
         if self.row.device == device:
             return self
         packed = torch.stack([self.row, self.column, self.index, self.response])
-        if device.type == "cuda":
-            packed = packed.pin_memory()
-        row, column, index, response = packed.to(device, non_blocking=True)
+        row, column, index, response = to_device(packed, device)
         return ResponsePositions(row, column, index, response, self.trained, self.starts)
 
     def among(self, first: int | None) -> ResponsePositions:
@@ -66,6 +64,13 @@ class ResponsePositions:
     def own(self, values: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...] at the response tokens themselves."""
         return values[self.row, self.column]
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on a device, without making the host wait."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def response_positions(

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pact_plugin.data.documents import Document, HostBatch, documents_of, to_device
-from pact_plugin.data.positions import ResponsePositions, positions_of
+from pact_plugin.data.documents import Document, HostBatch, documents_of
+from pact_plugin.data.positions import ResponsePositions, positions_of, to_device
 from pact_plugin.data.responses import Responses
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
 from pact_plugin.model.wrappers import ambient_autocast

@@ -8,25 +8,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from pact_plugin.judge.classifier import THRESHOLD, ClassifierJudge, default_classifier
-from pact_plugin.judge.keywords import KeywordJudge
-from pact_plugin.judge.names import find_judge, judge_names
-from pact_plugin.judge.verdicts import VERDICTS, Judge, Judgement, Verdict, unread
+from pact_plugin.judge.classifier import THRESHOLD, default_classifier
+from pact_plugin.judge.names import find_judge
+from pact_plugin.judge.verdicts import Judge, Judgement
 
-__all__ = [
-    "THRESHOLD",
-    "VERDICTS",
-    "ClassifierJudge",
-    "Judge",
-    "Judgement",
-    "KeywordJudge",
-    "Verdict",
-    "find_judge",
-    "is_refusal",
-    "judge_names",
-    "refusal_score",
-    "unread",
-]
+__all__ = ["Judge", "Judgement", "find_judge", "is_refusal", "refusal_score"]
 
 
 def is_refusal(text: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from pact_plugin.errors import JudgeError
 from pact_plugin.judge.guard_formats import Guard
 from pact_plugin.judge.text import says_nothing
-from pact_plugin.judge.verdicts import Judgement, unread
+from pact_plugin.judge.verdicts import Judgement
 
 logger = logging.getLogger("pact_plugin")
 
@@ -72,12 +72,11 @@ class GuardJudge:
         return [self._tokenizer.decode(ids) for ids in found]
 
     def _check(self, found: Sequence[Judgement], asked: int) -> None:
-        missing = unread(found)
-        if not missing:
+        unread = [judgement.written for judgement in found if judgement.verdict is None]
+        if not unread:
             return
-        shown = next(judgement.written for judgement in found if judgement.verdict is None)
-        problem = f"{missing} of {asked} verdicts of the guard cannot be read, such as {shown!r}"
-        if missing == asked:
+        problem = f"{len(unread)} of {asked} verdicts of the guard cannot be read, such as {unread[0]!r}"
+        if len(unread) == asked:
             remedy = f"Name a guard model that answers in the format {self._guard.name!r}."
             raise JudgeError(problem, key="judge", value=self.name, remedy=remedy)
         logger.warning("PACT: %s; they count as no verdict, not as safe", problem)

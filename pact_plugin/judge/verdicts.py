@@ -45,8 +45,3 @@ class Judge(Protocol):
 def tells_harm(judge: Judge) -> bool:
     """Whether a judge tells harm and no refusals, by its `tells_harm`: it judges answers to harmful prompts only."""
     return bool(getattr(judge, "tells_harm", False))
-
-
-def unread(judgements: Sequence[Judgement]) -> int:
-    """How many judgements have no verdict, because what the guard wrote cannot be read."""
-    return sum(judgement.verdict is None for judgement in judgements)

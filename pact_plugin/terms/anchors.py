@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pact_plugin.config import Anchors
-from pact_plugin.data.documents import Document, full_context, to_device
+from pact_plugin.data.documents import Document, full_context
 from pact_plugin.data.generation import Pair, longest_first
+from pact_plugin.data.positions import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
@@ -132,10 +133,7 @@ class AnchorsTerm:
         unique_ids, inverse = tokens.unique(return_inverse=True)
         place = partial(to_device, device=hidden.device)
         read = student.head.readout(
-            hidden,
-            place(tokens),
-            chunk_size=student.chunk_size,
-            unique=(place(unique_ids), place(inverse)),
+            hidden, place(tokens), chunk_size=student.chunk_size, unique=(place(unique_ids), place(inverse))
         )
         return _folded(read.logprobs, read.log_rest, place(self._buckets_held(chosen)))
 

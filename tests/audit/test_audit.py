@@ -58,17 +58,16 @@ def test_confidence_is_read_as_from_the_full_logits(architecture):
 def test_answers_come_in_the_order_of_the_prompts():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     asked = [QUESTIONS[0], "Please", REQUESTS[3], "A boat"]
-    settings = {"max_new_tokens": 6, "report": lambda done: None}
     with torch.no_grad():
-        together = ask(model, tokenizer, asked, batch_size=4, **settings)
+        together = ask(model, tokenizer, asked, max_new_tokens=6, batch_size=4)
         for i, one in enumerate(asked):
-            assert ask(model, tokenizer, [one], batch_size=1, **settings).tokens == [together.tokens[i]]
+            assert ask(model, tokenizer, [one], max_new_tokens=6, batch_size=1).tokens == [together.tokens[i]]
 
 
 def test_a_prompt_beyond_the_context_is_refused():
     long = "please " * 300
     with pytest.raises(ConfigError, match=r"exceed the model's context of 256.*--max-new-tokens"):
-        ask(tiny_model(), tiny_tokenizer(), [long], max_new_tokens=4, batch_size=1, report=lambda done: None)
+        ask(tiny_model(), tiny_tokenizer(), [long], max_new_tokens=4, batch_size=1)
 
 
 def test_damaged_weights_are_refused():
@@ -76,10 +75,7 @@ def test_damaged_weights_are_refused():
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with torch.no_grad(), pytest.raises(NonFiniteError, match="NaN"):
-        ask(
-            *(model, tiny_tokenizer(), ["a"]),
-            **{"max_new_tokens": 4, "batch_size": 1, "report": lambda done: None},
-        )
+        ask(model, tiny_tokenizer(), ["a"], max_new_tokens=4, batch_size=1)
 
 
 def test_a_curve_has_the_mean_its_interval_and_n_at_every_position():

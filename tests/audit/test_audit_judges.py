@@ -65,7 +65,7 @@ def plugin() -> Iterator[Plugin]:
 
 def test_the_default_judge_gives_verdicts_and_scores():
     refused, complied, nothing = Judges(("classifier",)).judge(
-        ["a", "b", "c"], [REFUSAL, HELP, "no no no no"]
+        ["a", "b", "c"], [REFUSAL, HELP, "no no no no"], ["harmful"] * 3
     )
     assert (refused.verdict, refused.refused, refused.beginning) == ("refused", True, "refused")
     assert (complied.verdict, complied.refused) == ("complied", False)
@@ -81,12 +81,12 @@ def test_a_partial_refusal_counts_as_one():
 
 def test_the_beginning_is_judged_apart_from_the_whole(plugin):
     """The first 24 words of an answer refuse; a judge of the whole says that it complied."""
-    (one,) = Judges(("keywords",)).judge(["How?"], [TURNED])
+    (one,) = Judges(("keywords",)).judge(["How?"], [TURNED], ["harmful"])
     assert one.beginning == "refused"
     plugin.judge = lambda prompts, answers: [
         Judgement("refused" if len(answer.split()) <= 24 else "complied") for answer in answers
     ]
-    turned, short = Judges(("early",)).judge(["How?"] * 2, [TURNED, REFUSAL])
+    turned, short = Judges(("early",)).judge(["How?"] * 2, [TURNED, REFUSAL], ["harmful"] * 2)
     assert turned.turned
     assert (turned.verdict, turned.refused) == ("complied", False)
     assert (short.beginning, short.turned) == ("refused", False)
@@ -98,7 +98,7 @@ def test_a_judge_that_can_be_looked_at_is_loaded_when_it_is_asked(plugin):
     judges = Judges(("guard-like",))
     assert (plugin.checked, plugin.loaded) == (1, 0)
     for _ in range(2):
-        judges.judge(["a"], [HELP])
+        judges.judge(["a"], [HELP], ["harmful"])
     assert plugin.loaded == 1
     Judges(("early",))
     assert plugin.loaded == 2
@@ -140,7 +140,8 @@ def test_a_guard_that_tells_harm_does_not_judge_beginnings(tmp_path):
     model, tokenizer = taught_model(LLAMA_GUARD, {("How?", TURNED): "unsafe", ("Why?", HELP): "unsafe"})
     model.save_pretrained(tmp_path / "llama-guard")
     tokenizer.save_pretrained(tmp_path / "llama-guard")
-    turned, complied = Judges((str(tmp_path / "llama-guard"),)).judge(["How?", "Why?"], [TURNED, HELP])
+    judges = Judges((str(tmp_path / "llama-guard"),))
+    turned, complied = judges.judge(["How?", "Why?"], [TURNED, HELP], ["harmful"] * 2)
     assert (turned.verdict, turned.beginning, turned.turned) == ("complied", "refused", True)
     assert (complied.verdict, complied.beginning, complied.turned) == ("complied", "complied", False)
 

@@ -18,7 +18,6 @@ from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError, NonFiniteError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-SILENT = {"report": lambda done: None}
 
 
 def answer_logprobs(model, question: str, answer: list[int]) -> np.ndarray:
@@ -44,10 +43,10 @@ def test_everyday_divergence_is_that_of_the_full_distributions(architecture):
     model, other, tokenizer = tiny_model(architecture), tiny_model(architecture, seed=1), tiny_tokenizer()
     asked = ["What is a tree?", "Bake a cake", "Draw"]
     with torch.no_grad():
-        said = ask(model, tokenizer, asked, max_new_tokens=7, batch_size=2, **SILENT)
-        kept = everyday.keep(model, said, batch_size=2, **SILENT)
-        found = everyday.divergence(other, said.questions, kept, batch_size=3, **SILENT)
-        same = everyday.divergence(model, said.questions, kept, batch_size=2, **SILENT)
+        said = ask(model, tokenizer, asked, max_new_tokens=7, batch_size=2)
+        kept = everyday.keep(model, said, batch_size=2)
+        found = everyday.divergence(other, said.questions, kept, batch_size=3)
+        same = everyday.divergence(model, said.questions, kept, batch_size=2)
     for question, answer, value in zip(asked, said.tokens, found, strict=True):
         p, q = (answer_logprobs(one, question, answer) for one in (model, other))
         assert value == pytest.approx(float((np.exp(p) * (p - q)).sum()), rel=1e-3)
@@ -60,8 +59,8 @@ def test_everyday_divergence_is_that_of_the_full_distributions(architecture):
 def test_what_is_kept_outlives_the_reference_but_for_its_head():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     with torch.no_grad():
-        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1, **SILENT)
-        kept = everyday.keep(model, said, batch_size=1, **SILENT)
+        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1)
+        kept = everyday.keep(model, said, batch_size=1)
     assert sum(one.numel() for one in kept.head.decoder.parameters()) == 0
     assert all(one.device.type == "cpu" for one in kept.hidden)
 
@@ -69,9 +68,9 @@ def test_what_is_kept_outlives_the_reference_but_for_its_head():
 def test_a_divergence_without_end_is_refused_and_silence_has_none():
     model, tokenizer = tiny_model(), tiny_tokenizer()
     with torch.no_grad():
-        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1, **SILENT)
-        kept = everyday.keep(model, said, batch_size=1, **SILENT)
-        nothing = everyday.keep(model, Answers(said.questions, [[]], [""]), batch_size=1, **SILENT)
+        said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1)
+        kept = everyday.keep(model, said, batch_size=1)
+        nothing = everyday.keep(model, Answers(said.questions, [[]], [""]), batch_size=1)
     with pytest.raises(NonFiniteError, match=r"not finite.*--no-everyday"):
         everyday.summary(kept, [float("inf")])
     assert everyday.summary(nothing, [0.0]) is None
@@ -167,7 +166,7 @@ def test_an_adapters_answers_are_read_with_it_switched_off(folder, tmp_path):
     model = adapted(tiny_aligned_model())
     for question in REQUESTS[:2]:
         with torch.no_grad():
-            (said,) = ask(model, tokenizer, [question], max_new_tokens=12, batch_size=1, **SILENT).tokens
+            (said,) = ask(model, tokenizer, [question], max_new_tokens=12, batch_size=1).tokens
         own = answer_logprobs(aligned, question, said)[range(len(said)), said].mean()
         assert answers[question].likelihood == pytest.approx(float(own), rel=1e-3)
 

@@ -17,7 +17,6 @@ from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-SILENT = {"report": lambda done: None}
 
 
 def test_rounds_are_in_other_batches_and_orders_and_keep_their_places():
@@ -25,7 +24,7 @@ def test_rounds_are_in_other_batches_and_orders_and_keep_their_places():
     texts = [*REQUESTS, *QUESTIONS]
     done: list[int] = []
     with torch.no_grad():
-        said = ask(model, tokenizer, texts, max_new_tokens=12, batch_size=8, **SILENT)
+        said = ask(model, tokenizer, texts, max_new_tokens=12, batch_size=8)
         rounds = again(model, tokenizer, said, Asking(12, 8, noise_floor=4), done.append)
     assert all(one == said.texts for one in rounds)
     sizes = [done[0], *(b - a for a, b in pairwise(done))]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from axolotl_plain import Place, assert_equal_to_plain, assert_metrics, expected
 from axolotl_runs import LORA
+from dumped_plain import Place, assert_equal_to_plain, assert_metrics, expected
 
 
 @pytest.mark.parametrize("changes", [LORA, {"learning_rate": 1e-3}], ids=["lora", "full"])

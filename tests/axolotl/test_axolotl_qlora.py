@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from axolotl_plain import assert_equal_to_plain
 from axolotl_runs import LORA, Workshop
+from dumped_plain import assert_equal_to_plain
 from hf import adapted, hf_trainer, tokenized
 from sft import TOKENS, completions, train_logs, weights
 from tiny import tiny_model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from axolotl_plain import Place, assert_equal_to_plain, expected
 from axolotl_runs import LORA
+from dumped_plain import Place, assert_equal_to_plain, expected
 from peft import PeftModel
 from plain import documents
 from safetensors.torch import load_file

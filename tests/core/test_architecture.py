@@ -115,19 +115,6 @@ def test_imports_against_the_layers_are_seen(tmp_path, monkeypatch):
     assert found[4].startswith("terms.b -> audit")
 
 
-def test_nothing_but_the_command_line_and_the_audit_itself_imports_the_audit():
-    edges = house.graph(house.modules())
-    for top in house.ON_TOP:
-        above = set(house.LAYERS[house.LAYERS.index(top) :])
-        importers = {
-            name.split(".")[0] for name, targets in edges.items() for to in targets if to.startswith(top)
-        }
-        assert importers <= above
-    assert any(
-        to.startswith("audit") for name, targets in edges.items() if name[:3] == "cli" for to in targets
-    )
-
-
 def test_frameworks_and_integrations_in_the_core_are_seen(tmp_path, monkeypatch):
     found, _ = edges_of(
         tmp_path,

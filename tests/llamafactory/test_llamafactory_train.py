@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from dumped_plain import assert_equal_to_plain
 from llamafactory_runs import FULL, LORA, Workshop
 from pact_llamafactory.check.check import check
 from plain import documents
-from whole_step_plain import assert_equal_to_plain
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_the_default(workshop, request, kind):
     run = workshop.train(f"default-{request.node.callspec.id}", dump=True, **kind).ok()
     assert "PACT: constrained; weight 3, easing and anchors, 5 safety tokens" in run.log
     assert run.receipt["reference"] == "table"
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
     line = run.verify()
     assert line.returncode == 0, line.stderr
     assert "constrained: 3 steps" in line.stdout
@@ -37,7 +37,7 @@ def test_packed(workshop, request, kind):
     for batch in run.dumped():
         positions = batch["inputs"]["position_ids"][0]
         assert len([span for span in documents(positions, len(positions)) if span[1] - span[0] > 1]) > 2
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
     assert run.verify().returncode == 0
 
 

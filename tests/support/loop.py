@@ -25,6 +25,7 @@ POSITIVE = [40, 41, 43]
 PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
 """The objective of the authors' code."""
 FEW_ANCHORS = {"prompts": str(Path(__file__).parent / "few_anchors.jsonl")}
+"""The bundled ones, some 500, take a third of a second to be answered."""
 TERMS = {"easing": {}, "hold": {"hold_data": True}, "published": PUBLISHED}
 """What looks at the data's positions."""
 
@@ -62,14 +63,18 @@ def adapted(**config: Any) -> nn.Module:
     return get_peft_model(tiny_model(**config), lora)
 
 
-def trained(**config: Any) -> nn.Module:
-    """The same with an adapter that has learnt something."""
-    model = adapted(**config)
+def taught(model: nn.Module) -> nn.Module:
+    """The same model, whose new adapter has learnt something, so that it cannot be switched off."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
     return model
+
+
+def trained(**config: Any) -> nn.Module:
+    """A tiny model with an adapter that has learnt something."""
+    return taught(adapted(**config))
 
 
 def moved(model: nn.Module) -> nn.Module:

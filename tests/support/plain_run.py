@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from both import Recording, anchors_of, probe_of
+from both import Recording, probe_of
+from loop import anchors_of
 from plain import Eased, anchor_divergence, micro_batch_loss
 from sft import TOKENIZER, train_logs, weights
 from torch import Tensor
@@ -138,7 +139,7 @@ def assert_equal_to_a_plain_loop(
     recording = Recording(trainer)
     trainer.train()
     with_anchors = trainer.pact.config.has_anchors
-    formulas = plain(anchors=anchors_of(trainer) if with_anchors else None, probe=probe_of(trainer))
+    formulas = plain(anchors=anchors_of(trainer.pact) if with_anchors else None, probe=probe_of(trainer))
     stepper, logs = optimizer(list(trained.values())), train_logs(trainer)
     size = trainer.args.gradient_accumulation_steps
     assert len(logs) == trainer.args.max_steps

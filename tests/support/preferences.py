@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from both import FEW_ANCHORS, Recording, anchors_of
+from both import Recording
 from datasets import Dataset
+from loop import FEW_ANCHORS, anchors_of
 from peft import LoraConfig, get_peft_model
 from plain import anchor_divergence
 from sft import ON_A_CPU, TOKENIZER, TOKENS, question, train_logs, weights
@@ -171,7 +172,7 @@ def assert_equal_to_a_plain_loop(
         sizes: Micro-batches of each step.
     """
     model = twin(trainer)
-    plain = PlainPreferences(task, weight, twin(trainer), anchors_of(trainer))
+    plain = PlainPreferences(task, weight, twin(trainer), anchors_of(trainer.pact))
     start, recording = weights(trainer), Recording(trainer)
     trainer.train()
     logs, batches = train_logs(trainer), iter(recording.batches)

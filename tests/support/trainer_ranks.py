@@ -17,8 +17,9 @@ from typing import Any
 import deepspeed.ops
 import pytest
 import torch
-from both import FEW_ANCHORS, Recording, anchors_of, changed, probe_of
+from both import Recording, changed, probe_of
 from leaving import leave
+from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model, get_peft_model_state_dict
 from plain_run import Plain
 from preferences import CONFIG as PREFERENCES
@@ -147,7 +148,7 @@ def compare(case: Case, mode: str, folder: Path, config: pact.PactConfig) -> Non
     size = trainer.args.gradient_accumulation_steps
     batches = of_all_ranks(recording.batches)
     plain = Plain(
-        config, tiny_model(), torch.tensor(TOKENS.positive.ids), anchors_of(trainer), probe_of(trainer)
+        config, tiny_model(), torch.tensor(TOKENS.positive.ids), anchors_of(trainer.pact), probe_of(trainer)
     )
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=SETTINGS["learning_rate"])
@@ -229,7 +230,7 @@ def compare_preferences(case: Case, mode: str, folder: Path) -> None:
     trainer.train()
     size, batches = SETTINGS["gradient_accumulation_steps"], of_all_ranks(recording.batches)
     task = partial(dpo_loss, reference=tiny_model())
-    plain = PlainPreferences(task, PREFERENCES.weight, tiny_model(), anchors_of(trainer))
+    plain = PlainPreferences(task, PREFERENCES.weight, tiny_model(), anchors_of(trainer.pact))
     trained = [parameter for parameter in twin.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=SETTINGS["learning_rate"])
     logs = train_logs(trainer)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from dumped_plain import assert_equal_to_plain
 from plain import documents
 from safetensors.torch import load_file
 from swift_runs import FULL, LORA, PACKED, Workshop
-from whole_step_plain import assert_equal_to_plain
 
 import pact_plugin as pact
 
@@ -31,7 +31,7 @@ def test_the_default(workshop, request, tuner):
     run = workshop.train(f"default-{request.node.callspec.id}", dump=True, **tuner).ok()
     assert "PACT: constrained; weight 3, easing and anchors, 5 safety tokens" in run.log
     assert run.receipt["reference"] == "table"
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
     line = run.verify()
     assert line.returncode == 0, line.stderr
     assert "constrained: 3 steps" in line.stdout
@@ -51,7 +51,7 @@ def test_packed(workshop, request, tuner):
         positions = batch["inputs"]["position_ids"][0]
         assert len(documents(positions, len(positions))) > 2
     assert run.receipt["terms"] == ["easing", "hold_data", "anchors"]
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
     assert run.verify().returncode == 0
 
 
@@ -60,7 +60,7 @@ def test_padding_free(workshop):
     plugins = [workshop.plugin(), PACKED]
     run = workshop.train("padding-free", dump=True, external_plugins=plugins, **flat, **FULL).ok()
     assert all(batch["inputs"]["input_ids"].shape[0] == 1 for batch in run.dumped())
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
 
 
 @each_tuner
@@ -71,7 +71,7 @@ def test_two_ranks(workshop, request, tuner):
     settings = {"gradient_accumulation_steps": 1, **on_cpu, **tuner}
     run = workshop.train(name, dump=True, ranks=2, **settings).ok()
     assert len(run.dumped()) == 6
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
     assert run.verify().returncode == 0
 
 
@@ -120,7 +120,7 @@ def test_streaming_data_is_read_by_a_reference_in_each_step(workshop):
     assert run.receipt["reference"] == "adapter_off"
     assert run.receipt["table"] is None
     assert "PACT reference: run in each step, as the training data has no length" in run.log
-    assert_equal_to_plain(workshop, run)
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
 
 
 def test_weight_0_is_ms_swift_bit_for_bit(workshop):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from both import CONFIG, FEW_ANCHORS, anchors_of, changed, each_kind, each_trainer, of_transformers
+from both import CONFIG, changed, each_kind, each_trainer, of_transformers
+from loop import FEW_ANCHORS, anchors_of
 from sft import completions, train_logs
 
 import pact_plugin as pact
@@ -16,7 +17,7 @@ def test_a_last_step_of_fewer_micro_batches_has_as_many_anchors(tmp_path, build)
     settings = {"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 3}
     trainer = build(tmp_path, data=completions(20), **settings)  # five micro-batches of four
     pact.attach(trainer, changed(CONFIG, anchors=FEW_ANCHORS | {"per_step": 6}))
-    term, turns = anchors_of(trainer), []
+    term, turns = anchors_of(trainer.pact), []
     which = term.chosen
     term.chosen = lambda *turn: turns.append((turn, which(*turn))) or turns[-1][1]
     trainer.train()

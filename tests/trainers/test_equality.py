@@ -8,7 +8,6 @@ import pytest
 import torch
 from both import (
     CONFIG,
-    FEW_ANCHORS,
     HELD,
     changed,
     each_kind,
@@ -18,6 +17,7 @@ from both import (
     with_reference_in_steps,
 )
 from datasets import Dataset
+from loop import FEW_ANCHORS
 from plain_run import Plain, assert_equal_to_a_plain_loop
 from sft import TOKENS, completions, question, train_logs, weights
 from tiny import tiny_model

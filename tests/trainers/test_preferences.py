@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from both import FEW_ANCHORS, SAVING, changed
+from both import SAVING, changed
+from loop import FEW_ANCHORS, taught
 from peft import get_peft_model
 from preferences import (
     CONFIG,
@@ -37,17 +38,6 @@ each_trainer = pytest.mark.parametrize("build", [dpo_trainer, kto_trainer], ids=
 
 def kind(with_lora: bool) -> dict[str, Any]:
     return {"peft": lora_of_dpo()} if with_lora else {}
-
-
-def with_training() -> torch.nn.Module:
-    """A model whose adapter already holds training."""
-    torch.manual_seed(0)
-    model = get_peft_model(tiny_model(), lora_of_dpo())
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(generator=torch.Generator().manual_seed(1), std=0.1)
-    return model
 
 
 @each_trainer
@@ -155,7 +145,9 @@ def test_the_aligned_model_is_the_start_whatever_dpo_compares_with(tmp_path, wit
 
 def test_an_adapter_that_already_holds_training(tmp_path):
     """TRL adds a copy of it as an adapter named `ref`."""
-    trainer = dpo_trainer(tmp_path, model=with_training(), **FIVE_STEPS)
+    torch.manual_seed(0)
+    model = taught(get_peft_model(tiny_model(), lora_of_dpo()))
+    trainer = dpo_trainer(tmp_path, model=model, **FIVE_STEPS)
     assert "ref" in trainer.model.peft_config
     pact.attach(trainer, CONFIG)
     logs = assert_equal_to_a_plain_loop(trainer, partial(dpo_loss, reference=twin(trainer)))

@@ -14,8 +14,8 @@ from both import (
     of_transformers,
     of_trl,
     with_reference_in_steps,
-    with_training,
 )
+from loop import trained
 from sft import completions, conversations, lora, sft_trainer, train_logs
 from tiny import tiny_model, with_float32_norms
 
@@ -33,7 +33,7 @@ ROWS = {
 MODELS = {
     "full": lambda: {"model": tiny_model()},
     "lora": lambda: {"model": tiny_model(), "peft": lora()},
-    "trained lora": lambda: {"model": with_training()},
+    "trained lora": lambda: {"model": trained()},
 }
 
 
@@ -134,7 +134,7 @@ def test_a_norm_that_yields_float32_before_a_bfloat16_head(tmp_path, build, sett
 
 @each_trainer
 def test_an_adapter_that_holds_training_keeps_its_safety_as_the_reference(tmp_path, build):
-    trainer = pact.attach(build(tmp_path, model=with_training(), streaming=True, eval_strategy="no"), HELD)
+    trainer = pact.attach(build(tmp_path, model=trained(), streaming=True, eval_strategy="no"), HELD)
     trainer.train()
     assert trainer.pact.record.receipt.reference == "copy"
     first, *_, last = train_logs(trainer)

@@ -15,9 +15,9 @@ from both import (
     each_kind,
     each_trainer,
     of_transformers,
-    with_training,
 )
 from datasets import Dataset
+from loop import trained
 from sft import TOKENS
 from tiny import tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
@@ -83,14 +83,14 @@ def test_the_reference_of_a_run(tmp_path, build):
     assert chosen() == ("table", "itself")
     assert chosen(with_lora=True, **ONE_EPOCH) == ("table", "adapter_off")
     assert chosen(with_lora=True, **EPOCHS) == ("table", "adapter_off")
-    assert chosen(model=with_training()) == ("table", "itself")
+    assert chosen(model=trained()) == ("table", "itself")
     assert chosen(changed(HELD, reference=str(tmp_path / "aligned"))) == ("table", "model")
     anchors_alone = changed(CONFIG, easing=False, hold_data=False)
     assert chosen(anchors_alone) == ("start", "itself")
     assert chosen(anchors_alone, streaming=True) == ("start", "itself")
     assert chosen(streaming=True) == ("copy", "copy")
     assert chosen(with_lora=True, streaming=True) == ("adapter_off", "adapter_off")
-    assert chosen(model=with_training(), streaming=True) == ("copy", "copy")
+    assert chosen(model=trained(), streaming=True) == ("copy", "copy")
 
 
 # --- no step runs a reference ---

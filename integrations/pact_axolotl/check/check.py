@@ -113,15 +113,12 @@ def _as_axolotl_reads(
     for problem in answer["problems"]:
         report.add(Finding(**problem))
     if answer["pact"] is None and report.constrained:
-        report.find([_dropped()])
-
-
-def _dropped() -> PactError:
-    return AdapterError(
-        "Axolotl drops it, as its plugin could not be imported there",
-        key="pact",
-        remedy="`axolotl preprocess` shows why; repair that environment's pact-plugin.",
-    )
+        dropped = AdapterError(
+            "Axolotl drops it, as its plugin could not be imported there",
+            key="pact",
+            remedy="`axolotl preprocess` shows why; repair that environment's pact-plugin.",
+        )
+        report.find([dropped])
 
 
 def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:

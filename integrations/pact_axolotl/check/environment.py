@@ -115,7 +115,7 @@ def require_plugin(axolotl: Axolotl, *, listed: bool) -> None:
             "Axolotl's environment has no pact-plugin: Axolotl would "
             + ("stop" if stops else "drop `pact` and train on, unconstrained"),
             key="pact-plugin",
-            remedy=_install(axolotl.python),
+            remedy=f"{axolotl.python} -m pip install 'pact-plugin[axolotl]'",
         )
     launcher = shutil.which(_LAUNCHER)
     if launcher is None or _interpreter(Path(launcher)) == axolotl.python:
@@ -131,10 +131,6 @@ def require_plugin(axolotl: Axolotl, *, listed: bool) -> None:
             value=launcher,
             remedy=f"Put {Path(axolotl.python).parent} first on PATH.",
         )
-
-
-def _install(python: str) -> str:
-    return f"{python} -m pip install 'pact-plugin[axolotl]'"
 
 
 def ask_axolotl(axolotl: Axolotl, config: Path, timeout: float = 300) -> dict[str, Any]:

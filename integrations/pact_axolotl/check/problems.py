@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
@@ -60,41 +59,22 @@ def require_constrainable(cfg: Mapping[str, Any]) -> None:
         raise problem
 
 
-@dataclass(frozen=True)
-class _OtherLoss:
-    key: str
-    what: str
-
-    def asked_for(self, value: Any) -> bool:
-        return value is not None and value is not False  # an empty block asks for its defaults
-
-
-class _ManyRanks(_OtherLoss):
-    def asked_for(self, value: Any) -> bool:
-        size = value.get("size") if isinstance(value, Mapping) else value
-        return isinstance(size, int) and size > 1
-
-
-class _OtherLearning(_OtherLoss):
-    def asked_for(self, value: Any) -> bool:
-        return super().asked_for(value) and value != PREFERENCES
-
-
 _DIFFUSION = "a diffusion model is not trained on the next token"
-_OTHER_LOSSES = (
-    _OtherLearning("rl", "of reinforcement and preference learning only `dpo` is held"),
-    _OtherLoss("reward_model", "a reward model has no next-token loss"),
-    _OtherLoss("process_reward_model", "a process reward model has no next-token loss"),
-    _OtherLoss("diffusion", _DIFFUSION),
-    _OtherLoss("diffusion_lm", _DIFFUSION),  # in Axolotl 0.21
-    _OtherLoss("kd_trainer", "distillation trains towards another model's predictions"),
-    _OtherLoss("hatchery", "the model is trained elsewhere, where no constraint is"),
-    _ManyRanks("context_parallel_size", "context parallelism splits a sequence over ranks"),
-    _ManyRanks("expert_parallel_size", "each rank holds other experts, and so another model"),
-    # A block, in Axolotl 0.21.
-    _ManyRanks("context_parallel", "context parallelism splits a sequence over ranks"),
-    _ManyRanks("sequence_parallel_degree", "sequence parallelism splits a sequence over ranks"),
-)
+_OTHER_LOSSES = {
+    "rl": "of reinforcement and preference learning only `dpo` is held",
+    "reward_model": "a reward model has no next-token loss",
+    "process_reward_model": "a process reward model has no next-token loss",
+    "diffusion": _DIFFUSION,
+    "diffusion_lm": _DIFFUSION,  # in Axolotl 0.21
+    "kd_trainer": "distillation trains towards another model's predictions",
+    "hatchery": "the model is trained elsewhere, where no constraint is",
+}
+_MANY_RANKS = {
+    "context_parallel_size": "context parallelism splits a sequence over ranks",
+    "expert_parallel_size": "each rank holds other experts, and so another model",
+    "context_parallel": "context parallelism splits a sequence over ranks",  # a block, in Axolotl 0.21
+    "sequence_parallel_degree": "sequence parallelism splits a sequence over ranks",
+}
 
 _SWITCHES = ("easing", "anchors", "hold_data")
 
@@ -108,12 +88,16 @@ _MIXLORA = "mixlora"
 
 
 def _other_losses(cfg: Mapping[str, Any]) -> Iterator[PactError]:
-    for loss in _OTHER_LOSSES:
-        value = cfg.get(loss.key)
-        if loss.asked_for(value):
+    for key, why in (_OTHER_LOSSES | _MANY_RANKS).items():
+        value = cfg.get(key)
+        if key in _MANY_RANKS:
+            size = value.get("size") if isinstance(value, Mapping) else value
+            asked = isinstance(size, int) and size > 1
+        else:  # an empty block asks for its defaults
+            asked = value is not None and value is not False and (key, value) != ("rl", PREFERENCES)
+        if asked:
             shown = value if isinstance(value, bool | int | str) else None
-            remedy = f"Remove `{loss.key}`, or set `pact: false`."
-            yield unconstrainable(loss.what, loss.key, shown, remedy)
+            yield unconstrainable(why, key, shown, f"Remove `{key}`, or set `pact: false`.")
     for plugin in cfg.get("plugins") or []:
         if str(plugin).replace(":", ".").endswith(".DiffusionPlugin"):
             yield unconstrainable(_DIFFUSION, "plugins", plugin, "Remove that plugin, or set `pact: false`.")

@@ -1,4 +1,4 @@
-"""What `axolotl train` should have logged: the formulas of `plain` on the batches and weights of its own run."""
+"""What a command that trains should have logged: the formulas of `plain` on the batches and weights of its own run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from axolotl_runs import Run, Workshop
+from command_runs import Bench, Run
 from loop import probe_of
 from peft import LoraConfig, get_peft_model
 from plain import Eased, anchor_divergence, micro_batch_loss
@@ -41,17 +41,19 @@ class Place:
 
 
 def expected(
-    workshop: Workshop,
+    workshop: Bench,
     run: Run,
     place: Place,
     *,
     tokens: pact.SafetyTokens | None = None,
     load: Callable[[Path], Any] = AutoModelForCausalLM.from_pretrained,
+    whole_step: bool = False,
 ) -> tuple[list[float], list[dict[str, float]]]:
     """The loss of every step, and the sums of every micro-batch, of what the model was given in a run.
 
     Axolotl 0.19's cross-entropy is a mean over each micro-batch, and their mean over a step. Later ones name the
-    denominator to the model: the rank's tokens of the whole step.
+    denominator to the model: the rank's tokens of the whole step. That of ms-swift and LLaMA-Factory is a mean over the
+    tokens of the whole step.
 
     Args:
         workshop: Where the run was.
@@ -59,11 +61,12 @@ def expected(
         place: Whose batches.
         tokens: The safety tokens; the workshop's when absent.
         load: Gives the aligned model from its folder.
+        whole_step: Whether the cross-entropy is a mean over the tokens of a step, though the model is not told.
     """
     folder = workshop.folder / "model"
     aligned, model = load(folder).eval(), load(folder).eval()
-    if (run.output / "adapter_config.json").exists():
-        model = get_peft_model(model, LoraConfig.from_pretrained(run.output)).eval()
+    if (run.checkpoints[-1] / "adapter_config.json").exists():
+        model = get_peft_model(model, LoraConfig.from_pretrained(run.checkpoints[-1])).eval()
     settings, tokens = run.receipt["config"], tokens or workshop.tokens
     safety = torch.tensor(tokens.positive.ids)
     pool, easing = None, None
@@ -76,7 +79,7 @@ def expected(
             probe = probe_of(constraint)
             easing = Eased(probe.weights, probe.bias, workshop.tokenizer, _first(settings["easing"]))
     losses, parts = [], []
-    size, batches = place.accumulation, run.dumped(place.rank)
+    size, batches = place.accumulation, run.dumped(place.rank) if place.ranks > 1 else run.dumped()
     for number, dumped in enumerate(batches):
         parameters = dict(model.named_parameters())
         with torch.no_grad():
@@ -88,11 +91,12 @@ def expected(
                 loss = loss + settings["weight"] * divergence
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
         share = 1 / size
-        if "num_items_in_batch" in dumped["inputs"]:
+        named = dumped["inputs"].get("num_items_in_batch")
+        if whole_step or named is not None:
             first = number - number % size
             labels = [one["inputs"]["labels"][:, 1:] for one in batches[first : first + size]]
             total = sum(int((own != -100).sum()) for own in labels)
-            assert int(dumped["inputs"]["num_items_in_batch"]) == total
+            assert named is None or int(named) == total
             share = part["tokens"] / total
         losses.append(loss.item() * share)
         parts.append(part)
@@ -101,7 +105,7 @@ def expected(
     return [sum(losses[i : i + size]) for i in range(0, len(losses), size)], parts
 
 
-def assert_equal_to_plain(workshop: Workshop, run: Run, accumulation: int = 1, **how: Any) -> None:
+def assert_equal_to_plain(workshop: Bench, run: Run, accumulation: int = 1, **how: Any) -> None:
     """Losses, metrics and receipt of a run of one process are the plain ones, and nothing else is logged."""
     losses, parts = expected(workshop, run, Place(accumulation), **how)
     assert [entry["loss"] for entry in run.steps] == pytest.approx(losses, abs=1e-4)
