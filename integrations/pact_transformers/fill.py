@@ -29,6 +29,7 @@ class FillTable(TrainerCallback):
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
 
+    @random_state_kept()
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Fill it with the training data, then with the evaluation data.
 
@@ -48,7 +49,7 @@ class FillTable(TrainerCallback):
                 name, rows = "eval_dataset", args.eval_batch_size
             # A collator need not pad: it may be meant for single rows.
             batches = _batches(self._trainer, loader, min(ROWS, rows))
-            with self._trainer.accelerator.autocast(), random_state_kept():
+            with self._trainer.accelerator.autocast():
                 constraint.fill(
                     _Text(batches, name),
                     model=self._trainer.model,

@@ -107,12 +107,13 @@ class Meter:
         pairs = dict(zip(self.names, zip(means[::2], means[1::2], strict=True), strict=True))
         return Sums(tokens, positions, pairs, invalid, unknown)
 
-    def metrics(self, *, required: bool) -> dict[str, float]:
+    def metrics(self, *, training: bool, required: bool = False) -> dict[str, float]:
         """Means since the last call, as `pact/NAME`. Empty, with a warning, if the reference was not known everywhere.
 
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
         Args:
+            training: Of training, or of an evaluation.
             required: Whether the run must have had a response position by now. Else, and in later intervals, they are
                 empty without one; the first time warns.
 
@@ -133,7 +134,7 @@ class Meter:
         if not total.tokens or (self._looks and not total.positions):
             if required and not self._seen:
                 raise no_response("since the last log")
-            self._warn_of_none(required)
+            self._warn_of_none(training)
             return {}
         self._seen = True
         return {f"pact/{name}": float(value / count) for name, (value, count) in total.means.items() if count}

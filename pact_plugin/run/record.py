@@ -124,7 +124,10 @@ class Record:
     def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:
         """See `Constraint.metrics`."""
         self.flush(mode, reduce)
-        return self._meters[mode].metrics(required=mode == "train" and self.receipt.total_steps >= _PATIENCE)
+        training = mode == "train"
+        return self._meters[mode].metrics(
+            training=training, required=training and self.receipt.total_steps >= _PATIENCE
+        )
 
     def flush(self, mode: Mode = "train", reduce: Reduce | None = None) -> None:
         """Bring what was measured to the host, over all ranks when `reduce` sums over them, and into the receipt."""
