@@ -421,6 +421,15 @@ def test_a_forward_pass_outside_watch():
     assert not model.model._forward_hooks
 
 
+def test_a_batch_without_labels():
+    model, batch = tiny_model(), a_batch()
+    constraint = PactConstraint(model, TOKENIZER, settings())
+    with constraint.watch():
+        model(**batch)
+    with pytest.raises(ShapeError, match="the batch has no labels"):
+        constraint.loss({name: value for name, value in batch.items() if name != "labels"})
+
+
 def test_labels_all_ignored():
     model, batch = tiny_model(), without_response(a_batch())
     constraint = PactConstraint(model, TOKENIZER, settings())

@@ -161,6 +161,16 @@ def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
         verify_run(tmp_path)
 
 
+@pytest.mark.parametrize("left", ["trainer_state.json", "checkpoint-4"])
+def test_verify_names_what_an_earlier_run_may_have_left(tmp_path, left):
+    a_receipt(steps=[[1, 2]], total_steps=2, trained_tokens=3).write(tmp_path)
+    state = tmp_path / left / "trainer_state.json" if "checkpoint" in left else tmp_path / left
+    state.parent.mkdir(exist_ok=True)
+    state.write_text('{"global_step": 4}')
+    with pytest.raises(ReceiptError, match=rf"steps 3-4 of 4.*remove .*/{left}, if an earlier run left it"):
+        verify_run(tmp_path)
+
+
 def test_a_loop_that_leaves_steps_out_and_one_that_counts_batches_as_steps(tmp_path):
     model = adapted()
     constraint = PactConstraint(model, TOKENIZER, loop_settings())

@@ -8,6 +8,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny import tiny_model
 
 from pact_plugin.errors import ReferenceModelError
+from pact_plugin.model.head import language_head
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.adapter_state import adapter_state
 from pact_plugin.reference.source import Source, build_source
@@ -287,6 +288,39 @@ def test_a_dora_whose_magnitudes_alone_were_trained_is_no_new_one():
         if "magnitude" in name:
             parameter.data *= 1.01
     assert adapter_state(model) == "trained"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"modules_to_save": ["embed_tokens"]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"trainable_token_indices": [300, 301]},
+    ],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_at_the_end_of_the_vocabulary_are_looked_at(settings, tied):
+    """Rows of added tokens are initialised after the adapter is made, or come with one that is loaded."""
+    model = lora(tiny_model(tie_word_embeddings=tied), **settings)
+    assert adapter_state(model) in ("new", "beside")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                parameter += 1
+            elif "embed_tokens.modules_to_save" in name:
+                parameter[300:302] += 1
+    assert adapter_state(model) == "trained"
+
+
+@pytest.mark.parametrize("kind", ["copy", "model"])
+def test_a_tied_head_that_the_adapter_saves_has_the_whole_vocabulary(kind):
+    """PEFT builds that head from the embeddings, and names its two sizes the wrong way round."""
+    model = lora(
+        tiny_model(tie_word_embeddings=True), modules_to_save=["embed_tokens"], ensure_weight_tying=True
+    )
+    assert language_head(model).vocabulary == len(model.get_input_embeddings().weight)
+    source = build_source(kind, model, tiny_model(tie_word_embeddings=True) if kind == "model" else None)
+    assert torch.equal(aligned_logits(source), own_logits(model))
 
 
 def test_what_was_frozen_of_an_adapter_stays_frozen():

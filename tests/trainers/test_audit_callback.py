@@ -128,6 +128,17 @@ def test_the_best_checkpoint_is_the_best_of_the_safe_ones(tmp_path):
     assert refused_now(trainer.model.eval()) >= 0.75
 
 
+def test_each_of_several_evaluation_sets_has_its_safe_loss(tmp_path):
+    settings = CHECKPOINTS | {"metric_for_best_model": "b_pact/safe_loss"}
+    trainer = worn(tmp_path, {"every": None, "thresholds": Thresholds(fail_over=0.25)}, **settings)
+    trainer.eval_dataset = {"b": trainer.eval_dataset, "a": trainer.eval_dataset.select([0])}
+    trainer.train()
+    passed = {step for step, one in verdicts(trainer).items() if one and step > 0}
+    losses = {one["step"]: one["eval_b_loss"] for one in trainer.state.log_history if "eval_b_loss" in one}
+    assert trainer.state.best_metric == losses[trainer.state.best_global_step]
+    assert trainer.state.best_global_step == min(passed, key=losses.get)
+
+
 def test_rates_can_choose_the_checkpoint_too(tmp_path):
     settings = CHECKPOINTS | {"metric_for_best_model": "pact/refusal_rate"}
     trainer = worn(tmp_path, {"every": None}, **settings)
