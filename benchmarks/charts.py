@@ -63,11 +63,6 @@ def rows(runs: list[Run]) -> list[tuple[str, ...]]:
     return [row(settings, name, kind) for settings, kinds in runs for name, kind in kinds.items()]
 
 
-def markdown(headings: tuple[str, ...], lines: list[tuple[str, ...]]) -> str:
-    """A table for a README."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ("---",) * len(headings), *lines))
-
-
 def picture(runs: list[Run], machine: dict[str, Any], path: Path) -> None:
     """Ratios to the plain step as bars, those of time with their quartiles, and the plain run as a line at 1."""
     figure = Figure(figsize=(max(7.0, 1.5 * len(runs[0][1]) + 1), 0.8 + 2.8 * len(runs)), dpi=150)

@@ -22,6 +22,7 @@ from benchmarks.overhead import Report, measure
 from benchmarks.passes import peaks
 from benchmarks.profiling import profile_step
 from benchmarks.settings import PLAIN, Settings
+from benchmarks.tables import markdown
 
 console = Console(highlight=False)
 
@@ -177,4 +178,4 @@ def _table(title: str, headings: tuple[str, ...], lines: list[tuple[str, ...]], 
     for cells in lines:
         view.add_row(*cells)
     console.print(view)
-    path.write_text(charts.markdown(headings, lines) + "\n", encoding="utf-8")
+    path.write_text(markdown(headings, lines) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.field.data import HARMFUL_SETS, Data, alpaca, digest, gsm8k, half, harmful_items
 from benchmarks.field.settings import ANSWER_TOKENS
 from benchmarks.field.start import Start
+from benchmarks.tables import markdown
 from pact_plugin.data.generation import inspecting, user_prompts
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference.pool import ends_of
@@ -133,8 +134,8 @@ def table(found: Mapping[str, Measured]) -> str:
         *(f"{name}, mean" for name in (*HARMFUL_SETS, *OTHERS)),
         *(f"{a} / {b}" for a, b in PAIRS),
     ]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
-    for name, one in found.items():
-        cells = [*(f"{value:.2f}" for value in one.means.values()), *(f"{v:.3f}" for v in one.aucs.values())]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        [name, *(f"{value:.2f}" for value in one.means.values()), *(f"{v:.3f}" for v in one.aucs.values())]
+        for name, one in found.items()
+    ]
+    return markdown(heads, rows)

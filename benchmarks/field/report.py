@@ -14,6 +14,7 @@ from benchmarks.field.results import HARMFUL, Group, load, named
 from benchmarks.field.scores import write_scores
 from benchmarks.field.settings import ALIGNED, Split
 from benchmarks.field.summary import SETS, Row, summarise
+from benchmarks.tables import markdown
 
 NAMES = {
     "strongreject": "StrongREJECT",
@@ -89,8 +90,7 @@ def heading(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """One line for each row."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "| --- |" + " ---: |" * (len(HEADINGS) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(_cells(row)) + " |" for row in rows])
+    return markdown(HEADINGS, map(_cells, rows))
 
 
 def comparison(folder: Path, split: Split, first: str, second: str, *, judge_again: bool = False) -> str:
@@ -104,10 +104,8 @@ def comparison(folder: Path, split: Split, first: str, second: str, *, judge_aga
         judge_again: See `results.load`.
     """
     groups = load(folder, split, judge_again=judge_again)
-    lines = [
-        f"| data, set | seeds | {first} refuses | {second} refuses | only {first} | only {second} | p | points |",
-        "| --- |" + " ---: |" * 7,
-    ]
+    refuse = (f"{first} refuses", f"{second} refuses", f"only {first}", f"only {second}")
+    rows = []
     for a in named(groups, first):
         for b in named(groups, second):
             seeds = [seed for seed in a.seeds if seed in b.seeds]
@@ -117,16 +115,13 @@ def comparison(folder: Path, split: Split, first: str, second: str, *, judge_aga
                 found = change([(a.seeds[s].refusals(name), b.seeds[s].refusals(name)) for s in seeds])
                 if found is not None:
                     what = f"{heading(summarise(a))}: {a.label}, {b.label}; {NAMES[name]}"
-                    lines.append(_compared(what, len(seeds), found))
-    return "\n".join(lines)
+                    rows.append(_compared(what, len(seeds), found))
+    return markdown(("data, set", "seeds", *refuse, "p", "points"), rows)
 
 
-def _compared(what: str, seeds: int, found: Change) -> str:
-    n = found.prompts
-    return (
-        f"| {what} | {seeds} | {found.before:.4g} of {n} | {found.after:.4g} of {n} | {found.lost} | {found.won} | "
-        f"{_p(found.p)} | {_points(found)} |"
-    )
+def _compared(what: str, seeds: int, found: Change) -> Sequence[object]:
+    refused = (f"{share:.4g} of {found.prompts}" for share in (found.before, found.after))
+    return what, seeds, *refused, found.lost, found.won, _p(found.p), _points(found)
 
 
 def _cells(row: Row) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.judge.data import OWN, Row
 from benchmarks.judge.fitting import WORDS, fit, shortened
+from benchmarks.tables import markdown
 from pact_plugin.judge.classifier import THRESHOLD, Classifier
 from pact_plugin.judge.keywords import declines
 from pact_plugin.judge.text import beginning
@@ -138,10 +139,11 @@ def evaluate(rows: Sequence[Row]) -> list[Result]:
 
 def table(results: Sequence[Result]) -> str:
     """The results as a Markdown table; shares in percent."""
-    lines = [
-        "| answers of | judge | full refusals found | false alarms on full compliance | partial refusals found |",
-        "| --- | --- | ---: | ---: | ---: |",
-    ]
+    headings = (
+        *("answers of", "judge", "full refusals found", "false alarms on full compliance"),
+        "partial refusals found",
+    )
+    rows = []
     for found in results:
         shares = (
             (found.recall, found.refused),
@@ -149,5 +151,5 @@ def table(results: Sequence[Result]) -> str:
             (found.partial_found, found.partial),
         )
         cells = [f"{100 * share:.1f}% of {n}" if n else "" for share, n in shares]
-        lines.append(f"| {NAMES.get(found.source, found.source)} | {found.judge} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([NAMES.get(found.source, found.source), found.judge, *cells])
+    return markdown(headings, rows, text=2) + "\n"
