@@ -52,7 +52,7 @@ class Receipt:
         trained_tokens: Tokens that the task's loss has counted, over all ranks.
         positions: Response positions that a term has looked at, over all ranks.
         sums: Metric name -> [sum, count] over the run; the metric is sum / count. Divergences are in nats.
-        unmasked: Whether no token of the first batch was masked, so that easing saw no request.
+        unmasked: Whether no token of the first rows was masked, so that easing saw no request.
         release: Of pact-plugin, that constrained it.
         version: Of this file's format.
     """

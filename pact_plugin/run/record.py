@@ -110,7 +110,7 @@ class Record:
         self.receipt.unmasked = True
         eases = "easing" in self.receipt.terms
         warnings.warn(
-            "PACT: no token is masked in the first batch, so "
+            "PACT: no token is masked in the first rows, so "
             + ("easing sees no request. " if eases else "prompts are constrained as if they were answers. ")
             + "Mask the prompts: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`"
             + ("; or set `easing: false`." if eases else "."),
