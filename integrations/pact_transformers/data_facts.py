@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.trainer_utils import has_length
 from transformers.utils import is_datasets_available
 
 from pact_plugin.data.documents import require_text
+from pact_plugin.data.generation import random_state_kept
 from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
@@ -75,16 +74,6 @@ def no_text(batch: dict[str, Any]) -> str | None:
     return None
 
 
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Data sets may draw random numbers when a row is read: what a run draws stays what it is without PACT."""
-    python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(arrays)
-
-
 def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
     """The first rows as a batch, as many as a collator takes, then others.
 
@@ -100,7 +89,7 @@ def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
             yield collate([row])
         return
     size = min(len(data), ROWS, trainer.args.train_batch_size)
-    others, draw = len(data) - size, random.Random(0)
+    others, draw = len(data) - size, Random(0)
     parts = min(others, _SPREAD)
     bounds = [size + others * part // parts for part in range(parts + 1)] if parts else []
     rows = [*range(size), *(draw.randrange(*part) for part in pairwise(bounds))]

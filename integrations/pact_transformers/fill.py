@@ -9,10 +9,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
+from pact_plugin.data.generation import random_state_kept
 from pact_plugin.errors import AdapterError, StoreError
 from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import keep_root_whole
-from pact_transformers.data_facts import ROWS, no_text, random_state_kept, sized
+from pact_transformers.data_facts import ROWS, no_text, sized
 from pact_transformers.sharding import share_head
 
 if TYPE_CHECKING:

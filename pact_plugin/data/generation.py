@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 
@@ -29,6 +31,16 @@ def inspecting(*models: Any) -> Iterator[None]:
     devices = sorted({device.index for model in models if (device := device_of(model)).type == "cuda"})
     with evaluation_mode(*models), torch.no_grad(), torch.random.fork_rng(devices=devices):
         yield
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """What is drawn on the host inside changes nothing afterwards: data sets may draw when a row is read."""
+    python, arrays = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        yield
+    random.setstate(python)
+    np.random.set_state(arrays)
 
 
 def device_of(model: Any) -> torch.device:
