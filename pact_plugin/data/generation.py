@@ -37,10 +37,12 @@ def inspecting(*models: Any) -> Iterator[None]:
 def random_state_kept() -> Iterator[None]:
     """What is drawn on the host inside changes nothing afterwards: data sets may draw when a row is read."""
     python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        yield
-    random.setstate(python)
-    np.random.set_state(arrays)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
 
 
 def device_of(model: Any) -> torch.device:
