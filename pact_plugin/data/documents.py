@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, to_device
+from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions
+from pact_plugin.data.transfer import HostCopy, to_device
 from pact_plugin.errors import StoreError
 
 _COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
@@ -21,8 +22,8 @@ _SAID = {*_COPIED, "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "
 """Keys of a batch that hold only token ids, labels and boundaries."""
 
 
-class HostBatch:
-    """Ids, labels and boundaries of a batch on the host, copied while the accelerator goes on working.
+class HostBatch(HostCopy):
+    """Ids, labels and boundaries of a batch on the host.
 
     Args:
         batch: A trainer's batch. Made before the forward pass is launched, the copies are there long before it ends.
@@ -30,26 +31,7 @@ class HostBatch:
 
     def __init__(self, batch: Mapping[str, Any]) -> None:
         self.labels = batch.get("labels")
-        self._tensors = {key: _to_host(batch[key]) for key in _COPIED if torch.is_tensor(batch.get(key))}
-        self._copied: torch.cuda.Event | None = None
-        if any(batch[key].device.type == "cuda" for key in self._tensors):
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The copies; waits until they are there."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
-        return self._tensors
-
-
-def _to_host(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    if tensor.device.type != "cuda":
-        return tensor.cpu()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+        super().__init__({key: batch[key] for key in _COPIED if torch.is_tensor(batch.get(key))})
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ShapeError
 
 IGNORE_INDEX = -100
@@ -64,13 +65,6 @@ class ResponsePositions:
     def own(self, values: Tensor) -> Tensor:
         """[B, T, ...] -> [N, ...] at the response tokens themselves."""
         return values[self.row, self.column]
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on a device, without making the host wait."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def response_positions(

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pact_plugin.data.documents import Document, HostBatch, documents_of
-from pact_plugin.data.positions import ResponsePositions, positions_of, to_device
+from pact_plugin.data.positions import ResponsePositions, positions_of
 from pact_plugin.data.responses import Responses
+from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
 from pact_plugin.model.wrappers import ambient_autocast
 
@@ -148,7 +149,7 @@ class Watch:
         copied, self._host = self._host, None
         if copied is None or copied.labels is not batch.get("labels"):
             copied = HostBatch(batch)
-        host = dict(copied.tensors())
+        host = copied.tensors()
         if "shift_labels" in batch:
             host["shift_labels"] = batch["shift_labels"]
         if "input_ids" not in host:

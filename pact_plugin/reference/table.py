@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pact_plugin.data.documents import Document
-from pact_plugin.data.positions import to_device
+from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import StoreError
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header

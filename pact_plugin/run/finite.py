@@ -7,41 +7,27 @@ import math
 import torch
 from torch import Tensor
 
+from pact_plugin.data.transfer import HostCopy
 from pact_plugin.errors import NonFiniteError
 
 
 class FiniteCheck:
-    """Looks at each step's sums: at once on the CPU, on an accelerator when the next step begins."""
+    """Looks at each step's numbers: at once on the CPU, on an accelerator when the next step begins."""
 
     def __init__(self) -> None:
-        self._host: Tensor | None = None
-        self._copied: torch.cuda.Event | None = None
+        self._noted: HostCopy | None = None
 
     def add(self, loss: Tensor, invalid: Tensor | float) -> None:
         """Note a step: what it has added to the loss, in nats, and how many numbers of the reference are not finite."""
-        loss = loss.detach()
-        # By arithmetic: a copy of a host's number would make the host wait.
-        sums = torch.stack([loss, torch.zeros_like(loss) + invalid])
-        if sums.device.type == "cuda":
-            # The copy is queued behind this step's own work, and an event says when it is there.
-            self._host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
-            self._host.copy_(sums, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
-            self._host = sums
-            if sums.device.type == "cpu":
-                self.check()
+        self._noted = HostCopy({"loss": loss, "invalid": torch.as_tensor(invalid)})
+        if loss.device.type == "cpu":
+            self.check()
 
     def check(self) -> None:
-        """Raise `NonFiniteError` if the sums noted last were not finite."""
-        host, self._host = self._host, None
-        if host is None:
-            return
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
-        require_finite(*host.tolist())
+        """Raise `NonFiniteError` if the numbers noted last were not finite."""
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            require_finite(**{name: number.item() for name, number in noted.tensors().items()})
 
 
 def require_finite(loss: float, invalid: float) -> None:

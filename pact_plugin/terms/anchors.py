@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pact_plugin.config import Anchors
 from pact_plugin.data.documents import Document, full_context
 from pact_plugin.data.generation import Pair, longest_first
-from pact_plugin.data.positions import to_device
+from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size

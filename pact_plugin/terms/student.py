@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from pact_plugin.data.positions import ResponsePositions, to_device
+from pact_plugin.data.positions import ResponsePositions
+from pact_plugin.data.transfer import to_device
 from pact_plugin.data.view import View
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.head import LanguageHead, Readout, language_head
