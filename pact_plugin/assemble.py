@@ -25,8 +25,9 @@ from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.adapter_state import adapter_state
 from pact_plugin.reference.choose import DataFacts, choose
 from pact_plugin.reference.pool import Pool, PoolAnswer
-from pact_plugin.reference.pool_file import pool_of, tokens_of
+from pact_plugin.reference.pool_file import pool_of
 from pact_plugin.reference.pool_states import read_where
+from pact_plugin.reference.pool_tokens import tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, build_source
 from pact_plugin.run.parts import Parts

@@ -17,8 +17,10 @@ from benchmarks.field.settings import ANSWER_TOKENS, Sizes
 from pact_plugin import PactConfig, SafetyTokens
 from pact_plugin.data.generation import Generation, answers, inspecting, user_prompts
 from pact_plugin.data.prompts import for_pool
+from pact_plugin.reference.cache import CACHE
 from pact_plugin.reference.pool import Pool
-from pact_plugin.reference.pool_file import CACHE, pool_of, tokens_of
+from pact_plugin.reference.pool_file import pool_of
+from pact_plugin.reference.pool_tokens import tokens_of
 from pact_plugin.reference.source import Source, build_source
 
 ASKED_AT_A_TIME = 64

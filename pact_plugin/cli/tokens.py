@@ -134,7 +134,8 @@ def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -
     from pact_plugin.data.generation import Generation
     from pact_plugin.data.prompts import for_pool
     from pact_plugin.reference.pool import JUDGED_TOKENS
-    from pact_plugin.reference.pool_file import pool_of, tokens_of
+    from pact_plugin.reference.pool_file import pool_of
+    from pact_plugin.reference.pool_tokens import tokens_of
     from pact_plugin.reference.source import build_source
 
     source, prompts = build_source("itself", model), for_pool().prompts

@@ -78,6 +78,22 @@ class Pool:
     endings: tuple[tuple[int, ...], ...]
     key: str = ""
 
+    @classmethod
+    def judged(
+        cls,
+        tokenizer: Any,
+        prompts: Sequence[Prompt],
+        ends: Sequence[Sequence[list[int]]],
+        said: Sequence[list[int]],
+        hidden: Float[Tensor, "E N d"],
+    ) -> Pool:
+        """From the answers' token ids and the states; the judge says here which refuse. The rest is as for `ask`."""
+        asked = tuple(
+            PoolAnswer(prompt.prompt, prompt.kind, ids, answer, refuses(tokenizer, answer))
+            for prompt, ids, answer in zip(prompts, ends[0], said, strict=True)
+        )
+        return cls(asked, hidden, tuple(map(ending, ends)))
+
     @cached_property
     def probe(self) -> Probe:
         """What tells harmful prompts from benign ones.
@@ -134,11 +150,7 @@ def ask(
     with inspecting(model), source.session():
         said = answers(model, tokenizer, ends[0], how)
         hidden = torch.stack([ends_of(source, prompts_to, how.batch_size) for prompts_to in ends])
-    asked = [
-        PoolAnswer(prompt.prompt, prompt.kind, ids, answer, refuses(tokenizer, answer))
-        for prompt, ids, answer in zip(prompts, ends[0], said, strict=True)
-    ]
-    return Pool(tuple(asked), hidden, tuple(map(ending, ends)))
+    return Pool.judged(tokenizer, prompts, ends, said, hidden)
 
 
 def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import pytest
 from pools import PROMPTS, ask_about
 from transformers import GenerationMixin
 
-from pact_plugin.reference.pool_file import CACHE
+from pact_plugin.reference.cache import CACHE
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 from pact_plugin import PactConstraint, assemble
 from pact_plugin.data.prompts import Prompt, for_pool
 from pact_plugin.errors import ConfigError
+from pact_plugin.reference import cache, pool_states, pool_tokens
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference import pool_file, pool_states
 from pact_plugin.reference.choose import DataFacts
 from pact_plugin.reference.source import build_source
 
@@ -89,7 +89,7 @@ def test_the_same_weights_in_another_type_are_the_same_model(generated):
 def test_too_few_refusals_are_counted_of_all_that_were_asked():
     model = tiny_model()
     with pytest.raises(ConfigError, match=r"refuses 0 of 20 harmful prompts, fewer than 8"):
-        pool_file.tokens_of(pool_of(model), build_source("itself", model), TOKENIZER, 16)
+        pool_tokens.tokens_of(pool_of(model), build_source("itself", model), TOKENIZER, 16)
 
 
 def test_the_pool_of_anchors_is_another_only_where_the_prompts_are_ones_own(generated, monkeypatch):
@@ -213,13 +213,13 @@ def test_a_model_that_answers_on_the_cpu_beside_an_accelerator(generated, folder
 
 
 def test_where_answers_are_kept(monkeypatch, tmp_path):
-    assert pool_file.cache_folder() == tmp_path / "cache"
+    assert cache.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("PACT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert pool_file.cache_folder() == tmp_path / "xdg" / "pact_plugin"
+    assert cache.cache_folder() == tmp_path / "xdg" / "pact_plugin"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert pool_file.cache_folder() == tmp_path / "home" / ".cache" / "pact_plugin"
+    assert cache.cache_folder() == tmp_path / "home" / ".cache" / "pact_plugin"
 
 
 def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
@@ -231,7 +231,7 @@ def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch):
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     with pytest.raises(ConfigError, match=r"no home folder.*Set \$PACT_CACHE to a folder"):
-        pool_file.cache_folder()
+        cache.cache_folder()
 
 
 # --- safety tokens ---
@@ -247,7 +247,7 @@ def test_tokens_are_kept_beside_the_answers(generated, folder, monkeypatch):
     first = chosen(monkeypatch)
     assert len(list(folder.iterdir())) == 2
     assert first.tokens.provenance["refused"] == "10"
-    monkeypatch.setattr(pool_file, "choose_from_answers", None)
+    monkeypatch.setattr(pool_tokens, "choose_from_answers", None)
     assert chosen(monkeypatch).tokens == first.tokens
     assert len(generated) == 1
 
@@ -264,7 +264,7 @@ def test_tokens_that_are_spoilt_are_chosen_anew(folder, monkeypatch):
     (file,) = folder.glob("*.tokens.safetensors")
     truncated(file)
     assert chosen(monkeypatch).tokens == first.tokens
-    monkeypatch.setattr(pool_file, "choose_from_answers", None)
+    monkeypatch.setattr(pool_tokens, "choose_from_answers", None)
     assert chosen(monkeypatch).tokens == first.tokens
 
 
@@ -282,7 +282,7 @@ def test_tokens_are_chosen_anew_where_the_judge_sees_other_refusals(folder, monk
 
 def test_tokens_are_chosen_anew_for_another_tokenizer(folder, monkeypatch):
     chosen(monkeypatch)
-    monkeypatch.setattr(pool_file, "tokenizer_fingerprint", lambda tokenizer: "of another one")
+    monkeypatch.setattr(pool_tokens, "tokenizer_fingerprint", lambda tokenizer: "of another one")
     chosen(monkeypatch)
     assert len(list(folder.glob("*.tokens.safetensors"))) == 2
 
