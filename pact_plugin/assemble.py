@@ -34,7 +34,6 @@ from pact_plugin.run.parts import Parts
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
-from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 logger = logging.getLogger("pact_plugin")
 
@@ -134,11 +133,16 @@ def build_parts(
     )
     source = build_source(choice.source, model, other, adapter=adapter)
     # 3. Tokens that are named: checked before the model is asked, which takes long.
-    named_tokens = named_safety_tokens(settings, source, tokenizer)
+    tokens = settings.named_tokens()
+    if tokens is not None:
+        tokens.check(tokenizer, source.head.vocabulary)
     # 4. The aligned model is asked prompts.
     bundled_answers, anchor_answers = ask_pools(settings, source, tokenizer)
     # 5. Tokens that are not named: chosen from its answers.
-    tokens = named_tokens or chosen_safety_tokens(settings, source, tokenizer, bundled_answers)
+    if tokens is None:
+        assert bundled_answers is not None
+        tokens = tokens_of(bundled_answers, source, tokenizer, settings.advanced.top_k)
+        tokens.check(tokenizer, source.head.vocabulary)
     student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
         check_head(model, head, student.ids_on(student.device())[:16])
@@ -185,34 +189,6 @@ def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool 
         bundled_answers = pool_of(source, tokenizer, bundled)
     answers = pool_of(source, tokenizer, candidates) if own else bundled_answers
     return bundled_answers, answers.of(candidates) if answers is not None else []
-
-
-def named_safety_tokens(config: PactConfig, aligned: Source, tokenizer: Any) -> SafetyTokens | None:
-    """The safety tokens that a configuration names; None where it names none.
-
-    Raises:
-        PactError: They cannot be loaded, or are not of this tokenizer and model.
-    """
-    wanted = config.safety_tokens
-    if wanted is None:
-        return None
-    tokens = SafetyTokens.load(wanted) if isinstance(wanted, str) else wanted
-    tokens.check(tokenizer, aligned.head.vocabulary)
-    return tokens
-
-
-def chosen_safety_tokens(
-    config: PactConfig, aligned: Source, tokenizer: Any, answers: Pool | None
-) -> SafetyTokens:
-    """Those chosen from the aligned model's answers, where none are named.
-
-    Raises:
-        PactError: They cannot be chosen.
-    """
-    assert answers is not None
-    tokens = tokens_of(answers, aligned, tokenizer, config.advanced.top_k)
-    tokens.check(tokenizer, aligned.head.vocabulary)
-    return tokens
 
 
 def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.Module | None:

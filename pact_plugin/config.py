@@ -183,6 +183,15 @@ class PactConfig(Settings):
         """Whether the task loss yields; never at weight 0, which leaves training as it was."""
         return self.easing is not None and self.weight > 0
 
+    def named_tokens(self) -> SafetyTokens | None:
+        """The safety tokens that are named; None where they are chosen from the model.
+
+        Raises:
+            TokenFileError: There is no such file, or it is damaged.
+        """
+        named = self.safety_tokens
+        return SafetyTokens.load(named) if isinstance(named, str) else named
+
     def without_labels(self) -> PactConfig:
         """The settings where the task has no labels, as with preferences: anchors alone (spec clause C10.6).
 

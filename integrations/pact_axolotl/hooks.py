@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pact_transformers.preflight import configured_tokens
-
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
 from pact_axolotl.check.problems import require_constrainable
 from pact_axolotl.settings import configured, settings
@@ -43,7 +41,7 @@ def before_the_data(cfg: Any) -> None:
     config = settings(cfg)
     if config is None:
         return
-    tokens = configured_tokens(config)
+    tokens = config.named_tokens()
     if tokens is not None:
         from axolotl.loaders import load_tokenizer
 

@@ -13,18 +13,7 @@ from pact_plugin.run.receipt import Receipt, differing
 from pact_plugin.run.report import Report
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
-from pact_plugin.tokens.safety_tokens import SafetyTokens
 from pact_transformers.errors import missing_folder, unnamed_model
-
-
-def configured_tokens(config: PactConfig) -> SafetyTokens | None:
-    """The safety tokens that are named; None where they are chosen from the model.
-
-    Raises:
-        TokenFileError: There is no such file, or it is damaged.
-    """
-    named = config.safety_tokens
-    return SafetyTokens.load(named) if isinstance(named, str) else named
 
 
 def configured_anchors(config: PactConfig) -> int:
@@ -45,7 +34,7 @@ def is_missing_folder(name: str) -> bool:
 
 def file_problems(config: PactConfig) -> Iterator[PactError]:
     """What is wrong with the files that settings name."""
-    for read in (configured_tokens, configured_anchors):
+    for read in (PactConfig.named_tokens, configured_anchors):
         try:
             read(config)
         except PactError as error:
@@ -87,7 +76,7 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
     from pact_transformers.loading import load_tokenizer
 
     try:
-        tokenizer, tokens = load_tokenizer(name), configured_tokens(settings)
+        tokenizer, tokens = load_tokenizer(name), settings.named_tokens()
         if tokens is not None:
             tokens.check(tokenizer)
         check_tokenizer(settings, tokenizer)

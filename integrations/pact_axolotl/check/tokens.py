@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_transformers.errors import missing_folder, other_tokenizer, unnamed_model
-from pact_transformers.preflight import configured_tokens, is_missing_folder
+from pact_transformers.preflight import is_missing_folder
 
 from pact_axolotl.check.report import Report
 from pact_plugin.config import PactConfig
@@ -39,7 +39,7 @@ def check_tokens(
     """Put what is known of the run's safety tokens into a report, and what is wrong with them."""
     named = settings.safety_tokens
     try:
-        tokens = configured_tokens(settings)
+        tokens = settings.named_tokens()
     except PactError:  # reported already
         return
     source = "file" if tokens is not None else "model" if named is None else "plugin"
