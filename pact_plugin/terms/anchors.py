@@ -22,6 +22,7 @@ from pact_plugin.data.generation import Pair, longest_first
 from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
+from pact_plugin.model.head import Readout
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
 from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
@@ -103,12 +104,17 @@ class AnchorsTerm:
     def _divergence(self, chosen: list[int], micro: MicroStep) -> Float[Tensor, ""]:
         """Mean over some anchors of the mean over each one's positions, in nats per token, with gradient."""
         self._read_once(micro)
-        logprobs, log_rest = self._of_student(chosen, micro)
-        aligned_logprobs, aligned_log_rest = self._of_aligned(chosen, logprobs.device)
-        divergence = confidence_divergence(logprobs, aligned_logprobs, log_rest, aligned_log_rest)
-        lengths = self._lengths(chosen)
+        aligned = self.aligned(chosen)
+        lengths = torch.tensor([len(self.documents[i].columns) for i in chosen])
+        held = torch.tensor([self._held[i] for i in chosen]).repeat_interleave(lengths)
         shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
-        return (divergence * to_device(shares, divergence.device)).sum()
+        read = self._read(chosen, aligned.likeliest, micro)
+        place = partial(to_device, device=read.logprobs.device)
+        held = place(held)
+        logprobs, log_rest = _folded(read.logprobs, read.log_rest, held)
+        aligned_logprobs, aligned_log_rest = _folded(place(aligned.logprobs), place(aligned.log_rest), held)
+        divergence = confidence_divergence(logprobs, aligned_logprobs, log_rest, aligned_log_rest)
+        return (divergence * place(shares)).sum()
 
     def _read_once(self, micro: MicroStep) -> None:
         """Have a source that lasts read all anchors, in the first step."""
@@ -117,10 +123,14 @@ class AnchorsTerm:
             device = self._student.device(micro.trained)
             self._aligned = self._split(_predicted(self._passes, self.documents, micro.autocast, device))
 
-    def _of_student(
-        self, chosen: list[int], micro: MicroStep
-    ) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
-        """Log p of the buckets and log r, as the model in training says, in nats, with gradient."""
+    def _read(self, chosen: list[int], likeliest: Int[Tensor, "M T"], micro: MicroStep) -> Readout:
+        """What the model in training says of the buckets, with gradient.
+
+        Args:
+            chosen: Numbers of the anchors.
+            likeliest: The tokens that are buckets beside the safety tokens, at each of their M positions; on the host.
+            micro: The micro-batch.
+        """
         student = self._student
 
         def call(inputs: dict[str, Any]) -> Tensor:
@@ -129,29 +139,12 @@ class AnchorsTerm:
 
         rows = [full_context(self.documents[i]) for i in chosen]
         hidden = states_of(rows, student.device(micro.trained), call, flat=student.head.keeps_documents_apart)
-        tokens = tokens_of_each(torch.tensor(student.ids), self.aligned(chosen).likeliest)
-        unique_ids, inverse = tokens.unique(return_inverse=True)
         place = partial(to_device, device=hidden.device)
-        read = student.head.readout(
+        tokens = tokens_of_each(torch.tensor(student.ids), likeliest)
+        unique_ids, inverse = tokens.unique(return_inverse=True)
+        return student.head.readout(
             hidden, place(tokens), chunk_size=student.chunk_size, unique=(place(unique_ids), place(inverse))
         )
-        return _folded(read.logprobs, read.log_rest, place(self._buckets_held(chosen)))
-
-    def _of_aligned(
-        self, chosen: list[int], device: torch.device
-    ) -> tuple[Float[Tensor, "M B"], Float[Tensor, " M"]]:
-        """Log p of the buckets and log r, as the aligned model said, in nats."""
-        aligned, place = self.aligned(chosen), partial(to_device, device=device)
-        held = place(self._buckets_held(chosen))
-        return _folded(place(aligned.logprobs), place(aligned.log_rest), held)
-
-    def _lengths(self, chosen: Sequence[int]) -> Int[Tensor, " A"]:
-        """Tokens of each one's answer."""
-        return torch.tensor([len(self.documents[i].columns) for i in chosen])
-
-    def _buckets_held(self, chosen: Sequence[int]) -> Int[Tensor, " M"]:
-        """How many buckets are compared at each position, the rest apart."""
-        return torch.tensor([self._held[i] for i in chosen]).repeat_interleave(self._lengths(chosen))
 
     def aligned(self, chosen: Sequence[int]) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them; on the host.
