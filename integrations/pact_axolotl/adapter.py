@@ -10,7 +10,7 @@ from typing import Any
 
 from pact_axolotl.check import pact_config_checks
 from pact_axolotl.launch import pact_train_commands
-from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl, packages_of
 
 __all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
@@ -25,7 +25,7 @@ _OTHER_LOSSES = (
 
 def _matches(trainer: Any) -> bool:
     """Every trainer of Axolotl's, so that those which cannot be constrained are refused by name."""
-    return any(base.__module__.split(".")[0] == "axolotl" for base in type(trainer).__mro__)
+    return "axolotl" in packages_of(trainer)
 
 
 def _prefers(trainer: Any) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pact_llamafactory.launch import pact_train_commands
-from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl, packages_of
 
 __all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def _matches(trainer: Any) -> bool:
     """Every trainer of LLaMA-Factory's, so that those which cannot be constrained are refused by name."""
-    return any(base.__module__.split(".")[0] == "llamafactory" for base in type(trainer).__mro__)
+    return "llamafactory" in packages_of(trainer)
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

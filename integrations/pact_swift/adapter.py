@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl, packages_of
 
 if TYPE_CHECKING:
     from pact_plugin.run.report import Report
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def _matches(trainer: Any) -> bool:
     """Every trainer of ms-swift's, so that those which cannot be constrained are refused by name."""
-    return any(base.__module__.split(".")[0] == "swift" for base in type(trainer).__mro__)
+    return "swift" in packages_of(trainer)
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from pact_plugin.errors import PactError, ReferenceModelError
-from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, TrainerParts, hookimpl, packages_of
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 from pact_transformers.errors import other_tokenizer
 
@@ -23,7 +23,7 @@ def _matches(trainer: Any) -> bool:
     module = sys.modules.get("transformers.trainer")
     if module is None or not isinstance(trainer, module.Trainer):
         return False
-    return all(base.__module__.split(".")[0] not in _OWN_ADAPTERS for base in type(trainer).__mro__)
+    return packages_of(trainer).isdisjoint(_OWN_ADAPTERS)
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl
+from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl, packages_of
 
 _PREFERENCES = ("DPOTrainer", "KTOTrainer")
 
@@ -49,10 +49,10 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 def _prefers(trainer: Any) -> bool:
     """By names, so that nothing is imported. Those of Axolotl's have its own adapter."""
-    bases = type(trainer).__mro__
-    packages = {base.__module__.split(".")[0] for base in bases}
-    ours = any(base.__name__ in _PREFERENCES and base.__module__.split(".")[0] == "trl" for base in bases)
-    return ours and "axolotl" not in packages
+    ours = any(
+        base.__name__ in _PREFERENCES and base.__module__.startswith("trl.") for base in type(trainer).__mro__
+    )
+    return ours and "axolotl" not in packages_of(trainer)
 
 
 def _preference_parts(trainer: Any, folder: str | None) -> TrainerParts:

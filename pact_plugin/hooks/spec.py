@@ -25,6 +25,11 @@ hookspec = pluggy.HookspecMarker(NAME)
 hookimpl = pluggy.HookimplMarker(NAME)
 
 
+def packages_of(trainer: Any) -> set[str]:
+    """The packages that a trainer's classes come from; an adapter knows its own by them, and imports none."""
+    return {base.__module__.split(".")[0] for base in type(trainer).__mro__}
+
+
 @dataclass(frozen=True)
 class TrainerParts:
     """What a trainer brings to its constraint.
