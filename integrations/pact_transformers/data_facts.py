@@ -18,13 +18,11 @@ from pact_plugin.data.generation import random_state_kept
 from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
-from pact_plugin.reference.choose import DataFacts
+from pact_plugin.reference.choose import STORE, DataFacts
 from pact_transformers.sharding import sharded_by
 
 logger = logging.getLogger("pact_plugin")
 
-FOLDER = "_pact_store"
-"""In the output folder; transformers pushes nothing to the hub whose name begins with an underscore."""
 ROWS = 16
 """Rows collated at a time, at most."""
 _SPREAD = 64
@@ -52,7 +50,7 @@ def data_of(trainer: Any, folder: str | None) -> DataFacts:
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
     return DataFacts(
-        folder=folder or str(Path(trainer.args.output_dir) / FOLDER),
+        folder=folder or str(Path(trainer.args.output_dir) / STORE),
         obstacle=obstacle,
         sharded=sharded_by(trainer),
         masked=any(masked) if masked else None,

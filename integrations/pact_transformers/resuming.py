@@ -10,9 +10,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
+from pact_plugin.reference.choose import STORE
 from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
-from pact_transformers.data_facts import FOLDER
 
 
 def checkpoint_of_run(args: Any) -> str | None:
@@ -54,5 +54,5 @@ def attach_and_say(
 
 def store_beside(checkpoint: str | None) -> str | None:
     """The table of the run that a checkpoint belongs to; None if there is none."""
-    folder = Path(checkpoint or "").parent / FOLDER
+    folder = Path(checkpoint or "").parent / STORE
     return str(folder) if checkpoint and folder.is_dir() else None

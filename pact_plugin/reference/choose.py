@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.reference.source import AdapterState, Kind
 
+STORE = "_pact_store"
+"""A table's folder in a trainer's output folder, where the configuration names none. Transformers pushes nothing to the
+hub whose name begins with an underscore."""
+
 
 @dataclass(frozen=True)
 class DataFacts:

@@ -12,7 +12,7 @@ from pact_axolotl.check.sharding import sharding
 from pact_axolotl.settings import output_of, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
-from pact_plugin.reference.choose import Choice, DataFacts, choose
+from pact_plugin.reference.choose import STORE, Choice, DataFacts, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
 
@@ -44,7 +44,7 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     state, start = _adapter(cfg)
     key = unreadable_data(cfg)
     data = DataFacts(
-        folder=config.advanced.store or str(output_of(cfg) / "_pact_store"),
+        folder=config.advanced.store or str(output_of(cfg) / STORE),
         obstacle=None if key is None else f"`{key}` data cannot be read before training",
         sharded=sharding(cfg),
     )
