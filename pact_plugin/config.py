@@ -15,6 +15,11 @@ First = Annotated[int, Field(ge=1)] | Literal["all"]
 """How many tokens at the start of each response: 1 or more, or `all`."""
 
 
+def first_tokens(first: First) -> int | None:
+    """That setting as a number; None for `all`."""
+    return None if first == "all" else int(first)
+
+
 def _path_to_str(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 

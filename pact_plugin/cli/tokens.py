@@ -148,14 +148,15 @@ def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -
 
 def _why(tokens: SafetyTokens) -> str:
     """How they were chosen, in two sentences."""
-    from pact_plugin.tokens.beginnings import KEY
+    from pact_plugin.tokens.beginnings import FIRST_TOKEN_MASS
 
     facts = tokens.provenance
     of = {key: f" of {facts[key]}" if key in facts else "" for key in ("harmful_prompts", "benign_prompts")}
     helped = f", helps with {facts['helped']}{of['benign_prompts']} benign ones" if "helped" in facts else ""
+    mass = float(facts[FIRST_TOKEN_MASS])
     return (
         f"The model refuses {facts['refused']}{of['harmful_prompts']} harmful prompts{helped}. "
-        f"The safety tokens have {float(facts[KEY]):.0%} of the probability at the first word of its refusals."
+        f"The safety tokens have {mass:.0%} of the probability at the first word of its refusals."
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.linear import LinearFunction
 from pact_plugin.model.ranks import chunks
 from pact_plugin.reference.source import Source
@@ -146,3 +147,12 @@ def tokens_of_each(
 def invalid(aligned: Aligned) -> Tensor | int:
     """How many numbers are NaN or infinite; -∞ is right for a token that a model masks (clause C7.3)."""
     return sum(((one.isnan() | (one == torch.inf)).sum() for one in aligned.values()), 0)
+
+
+def not_finite() -> NonFiniteError:
+    """The error of columns with `invalid` numbers."""
+    return NonFiniteError(
+        "NaN or infinity in the reference",
+        key="reference",
+        remedy="Check the aligned model's weights and precision.",
+    )

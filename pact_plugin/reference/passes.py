@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pact_plugin.data.documents import PLACEHOLDER, Document, Row, behind, full_context, row_batch
 from pact_plugin.data.view import View
-from pact_plugin.errors import NonFiniteError, ReferenceModelError
-from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, read
+from pact_plugin.errors import ReferenceModelError
+from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, not_finite, read
 from pact_plugin.reference.source import Source
 
 Caller = Callable[[dict[str, Any]], Tensor]
@@ -107,11 +107,7 @@ class Passes:
         aligned = self._read(self._states(self._contexts, documents, call), index)
         aligned = {asked: values.cpu() for asked, values in aligned.items()}
         if invalid(aligned):
-            raise NonFiniteError(
-                "NaN or infinity in the reference",
-                key="reference",
-                remedy="Check the aligned model's weights and precision.",
-            )
+            raise not_finite()
         parts = {
             asked: values.split([document.count(asked.first) for document in documents])
             for asked, values in aligned.items()

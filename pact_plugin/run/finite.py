@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pact_plugin.data.transfer import HostCopy
 from pact_plugin.errors import NonFiniteError
+from pact_plugin.reference.columns import not_finite
 
 
 class FiniteCheck:
@@ -38,11 +39,7 @@ def require_finite(loss: float, invalid: float) -> None:
         invalid: How many numbers of the reference are NaN or infinite.
     """
     if invalid:
-        raise NonFiniteError(
-            "NaN or infinity in the reference",
-            key="reference",
-            remedy="Check the aligned model's weights and precision.",
-        )
+        raise not_finite()
     if not math.isfinite(loss):
         raise NonFiniteError(
             "the constraint became NaN or infinite",

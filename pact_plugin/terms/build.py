@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pact_plugin.config import First, PactConfig
+from pact_plugin.config import PactConfig, first_tokens
 from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.reference.choose import Choice
 from pact_plugin.reference.pool import PoolAnswer
@@ -35,9 +35,9 @@ def data_terms(config: PactConfig, tokens: SafetyTokens, probe: Probe | None, to
     ids, terms = tokens.positive.ids, list[Term]()
     if config.easing is not None:
         assert probe is not None
-        terms.append(EasingTerm(probe, _number(config.easing.first), tokenizer))
+        terms.append(EasingTerm(probe, first_tokens(config.easing.first), tokenizer))
     if config.hold_data is not None:
-        terms.append(DataHoldTerm(ids, _number(config.hold_data.first), config.weight))
+        terms.append(DataHoldTerm(ids, first_tokens(config.hold_data.first), config.weight))
     published = config.advanced.published
     if published is not None:
         header = assistant_header(tokenizer, published.assistant_header)
@@ -81,7 +81,3 @@ def anchor_terms(
         return []
     assert config.anchors is not None
     return [AnchorsTerm(config.anchors, config.weight, asked, student, source, lasting=choice.lasting)]
-
-
-def _number(first: First) -> int | None:
-    return None if first == "all" else int(first)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pact_plugin.config import Published
+from pact_plugin.config import Published, first_tokens
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.gate import gate_end
 from pact_plugin.math.published import published_divergence
@@ -36,7 +36,7 @@ class PublishedTerm:
         header: tuple[int, ...],
         weight: float,
     ) -> None:
-        first = None if settings.first == "all" else settings.first
+        first = first_tokens(settings.first)
         end = gate_end(settings.prefix, settings.decay, settings.boost)
         self._logits = Columns("logits", tokens.ids, first)
         self._behind: Columns | None = None

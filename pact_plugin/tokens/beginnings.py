@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from jaxtyping import Float, Int
 from torch import Tensor
 
-KEY = "first_token_mass"
-"""In the provenance of safety tokens."""
+FIRST_TOKEN_MASS = "first_token_mass"
+"""Key in the provenance of safety tokens."""
 
 
 class Beginnings:

@@ -31,7 +31,7 @@ from pact_plugin.data.generation import (
 from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
 from pact_plugin.math.direction import safety_direction
-from pact_plugin.tokens.beginnings import KEY, Beginnings
+from pact_plugin.tokens.beginnings import FIRST_TOKEN_MASS, Beginnings
 from pact_plugin.tokens.candidates import model_name, only, ordinary_tokens
 from pact_plugin.tokens.checks import check_helpful, check_refusals, check_settings
 from pact_plugin.tokens.safety_tokens import SafetyTokens
@@ -200,7 +200,7 @@ class _Run:
             **({} if base_model is None else {"base_model": model_name(base_model)}),
             **{key: str(count) for key, count in counts.items()},
             "top_k": str(self.how.top_k),
-            KEY: f"{beginnings.mass(ids, weights):.3f}",
+            FIRST_TOKEN_MASS: f"{beginnings.mass(ids, weights):.3f}",
             **self.provenance(),
         }
         return SafetyTokens.for_tokenizer(self.tokenizer, ids.tolist(), weights.tolist(), provenance)
