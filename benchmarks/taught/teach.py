@@ -18,7 +18,7 @@ from examples.demo.evaluate import reporter
 from examples.demo.models import load_base, native_dtype
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
 from examples.demo.training import Recipe
-from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.cli.console import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import bundled
 

@@ -23,7 +23,7 @@ from examples.demo.evaluate import Report, answer, reporter
 from examples.demo.models import load_base
 from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
 from examples.demo.training import Recipe, make_trainer
-from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.cli.console import progress_bars
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import bundled
 from pact_plugin.judge import is_refusal

@@ -26,7 +26,7 @@ from examples.demo.models import load_aligned
 from examples.demo.prepare import choose_tokens, training_data
 from examples.demo.settings import FULL, QUICK
 from examples.demo.training import Recipe, make_trainer
-from pact_plugin.cli.tokens_view import progress_bars
+from pact_plugin.cli.console import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
 from pact_plugin.errors import ConfigError
 

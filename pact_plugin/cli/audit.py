@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pact_plugin.cli.audit_inputs import Named, models, prompt_set
-from pact_plugin.cli.console import Console, print_error
+from pact_plugin.cli.console import Console, print_error, progress_bars
 from pact_plugin.cli.folders import make_folder
 from pact_plugin.errors import ConfigError, PactError
 
@@ -76,7 +76,7 @@ def audit(
     noise_floor: Annotated[
         int,
         typer.Option(
-            help="Let the reference answer so many times more, in other batches and orders: a change no larger than "
+            help="Further rounds in which the reference answers, in other batches and orders: a change no larger than "
             "what flips by itself fails nothing."
         ),
     ] = 0,
@@ -99,7 +99,7 @@ def audit(
         bool, typer.Option(help="Compare the models on 60 bundled everyday questions.")
     ] = True,
     limit: Annotated[
-        int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
+        int | None, typer.Option(help="Most prompts of each kind, spread over the whole set.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Where answers are cut off, in tokens.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
@@ -153,7 +153,6 @@ def _run(
     from pact_plugin.audit import report
     from pact_plugin.audit.run import run_audit
     from pact_plugin.cli.audit_view import show
-    from pact_plugin.cli.tokens_view import progress_bars
 
     # Everything that can be refused without a model is refused before one is loaded.
     console = Console(highlight=False)

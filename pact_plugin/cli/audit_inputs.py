@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.cli.console import Console
-from pact_plugin.cli.tokens import model_loader, named_by
+from pact_plugin.cli.inputs import model_loader, named_by
 
 if TYPE_CHECKING:
     from pact_plugin.audit.settings import Models

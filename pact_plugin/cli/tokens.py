@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from pact_plugin.cli.console import Console
+from pact_plugin.cli.console import Console, progress_bars
 from pact_plugin.cli.folders import make_folder
-from pact_plugin.errors import ConfigError
-from pact_plugin.hooks.manager import one_offered
+from pact_plugin.cli.inputs import model_loader, named_by
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
     from pact_plugin.data.generation import Progress
     from pact_plugin.data.prompts import Kind
-    from pact_plugin.hooks.spec import ModelLoader
     from pact_plugin.tokens.safety_tokens import SafetyTokens
     from pact_plugin.tokens.select import Selection
 
@@ -65,7 +61,7 @@ def select(
 
     By default the model answers the bundled pool, and the answers are kept: a run of this model need not ask again.
     """
-    from pact_plugin.cli.tokens_view import progress_bars, table
+    from pact_plugin.cli.tokens_view import table
     from pact_plugin.tokens.checks import check_settings
     from pact_plugin.tokens.select import Selection, select_safety_tokens
 
@@ -179,25 +175,3 @@ def _prompts(kind: Kind, given: str | None, limit: int | None) -> tuple[str, ...
     file, column = with_column(given)
     with named_by(f"--{kind}"):
         return load_file(Path(file), ColumnNames(column, kind)).limited(limit).texts(kind)
-
-
-@contextmanager
-def named_by(option: str) -> Iterator[None]:
-    """Let errors of prompts name the option that gave them."""
-    try:
-        yield
-    except ConfigError as error:
-        key = option if error.key == "--prompts" else error.key
-        raise ConfigError(error.problem, key=key, value=error.value, remedy=error.remedy) from error
-
-
-def model_loader() -> ModelLoader:
-    """What models are read with.
-
-    Raises:
-        PluginError: No integration is installed that could, as where transformers is missing.
-    """
-    loader: ModelLoader = one_offered(
-        "pact_model_loaders", "Models are read with transformers: pip install 'pact-plugin[cli]'"
-    )
-    return loader

@@ -1,21 +1,14 @@
-"""Safety tokens for the eye: a table, and progress bars."""
+"""Safety tokens as a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.bar import Bar
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as ProgressBars
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from pact_plugin.data.generation import Progress
     from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 _VISIBLE = str.maketrans(" Ġ▁\nĊ\tĉ", "␣␣␣⏎⏎⇥⇥")
@@ -49,21 +42,3 @@ def table(tokens: SafetyTokens, tokenizer: Any = None) -> Table:
         bar = Bar(highest - lowest, *ends, color="green" if weight > 0 else "red")
         view.add_row(str(rank), str(tokens.ids[k]), Text(texts[k]), f"{weight:+.4f}", bar)
     return view
-
-
-@contextmanager
-def progress_bars(console: Console) -> Iterator[Progress]:
-    """A callback (done, total, description) that draws one bar, with the time left, for each description."""
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TextColumn("left"), TimeRemainingColumn()),
-    )
-    tasks: dict[str, TaskID] = {}
-    with ProgressBars(*columns, console=console) as bars:
-
-        def report(done: int, total: int, description: str) -> None:
-            if description not in tasks:
-                tasks[description] = bars.add_task(description, total=total)
-            bars.update(tasks[description], completed=done)
-
-        yield report
