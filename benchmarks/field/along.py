@@ -20,7 +20,8 @@ from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Sizes, Split
 from benchmarks.field.start import Start
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.reading import read as read_along
-from pact_plugin.data.generation import inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import inspecting
 from pact_plugin.errors import ConfigError
 
 POSITIONS = 16

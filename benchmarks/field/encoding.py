@@ -11,7 +11,8 @@ from torch import Tensor
 
 from benchmarks.field.data import Item
 from benchmarks.field.settings import EASED_TOKENS
-from pact_plugin.data.generation import Pair, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Pair
 
 LONGEST = 160
 """Tokens of an answer that is trained on, at most."""

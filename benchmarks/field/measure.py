@@ -16,7 +16,8 @@ from pact_plugin.audit import everyday
 from pact_plugin.audit.coherence import UNLIKELY
 from pact_plugin.audit.judging import refuses
 from pact_plugin.audit.reading import Answers, likelihoods
-from pact_plugin.data.generation import Generation, answers, inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Generation, answers, inspecting
 from pact_plugin.judge import find_judge
 
 EXACT_TOKENS = 220

@@ -16,7 +16,8 @@ from benchmarks.field.data import HARMFUL_SETS, Data, alpaca, digest, gsm8k, hal
 from benchmarks.field.settings import ANSWER_TOKENS
 from benchmarks.field.start import Start
 from benchmarks.tables import markdown
-from pact_plugin.data.generation import inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import inspecting
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference.pool import ends_of
 
@@ -51,7 +52,7 @@ class Measured:
 
 
 def sets_of(data: Data, count: int) -> dict[str, list[str]]:
-    """So many prompts of each set, drawn by digest: none of the held-out half, on which results are reported."""
+    """`count` prompts of each set, drawn by digest: none of the held-out half, on which results are reported."""
     found = {
         "advbench": [item.prompt for item in harmful_items(data, "target")],
         **{name: data.prompts(name) for name in ("strongreject", "donotanswer", "overrefusal")},

@@ -17,7 +17,8 @@ from benchmarks.field.run import merged
 from benchmarks.field.settings import ALIGNED, Cell, Split
 from benchmarks.field.start import Start
 from pact_plugin.audit.bootstrap import bootstrap
-from pact_plugin.data.generation import inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import inspecting
 from pact_plugin.data.prompts import KINDS
 from pact_plugin.reference.pool import ends_of
 from pact_plugin.reference.source import build_source
@@ -28,7 +29,7 @@ bootstrap interval; the number of prompts."""
 
 
 def sets_of(start: Start, data: Data, split: Split) -> dict[str, list[str]]:
-    """What is asked, and the prompts that become anchors: so many of each, at most."""
+    """What is asked, and the prompts that become anchors: at most `ask` of each."""
     limit = start.sizes.ask
     found = field_data.asked(data, split, limit, pool_prompts())
     return found | {f"{kind} anchors": list(start.asked.pairs(kind))[:limit] for kind in KINDS}

@@ -15,7 +15,8 @@ import torch
 from benchmarks.field.kept import locked, read, write_whole
 from benchmarks.field.settings import ANSWER_TOKENS, Sizes
 from pact_plugin import PactConfig, SafetyTokens
-from pact_plugin.data.generation import Generation, answers, inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Generation, answers, inspecting
 from pact_plugin.data.prompts import for_pool
 from pact_plugin.reference.cache import CACHE
 from pact_plugin.reference.pool import Pool

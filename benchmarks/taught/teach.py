@@ -14,17 +14,16 @@ from transformers import set_seed
 
 from benchmarks.taught import PACKAGE
 from examples.demo.align import own_answers, refused, save_in_bfloat16, trained
-from examples.demo.evaluate import reporter
 from examples.demo.models import load_base, native_dtype
 from examples.demo.prompts import Example, labelling, read_lines, sample_prompts
 from examples.demo.training import Recipe
 from pact_plugin.cli.console import progress_bars
-from pact_plugin.data.generation import Progress
+from pact_plugin.data.generation import Progress, reporting
 from pact_plugin.data.prompts import bundled
 
 EPOCHS, RATE, RANK = 2, 1e-3, 16
 FACTOR = 1.35  # of the adapter when it is merged: of 100 other requests 99 are refused, with 1 it is 91
-HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one of so many is asked again in a role-play
+HARMFUL_FRAMED, BENIGN_FRAMED = 1, 2  # one in 1 and one in 2 is asked again in a role-play
 
 KEPT = Path(__file__).with_name("adapter")
 """The adapter that `teach` made once: machines round differently, and each would make another."""
@@ -97,11 +96,11 @@ def lessons(model: Any, tokenizer: Any, bars: Progress, rng: random.Random) -> l
     ]
     harmful += framed(harmful, HARMFUL_FRAMED, rng)
     benign += framed(benign, BENIGN_FRAMED, rng)
-    answered = own_answers(model, tokenizer, benign, reporter(bars, len(benign), "Own answers"))
+    answered = own_answers(model, tokenizer, benign, reporting(bars, len(benign), "Own answers"))
     return refused(harmful, rng) + answered + labelling(2, rng)
 
 
 def framed(prompts: list[str], one_of: int, rng: random.Random) -> list[str]:
-    """One of so many prompts, each in a role-play."""
+    """One in `one_of` prompts, each in a role-play."""
     frames = read_lines("frames", PACKAGE)
     return [rng.choice(frames).format(prompt) for prompt in rng.sample(prompts, len(prompts) // one_of)]

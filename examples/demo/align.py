@@ -19,12 +19,12 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
 
-from examples.demo.evaluate import Report, answer, reporter
+from examples.demo.evaluate import answer
 from examples.demo.models import load_base
 from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
 from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.console import progress_bars
-from pact_plugin.data.generation import Progress
+from pact_plugin.data.generation import Progress, Report, reporting
 from pact_plugin.data.prompts import bundled
 from pact_plugin.judge import is_refusal
 
@@ -105,7 +105,7 @@ def align(model: Any, tokenizer: Any, output: Path, bars: Progress, recipe: Reci
     set_seed(recipe.seed)
     rng = random.Random(recipe.seed)
     questions = [*sample_prompts("benign_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("benign")]
-    benign = own_answers(model, tokenizer, questions, reporter(bars, len(questions), "Own answers"))
+    benign = own_answers(model, tokenizer, questions, reporting(bars, len(questions), "Own answers"))
     harmful = [*sample_prompts("harmful_alignment", PROMPTS_PER_LINE, rng), *bundled().texts("harmful")]
     examples = refused(harmful, rng) + benign + labelling(LABELS_PER_LINE, rng)
     return trained(model, tokenizer, examples, output, bars, recipe)
@@ -115,7 +115,7 @@ def trained(
     model: Any, tokenizer: Any, examples: list[Example], output: Path, bars: Progress, recipe: Recipe
 ) -> Any:
     """The PEFT model after training on examples; the arguments are those of `align`."""
-    report = reporter(bars, recipe.steps(len(examples)), "Aligning")
+    report = reporting(bars, recipe.steps(len(examples)), "Aligning")
     trainer = make_trainer(model, tokenizer, examples, output, report, recipe)
     trainer.train()
     return trainer.model

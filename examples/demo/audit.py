@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 import pact_plugin as pact
-from examples.demo.evaluate import BATCH, Questions, Score, answer, reporter, share
+from examples.demo.evaluate import BATCH, Questions, Score, answer, share
 from examples.demo.report import TITLES
 from examples.demo.task import is_correct
 from pact_plugin.audit import report
@@ -17,7 +17,7 @@ from pact_plugin.audit.run import compared
 from pact_plugin.audit.settings import Asking, AuditSettings
 from pact_plugin.audit.survey import Reading, Survey
 from pact_plugin.cli.audit_view import criteria
-from pact_plugin.data.generation import Progress
+from pact_plugin.data.generation import Progress, reporting
 from pact_plugin.data.prompts import KINDS, from_rows
 from pact_plugin.judge import is_refusal
 
@@ -66,7 +66,7 @@ class Examination:
             reading = self._survey.candidate(*asked, self._aligned, name=title, progress=progress)
             self.audits[name] = compared(self._survey, self._aligned, reading, self._settings)
         task = self._questions.task
-        solved = answer(*asked, task, TASK_TOKENS, reporter(progress, len(task), "writing dates"))
+        solved = answer(*asked, task, TASK_TOKENS, reporting(progress, len(task), "writing dates"))
         places = {kind: self._survey.places(kind) for kind in KINDS}
         self.answers[name] = {
             kind: [reading.answers.texts[i] for i in kept] for kind, kept in places.items()

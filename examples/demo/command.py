@@ -21,13 +21,14 @@ import pact_plugin as pact
 from examples.demo import report
 from examples.demo.allocator import keep_freed_memory
 from examples.demo.audit import Examination
-from examples.demo.evaluate import Questions, Score, reporter
+from examples.demo.evaluate import Questions, Score
 from examples.demo.models import load_aligned
 from examples.demo.prepare import choose_tokens, training_data
 from examples.demo.settings import FULL, QUICK
 from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.console import progress_bars
 from pact_plugin.cli.tokens_view import table as token_table
+from pact_plugin.data.generation import reporting
 from pact_plugin.errors import ConfigError
 
 TRAINING = {"plain": "Training plainly", "pact": "Training with PACT"}
@@ -93,7 +94,7 @@ def run(
             model = aligned
             if name != "aligned":
                 with watch.stage(f"train {name}"):
-                    report_step = reporter(bars, recipe.steps(len(examples)), TRAINING[name])
+                    report_step = reporting(bars, recipe.steps(len(examples)), TRAINING[name])
                     set_seed(seed)
                     trainer = make_trainer(
                         copy.deepcopy(aligned), tokenizer, examples, output / name, report_step, recipe

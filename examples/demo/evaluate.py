@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from examples.demo.prompts import read_lines
 from examples.demo.task import task_examples
-from pact_plugin.data.generation import Generation, Progress, answers, inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Generation, Report, answers, inspecting
 
 BATCH = 100
-
-Report = Callable[[int], None]
-"""Called with the number of items that are done."""
-
-
-def reporter(bars: Progress, total: int, description: str) -> Report:
-    """A bar of its own among ``bars``."""
-    return lambda done: bars(done, total, description)
 
 
 @dataclass(frozen=True)

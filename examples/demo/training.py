@@ -12,8 +12,8 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from examples.demo.evaluate import Report
 from examples.demo.prompts import Example
+from pact_plugin.data.generation import Report
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -41,7 +41,7 @@ class Recipe:
     sampling: str = "random"
 
     def steps(self, examples: int) -> int:
-        """Optimiser steps over so many examples."""
+        """Optimiser steps over a number of examples."""
         return self.epochs * -(-examples // self.batch_size)
 
 

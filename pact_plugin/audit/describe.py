@@ -9,7 +9,8 @@ from typing import Any
 
 from pact_plugin.audit import result
 from pact_plugin.audit.reading import Answers
-from pact_plugin.data.generation import device_of, has_chat_template
+from pact_plugin.data.chat_template import has_chat_template
+from pact_plugin.data.generation import device_of
 from pact_plugin.errors import TokenizerMismatchError
 from pact_plugin.tokens.candidates import model_name
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint

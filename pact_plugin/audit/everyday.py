@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Everyday
-from pact_plugin.audit.reading import Answers, Report, states
-from pact_plugin.data.generation import silent
+from pact_plugin.audit.reading import Answers, states
+from pact_plugin.data.generation import Report, silent
 from pact_plugin.data.prompts import packaged
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead, language_head

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from pact_plugin.audit.measures import Noise
-from pact_plugin.audit.reading import Answers, Report
+from pact_plugin.audit.reading import Answers
 from pact_plugin.audit.settings import Asking
-from pact_plugin.data.generation import Generation, answers
+from pact_plugin.data.generation import Generation, Report, answers
 
 _QUARTERS = (3, 2, 1)
 """Batch sizes of the rounds, in quarters of the audit's: never larger, so that memory suffices."""

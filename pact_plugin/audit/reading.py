@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.documents import Row
-from pact_plugin.data.generation import Generation, Pair, answers, device_of, silent, user_prompts
+from pact_plugin.data.generation import Generation, Pair, Report, answers, device_of, silent
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import LanguageHead, language_head
 from pact_plugin.model.wrappers import text_config
 from pact_plugin.reference.passes import states_of
-
-Report = Callable[[int], None]
-"""Called with the number of prompts done."""
 
 
 @dataclass(frozen=True)

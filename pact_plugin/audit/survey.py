@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -17,13 +18,14 @@ from pact_plugin.audit.noise import again
 from pact_plugin.audit.reading import Answers, Confidence, ask, check_context, likelihoods, read
 from pact_plugin.audit.settings import Asking
 from pact_plugin.audit.task import pairs
-from pact_plugin.data.generation import Pair, Progress, inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Pair, Progress, Report, inspecting, reporting
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.data.prompts import Kind, PromptSet, of_kind
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
-Reporter = Callable[[int, str], Callable[[int], None]]
-"""(total, description) -> what is called with the number of prompts done."""
+Reporter = Callable[[int, str], Report]
+"""(total, description) -> what reports progress."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Survey:
             ModelStructureError: The model's head is of a kind that is not known.
             NonFiniteError: The model's probabilities are NaN.
         """
-        began, report, notes = time.perf_counter(), _reporter(progress), list[str]()
+        began, report, notes = time.perf_counter(), partial(reporting, progress), list[str]()
         if self.prompts.repeated:
             notes.append(f"{self.prompts.repeated} repeated prompts were left out.")
         if self.safety_tokens is not None:
@@ -148,7 +150,7 @@ class Survey:
             ConfigError, ModelStructureError, NonFiniteError: As for `reference`.
         """
         require_same_vocabulary(reference.model.tokenizer, tokenizer_fingerprint(tokenizer))
-        began, report = time.perf_counter(), _reporter(progress)
+        began, report = time.perf_counter(), partial(reporting, progress)
         with inspecting(model):
             items = pairs(model, tokenizer, self.task)
             said = self._ask(model, tokenizer, self.texts, report, "answering")
@@ -179,7 +181,7 @@ class Survey:
         Returns:
             The mean log-likelihood of each answer, in nats per token; None where an answer is empty.
         """
-        own, report, title = reference.answers, _reporter(progress), "reading answers for coherence"
+        own, report, title = reference.answers, partial(reporting, progress), "reading answers for coherence"
         with inspecting(model):
             theirs = self._likelihoods(model, own.pairs(candidate.answers.tokens), report, title)
             if reference.confidence is None:
@@ -232,7 +234,3 @@ class Survey:
         asked = user_prompts(tokenizer, questions())
         reading = report(len(asked), "reading the reference's everyday answers")
         return divergence(model, asked, kept, batch_size=self.asking.batch_size, report=reading)
-
-
-def _reporter(progress: Progress | None) -> Reporter:
-    return lambda total, description: lambda done: progress(done, total, description) if progress else None

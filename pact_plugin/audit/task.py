@@ -10,7 +10,8 @@ from torch import Tensor
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Likelihood
 from pact_plugin.audit.reading import check_context
-from pact_plugin.data.generation import Pair, has_chat_template
+from pact_plugin.data.chat_template import has_chat_template
+from pact_plugin.data.generation import Pair
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError
 

@@ -55,7 +55,7 @@ def models(console: Console, named: Named) -> Models:
     """What loads the models; configurations, tokenizers and chat templates are looked at beforehand."""
     from pact_plugin.audit.describe import require_same_vocabulary
     from pact_plugin.audit.settings import Models
-    from pact_plugin.data.generation import user_prompts
+    from pact_plugin.data.chat_template import user_prompts
     from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
     loader = model_loader()

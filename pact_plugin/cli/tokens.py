@@ -54,7 +54,7 @@ def select(
     ] = None,
     dtype: Annotated[str, typer.Option(help="Such as bfloat16; by default as stored.")] = "auto",
     limit: Annotated[
-        int | None, typer.Option(help="Use only so many prompts of each kind, spread over the whole set.")
+        int | None, typer.Option(help="Most prompts of each kind, spread over the whole set.")
     ] = None,
 ) -> None:
     """Choose the safety tokens of an aligned model, and save them.
@@ -127,7 +127,7 @@ def show(
 
 def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -> SafetyTokens:
     """As a run chooses them that names none: from the bundled pool, whose answers are kept."""
-    from pact_plugin.data.generation import Generation
+    from pact_plugin.data.generation import Generation, reporting
     from pact_plugin.data.prompts import for_pool
     from pact_plugin.reference.pool import JUDGED_TOKENS
     from pact_plugin.reference.pool_file import pool_of
@@ -135,10 +135,8 @@ def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -
     from pact_plugin.reference.source import build_source
 
     source, prompts = build_source("itself", model), for_pool().prompts
-    asking = Generation(
-        JUDGED_TOKENS, how.batch_size, lambda done: progress(done, len(prompts), "Answering the pool")
-    )
-    pool = pool_of(source, tokenizer, prompts, asking)
+    report = reporting(progress, len(prompts), "Answering the pool")
+    pool = pool_of(source, tokenizer, prompts, Generation(JUDGED_TOKENS, how.batch_size, report))
     return tokens_of(pool, source, tokenizer, how.top_k)
 
 
@@ -166,7 +164,7 @@ def _summary(tokens: SafetyTokens, shown: SafetyTokens) -> str:
 
 
 def _prompts(kind: Kind, given: str | None, limit: int | None) -> tuple[str, ...]:
-    """Those of a file, or those of the pool, so many of them."""
+    """Those of a file, or those of the pool; at most `limit`."""
     from pact_plugin.data.prompt_files import load_file, with_column
     from pact_plugin.data.prompts import ColumnNames, for_pool
 

@@ -1,12 +1,14 @@
-"""Conversations as a model's chat template writes them."""
+"""Prompts and conversations as token ids: in a model's chat template, or as plain text where there is none."""
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.errors import ConfigError
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -14,15 +16,85 @@ _DATE = datetime(2024, 7, 26)
 """The date that Llama's templates give where they know none."""
 
 Turns = tuple[str, ...]
-"""What a user says and what is answered, by turns."""
+"""What a user says, and perhaps what is answered."""
 
 
-def rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) -> list[list[int]]:
+def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each user's prompt up to where the answer begins, in the tokenizer's chat format if it has one.
+
+    Several at once are many times faster than one by one.
+
+    Raises:
+        ConfigError: The tokenizer is one of mistral-common, or its chat template cannot be used.
+    """
+    require_usable(tokenizer)
+    if not prompts:
+        return []
+    if not has_chat_template(tokenizer):
+        return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
+    # Models that can think aloud first are asked not to; other templates ignore it.
+    return _rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
+
+
+def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """The same as they stand in training data: up to where a conversation and the prompt to answer first differ.
+
+    Most are those of `user_prompts`. Where a model can think aloud, data has the answer begin before the empty thoughts
+    that `user_prompts` end with.
+    """
+    if not prompts or not has_chat_template(tokenizer):
+        return user_prompts(tokenizer, prompts)
+    asked = _rendered(tokenizer, [(prompt,) for prompt in prompts])
+    answered = _rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
+    return [
+        whole[: next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))]
+        for prompt, whole in zip(asked, answered, strict=True)
+    ]
+
+
+def prompt_ends(tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]:
+    """Token ids up to each place where answers begin: `user_prompts`, and `trained_prompts` where these differ."""
+    asked = user_prompts(tokenizer, prompts)
+    others = trained_prompts(tokenizer, prompts)
+    return [asked] if others == asked else [asked, others]
+
+
+def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a user's prompt for a model that knows no chat format: a dialogue as plain text (C8.1)."""
+    return _plain(tokenizer, f"User: {prompt}\n\nAssistant: ")
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    ids = list(tokenizer(text)["input_ids"])
+    # A tokenizer may close its input with an end-of-sequence token, after which no answer would follow.
+    return ids[:-1] if ids[-1:] == [getattr(tokenizer, "eos_token_id", None)] else ids
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether the tokenizer knows its model's chat format."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def warn_without_chat_template(tokenizer: Any) -> None:
+    """Say that prompts will be plain text, which is hardly what the model was aligned in.
+
+    Warns:
+        UserWarning: The tokenizer has no chat template.
+    """
+    if not has_chat_template(tokenizer):
+        warnings.warn(
+            "PACT: the tokenizer has no chat template, so the model is asked in plain text. Set "
+            "`tokenizer.chat_template` to the one that it was aligned and your data is written in.",
+            stacklevel=3,
+        )
+
+
+def _rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) -> list[list[int]]:
     """Token ids of conversations; of those that end with a user's prompt, up to where its answer begins.
 
     Args:
         tokenizer: Has a chat template.
-        conversations: All of as many turns.
+        conversations: All with the same number of turns.
         settings: For the template.
 
     Raises:
@@ -69,7 +141,7 @@ def _texts(
 
 
 def _undated(template: Any) -> dict[str, str]:
-    """The chat template with a fixed date, if it gives today's: what was answered is kept for other days."""
+    """The chat template with a fixed date, if it gives today's: answers are kept, and used on other days."""
     if not isinstance(template, str) or not _TODAY.search(template):
         return {}
     return {"chat_template": _TODAY.sub(lambda found: f"'{_DATE.strftime(found[2])}'", template)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import warnings
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from pact_plugin.data.chat_template import rendered
-from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_config, without_router_loss
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
+
+Report = Callable[[int], None]
+"""Called with how many are done, such as prompts."""
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt and of its answer."""
@@ -35,7 +35,7 @@ def inspecting(*models: Any) -> Iterator[None]:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """What is drawn on the host inside changes nothing afterwards: data sets may draw when a row is read."""
+    """The host's random state is the same afterwards as before: data sets may draw numbers when a row is read."""
     python, arrays = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -50,76 +50,6 @@ def device_of(model: Any) -> torch.device:
     return next(model.parameters()).device
 
 
-def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each user's prompt up to where the answer begins, in the tokenizer's chat format if it has one.
-
-    Several at once are many times faster than one by one.
-
-    Raises:
-        ConfigError: The tokenizer is one of mistral-common, or its chat template cannot be used.
-    """
-    require_usable(tokenizer)
-    if not prompts:
-        return []
-    if not has_chat_template(tokenizer):
-        return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
-    # Models that can think aloud first are asked not to; other templates ignore it.
-    return rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
-
-
-def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
-    """The same as they stand in training data: up to where a conversation and the prompt to answer first differ.
-
-    Most are those of `user_prompts`. Where a model can think aloud, data has the answer begin before the empty thoughts
-    that `user_prompts` end with.
-    """
-    if not prompts or not has_chat_template(tokenizer):
-        return user_prompts(tokenizer, prompts)
-    asked = rendered(tokenizer, [(prompt,) for prompt in prompts])
-    answered = rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
-    return [
-        whole[: next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))]
-        for prompt, whole in zip(asked, answered, strict=True)
-    ]
-
-
-def prompt_ends(tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]:
-    """Token ids up to each place where answers begin: `user_prompts`, and `trained_prompts` where these differ."""
-    asked = user_prompts(tokenizer, prompts)
-    others = trained_prompts(tokenizer, prompts)
-    return [asked] if others == asked else [asked, others]
-
-
-def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a user's prompt for a model that knows no chat format: a dialogue as plain text (C8.1)."""
-    return _plain(tokenizer, f"User: {prompt}\n\nAssistant: ")
-
-
-def _plain(tokenizer: Any, text: str) -> list[int]:
-    ids = list(tokenizer(text)["input_ids"])
-    # A tokenizer may close its input with an end-of-sequence token, after which no answer would follow.
-    return ids[:-1] if ids[-1:] == [getattr(tokenizer, "eos_token_id", None)] else ids
-
-
-def has_chat_template(tokenizer: Any) -> bool:
-    """Whether the tokenizer knows its model's chat format."""
-    return bool(getattr(tokenizer, "chat_template", None))
-
-
-def warn_without_chat_template(tokenizer: Any) -> None:
-    """Say that prompts will be plain text, which is hardly what the model was aligned in.
-
-    Warns:
-        UserWarning: The tokenizer has no chat template.
-    """
-    if not has_chat_template(tokenizer):
-        warnings.warn(
-            "PACT: the tokenizer has no chat template, so the model is asked in plain text. Set "
-            "`tokenizer.chat_template` to the one that it was aligned and your data is written in.",
-            stacklevel=3,
-        )
-
-
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of special tokens: end of turn, padding and the like, also those that have no name in the tokenizer."""
     added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -128,6 +58,11 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 def silent(done: int) -> None:
     """Report nothing."""
+
+
+def reporting(progress: Progress | None, total: int, description: str) -> Report:
+    """Reports to `progress`, if there is one, under one description."""
+    return silent if progress is None else lambda done: progress(done, total, description)
 
 
 @dataclass(frozen=True)
@@ -142,11 +77,11 @@ class Generation:
 
     max_new_tokens: int
     batch_size: int
-    report: Callable[[int], None] = silent
+    report: Report = silent
 
 
 def longest_first(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
-    """Places of rows to read together: what does not fit into memory shows at once, and there is little padding."""
+    """The numbers of the rows of each batch. The longest come first: too little memory shows at once."""
     order = sorted(range(len(rows)), key=lambda place: -len(rows[place]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -210,7 +145,7 @@ def answer_logits(
     pairs: Sequence[Pair],
     *,
     batch_size: int,
-    report: Callable[[int], None],
+    report: Report,
 ) -> Iterator[Float[torch.Tensor, "R V"]]:
     """Teacher-forced logits of each answer: row r predicts its token r. One batch of logits is held at a
     time.
@@ -234,7 +169,7 @@ def answer_logits(
 
 
 def _padding(tokenizer: Any, model: Any) -> int:
-    """Any id will do that the model can embed: padding is masked. A tokenizer's own may have been added without."""
+    """Padding is masked, so any id that the model can embed will do. The tokenizer's own may have been added later."""
     known = getattr(text_config(model), "vocab_size", math.inf)
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from pact_plugin.data.generation import Generation, device_of, prompt_ends, warn_without_chat_template
+from pact_plugin.data.chat_template import prompt_ends, warn_without_chat_template
+from pact_plugin.data.generation import Generation, device_of
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.ranks import WHOLE_ON_EVERY_RANK, all_gather_object, rank

@@ -8,7 +8,7 @@ tie the length of the answers that the task teaches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,17 +16,20 @@ import torch
 from jaxtyping import Bool, Float
 
 import pact_plugin
+from pact_plugin.data.chat_template import (
+    dialogue_prompt,
+    has_chat_template,
+    user_prompts,
+    warn_without_chat_template,
+)
 from pact_plugin.data.generation import (
     Generation,
     Pair,
     Progress,
     answer_logits,
     answers,
-    dialogue_prompt,
-    has_chat_template,
     inspecting,
-    user_prompts,
-    warn_without_chat_template,
+    reporting,
 )
 from pact_plugin.data.prompts import Kind, for_pool
 from pact_plugin.judge import is_refusal
@@ -96,7 +99,7 @@ def select_safety_tokens(
     """
     check_settings(how.contrast, base_model, how.benign, how.max_new_tokens, how.batch_size)
     warn_without_chat_template(tokenizer)
-    run = _Run(tokenizer, how, progress or _silent)
+    run = _Run(tokenizer, how, progress)
     with inspecting(*[model] if base_model is None else [model, base_model]):
         allowed = ordinary_tokens(model, base_model, tokenizer, how.top_k)
         requests = pool_prompts("harmful") if how.harmful is None else _distinct(how.harmful)
@@ -135,7 +138,7 @@ def choose_from_answers(
     Raises:
         ConfigError: There are fewer than 8 refusals or helpful answers, or `top_k` is out of range.
     """
-    run = _Run(tokenizer, how, progress or _silent)
+    run = _Run(tokenizer, how, progress)
     with inspecting(model):
         allowed = ordinary_tokens(model, None, tokenizer, how.top_k)
         check_refusals(len(refusals), len(refusals))
@@ -152,7 +155,7 @@ def choose_from_answers(
 class _Run:
     tokenizer: Any
     how: Selection
-    progress: Progress
+    progress: Progress | None
 
     def answer(self, model: Any, prompts: Sequence[str], *, refused: bool) -> dict[str, Pair]:
         """The prompts that the model refuses (or answers otherwise), with their token ids and answers."""
@@ -164,7 +167,9 @@ class _Run:
             Generation(
                 self.how.max_new_tokens,
                 self.how.batch_size,
-                self._reporter(len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"),
+                reporting(
+                    self.progress, len(asked), f"Answering {'harmful' if refused else 'benign'} prompts"
+                ),
             ),
         )
         return {
@@ -175,7 +180,7 @@ class _Run:
 
     def logits(self, model: Any, pairs: dict[str, Pair], description: str) -> Iterator[torch.Tensor]:
         """Teacher-forced logits of every answer, one after another."""
-        report = self._reporter(len(pairs), description)
+        report = reporting(self.progress, len(pairs), description)
         return answer_logits(model, list(pairs.values()), batch_size=self.how.batch_size, report=report)
 
     def chosen(
@@ -213,9 +218,6 @@ class _Run:
             "pact_plugin": pact_plugin.__version__,
         }
 
-    def _reporter(self, total: int, description: str) -> Callable[[int], None]:
-        return lambda done: self.progress(done, total, description)
-
 
 def _halves(answers: Iterator[Float[torch.Tensor, "R V"]]) -> Iterator[Float[torch.Tensor, "2 V"]]:
     """Of each answer the first position, and the mean over all, so that the first counts for half (clause C8.5).
@@ -229,7 +231,3 @@ def _halves(answers: Iterator[Float[torch.Tensor, "R V"]]) -> Iterator[Float[tor
 
 def _distinct(prompts: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(prompts))
-
-
-def _silent(done: int, total: int, description: str) -> None:
-    pass

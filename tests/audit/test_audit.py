@@ -17,7 +17,7 @@ from pact_plugin.audit.notes import of_noise
 from pact_plugin.audit.reading import ask, read
 from pact_plugin.audit.result import Comparison
 from pact_plugin.audit.verdict import Thresholds, evaluate, judge
-from pact_plugin.data.generation import user_prompts
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError, NonFiniteError
 

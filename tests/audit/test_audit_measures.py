@@ -13,7 +13,7 @@ from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny
 from pact_plugin.audit import everyday, task
 from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.reading import Answers, ask
-from pact_plugin.data.generation import user_prompts
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError, NonFiniteError
 

@@ -16,7 +16,7 @@ from benchmarks.field.kept import claimed, once
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes
 from benchmarks.field.start import load
-from pact_plugin.data.generation import user_prompts
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 

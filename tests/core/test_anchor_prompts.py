@@ -11,7 +11,8 @@ from tiny import HELP, QUESTIONS, REFUSAL, REQUESTS, tiny_aligned_model, tiny_mo
 
 from pact_plugin import PactConstraint
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import Generation, answers, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Generation, answers
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.pool import PoolAnswer

@@ -31,7 +31,7 @@ from tiny import tiny_model, tiny_vocab_size
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.config import Anchors
-from pact_plugin.data.generation import user_prompts
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.prompts import bundled
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.model.head import LanguageHead

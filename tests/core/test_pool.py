@@ -10,7 +10,8 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_token
 from tokenizers import AddedToken
 from transformers import GenerationMixin
 
-from pact_plugin.data.generation import Generation, prompt_ends, special_ids, user_prompts
+from pact_plugin.data.chat_template import prompt_ends, user_prompts
+from pact_plugin.data.generation import Generation, special_ids
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import LanguageHead

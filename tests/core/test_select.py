@@ -22,6 +22,7 @@ from tiny import (
 import pact_plugin
 from pact_plugin import SafetyTokens
 from pact_plugin.data import generation as generate
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.select import Selection, select_safety_tokens
 
@@ -290,9 +291,7 @@ def test_without_a_chat_template_prompts_are_plain_and_that_is_said(aligned):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_padding_changes_neither_answers_nor_logits(architecture, tokenizer):
     model = tiny_model(architecture)
-    prompts = [
-        generate.user_prompts(tokenizer, [text])[0] for text in ("Hi", "How do I write a program?", "Sure")
-    ]
+    prompts = [user_prompts(tokenizer, [text])[0] for text in ("Hi", "How do I write a program?", "Sure")]
 
     def answer(batch_size: int):
         settings = {"batch_size": batch_size, "report": lambda done: None}
@@ -314,7 +313,7 @@ def test_padding_changes_neither_answers_nor_logits(architecture, tokenizer):
 
 def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
     model, seen = tiny_model(), []
-    prompts = [generate.user_prompts(tokenizer, [text])[0] for text in ("Hi", "Sure")]
+    prompts = [user_prompts(tokenizer, [text])[0] for text in ("Hi", "Sure")]
     ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
     watched = model.lm_head.register_forward_hook(
         lambda _, args, output: seen.append(args[0].is_contiguous())
@@ -332,7 +331,7 @@ def test_the_head_of_a_model_that_answers_is_given_contiguous_states(tokenizer):
 def test_answers_read_each_token_once_whatever_the_checkpoint_says_of_its_cache(tokenizer):
     model, read = tiny_model(), []
     model.config.use_cache = model.generation_config.use_cache = False
-    prompts = [generate.user_prompts(tokenizer, [text])[0] for text in ("Hi", "Sure")]
+    prompts = [user_prompts(tokenizer, [text])[0] for text in ("Hi", "Sure")]
     watched = model.model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
@@ -352,7 +351,7 @@ def test_answers_read_each_token_once_whatever_the_checkpoint_says_of_its_cache(
     ],
 )
 def test_answers_are_greedy_whatever_the_checkpoint_says_of_generation(tokenizer, setting):
-    prompts = generate.user_prompts(tokenizer, ["Hi", "Sure"])
+    prompts = user_prompts(tokenizer, ["Hi", "Sure"])
     found = []
     for given in ({}, setting):
         model = tiny_model()

@@ -15,7 +15,8 @@ from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model
 import pact_plugin as pact
 from pact_plugin.audit.monitor import FILE_NAME
 from pact_plugin.audit.verdict import Thresholds
-from pact_plugin.data.generation import Generation, answers, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import Generation, answers
 from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
 from pact_plugin.judge import is_refusal

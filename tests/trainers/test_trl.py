@@ -27,7 +27,7 @@ from tiny import tiny_model, tiny_tokenizer
 from trl import SFTConfig, SFTTrainer
 
 import pact_plugin as pact
-from pact_plugin.data.generation import prompt_ends
+from pact_plugin.data.chat_template import prompt_ends
 from pact_plugin.data.positions import positions_of
 from pact_plugin.data.responses import Responses, endings_of
 from pact_plugin.model.head import language_head

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from benchmarks.field.data import Item
 from benchmarks.field.methods.base import Trainee
-from pact_plugin.data.generation import inspecting, user_prompts
+from pact_plugin.data.chat_template import user_prompts
+from pact_plugin.data.generation import inspecting
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference.pool import ends_of
 
