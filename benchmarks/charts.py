@@ -68,7 +68,7 @@ def picture(runs: list[Run], machine: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(max(7.0, 1.5 * len(runs[0][1]) + 1), 0.8 + 2.8 * len(runs)), dpi=150)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
-    top = max(_ratios(kinds)[-1] for _, kinds in runs)
+    top = max(_highest(kinds) for _, kinds in runs)
     for axes, (settings, kinds) in zip(panels, runs, strict=True):
         shown = {n: k for n, k in kinds.items() if n != PLAIN and not k.out_of_memory}
         places = list(range(len(shown)))
@@ -97,9 +97,9 @@ def picture(runs: list[Run], machine: dict[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def _ratios(kinds: dict[str, Kind]) -> list[float]:
-    found = [k.time_ratio.high for k in kinds.values() if not k.out_of_memory]
-    return sorted([*found, *[k.memory_ratio for k in kinds.values() if k.memory_ratio], 1.0])
+def _highest(kinds: dict[str, Kind]) -> float:
+    times = [k.time_ratio.high for k in kinds.values() if not k.out_of_memory]
+    return max([*times, *(k.memory_ratio for k in kinds.values() if k.memory_ratio), 1.0])
 
 
 def machine_line(machine: dict[str, Any]) -> str:

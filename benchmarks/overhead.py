@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Any) -> Quartiles:
-        """Of some numbers."""
+        """Quartiles of some numbers."""
         low, median, high = np.percentile(np.asarray(values, float), [25, 50, 75])
         return cls(float(median), float(low), float(high))
 
@@ -84,7 +84,7 @@ def measure(settings: Settings, folder: Path, report: Report, *, memory: bool = 
     out_of_memory = [name for name in names if "out_of_memory" in peaks.get(name, {})]
     timed = tuple(name for name in settings.modes if name not in out_of_memory)
     report(f"time of {', '.join(timed) or PLAIN}")
-    found = _run("time", Settings(**(asdict(settings) | {"modes": timed})), PLAIN, folder)
+    found = _run("time", replace(settings, modes=timed), PLAIN, folder)
     if "out_of_memory" in found:
         raise SystemExit(f"plain training runs out of memory: {found['out_of_memory']}")
     return {name: _kind(name, settings, found, peaks) for name in names if name not in out_of_memory} | {
@@ -93,7 +93,7 @@ def measure(settings: Settings, folder: Path, report: Report, *, memory: bool = 
 
 
 def _only(settings: Settings, name: str) -> Settings:
-    return Settings(**(asdict(settings) | {"modes": () if name == PLAIN else (name,)}))
+    return replace(settings, modes=() if name == PLAIN else (name,))
 
 
 def _run(what: str, settings: Settings, name: str, folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from benchmarks.field.data import HARMFUL_SETS
 from benchmarks.field.kept import read, read_cell
 from benchmarks.field.measure import READ_AT_A_TIME
 from benchmarks.field.results import label
-from benchmarks.field.run import cell_path, merged
+from benchmarks.field.run import adapter_folder, cell_path, merged
 from benchmarks.field.settings import ALIGNED, ANSWER_TOKENS, Cell, Sizes, Split
 from benchmarks.field.start import Start
 from pact_plugin.audit.bootstrap import bootstrap
@@ -107,7 +107,7 @@ def adapter_of(folder: Path, cell: Cell) -> Path:
     Raises:
         ConfigError: The run is not in the folder.
     """
-    path = folder / "adapters" / cell.name
+    path = adapter_folder(folder, cell)
     if not (path / "training.json").is_file():
         raise _missing(path)
     return path

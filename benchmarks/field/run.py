@@ -66,10 +66,10 @@ def cell_path(folder: Path, cell: Cell, split: Split) -> Path:
 def run(bench: Bench, cells: Sequence[Cell]) -> list[Cell]:
     """Run the cells that are not there, and the aligned model of each task.
 
-    Several processes may share a folder: a cell that another one is at is left to it.
+    Several processes may share a folder: a cell that another one runs is left to it.
 
     Returns:
-        The cells that others are at.
+        The cells that other processes run.
 
     Raises:
         ConfigError: The folder holds runs of other sizes or data, or of another method of the same name.
@@ -102,7 +102,9 @@ def check(bench: Bench, cells: Sequence[Cell]) -> None:
         _require(bench, bench.path(cell), own | origin.asked(questions(bench, cell)))
         if adapter_of is not None:
             _require(
-                bench, adapter_folder(bench, adapter_of) / "training.json", trained_on(bench, adapter_of)
+                bench,
+                adapter_folder(bench.start.folder, adapter_of) / "training.json",
+                trained_on(bench, adapter_of),
             )
         if bench.path(cell).is_file() and own["config"] is not None:
             _notice(bench, bench.path(cell), read(bench.path(cell)), own["config"])
@@ -144,7 +146,9 @@ def _made(bench: Bench, cell: Cell) -> dict[str, Any]:
     noted: dict[str, Any] = {}
     if (trained := _with_adapter(bench, cell)) is not None:
         noted = adapter(bench, trained)
-        model = merged(start, adapter_folder(bench, trained), cell.strength if trained != cell else None)
+        model = merged(
+            start, adapter_folder(start.folder, trained), cell.strength if trained != cell else None
+        )
     begun, wanted = time.perf_counter(), questions(bench, cell)
     found = measure(model, start, wanted)
     return {
@@ -169,14 +173,14 @@ def _with_adapter(bench: Bench, cell: Cell) -> Cell | None:
     return replace(cell, method="plain", strength=None) if scaled else cell
 
 
-def adapter_folder(bench: Bench, cell: Cell) -> Path:
+def adapter_folder(folder: Path, cell: Cell) -> Path:
     """Where what a run has trained is kept, for the other half of what is asked and for methods that change it."""
-    return bench.start.folder / "adapters" / cell.name
+    return folder / "adapters" / cell.name
 
 
 def adapter(bench: Bench, cell: Cell) -> dict[str, Any]:
     """Train a run if that was not done, and return what was noted of that."""
-    folder = adapter_folder(bench, cell)
+    folder = adapter_folder(bench.start.folder, cell)
     notes: Path = folder / "training.json"
     with locked(bench.start.folder, f"adapter-{cell.name}"):
         if not notes.is_file():
