@@ -34,7 +34,7 @@ class Constraint:
     def __init__(self, parts: Parts) -> None:
         self.config, self.model, self.terms = parts.config, parts.model, parts.terms
         self.tokens, self.reference, self._student = parts.tokens, parts.reference, parts.student
-        self._looking = tuple(term for term in parts.terms if term.columns)
+        self._looking = parts.looking
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
         self._first, self._micro_batch = True, (0, 0)

@@ -48,7 +48,6 @@ class PactTrainerMixin(PactRunMixin):
         """The trainer's own loss, plus the constraint in training."""
         batch = self._pact_batch(inputs)
         training = self.model.training
-        weight = self.pact.config.weight
         step = Step(
             self.state.global_step + 1,
             micro_batches=getattr(self, "current_gradient_accumulation_steps", 1),  # not before training
@@ -69,7 +68,7 @@ class PactTrainerMixin(PactRunMixin):
             step,
             task_loss="dft" if getattr(self.args, "loss_type", None) == "dft" else "nll",
         )
-        if weight == 0:
+        if self.pact.config.weight == 0:
             return result
         return with_constraint(result, constraint)
 

@@ -84,7 +84,7 @@ def curve(values: Sequence[np.ndarray]) -> result.Curve:
     return result.Curve(mean=means, low=lows, high=highs, n=counts)
 
 
-def changed_most(
+def changed_most_first(
     prompts: Sequence[Prompt],
     reference: Sequence[JudgedAnswer],
     candidate: Sequence[JudgedAnswer],

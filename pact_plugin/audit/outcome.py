@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 
 from pact_plugin.audit import result
 from pact_plugin.audit.coherence import coherence
-from pact_plugin.audit.compare import Pairs, changed_most, compare
+from pact_plugin.audit.compare import Pairs, changed_most_first, compare
 from pact_plugin.audit.describe import versions
 from pact_plugin.audit.everyday import Kept, summary
 from pact_plugin.audit.judging import Judges, agree
@@ -82,7 +82,7 @@ def assembled(
         task=likelihood(reference.task, candidate.task),
         everyday=_everyday(reference, candidate),
         notes=said,
-        prompts=changed_most(prompts, *sides, pairs, flips if rounds else None),
+        prompts=changed_most_first(prompts, *sides, pairs, flips if rounds else None),
     )
 
 

@@ -34,3 +34,8 @@ class Parts:
     reference: Reference
     aligned: str
     terms: tuple[Term, ...]
+
+    @property
+    def looking(self) -> tuple[Term, ...]:
+        """The terms that ask something of the aligned model at the data's response positions."""
+        return tuple(term for term in self.terms if term.columns)

@@ -63,9 +63,8 @@ class Record:
             table=parts.reference.digest,
             release=__version__,
         )
-        looking = [term for term in parts.terms if term.columns]
-        names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(looking)}
-        return cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(looking))
+        names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(parts.looking)}
+        return cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(parts.looking))
 
     def begin(self) -> None:
         """Count from nothing, as a training does that begins in a process where one has ended."""
