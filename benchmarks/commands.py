@@ -77,7 +77,7 @@ COUNT_HEADINGS = (
 
 
 def run_counts(measured: list[Settings], output: Path, eased: int) -> None:
-    """Operations and bytes, without running anything; with so many responses eased in each step."""
+    """Operations and bytes, without running anything; `eased` responses of each step are eased."""
     lines: list[tuple[str, ...]] = []
     content = []
     for settings in measured:

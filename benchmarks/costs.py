@@ -10,7 +10,7 @@ class AnchorRows:
     """The anchors of a step, as one batch.
 
     Args:
-        rows: So many.
+        rows: Number of anchors.
         length: Tokens read of each: by default the bundled prompts' mean in SmolLM2's chat format without a system
             message, and the answer.
         held: Positions held, of all together.
@@ -23,7 +23,7 @@ class AnchorRows:
     tokens: int | None = None
 
     def buckets(self, safety_tokens: int, top_k: int, vocab_size: int) -> int:
-        """Distinct tokens, of so many safety tokens and `top_k` others at each position."""
+        """Distinct tokens that are buckets, from the number of safety tokens and `top_k` others at each position."""
         return self.tokens or min(safety_tokens + top_k * self.held, vocab_size - 1)
 
 
@@ -64,5 +64,5 @@ class Count:
         return self.reading_flops / self.plain
 
     def run_ratio(self, epochs: int) -> float:
-        """FLOPs of a run of so many epochs, reading included, to those of a plain one."""
+        """Ratio of a run's FLOPs, reading the data included, to those of a plain run of as many epochs."""
         return self.ratio + self.reading_share / epochs

@@ -147,7 +147,7 @@ class Kind:
     def _anchors(self, anchors: AnchorRows) -> int:
         """FLOPs of a step's anchors: through the decoder and the head, forward and backward."""
         count = anchors.held
-        # A frozen head's rows of all of them are multiplied, as those of so many safety tokens would be.
+        # A frozen head multiplies its rows of all of them, as if they were safety tokens.
         tokens = anchors.buckets(len(self._ids), self._top_k, self._settings.sizes.vocab_size)
         ids = torch.zeros(tokens, dtype=torch.long, device="meta")
         states = self._states(count).requires_grad_()

@@ -63,7 +63,7 @@ def lora(model: Any, rank: int) -> Any:
 
 
 def build_tokenizer(vocab_size: int) -> Any:
-    """A tokenizer of as many words, one token each, first those of the prompts that the aligned model is asked."""
+    """A tokenizer of `vocab_size` words, one token each, first those of the prompts that the aligned model is asked."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -39,7 +39,7 @@ class OneBatchTrainer(_OneBatch, Trainer):
 
 
 def build_trainer(settings: Settings, steps: int, folder: Path) -> Any:
-    """A trainer that will take so many steps.
+    """A trainer that will take `steps` steps.
 
     Args:
         settings: What is measured.

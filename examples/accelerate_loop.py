@@ -1,4 +1,4 @@
-"""Fine-tune a chat model under PACT in a training loop of one's own, on one or more processes, with Accelerate.
+"""Fine-tune a chat model under PACT in your own training loop, on one or more processes, with Accelerate.
 
     accelerate launch accelerate_loop.py --model my-org/my-aligned-model --data chat.jsonl --output out
     pact-plugin verify out

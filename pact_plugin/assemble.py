@@ -1,4 +1,4 @@
-"""Where the parts are put together: `PactConstraint` for a loop of one's own, `attach` for a trainer."""
+"""Where the parts are put together: `PactConstraint` for your own loop, `attach` for a trainer."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
 
 
 class PactConstraint(Constraint):
-    """A constraint from a model, its tokenizer and settings, for a loop of one's own.
+    """A constraint from a model, its tokenizer and settings, for your own loop.
 
     Built before the first training step, on the device that trains:
 

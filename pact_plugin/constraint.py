@@ -120,8 +120,8 @@ class Constraint:
         Args:
             batch: `labels` [B, T], with `position_ids` or `cu_seq_lens_q` where rows hold several documents, and the
                 `attention_mask` where rows are padded on the left.
-            step: The optimiser step of this batch; when absent, the next one, of this batch alone, with a response.
-            task_loss: How the task weighs a token, which the easing takes part of: `dft` by its own probability.
+            step: The optimiser step of this batch. When absent, the next, of this batch alone, which needs a response.
+            task_loss: How the task weights its loss, part of which easing takes off: `dft` by each token's probability.
 
         Returns:
             A scalar, in nats per token of the step, times its `world_size`; negative where easing takes off more than
@@ -172,7 +172,7 @@ class Constraint:
 
         Args:
             step: The optimiser step that this micro-batch is part of; when absent, the next one, of this alone.
-            tokens: Those of the micro-batch that are trained on, for the receipt.
+            tokens: How many tokens of the micro-batch are trained on, for the receipt.
             apart: Whether it has a backward pass of its own, before the forward pass of the batch: as `ahead`.
 
         Returns:
@@ -201,7 +201,7 @@ class Constraint:
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
-        """Measure an evaluation batch just watched, for `metrics("eval")`: without any if a document is not known."""
+        """Measure an evaluation batch just watched. `metrics("eval")` is empty if one of its documents is not known."""
         if not self._looking:
             return
         self._note_begun()
@@ -240,7 +240,7 @@ class Constraint:
         return Step(self.record.receipt.total_steps + 1)
 
     def _number(self, step: Step) -> int:
-        """Of the next micro-batch within a step, from 0."""
+        """Number of the next micro-batch within a step, from 0."""
         step.require_from(self.record.receipt.total_steps)
         again = self._micro_batch[0] == step.number == self.record.receipt.total_steps
         return self._micro_batch[1] + 1 if again else 0

@@ -109,7 +109,7 @@ def training_items(data: Data, cell: Cell, sizes: Sizes) -> list[Item]:
     """The items of a cell in the order of the first epoch; the same for every method and wording.
 
     Raises:
-        ConfigError: There are not so many.
+        ConfigError: There are too few.
     """
     rng = random.Random(f"{cell.task} {cell.contamination:g} {cell.seed}")
     count = round(cell.contamination * sizes.items)

@@ -49,7 +49,7 @@ def locked(folder: Path, name: str) -> FileLock:
 
 @contextmanager
 def claimed(folder: Path, name: str) -> Iterator[bool]:
-    """Whether something is ours to do: false where another process is at it."""
+    """Whether something is ours to do: false while another process does it."""
     lock = locked(folder, name)
     try:
         lock.acquire(timeout=0)

@@ -27,17 +27,17 @@ class Replayed:
     benign: Sequence[Pair]
 
     def harmful_of_step(self, number: int, count: int, seed: int) -> list[Pair]:
-        """So many harmful ones for the step of a number, in a shuffled order."""
+        """`count` harmful ones for step `number`, in a shuffled order."""
         return _turn(self.harmful, number, count, seed)
 
     def of_step(self, number: int, count: int, seed: int) -> list[Pair]:
-        """So many for the step of a number, half of them harmful, in a shuffled order."""
+        """`count` of them for step `number`, half of them harmful, in a shuffled order."""
         harmful = _turn(self.harmful, number, (count + 1) // 2, seed)
         return harmful + _turn(self.benign, number, count // 2, seed)
 
 
 def pool_prompts() -> tuple[str, ...]:
-    """All prompts of the pool: what is asked must be others."""
+    """All prompts of the pool, none of which may be asked after training."""
     return tuple(one.prompt for one in for_pool().prompts)
 
 

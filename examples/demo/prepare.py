@@ -26,7 +26,7 @@ def choose_tokens(model: Any, tokenizer: Any, count: int, bars: Progress) -> pac
 
 
 def spread(prompts: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """So many of the prompts, from all categories."""
+    """At most `count` of the prompts, from all categories."""
     return prompts[:: max(len(prompts) // count, 1)][:count]
 
 

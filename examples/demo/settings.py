@@ -17,7 +17,7 @@ class Settings:
         batch_size: Conversations in one optimiser step.
         learning_rate: Of AdamW, at its highest; it rises for 5 steps and falls to 0.
         rank: Of the LoRA adapter.
-        lora_layers: The adapter is on so many of the last of the model's 30 layers.
+        lora_layers: How many of the model's 30 layers, counted from the last, have the adapter.
         weight: Of the constraint.
         selection_prompts: Prompts of each kind that safety tokens are chosen from.
         prompts: Held-out prompts of each kind.

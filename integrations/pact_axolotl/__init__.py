@@ -40,7 +40,7 @@ class PactPlugin:
 
         Args:
             cfg: The configuration as Axolotl has validated it.
-            preprocess: Whether the data is prepared alone; all the same here.
+            preprocess: Whether the data is only prepared; makes no difference here.
 
         Raises:
             PactError: They do not fit.

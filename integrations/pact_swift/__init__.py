@@ -1,6 +1,6 @@
 """PACT for ms-swift: `swift sft --external_plugins "$(python -m pact_swift)" ...`.
 
-With settings, the plugin is a file of one's own, `--external_plugins pact.py`:
+With settings, the plugin is a file of your own, `--external_plugins pact.py`:
 
     import pact_swift
 

@@ -21,7 +21,7 @@ SAFE_LOSS = "pact/safe_loss"
 
 
 class AuditCallback(TrainerCallback):
-    """Asks the model a few dozen prompts every so many steps, and at every evaluation.
+    """Asks the model a few dozen prompts at regular steps (`every`), and at every evaluation.
 
     `pact/refusal_rate`, `pact/over_refusal_rate` and `pact/audit_seconds` are logged. Evaluations also return
     `eval_pact/refusal_rate`, `eval_pact/over_refusal_rate` and `eval_pact/safe_loss`, any of which
@@ -33,7 +33,7 @@ class AuditCallback(TrainerCallback):
         trainer: The trainer that it is added to: `trainer.add_callback(AuditCallback(trainer))`.
         every: Steps between audits; by default only evaluations are audited.
         prompts: What the model is asked; by default the bundled prompts that are not for anchors.
-        limit: At most so many prompts of each kind.
+        limit: Most prompts of each kind; None for all.
         thresholds: What is allowed; as in `pact-plugin audit`.
         stop: Stop training when an audit does not keep to the thresholds.
         max_new_tokens: Where answers are cut off, in tokens.

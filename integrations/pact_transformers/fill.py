@@ -119,7 +119,7 @@ def _has_labels(loader: Any) -> bool:
 
 
 def _batches(trainer: Any, loader: Any, rows: int) -> DataLoader:
-    """This rank's share of a data loader's rows, so many at a time, in the order of the data set, through its collator.
+    """This rank's share of a data loader's rows in batches, in the order of the data set, through its collator.
 
     Not in the loader's own batches: a sampler may drop rows that a later epoch does not. The trainer's random state
     stays as it is.

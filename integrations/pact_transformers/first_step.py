@@ -98,7 +98,7 @@ class CheckFirstStep(TrainerCallback):
 
     def _compare(self, model: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         loss = getattr(output, "loss", None)
-        targets, self._targets = self._targets, None  # the anchors' passes are no business of this
+        targets, self._targets = self._targets, None  # so the anchors' passes are not compared
         if targets is None or loss is None:
             return
         if self._later and self._hidden is not None:
@@ -123,7 +123,7 @@ def _targets(kwargs: dict[str, Any]) -> Tensor | None:
     if ids is None or targets.shape == ids.shape:
         return targets
     whole = torch.full_like(ids, IGNORE_INDEX)
-    # Which positions, or the last so many.
+    # Either the positions, or how many of the last.
     whole[:, kept if torch.is_tensor(kept) else slice(-targets.shape[1], None)] = targets
     return whole
 

@@ -146,7 +146,7 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Those that say what was held; where files lie is nobody's business."""
+    """Those that say what was held, without paths."""
     shown = {
         key: config.get(key) or False for key in ("weight", "easing", "anchors", "hold_data", "advanced")
     }

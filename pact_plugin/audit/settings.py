@@ -40,8 +40,8 @@ class Asking:
     Args:
         max_new_tokens: Where answers are cut off, in tokens.
         batch_size: Prompts at a time.
-        limit: At most so many prompts of each kind.
-        noise_floor: How many times more the reference answers, in other batches and orders.
+        limit: Most prompts of each kind; None for all.
+        noise_floor: Further rounds in which the reference answers, in other batches and orders.
 
     Raises:
         ConfigError: A setting cannot be used.

@@ -15,7 +15,7 @@ def verify(
 ) -> None:
     """Say whether a run was constrained; exit status 1 when it was not, in whole or in part.
 
-    Of one that was, a warning beside it if its model has moved far from the aligned one all the same.
+    If it was, but its model has still moved far from the aligned one, a warning says so.
     """
     from pact_plugin.run.drift import drift_warning
     from pact_plugin.run.receipt import Receipt

@@ -11,5 +11,5 @@ def cell(text: str) -> str:
 
 
 def shown_name(model: str) -> str:
-    """A model for other people's eyes: of one in a folder the folder's name, as its path is nobody's business."""
+    """A model's name as others may see it: of a folder its name alone, as paths tell about the user."""
     return cell(Path(model).name if Path(model).is_absolute() else model)

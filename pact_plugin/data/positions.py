@@ -225,8 +225,8 @@ def _restarts(planes: Int[Tensor, "P B T"], mask: Int[Tensor, "B T"] | None) -> 
 def nothing_masked(batch: Mapping[str, Any]) -> bool:
     """Whether every token but padding and document starts is trained on, prompts included.
 
-    So it is where all that is masked is one and the same token: a collator that masks padding masks the end of each
-    answer, too, if the tokenizer pads with it.
+    One masked token id is taken for padding: a collator that masks padding also masks the end of each answer where the
+    tokenizer pads with that token.
 
     Raises:
         ShapeError: The batch has no labels.

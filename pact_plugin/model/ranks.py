@@ -70,7 +70,7 @@ def refuse_fsdp1(model: nn.Module) -> None:
 def keep_root_whole(model: nn.Module) -> None:
     """Under FSDP2 what the root holds, such as the head, stays whole between a forward pass and its backward pass.
 
-    So torch has it by itself; trainers ask for the contrary. The constraint reads the head after the forward pass.
+    This is torch's default, which trainers turn off. The constraint reads the head after the forward pass.
     """
     for module in model.modules():
         reshard: Any = getattr(module, "set_reshard_after_forward", None)
@@ -82,8 +82,8 @@ def keep_root_whole(model: nn.Module) -> None:
 def chunks(hidden: Tensor, size: int, module: nn.Module) -> list[Tensor]:
     """Rows in chunks, each of which a module is called on.
 
-    Where a call of the module needs every rank, as it gathers parameters of its own, all ranks have as many chunks: a
-    rank with fewer rows has empty ones at the end.
+    Where a call of the module needs every rank, as it gathers parameters of its own, all ranks get the same number of
+    chunks: a rank with fewer rows has empty ones at the end.
 
     Args:
         hidden: [N, d].
@@ -116,12 +116,12 @@ def gathered(module: nn.Module) -> AbstractContextManager[Any]:
 
 
 def rank() -> int:
-    """Of this process, from 0."""
+    """This process's rank, from 0."""
     return distributed.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """How many there are."""
+    """Number of ranks."""
     return distributed.get_world_size() if is_distributed() else 1
 
 

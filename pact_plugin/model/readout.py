@@ -160,7 +160,7 @@ class _Frozen(torch.autograd.Function):
             # Hooks that offload activations take the first backward pass that they see for that of the step.
             with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
                 leaf = states.detach().requires_grad_()
-                # Some module hooks cannot bear a leaf.
+                # Some module hooks fail on a leaf.
                 part = _read(head.logits(leaf.view_as(leaf)), tokens, targets)
                 (gradient,) = torch.autograd.grad(part.outside.sum(), leaf)
             parts.append(Read(*(tensor.detach() for tensor in part)))

@@ -72,7 +72,7 @@ def contiguous_input(module: nn.Module | None) -> Iterator[None]:
 def without_router_loss(model: Any) -> Iterator[None]:
     """A mixture of experts computes no load-balancing loss inside.
 
-    TRL turns it on in the model's configuration. Beside a cache of earlier tokens transformers fails at it.
+    TRL turns it on in the model's configuration, and transformers cannot compute it with a cache of earlier tokens.
     """
     text = text_config(model)
     if not getattr(text, "output_router_logits", False):

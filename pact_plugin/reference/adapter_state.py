@@ -80,7 +80,7 @@ def _predicted(ids: Int[Tensor, " n"], source: Source) -> tuple[Tensor, ...]:
 
 
 def _embedded(decoder: Any) -> Iterator[Callable[[Source], tuple[Tensor, ...]]]:
-    """Reads the embeddings of all tokens, so many at a time, where the adapter is around them.
+    """Reads the embeddings of all tokens, part by part, where the adapter is around them.
 
     Raises:
         ReferenceModelError: They are sharded, and cannot be read by themselves.

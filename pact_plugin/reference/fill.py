@@ -181,7 +181,7 @@ def _count(batches: Any) -> int | None:
 
 
 def _create(table: Table) -> None:
-    """By rank 0; what it meets is raised on every rank."""
+    """Rank 0 creates the table; its error is raised on every rank."""
     problem: StoreError | None = None
     if rank() == 0:
         try:
@@ -199,7 +199,7 @@ def _create(table: Table) -> None:
 
 
 def _require_one_folder(table: Table) -> None:
-    """Each rank looks for a file of rank 0's; before anything is read, as on a local disk it would be for nothing."""
+    """Refuse a folder that the ranks do not share, before all data is read for nothing: each looks for one file."""
     name = broadcast_object(f"{uuid4().hex}.seen")
     mark = table.folder / name
     if rank() == 0:

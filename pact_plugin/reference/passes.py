@@ -52,7 +52,7 @@ class Context:
 
 
 class Passes:
-    """Computes columns.
+    """Runs the aligned model, and computes columns.
 
     Args:
         source: The aligned model.

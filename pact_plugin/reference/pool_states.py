@@ -39,7 +39,7 @@ def read_where(pool: Pool, source: Source, endings: Sequence[tuple[int, ...]]) -
 
 
 def _states(pool: Pool, source: Source, left_out: int) -> Tensor:
-    """[N, d] final hidden states so many tokens before the prompts' ends."""
+    """[N, d] final hidden states, `left_out` tokens before the prompts' ends."""
     prompts = [one.prompt[:-left_out] for one in pool.asked]
 
     def read(file: Path) -> Tensor:

@@ -85,7 +85,7 @@ class Shards:
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """Size on disk."""
         return sum(shard.bytes for shard in self._shards)
 
 

@@ -124,7 +124,7 @@ class Table:
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """Size on disk."""
         return self._shards.bytes
 
     def bytes_of(self, document: Document) -> int:

@@ -1,4 +1,4 @@
-"""How far a constrained run's model has moved, by what it measured itself: a sign, no audit."""
+"""How far a constrained run's model has moved, by its own measurements: a sign, not an audit."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Number = Tensor | int | float
 
 @dataclass(frozen=True)
 class Sums:
-    """Of a micro-batch, without gradient.
+    """Sums over a micro-batch, without gradient.
 
     Args:
         tokens: Those that the task loss counts: its denominator.

@@ -161,7 +161,7 @@ class Record:
 
         Args:
             directory: Made if it is not there.
-            total_steps: Optimiser steps that a loop of one's own has taken, by its own count: so `verify` sees steps
+            total_steps: Optimiser steps that your loop has taken, by its own count, from which `verify` sees steps
                 without the constraint. Trainers write theirs themselves.
 
         Raises:

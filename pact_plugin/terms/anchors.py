@@ -172,7 +172,7 @@ class AnchorsTerm:
             step: Optimiser step, from 1.
             micro_batch: Number within the step, from 0.
             rank: Process.
-            micro_batches: Of the step on each rank. Those beyond have as many again.
+            micro_batches: Of the step on each rank. Further ones have the same number of anchors.
         """
         size, ranks = len(self.schedule), world_size()
         count = math.ceil(self.per_step / (ranks * micro_batches))

@@ -72,7 +72,7 @@ def anchor_terms(
         asked: The aligned model's answers to the anchors' prompts; not needed without anchors.
         student: The model in training.
         source: The aligned model.
-        choice: What it is.
+        choice: Where its predictions come from.
 
     Raises:
         ConfigError: The aligned model answers none of the anchors' prompts as it should.
