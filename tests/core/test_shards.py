@@ -1,7 +1,4 @@
-"""The files of a table: what comes back, and after which accidents (spec/PACT.md, clause C7.6).
-
-By itself, test_shards.py FOLDER RANK COMMITS LENGTH fills a folder and says so, for the tests that kill it.
-"""
+"""The files of a table: what comes back, and after which accidents (spec/PACT.md, clause C7.6)."""
 
 from __future__ import annotations
 
@@ -13,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -345,9 +345,20 @@ def test_no_wrong_byte_gives_a_wrong_value(tmp_path):
 # --- accidents and company ---
 
 
-def start(folder: Path, rank: int, commits: int, length: int) -> subprocess.Popen[str]:
-    command = [sys.executable, __file__, *map(str, (folder, rank, commits, length))]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(folder: Path, rank: int, commits: int, length: int) -> tuple[BaseProcess, TextIO]:
+    """A fork that fills a folder, and the lines that it writes: one after each commit."""
+    read, write = os.pipe()
+
+    def run() -> None:
+        with Writer(folder, rank) as writer:
+            for number in range(commits):
+                writer.put(commit(rank, number, length))
+                os.write(write, b"commit\n")
+
+    process = get_context("fork").Process(target=run, daemon=True)
+    process.start()
+    os.close(write)
+    return process, os.fdopen(read)
 
 
 def require(folder: Path, rank: int, length: int, least: int, most: int) -> None:
@@ -369,18 +380,19 @@ def test_killed_at_any_moment_no_commit_is_lost(tmp_path):
     for number in range(8):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with start(folder, 0, 900, length) as process:
-            assert process.stdout is not None
+        process, lines = start(folder, 0, 900, length)
+        with lines:
             for _ in range(3):
-                process.stdout.readline()
+                lines.readline()
             time.sleep(moments.uniform(0, 0.03))
             with pytest.raises(
                 StoreError, match=rf"advanced\.store='{folder}': another run is filling it.*Wait until it has"
             ):
                 take_over(folder)
-            process.send_signal(signal.SIGKILL)
-            done = 3 + len(process.stdout.readlines())
-        assert process.returncode == -signal.SIGKILL
+            process.kill()
+            done = 3 + len(lines.readlines())
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert {path.suffix for path in folder.iterdir()} == {".part", ".lock"}
         take_over(folder)
         fill(folder, 0, commit(0, 950))
@@ -392,11 +404,11 @@ def test_killed_at_any_moment_no_commit_is_lost(tmp_path):
 
 def test_two_ranks_fill_one_folder(tmp_path):
     processes = [start(tmp_path, rank, 40, 20_000) for rank in (0, 1)]
-    for process in processes:
-        with process:
-            assert process.stdout is not None
-            assert len(process.stdout.readlines()) == 40
-        assert process.returncode == 0
+    for process, lines in processes:
+        with lines:
+            assert len(lines.readlines()) == 40
+        process.join()
+        assert process.exitcode == 0
     assert sorted(path.name[:5] for path in tmp_path.iterdir()) == ["00000", "00001"]
     shards = Shards(tmp_path)
     assert shards.documents == 2 * 40 * SIZE
@@ -421,14 +433,6 @@ def test_a_part_that_somebody_holds_is_left_alone(tmp_path):
     take_over(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".shard"}
     assert Shards(tmp_path).documents == 4
-
-
-if __name__ == "__main__":
-    rank, commits, length = map(int, sys.argv[2:])
-    with Writer(Path(sys.argv[1]), rank) as writer:
-        for number in range(commits):
-            writer.put(commit(rank, number, length))
-            os.write(1, b"commit\n")
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

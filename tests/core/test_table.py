@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fill_slowly import batches, constraint
+from fill_slowly import batches, constraint, filling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop import TERMS, TOKENIZER, a_batch, adapted, loss_of, moved
@@ -453,27 +451,15 @@ def fetched(built: PactConstraint, batch) -> Aligned:
     return found
 
 
-def filling(folder: Path) -> subprocess.Popen[str]:
-    """Another process that fills it, and after each pass waits for a line."""
-    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "fill_slowly.py"), str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1, text=True)
-
-
-def go_on(process: subprocess.Popen[str]) -> None:
-    assert process.stdin is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-
-
 def test_killed_while_filling_the_next_run_fills_what_is_missing(tmp_path):
-    with filling(tmp_path) as process:
+    with filling(tmp_path) as (process, passes):
         for _ in range(12):
-            go_on(process)
-            assert process.stdout.readline() == "pass\n"
+            passes.send("on")
+            assert passes.recv() == "pass"
         with pytest.raises(StoreError, match="another run is filling it"):
             constraint(tmp_path).fill(batches(), progress=False)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+        process.kill()
+    assert process.exitcode == -signal.SIGKILL
     assert list(tmp_path.glob("*.part"))
 
     built, passes = constraint(tmp_path), []
@@ -509,15 +495,15 @@ def test_a_process_reads_while_another_one_adds(tmp_path):
         )
 
     before = total()
-    with filling(tmp_path) as process:
-        lines = 0
-        while process.stdout.readline() == "pass\n":
-            lines += 1
+    with filling(tmp_path) as (process, passes):
+        seen = 0
+        while passes.recv() == "pass":
+            seen += 1
             built.reference.table.refresh()
             assert total() == before != 0
-            go_on(process)
-    assert process.returncode == 0
-    assert lines == 20
+            passes.send("on")
+    assert process.exitcode == 0
+    assert seen == 20
     built.reference.table.refresh()
     assert built.reference.table.documents == 40
 

@@ -1,8 +1,12 @@
-"""Fills a table, one document for each line of its input: fill_slowly.py FOLDER. For test_table.py, which kills it."""
+"""Another process that fills a table, one document for each answer to it. For test_table.py, which kills it."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from loop import TOKENIZER, a_batch, settings
@@ -20,13 +24,29 @@ def constraint(folder: str | Path) -> PactConstraint:
     return PactConstraint(tiny_model(), TOKENIZER, settings(hold_data=True, advanced={"store": folder}))
 
 
-if __name__ == "__main__":
-    built = constraint(sys.argv[1])
+def fill(folder: Path, told: Connection) -> None:
+    built = constraint(folder)
 
     def slowly(*_: object) -> None:
-        print("pass", flush=True)
-        sys.stdin.readline()
+        told.send("pass")
+        told.recv()
 
     built.model.register_forward_hook(slowly)
     built.fill(batches(), tokens_per_pass=1, progress=False)
-    print("filled", flush=True)
+    told.send("filled")
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that tells of each pass and then waits for anything; over when it has ended.
+
+    A fork, as importing all anew takes seconds.
+    """
+    fork = get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=fill, args=(folder, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    with ours:
+        yield process, ours
+    process.join()
