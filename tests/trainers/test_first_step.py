@@ -70,7 +70,11 @@ def test_another_loss_of_the_models_own_stops(tmp_path):
     [
         {"model": adapted()},
         {"model": tiny_model("gpt2")},
-        {"torch_compile": True, "torch_compile_backend": "eager"},
+        {
+            "model": tiny_model(num_hidden_layers=1),
+            "torch_compile": True,
+            "torch_compile_backend": "eager",
+        },
         {"bf16": True},
         {"average_tokens_across_devices": False},
     ],

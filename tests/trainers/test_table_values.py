@@ -103,7 +103,8 @@ def test_the_reference_runs_in_the_precision_of_training(tmp_path, build, with_l
 HOOKED = {"hooked": True}
 """With hooks that act on each gradient at once, so that the anchors are part of the batch's backward pass."""
 STREAMED = {"streaming": True, "eval_strategy": "no"}
-COMPILED = {"torch_compile": True, "torch_compile_backend": "eager"}
+COMPILED = {"torch_compile": True, "torch_compile_backend": "eager", "max_steps": 1}
+"""For one step, as a batch of another length is compiled anew, for a long time; test_trl.py has more."""
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,8 @@ def test_a_norm_that_yields_float32_before_a_bfloat16_head(tmp_path, build, sett
     """A trainer gives its precision to the model's forward pass alone, and the head is read after it, too."""
     hooked = settings is HOOKED
     given = {} if hooked else settings
-    trainer = build(tmp_path, model=with_float32_norms(tiny_model()), with_lora=True, bf16=True, **given)
+    model = with_float32_norms(tiny_model(num_hidden_layers=1))
+    trainer = build(tmp_path, model=model, with_lora=True, bf16=True, **given)
     for parameter in trainer.model.parameters() if hooked else ():
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda _: None)
@@ -129,7 +131,7 @@ def test_a_norm_that_yields_float32_before_a_bfloat16_head(tmp_path, build, sett
     first, *_ = train_logs(trainer)
     assert first["pact/divergence"] == pytest.approx(0, abs=1e-6)
     assert first["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
-    assert trainer.pact.record.receipt.steps == [[1, 3]]
+    assert trainer.pact.record.receipt.steps == [[1, trainer.args.max_steps]]
 
 
 @each_trainer
