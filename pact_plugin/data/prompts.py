@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, cast
 
@@ -88,12 +89,14 @@ class PromptSet:
         return PromptSet(tuple(kept), self.source, self.repeated)
 
 
+@cache
 def bundled() -> PromptSet:
     """The bundled prompts: 220 harmful requests, and 220 benign ones that look like them."""
     rows = [row | {"kind": kind} for kind in KINDS for row in packaged(f"{kind}.jsonl")]
     return from_rows(enumerate(rows, 1), BUNDLED)
 
 
+@cache
 def for_pool() -> PromptSet:
     """334 harmful and 386 benign prompts that the aligned model is asked before training.
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -155,8 +156,8 @@ def ask(
 
 def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[int, ...]:
     """The last tokens that all prompts have in common; `limit` at most, or all of them."""
-    last = list(zip(*[prompt[::-1][:limit] for prompt in prompts], strict=False))
-    common = next((place for place, tokens in enumerate(last) if len(set(tokens)) > 1), len(last))
+    last = zip(*[prompt[::-1][:limit] for prompt in prompts], strict=False)
+    common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, last))
     return tuple(prompts[0][len(prompts[0]) - common :])
 
 

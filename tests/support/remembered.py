@@ -1,4 +1,4 @@
-"""Two functions that nearly every test has computed anew from the same arguments: here once in a process.
+"""Three functions that nearly every test has computed anew from the same arguments: here once in a process.
 
 They are pure, and take most of the time that it takes to attach a constraint to a tiny model. Their own tests call
 them as they are.
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from pact_plugin.judge import is_refusal
 from pact_plugin.reference import pool, pool_file
 
 
@@ -27,6 +28,11 @@ def of_prompts(tokenizer: Any, prompts: Sequence[str]) -> Hashable | None:
 def of_states(hidden: Tensor, harmful: Sequence[bool], endings: tuple[tuple[int, ...], ...]) -> Hashable:
     states = hidden.detach().float().cpu().numpy().tobytes()
     return states, hidden.shape, str(hidden.dtype), tuple(harmful), endings
+
+
+def of_answer(tokenizer: Any, answer: Sequence[int]) -> Hashable | None:
+    """All that decides whether an answer refuses; None where a test has put another judge in."""
+    return (tokenizer, len(tokenizer), tuple(answer)) if pool.is_refusal is is_refusal else None
 
 
 def remembering(function: Callable[..., Any], key: Callable[..., Hashable | None]) -> Callable[..., Any]:
@@ -48,3 +54,4 @@ def remember() -> None:
     """From here on, in this process."""
     pool_file.prompt_ends = remembering(pool_file.prompt_ends, of_prompts)
     pool.fit_probe = remembering(pool.fit_probe, of_states)
+    pool_file.refuses = remembering(pool_file.refuses, of_answer)
