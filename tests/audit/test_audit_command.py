@@ -130,6 +130,7 @@ def test_an_adapters_folder_is_a_candidate(folder, tmp_path):
     assert one.candidate.parameters == two.candidate.parameters
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_adapter_with_added_tokens_is_a_candidate(folder, tmp_path):
     model = tiny_aligned_model()
     model.resize_token_embeddings(tiny_vocab_size() + 2)
@@ -335,6 +336,7 @@ def test_an_everyday_question_that_is_too_long_names_its_own_option(tmp_path):
     assert "Give --no-everyday" in words(done.output)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_audit_leaves_no_chart_of_the_first(folder, tmp_path):
     audit(folder, tmp_path / "out")
     assert (tmp_path / "out" / "divergence_harmful.png").is_file()
