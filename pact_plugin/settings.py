@@ -41,7 +41,7 @@ def switch(block: type[Settings]) -> Callable[[Any], Any]:
     def read(value: Any) -> Any:
         if value is True:
             return block()
-        if value is False or value is None:
+        if value is False:
             return None
         if isinstance(value, block):
             return value
@@ -49,7 +49,7 @@ def switch(block: type[Settings]) -> Callable[[Any], Any]:
             return block(**{str(key): setting for key, setting in value.items()})
         first = next(iter(block.model_fields))
         raise ConfigError(
-            "neither true, false nor a block of settings",
+            "it is empty" if value is None else "neither true, false nor a block of settings",
             key=block._prefix.removesuffix("."),
             value=value,
             remedy=f"Write `true`, `false`, or a block such as `{{{first}: {block.model_fields[first].default}}}`.",

@@ -81,7 +81,10 @@ def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
     from its beginning, only the first rows are looked at, and of other streams none.
     """
     data = trainer.train_dataset
+    # Axolotl's trainer takes a column off the signature, and fails where it is not there any more.
+    signature = trainer._signature_columns
     collate = trainer._get_collator_with_removed_columns(trainer.data_collator)
+    trainer._signature_columns = signature
     if not sized(data):
         for row in data.take(ROWS) if _starts_again(data) else ():
             yield collate([row])

@@ -9,7 +9,8 @@ from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReceiptError
-from pact_plugin.run.receipt import Receipt, differing
+from pact_plugin.run.evidence import resumable
+from pact_plugin.run.receipt import differing
 from pact_plugin.run.report import Report
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
@@ -104,7 +105,7 @@ def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
 def resumption_problems(
     checkpoint: Path | None, settings: PactConfig, *, anew: str = "begin a new run"
 ) -> Iterator[PactError]:
-    """Why a run could not go on from a checkpoint: no receipt there, or one of other settings.
+    """Why a run could not go on from a checkpoint: no receipt of it there, or one of other settings.
 
     Args:
         checkpoint: Its folder (see `checkpoint_of`).
@@ -114,7 +115,7 @@ def resumption_problems(
     if checkpoint is None or not checkpoint.is_dir():
         return
     try:
-        earlier = Receipt.read(checkpoint)
+        earlier = resumable(checkpoint)
     except ReceiptError as error:
         remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
         yield ReceiptError(error.problem, key="resume_from_checkpoint", value=str(checkpoint), remedy=remedy)

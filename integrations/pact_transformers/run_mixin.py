@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
+from pact_plugin.errors import PactError
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
@@ -114,8 +116,8 @@ class PactRunMixin:
         """Train; a resumed run continues its receipt, and any other begins it, as the trainer counts its steps anew.
 
         The safety tokens and the receipt so far lie in the output folder from the start, in place of any that an
-        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means. A
-        table is filled first; a resumed run finds it filled.
+        earlier run has left there, and the whole receipt at the end, also where the model is saved by other means or
+        the training is broken off. A table is filled first; a resumed run finds it filled.
 
         Raises:
             AdapterError: The parameters cannot be read, ranks share their inputs and there are anchors, or the first
@@ -140,6 +142,11 @@ class PactRunMixin:
         self.add_callback(check)  # type: ignore[attr-defined]
         try:
             result = train(resume_from_checkpoint, *args, **kwargs)
+        except BaseException:
+            # Frameworks save the model of a training that is broken off. What stops it is more than its receipt.
+            with suppress(PactError, OSError):
+                self._pact_write(self.args.output_dir)
+            raise
         finally:
             check.stop()
             self.remove_callback(check)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pact_plugin import __version__
 from pact_plugin.run.drift import drift_warning
+from pact_plugin.run.evidence import resumable
 from pact_plugin.run.finite import FiniteCheck
 from pact_plugin.run.meter import Meter, Reduce, Sums, no_response
 from pact_plugin.run.parts import Parts
@@ -78,9 +79,9 @@ class Record:
             checkpoint: A folder that `write` has written to.
 
         Raises:
-            ReceiptError: It holds no receipt, or that run was constrained otherwise.
+            ReceiptError: It holds no receipt, or one of an earlier run, or that run was constrained otherwise.
         """
-        self.receipt.resume(Receipt.read(checkpoint))
+        self.receipt.resume(resumable(checkpoint))
 
     def check(self) -> None:
         """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pact_plugin.errors import ReceiptError
+from pact_plugin.run.evidence import TrainerState, earlier_run
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 
-_TRAINER_STATE = "trainer_state.json"
 _CHECKPOINTS = "checkpoint-*"
 
 
@@ -19,14 +18,17 @@ def verify_run(directory: str | Path) -> str:
         directory: The output directory of a run, or one of its checkpoints.
 
     Raises:
-        ReceiptError: There is no receipt, no token was trained on, or steps are missing (they are named).
+        ReceiptError: There is no receipt, or an earlier run's; no token was trained on; or steps are missing (they are
+            named).
     """
     folder = Path(directory)
-    receipt = Receipt.read(folder)
+    receipt, states = Receipt.read(folder), _states(folder)
     covered = receipt.total_steps
-    states = {folder / _TRAINER_STATE: _trainer_steps(folder), **_unconstrained_steps(folder)}
-    furthest = max(states, key=lambda place: states[place])
-    receipt.total_steps = max(covered, states[furthest])
+    # Beside these no receipt counts as many steps: the run went on without the constraint.
+    further = [state for state in states if state.steps > max(covered, _covered(state))]
+    furthest = max(further, key=lambda state: state.steps, default=None)
+    if furthest is not None:
+        receipt.total_steps = furthest.steps
     if receipt.config.get("weight") == 0:
         raise ReceiptError(
             "the run was measured, not constrained",
@@ -40,8 +42,11 @@ def verify_run(directory: str | Path) -> str:
             key="steps",
             value=receipt.steps,
             remedy="Train those steps again with the constraint attached"
-            + (f"; or remove {furthest}, if an earlier run left it." if states[furthest] > covered else "."),
+            + (f"; or remove {_left(furthest, folder)}, if an earlier run left it." if furthest else "."),
         )
+    for state in states:
+        if state.outlives(folder, covered):
+            raise earlier_run(folder, state)
     if not receipt.trained_tokens:
         raise ReceiptError(
             "no token was trained on under the constraint",
@@ -56,28 +61,18 @@ def verify_run(directory: str | Path) -> str:
     return f"{counted}; {receipt}{unmasked if receipt.unmasked else ''}"
 
 
-def _unconstrained_steps(folder: Path) -> dict[Path, int]:
-    """Steps of each checkpoint inside that holds no receipt of them: the run went on without the constraint."""
-    found = {}
-    for checkpoint in folder.glob(_CHECKPOINTS):
-        steps = _trainer_steps(checkpoint)
-        covered = Receipt.read(checkpoint).total_steps if (checkpoint / FILE_NAME).is_file() else 0
-        if steps > covered:
-            found[checkpoint] = steps
-    return found
+def _states(folder: Path) -> list[TrainerState]:
+    """What the trainer left there, and in each checkpoint inside."""
+    found = (TrainerState.read(place) for place in (folder, *sorted(folder.glob(_CHECKPOINTS))))
+    return [state for state in found if state is not None]
 
 
-def _trainer_steps(folder: Path) -> int:
-    """Optimiser steps that the trainer itself counted, where it left its state; 0 otherwise."""
-    state = folder / _TRAINER_STATE
-    if not state.is_file():
-        return 0
-    try:
-        return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReceiptError(
-            "the trainer's state cannot be read",
-            key=_TRAINER_STATE,
-            value=str(state),
-            remedy="It is damaged.",
-        ) from error
+def _left(state: TrainerState, folder: Path) -> Path:
+    """What a run has left that is not the folder's own: a checkpoint, or the trainer's state alone."""
+    return state.path if state.path.parent == folder else state.path.parent
+
+
+def _covered(state: TrainerState) -> int:
+    """Steps that the receipt beside it counts; 0 where there is none."""
+    beside = state.path.with_name(FILE_NAME)
+    return Receipt.read(beside).total_steps if beside.is_file() else 0

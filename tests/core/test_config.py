@@ -106,7 +106,9 @@ def test_switches(name, block, default):
 
     assert read() == (block() if default else None)
     assert read(**{name: True}) == read(**{name: {}}) == read(**{name: block()}) == block()
-    assert read(**{name: False}) is read(**{name: None}) is None
+    assert read(**{name: False}) is None
+    with pytest.raises(ConfigError, match=rf"{name}.*it is empty.*Write `true`, `false`, or a block"):
+        read(**{name: None})  # a key in YAML with nothing below it
 
 
 def test_the_advanced_block_may_be_switched_on_but_not_off():

@@ -161,6 +161,31 @@ def test_verify_counts_the_steps_that_the_trainer_counted(tmp_path):
         verify_run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("logged", "plain"),
+    [
+        ([True, True], False),
+        ([False, True], False),
+        ([True, False], False),  # no answer in the last rows
+        ([True, False, False], True),
+        ([False], True),
+        ([], False),  # logs nothing
+    ],
+)
+def test_verify_reads_the_trainers_logs(tmp_path, logged, plain):
+    a_receipt(steps=[[1, 2]], total_steps=2, trained_tokens=3).write(tmp_path)
+    logs = [{"loss": 2.0} | ({"pact/loss": 0.1} if measured else {}) for measured in logged]
+    logs += [{"eval_loss": 2.0}, {"train_loss": 2.0}]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": logs}))
+    if plain:
+        with pytest.raises(
+            ReceiptError, match=r"earlier run's: the last logs in .*trainer_state\.json hold no"
+        ):
+            verify_run(tmp_path)
+    else:
+        assert "2 steps" in verify_run(tmp_path)
+
+
 @pytest.mark.parametrize("left", ["trainer_state.json", "checkpoint-4"])
 def test_verify_names_what_an_earlier_run_may_have_left(tmp_path, left):
     a_receipt(steps=[[1, 2]], total_steps=2, trained_tokens=3).write(tmp_path)

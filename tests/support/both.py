@@ -80,7 +80,9 @@ each_kind = pytest.mark.parametrize("with_lora", [False, True], ids=["full", "lo
 
 def changed(config: pact.PactConfig, **changes: Any) -> pact.PactConfig:
     """The same settings but for some."""
-    given = {name: getattr(config, name) for name in config.model_fields_set}
+    given = {
+        name: False if (value := getattr(config, name)) is None else value for name in config.model_fields_set
+    }
     return pact.PactConfig(**(given | changes))
 
 

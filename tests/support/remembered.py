@@ -54,4 +54,4 @@ def remember() -> None:
     """From here on, in this process."""
     pool_file.prompt_ends = remembering(pool_file.prompt_ends, of_prompts)
     pool.fit_probe = remembering(pool.fit_probe, of_states)
-    pool_file.refuses = remembering(pool_file.refuses, of_answer)
+    pool.refuses = remembering(pool.refuses, of_answer)

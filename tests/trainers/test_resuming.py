@@ -20,6 +20,7 @@ from loop import FEW_ANCHORS, trained
 from pact_transformers.first_step import CheckFirstStep
 from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
+from transformers import TrainerCallback
 
 import pact_plugin as pact
 from pact_plugin.errors import ReceiptError, StoreError
@@ -99,6 +100,40 @@ def test_a_run_that_goes_on_without_the_constraint_does_not_verify(tmp_path, bui
     build(tmp_path, max_steps=4, **SAVING).train(resume_from_checkpoint=True)
     with pytest.raises(ReceiptError, match="steps 3-4 of 4 were not constrained"):
         verify_run(tmp_path)
+
+
+@each_trainer
+@pytest.mark.parametrize("steps", [4, 2])
+def test_a_folder_that_was_trained_again_without_the_constraint_does_not_verify(tmp_path, build, steps):
+    pact.attach(build(tmp_path, max_steps=4, **SAVING), CONFIG).train()
+    build(tmp_path, max_steps=steps, **SAVING).train()
+    trained_again = tmp_path / f"checkpoint-{steps}"
+    for folder in (tmp_path, trained_again):
+        with pytest.raises(ReceiptError, match="the receipt is an earlier run's"):
+            verify_run(folder)
+    constrained = pact.attach(build(tmp_path, max_steps=6), CONFIG)
+    with pytest.raises(ReceiptError, match=r"checkpoint=.*earlier run's.*or begin a new run"):
+        constrained.train(resume_from_checkpoint=str(trained_again))
+    # What the run without left is older than a receipt that is written now.
+    pact.attach(build(tmp_path, max_steps=4, save_steps=4, save_strategy="steps"), CONFIG).train()
+    assert "4 steps" in verify_run(tmp_path)
+
+
+@each_trainer
+def test_a_training_that_is_broken_off_leaves_its_receipt(tmp_path, build):
+    """Axolotl saves the model then, and leaves."""
+
+    class Leave(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 2:
+                raise SystemExit(0)
+
+    trainer = pact.attach(build(tmp_path, max_steps=4), CONFIG)
+    trainer.add_callback(Leave())
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert Receipt.read(tmp_path).steps == [[1, 2]]
+    assert "2 steps" in verify_run(tmp_path)
 
 
 @each_trainer

@@ -1,0 +1,88 @@
+"""Whether a receipt is of the model beside it, by what a Hugging Face trainer has left there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pact_plugin.errors import ReceiptError
+from pact_plugin.run.receipt import FILE_NAME, Receipt
+
+_STATE = "trainer_state.json"
+_LOGS = 2
+"""A log without any response position lacks `pact/*`, too; hardly the last two."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """What a trainer knew when it saved.
+
+    Args:
+        path: Its file.
+        steps: Optimiser steps that it counted.
+        plain: Whether its last logs of training hold no `pact/*`: these steps were not constrained.
+    """
+
+    path: Path
+    steps: int
+    plain: bool
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainerState | None:
+        """That of an output or checkpoint folder; None where a trainer has left none.
+
+        Raises:
+            ReceiptError: It is damaged.
+        """
+        path = folder / _STATE
+        if not path.is_file():
+            return None
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            logs = [set(entry) for entry in state.get("log_history", []) if "loss" in entry]
+            steps = int(state["global_step"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ReceiptError(
+                "the trainer's state cannot be read", key=_STATE, value=str(path), remedy="It is damaged."
+            ) from error
+        measured = any(name.startswith("pact/") for log in logs[-_LOGS:] for name in log)
+        return cls(path, steps, plain=bool(logs) and not measured)
+
+    def outlives(self, folder: Path, covered: int) -> bool:
+        """Whether the receipt in a folder is an earlier run's: the trainer has gone over its steps without PACT.
+
+        Args:
+            folder: This state's, or the one above.
+            covered: Optimiser steps that the receipt counts.
+        """
+        newer = self.path.stat().st_mtime > (folder / FILE_NAME).stat().st_mtime
+        again = self.steps >= covered and self.path.with_name(FILE_NAME).is_file()
+        return self.plain and (newer or again)
+
+
+def resumable(checkpoint: str | Path) -> Receipt:
+    """The receipt of a checkpoint that a run may go on from.
+
+    Raises:
+        ReceiptError: There is none, or it is an earlier run's.
+    """
+    folder, remedy = Path(checkpoint), "Resume from a checkpoint of a constrained run, or begin a new run."
+    try:
+        receipt = Receipt.read(folder)
+        state = TrainerState.read(folder) if folder.is_dir() else None
+        if state is not None and state.outlives(folder, receipt.total_steps):
+            raise earlier_run(folder, state)
+    except ReceiptError as error:
+        raise ReceiptError(error.problem, key="checkpoint", value=str(checkpoint), remedy=remedy) from error
+    return receipt
+
+
+def earlier_run(folder: Path, state: TrainerState) -> ReceiptError:
+    """That a receipt is not of the model beside it."""
+    return ReceiptError(
+        f"the receipt is an earlier run's: the last logs in {state.path} hold no `pact/*`",
+        key="output",
+        value=str(folder),
+        remedy="Train again with the constraint attached.",
+    )
