@@ -223,7 +223,7 @@ class PactConfig(Settings):
                 "preferences have no next-token labels, so nothing is held without anchors",
                 key=key,
                 value={"anchors": False, "weight": 0}[key],
-                remedy=f"Remove `{key}`, or do not attach PACT.",
+                remedy=f"Remove `{key}`, or train without PACT.",
             )
         return self.model_copy(update={"easing": None})
 
@@ -243,7 +243,7 @@ class PactConfig(Settings):
                 "not a configuration",
                 key="pact",
                 value=value,
-                remedy="Give `true`, a mapping of settings, or a PactConfig; without PACT, do not attach it.",
+                remedy="Give `true`, a mapping of settings, or a PactConfig; or `pact: false`, to train without PACT.",
             )
         return cls(**{str(key): setting for key, setting in value.items()})
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from pact_transformers.preflight import file_problems
+
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
 from pact_axolotl.check.problems import require_constrainable
 from pact_axolotl.settings import configured, settings
@@ -30,7 +32,9 @@ def register(cfg: Mapping[str, Any]) -> None:
 
 
 def before_the_data(cfg: Any) -> None:
-    """Refuse a token file of another tokenizer.
+    """Refuse files of settings that cannot be read, and a token file of another tokenizer.
+
+    Commands that do not train, such as `merge-lora`, read no data, and do without these files.
 
     Args:
         cfg: The configuration as Axolotl has validated it.
@@ -41,6 +45,8 @@ def before_the_data(cfg: Any) -> None:
     config = settings(cfg)
     if config is None:
         return
+    for problem in file_problems(config):
+        raise problem
     tokens = config.named_tokens()
     if tokens is not None:
         from axolotl.loaders import load_tokenizer

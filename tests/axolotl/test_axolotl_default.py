@@ -37,7 +37,9 @@ def test_lisa(workshop):
 
 
 @pytest.mark.parametrize(
-    ("changes", "kind"), [(LORA, "adapter_off"), ({"learning_rate": 1e-3}, "copy")], ids=["lora", "full"]
+    ("changes", "kind"),
+    [(LORA, "adapter_off"), ({"learning_rate": 1e-3, "sample_packing": True}, "copy")],
+    ids=["lora", "packed"],
 )
 def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, changes, kind):
     name = f"streaming-{request.node.callspec.id}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import checkpoint_of, configured_anchors, resumption_problems
+from pact_transformers.preflight import checkpoint_of, configured_anchors, file_problems, resumption_problems
 
 from pact_axolotl.check import config_file, environment, reference_plan
 from pact_axolotl.check.problems import problems, valid_settings
@@ -59,6 +59,7 @@ def check(config: Path) -> Report:
         report.find([problem], block=not isinstance(problem, AdapterError))
     report.find(missing_folders(cfg))
     settings, _ = valid_settings(cfg)
+    report.find(file_problems(settings) if settings is not None else [], block=True)
     _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:
         looks = cfg.get("auto_resume_from_checkpoints")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
-from pact_transformers.preflight import file_problems
 
 from pact_axolotl.check import sharding
 from pact_axolotl.settings import PREFERENCES, plain, settings, unreadable_data
@@ -29,7 +28,6 @@ def problems(cfg: Mapping[str, Any]) -> Iterator[PactError]:
     yield from _moving_references(cfg, config)
     yield from _eased_losses(cfg, config)
     yield from _shared_inputs(cfg, config)
-    yield from file_problems(config)
 
 
 def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[ConfigError]]:
