@@ -44,6 +44,9 @@ def test_lisa(workshop):
 def test_streaming_data_is_read_by_a_reference_in_each_step(workshop, request, changes, kind):
     name = f"streaming-{request.node.callspec.id}"
     settings = changes | {"streaming": True, "dataset_prepared_path": None}
+    if "sample_packing" in changes:
+        file = {"path": "json", "data_files": str(workshop.folder / "chat.jsonl"), "split": "train"}
+        settings["datasets"] = [{**file, "type": "chat_template"}]
     run = workshop.train(name, dump=True, pact=workshop.named_tokens, **settings).ok()
     assert run.receipt["reference"] == kind
     assert run.receipt["table"] is None
