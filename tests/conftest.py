@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tempfile
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -38,6 +39,13 @@ def _what_is_imported_is_not_collected():
     """A trainer collects garbage when training begins and ends: a third of its tests' time with all that it imports."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _compiled_models_are_compiled():
+    """A function that many tests have compiled is not compiled any more, and runs as it is, in silence."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 collect_ignore = []

@@ -249,7 +249,6 @@ def test_reentrant_checkpointing_on_several_ranks_is_refused(monkeypatch, count,
 
 
 def test_a_compiled_model():
-    torch._dynamo.reset()  # else it is what another test compiled of such a model, without the hook that sees it
     model, batch = tiny_model(), a_batch()
     constraint = built(compiled := torch.compile(model, backend="eager"))
     other = tiny_model()
