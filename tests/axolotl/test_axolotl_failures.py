@@ -10,7 +10,7 @@ from axolotl_runs import LORA, Workshop, loads_installed
 from tiny import tiny_model
 
 import pact_plugin as pact
-from pact_plugin.errors import AdapterError, ConfigError, TokenFileError
+from pact_plugin.errors import AdapterError, ConfigError
 
 PLUGIN, DIFFUSION = "pact_axolotl.PactPlugin", "axolotl.integrations.diffusion.DiffusionPlugin"
 
@@ -31,6 +31,13 @@ def test_an_unknown_key_stops_before_the_data_is_prepared(workshop):
     prepared = workshop.folder / "never"
     run = workshop.train("unknown", pact={"weigth": 2}, dataset_prepared_path=str(prepared))
     assert_stops(run, "weigth", "Did you mean `weight`?")
+    assert not prepared.exists()
+
+
+def test_missing_tokens_stop_before_the_data_is_prepared(workshop):
+    prepared = workshop.folder / "never"
+    settings = {"pact": {"safety_tokens": "/nowhere.safetensors"}, "dataset_prepared_path": str(prepared)}
+    assert_stops(workshop.train("nowhere", **settings), "/nowhere.safetensors", "there is no such file")
     assert not prepared.exists()
 
 
@@ -123,7 +130,6 @@ def test_the_block_survives_axolotls_validation(workshop):
         ({"pact": {"weight": -1}}, ConfigError, "weight"),
         ({"pact": {"advanced": {"published": True}}}, ConfigError, "Set `easing: false`"),
         ({"pact": {"advanced": {"published": {"topp": 1}}}}, ConfigError, "Did you mean `top_p`"),
-        ({"pact": {"safety_tokens": "/nowhere.safetensors"}}, TokenFileError, "nowhere"),
         ({"rl": "kto"}, AdapterError, "`rl`"),
         ({"reward_model": True}, AdapterError, "`reward_model`"),
         ({"process_reward_model": True}, AdapterError, "`process_reward_model`"),
