@@ -43,7 +43,7 @@ def _what_is_imported_is_not_collected():
 
 @pytest.fixture(autouse=True)
 def _compiled_models_are_compiled():
-    """A function that many tests have compiled is not compiled any more, and runs as it is, in silence."""
+    """Dynamo stops compiling a function that was compiled often, without a word, and a test of it would pass."""
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
 

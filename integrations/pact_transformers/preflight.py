@@ -115,10 +115,9 @@ def resumption_problems(
     if checkpoint is None or not checkpoint.is_dir():
         return
     try:
-        earlier = resumable(checkpoint)
+        earlier = resumable(checkpoint, key="resume_from_checkpoint", anew=anew)
     except ReceiptError as error:
-        remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
-        yield ReceiptError(error.problem, key="resume_from_checkpoint", value=str(checkpoint), remedy=remedy)
+        yield error
         return
     for key, ours, theirs in differing(settings.summary(), earlier.config):
         yield ReceiptError(

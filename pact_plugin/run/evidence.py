@@ -11,7 +11,7 @@ from pact_plugin.run.receipt import FILE_NAME, Receipt
 
 _STATE = "trainer_state.json"
 _LOGS = 2
-"""A log without any response position lacks `pact/*`, too; hardly the last two."""
+"""One log may lack `pact/*` because its rows had no answer; two in a row hardly do."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,26 @@ class TrainerState:
         return self.plain and (newer or again)
 
 
-def resumable(checkpoint: str | Path) -> Receipt:
+def resumable(checkpoint: str | Path, *, key: str = "checkpoint", anew: str = "begin a new run") -> Receipt:
     """The receipt of a checkpoint that a run may go on from.
+
+    Args:
+        checkpoint: Its folder.
+        key: What an error names.
+        anew: How not to go on from it, in an error's remedy.
 
     Raises:
         ReceiptError: There is none, or it is an earlier run's.
     """
-    folder, remedy = Path(checkpoint), "Resume from a checkpoint of a constrained run, or begin a new run."
+    folder = Path(checkpoint)
     try:
         receipt = Receipt.read(folder)
         state = TrainerState.read(folder) if folder.is_dir() else None
         if state is not None and state.outlives(folder, receipt.total_steps):
             raise earlier_run(folder, state)
     except ReceiptError as error:
-        raise ReceiptError(error.problem, key="checkpoint", value=str(checkpoint), remedy=remedy) from error
+        remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
+        raise ReceiptError(error.problem, key=key, value=str(checkpoint), remedy=remedy) from error
     return receipt
 
 

@@ -97,8 +97,17 @@ def test_the_default_is_told_with_its_intervals(page, row):
     wanted = [points(row["changes"][name]) for name in ("harmful", "overrefusal")]
     assert all(one in text for one in wanted), wanted
     if page == "README.md":  # has all of it in one line
-        wanted.append(f"| {row['nll']:.2f} |")
         assert any(all(one in line for one in wanted) for line in text.splitlines()), wanted
+        assert "**The task's held-out loss is no higher than plain's in any row.**" in text
+        (plain,) = (
+            other
+            for rows in ROWS.values()
+            if row in rows
+            for other in rows
+            if (other["task"], other["contamination"], other["method"])
+            == (row["task"], row["contamination"], "plain")
+        )
+        assert round(row["nll"], 2) <= round(plain["nll"], 2)
 
 
 REPORTS = [

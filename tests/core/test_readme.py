@@ -21,7 +21,6 @@ from sft import TOKENIZER, TOKENS
 from tiny import tiny_model
 
 import pact_plugin as pact
-from pact_plugin.config import PactConfig
 
 ROOT = Path(__file__).parents[2]
 TOKENS_BY_NAME = {"safety_tokens": "safety_tokens.safetensors"}
@@ -81,15 +80,6 @@ def test_own_loop():
 
 def yaml_of(text: str) -> list[dict[str, Any]]:
     return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-
-
-def test_the_settings_are_the_defaults():
-    """Every one of them is written out, but for those that follow another."""
-    (block,) = (found["pact"] for found in yaml_of(README) if isinstance(found["pact"], dict))
-    assert PactConfig.of(block) == PactConfig()
-    assert {"weight", "easing", "anchors", "hold_data", "reference"} <= set(block)
-    for key in ("easing", "anchors"):
-        assert block[key] == getattr(PactConfig(), key).model_dump()
 
 
 # --- the adapters' ---
