@@ -24,16 +24,13 @@ class HostCopy:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = {name: _queued(tensor.detach()) for name, tensor in tensors.items()}
-        self._copied: torch.cuda.Event | None = None
-        if any(tensor.device.type == "cuda" for tensor in tensors.values()):
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+        devices = {tensor.device for tensor in tensors.values() if tensor.device.type == "cuda"}
+        self._copied = [torch.cuda.current_stream(device).record_event() for device in devices]
 
     def tensors(self) -> dict[str, Tensor]:
         """The copies; waits until they are there."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
+        for event in self._copied:
+            event.synchronize()
         return {name: tensor.cpu() for name, tensor in self._tensors.items()}
 
 
