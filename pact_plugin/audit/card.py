@@ -139,6 +139,7 @@ def _measured(receipt: Receipt) -> Iterator[tuple[str, str]]:
     for metric, name, shown in (
         ("eased", "share of the first response tokens that easing left out", "{:.2%}"),
         ("anchor_divergence", "drift at the anchors, nats per token", "{:.3g}"),
+        ("refusal_shift", "shift of the log odds of refusing at harmful anchors, nats", "{:+.2f}"),
         ("divergence", "drift at the data, nats per token", "{:.3g}"),
     ):
         if (mean := receipt.mean(metric)) is not None:

@@ -68,6 +68,18 @@ class Buckets:
     log_rest: Float[Tensor, " M"]
     """Log-probability of every other token together."""
 
+    def folded(self, held: Int[Tensor, " M"]) -> tuple[Float[Tensor, "M K+T"], Float[Tensor, " M"]]:
+        """Log p of the first `held` tokens of each position, and log r with the others added to it."""
+        beyond = torch.arange(self.logprobs.shape[1], device=held.device) >= held[:, None]
+        others = self.logprobs.masked_fill(~beyond, -torch.inf)
+        rest = torch.cat([others, self.log_rest[:, None]], 1).logsumexp(1)
+        return self.logprobs.masked_fill(beyond, -torch.inf), rest
+
+    def log_odds(self, count: int) -> Float[Tensor, " M"]:
+        """Of the first `count` tokens together, in nats."""
+        others = torch.cat([self.logprobs[:, count:], self.log_rest[:, None]], 1)
+        return self.logprobs[:, :count].logsumexp(1) - others.logsumexp(1)
+
     def packed(self) -> Float[Tensor, "M W"]:
         """As one array of columns; token ids are exact in float32."""
         ids = self.likeliest.to(self.logprobs.dtype)

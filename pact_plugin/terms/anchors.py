@@ -56,7 +56,7 @@ class AnchorsTerm:
     name = "anchors"
     columns: tuple[Columns, ...] = ()
     first = 0
-    metrics = ("loss", "anchor_divergence")
+    metrics = ("loss", "anchor_divergence", "refusal_shift")
 
     def __init__(
         self,
@@ -97,24 +97,39 @@ class AnchorsTerm:
             self._first = False
         chosen = self.chosen(micro.step.number, micro.number, rank(), micro.step.micro_batches)
         # Without a response too: sharded models need every rank.
-        total = self._divergence(chosen, micro) * micro.trained
-        means = {"anchor_divergence": (total.detach(), micro.trained)}
+        divergence, shifts = self._measured(chosen, micro)
+        total = divergence * micro.trained
+        means = {
+            "anchor_divergence": (total.detach(), micro.trained),
+            "refusal_shift": (shifts.sum(), len(shifts)),
+        }
         return Contribution(penalty=self._weight * total, means=means)
 
-    def _divergence(self, chosen: list[int], micro: MicroStep) -> Float[Tensor, ""]:
-        """Mean over some anchors of the mean over each one's positions, in nats per token, with gradient."""
+    def _measured(self, chosen: list[int], micro: MicroStep) -> tuple[Float[Tensor, ""], Float[Tensor, " H"]]:
+        """How far the model in training has moved at some anchors.
+
+        Returns:
+            Mean over the anchors of the mean divergence over each one's positions, in nats per token, with gradient;
+            and for each of the H harmful ones the shift of the log odds of P(S) at its first token, in nats, without.
+        """
         self._read_once(micro)
         aligned = self.aligned(chosen)
         lengths = torch.tensor([len(self.documents[i].columns) for i in chosen])
         held = torch.tensor([self._held[i] for i in chosen]).repeat_interleave(lengths)
         shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
+        begins = lengths.cumsum(0) - lengths
+        refusing = begins[torch.tensor(chosen) < self.harmful]
         read = self._read(chosen, aligned.likeliest, micro)
         place = partial(to_device, device=read.logprobs.device)
+        ours = Buckets(aligned.likeliest, read.logprobs, read.log_rest)
+        theirs = Buckets(aligned.likeliest, place(aligned.logprobs), place(aligned.log_rest))
         held = place(held)
-        logprobs, log_rest = _folded(read.logprobs, read.log_rest, held)
-        aligned_logprobs, aligned_log_rest = _folded(place(aligned.logprobs), place(aligned.log_rest), held)
+        (logprobs, log_rest), (aligned_logprobs, aligned_log_rest) = ours.folded(held), theirs.folded(held)
         divergence = confidence_divergence(logprobs, aligned_logprobs, log_rest, aligned_log_rest)
-        return (divergence * place(shares)).sum()
+        with torch.no_grad():
+            of_safety = len(self._student.ids)
+            shifts = (ours.log_odds(of_safety) - theirs.log_odds(of_safety))[place(refusing)]
+        return (divergence * place(shares)).sum(), shifts
 
     def _read_once(self, micro: MicroStep) -> None:
         """Have a source that lasts read all anchors, in the first step."""
@@ -233,16 +248,6 @@ def _predicted(
             read = passes.of_documents(group, lambda inputs: passes.source.hidden((), inputs, autocast))
             found.update((place, one[buckets]) for place, one in zip(places, read, strict=True))
     return torch.cat([found[place] for place in range(len(documents))])
-
-
-def _folded(
-    logprobs: Float[Tensor, "M K"], log_rest: Float[Tensor, " M"], held: Int[Tensor, " M"]
-) -> tuple[Float[Tensor, "M K"], Float[Tensor, " M"]]:
-    """Log p of the first `held` buckets of each position, and log r with the other buckets added to it."""
-    beyond = torch.arange(logprobs.shape[1], device=logprobs.device) >= held[:, None]
-    others = logprobs.masked_fill(~beyond, -torch.inf)
-    rest = torch.cat([others, log_rest[:, None]], 1).logsumexp(1)
-    return logprobs.masked_fill(beyond, -torch.inf), rest
 
 
 def _document(pair: Pair) -> Document:

@@ -13,7 +13,7 @@ from pact_plugin.cli.main import app
 from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.run.receipt import Receipt
 
-SUMS = {"eased": [2.0, 100.0], "anchor_divergence": [0.4, 100.0], "loss": [1.0, 100.0]}
+SUMS = {"eased": [2.0, 100.0], "anchor_divergence": [0.4, 100.0], "refusal_shift": [-1.0, 4.0], "loss": [1.0, 100.0]}
 
 
 def a_receipt(config: PactConfig | None = None, **values) -> Receipt:
@@ -57,6 +57,7 @@ def test_the_block_says_what_the_receipt_says():
         "| tokens trained on | 1,234 |",
         "easing left out | 2.00% |",
         "| drift at the anchors, nats per token | 0.004 |",
+        "| shift of the log odds of refusing at harmful anchors, nats | -0.25 |",
     ):
         assert said in text
     assert "Audit" not in text

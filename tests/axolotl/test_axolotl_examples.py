@@ -73,6 +73,6 @@ def test_it_runs_on_a_tiny_model_without_what_needs_a_gpu(workshop, name):
     assert run.receipt["terms"] == ["easing", "anchors"]
     for step in run.steps:
         names = {name for name in step if name.startswith("pact/")}
-        assert names == {"pact/eased", "pact/anchor_divergence", "pact/loss"}
+        assert names == {"pact/eased", "pact/anchor_divergence", "pact/refusal_shift", "pact/loss"}
         assert 0 <= step["pact/eased"] < 1
     assert run.receipt["positions"] > 0

@@ -9,7 +9,7 @@ import pytest
 from axolotl_runs import LORA, Run, Workshop
 from command_runs import SHORT
 
-NAMES = {"pact/loss", "pact/anchor_divergence"}
+NAMES = {"pact/loss", "pact/anchor_divergence", "pact/refusal_shift"}
 
 
 def preferences(workshop: Workshop, **changes: Any) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
 
     files = list(run.output.rglob("events.out.tfevents*"))
     tags = {tag for file in files for tag in EventAccumulator(str(file)).Reload().Tags()["scalars"]}
-    assert {f"train/pact/{name}" for name in ("eased", "loss", "anchor_divergence")} <= tags
+    assert {f"train/pact/{name}" for name in ("eased", "loss", "anchor_divergence", "refusal_shift")} <= tags
 
 
 def test_accumulation_with_another_plugins_trainer_and_no_logits(workshop):

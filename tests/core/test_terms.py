@@ -91,15 +91,16 @@ def test_the_published_objective_asks_for_all_tokens_and_behind_its_header_until
     assert asked(built(tiny_model(), **closed))["published"] == [whole]
 
 
+OF_ANCHORS = ("anchor_divergence", "refusal_shift")
 LOGGED = {
-    "default": ({}, {"eased", "loss", "anchor_divergence"}, {"eased"}),
+    "default": ({}, {"eased", "loss", *OF_ANCHORS}, {"eased"}),
     "easing": ({"anchors": False}, {"eased"}, {"eased"}),
-    "anchors": ({"easing": False}, {"loss", "anchor_divergence"}, set()),
+    "anchors": ({"easing": False}, {"loss", *OF_ANCHORS}, set()),
     "hold": ({"easing": False, "anchors": False, "hold_data": True}, *[{"loss", "divergence"}] * 2),
     "published": (PUBLISHED, *[{"loss", "divergence"}] * 2),
     "all": (
         {"hold_data": True},
-        {"eased", "loss", "divergence", "anchor_divergence"},
+        {"eased", "loss", "divergence", *OF_ANCHORS},
         {"eased", "loss", "divergence"},
     ),
 }

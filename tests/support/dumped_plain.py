@@ -12,7 +12,7 @@ import torch
 from command_runs import Bench, Run
 from loop import probe_of
 from peft import LoraConfig, get_peft_model
-from plain import Eased, anchor_divergence, micro_batch_loss
+from plain import Eased, anchor_divergence, micro_batch_loss, refusal_shifts
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -87,9 +87,12 @@ def expected(
                 parameters[name].copy_(weight)
             loss, part = _of_data(model, aligned, dumped["inputs"], safety, easing, run)
             if pool is not None:
-                divergence = anchor_divergence(model, aligned, pool, place.anchors(pool, number), safety)
+                chosen = place.anchors(pool, number)
+                divergence = anchor_divergence(model, aligned, pool, chosen, safety)
                 loss = loss + settings["weight"] * divergence
                 part["anchor_divergence"] = divergence.item() * part["tokens"]
+                shifts = refusal_shifts(model, aligned, pool, chosen, safety)
+                part |= {"refusal_shift": sum(shifts), "harmful": len(shifts)}
         share = 1 / size
         named = dumped["inputs"].get("num_items_in_batch")
         if whole_step or named is not None:
@@ -134,6 +137,8 @@ def assert_metrics(entry: dict[str, float], parts: list[dict[str, float]], run: 
         metrics["pact/divergence"] = total["divergence"] / total["positions"]
     if settings["anchors"]:
         metrics["pact/anchor_divergence"] = total["anchor_divergence"] / total["tokens"]
+        if total["harmful"]:
+            metrics["pact/refusal_shift"] = total["refusal_shift"] / total["harmful"]
     if settings["anchors"] or settings["hold_data"]:
         penalty = total["divergence"] + total.get("anchor_divergence", 0.0)
         metrics["pact/loss"] = settings["weight"] * penalty / total["tokens"]

@@ -164,15 +164,32 @@ def anchor_divergence(
     held = held or Anchors()
     parts = []
     for number in chosen:
-        document, count = pool.documents[number], held.top_k if number < pool.harmful else held.benign_top_k
-        batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
-        where = torch.from_numpy(document.columns) - 1
-        every = row_outputs(model, batch, 0)[0][where].softmax(-1)
-        with torch.no_grad():
-            every_ref = row_outputs(aligned, batch, 0)[0][where].softmax(-1)
+        count = held.top_k if number < pool.harmful else held.benign_top_k
+        every, every_ref = (one.softmax(-1) for one in _at_answer(model, aligned, pool, number))
         others = every_ref.index_fill(1, safety, -1.0).argsort(dim=1, descending=True)[:, :count]
-        tokens = torch.cat([safety.expand(len(where), -1), others], 1)
+        tokens = torch.cat([safety.expand(len(every), -1), others], 1)
         p, p_ref = every.gather(1, tokens), every_ref.gather(1, tokens)
         r_ref, r = 1 - p_ref.sum(1), 1 - p.sum(1)
         parts.append(((p_ref * (p_ref / p).log()).sum(1) + r_ref * (r_ref / r).log()).mean())
     return torch.stack(parts).mean()
+
+
+def refusal_shifts(model: Any, aligned: Any, pool: Any, chosen: Sequence[int], safety: Tensor) -> list[float]:
+    """The shift of the log odds of P(S) at the first token of each harmful anchor among the chosen, in nats."""
+    found = []
+    for number in chosen:
+        if number < pool.harmful:
+            first = [one[0].double() for one in _at_answer(model, aligned, pool, number)]
+            ours, theirs = (one.softmax(-1)[safety].sum().logit() for one in first)
+            found.append((ours - theirs).item())
+    return found
+
+
+def _at_answer(model: Any, aligned: Any, pool: Any, number: int) -> tuple[Tensor, Tensor]:
+    """Both models' logits at an anchor's answer; those of the reference without gradient."""
+    document = pool.documents[number]
+    batch = {"input_ids": torch.from_numpy(document.tokens)[None]}
+    where = torch.from_numpy(document.columns) - 1
+    with torch.no_grad():
+        theirs = row_outputs(aligned, batch, 0)[0][where]
+    return row_outputs(model, batch, 0)[0][where], theirs

@@ -18,7 +18,7 @@ import torch
 from leaving import leave
 from loop import FEW_ANCHORS, anchors_of
 from peft import get_peft_model
-from plain import anchor_divergence
+from plain import anchor_divergence, refusal_shifts
 from rank_wrapping import no_sync, wrap
 from remembered import remember
 from sft import TOKENIZER, TOKENS, lora
@@ -181,6 +181,12 @@ def anchors_term(
     return total
 
 
+def everyones(pool: Any, step: int, ranks: int) -> list[int]:
+    """The anchors of a step, counted from 0, on all ranks."""
+    turns = itertools.product(range(ranks), range(ACCUMULATION))
+    return [i for rank, number in turns for i in pool.chosen(step + 1, number, rank, ACCUMULATION)]
+
+
 def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
@@ -193,7 +199,7 @@ def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> No
     if case.table:
         constraint.fill([batch for step in mine for batch in step], model=wrapped, progress=False)
 
-    alone, anchored, tokens = build(case.train), 0.0, 0
+    alone, anchored, tokens, shifts = build(case.train), 0.0, 0, list[float]()
     aligned = case.reference.get("reference_model") or build(case.train)
     # It reads the ranks' table.
     expected = PactConstraint(alone, TOKENIZER, case.config(folder, anchors=False), **case.reference)
@@ -220,6 +226,9 @@ def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> No
         if case.has_anchors:
             extra = anchors_term(alone, aligned, constraint, count, ranks, step)
             anchored += extra.item() * count
+            pool = anchors_of(constraint)
+            chosen = everyones(pool, step, ranks)
+            shifts += refusal_shifts(alone, aligned, pool, chosen, torch.tensor(TOKENS.positive.ids))
             expected_loss = expected_loss + constraint.config.weight * extra
         tokens += count
         expected_loss.backward()
@@ -232,23 +241,25 @@ def compare(case: Case, wrapper: str, folder: Path, rank: int, ranks: int) -> No
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    compare_metrics(case, constraint, expected, (anchored, tokens), ranks)
+    measured = {"anchor_divergence": anchored / tokens, "refusal_shift": sum(shifts) / max(len(shifts), 1)}
+    compare_metrics(case, constraint, expected, measured, ranks)
 
 
 def compare_metrics(
-    case: Case, constraint: PactConstraint, expected: PactConstraint, anchored: tuple[float, int], ranks: int
+    case: Case, constraint: PactConstraint, expected: PactConstraint, anchored: dict[str, float], ranks: int
 ) -> None:
-    """Of all ranks with those of one process, anchors apart, whose sum and number of tokens are given."""
+    """Of all ranks with those of one process, anchors apart, whose means are given."""
     found = constraint.metrics("train", summed)
     theirs = expected.metrics() if expected.terms else {}
     penalty = theirs.pop("pact/loss", 0.0)
     if case.has_anchors:
-        pool = anchors_of(constraint)
-        chosen = [i for r in range(ranks) for i in pool.chosen(1, 0, r, ACCUMULATION)]
-        assert len(set(chosen)) == len(chosen) == ranks  # per_step: 2, and each micro-batch has its own
-        mean = anchored[0] / anchored[1]
+        chosen = everyones(anchors_of(constraint), 0, ranks)
+        assert len(set(chosen)) == len(chosen) >= 2 * ranks  # each micro-batch has its own
+        mean = anchored["anchor_divergence"]
         assert mean > 1e-5
         assert found.pop("pact/anchor_divergence") == pytest.approx(mean, rel=1e-2)
+        assert found.pop("pact/refusal_shift") == pytest.approx(anchored["refusal_shift"], rel=1e-2, abs=1e-5)
+        assert abs(anchored["refusal_shift"]) > 1e-4
         penalty += constraint.config.weight * mean
     assert found.pop("pact/loss", 0.0) == pytest.approx(penalty, rel=1e-2)
     assert found == pytest.approx(theirs, rel=1e-3)

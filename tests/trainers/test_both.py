@@ -16,7 +16,8 @@ import pact_plugin as pact
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 
-METRICS = {"loss", "eased", "divergence", "anchor_divergence"}
+OF_ANCHORS = {"anchor_divergence", "refusal_shift"}
+METRICS = {"loss", "eased", "divergence"} | OF_ANCHORS
 
 
 def of_pact(entry: Mapping[str, Any], prefix: str = "") -> set[str]:
@@ -46,10 +47,10 @@ class Tracker(TrainerCallback):
 @pytest.mark.parametrize(
     ("config", "terms", "names"),
     [
-        (changed(CONFIG, hold_data=False), ["easing", "anchors"], {"loss", "eased", "anchor_divergence"}),
+        (changed(CONFIG, hold_data=False), ["easing", "anchors"], {"loss", "eased"} | OF_ANCHORS),
         (CONFIG, ["easing", "hold_data", "anchors"], METRICS),
         (changed(HELD, easing=False), ["hold_data"], {"loss", "divergence"}),
-        (changed(CONFIG, hold_data=False, easing=False), ["anchors"], {"loss", "anchor_divergence"}),
+        (changed(CONFIG, hold_data=False, easing=False), ["anchors"], {"loss"} | OF_ANCHORS),
         (changed(CONFIG, hold_data=False, anchors=False), ["easing"], {"eased"}),
     ],
     ids=["default", "all", "hold", "anchors", "easing"],
@@ -95,7 +96,7 @@ def test_metrics_are_means_over_accumulated_batches(tmp_path, build):
         return train_logs(trainer)
 
     for whole, split in zip(run(4, 1), run(1, 4), strict=True):
-        for name in METRICS - {"anchor_divergence"}:
+        for name in METRICS - OF_ANCHORS:
             assert whole[f"pact/{name}"] == pytest.approx(split[f"pact/{name}"], rel=1e-3, abs=1e-7)
 
 

@@ -170,7 +170,11 @@ def test_logs_receipt_and_evaluation(tmp_path, build, caplog):
     assert not [name for name in evaluation if "pact" in name]
     trainer.train()
     for log in train_logs(trainer):
-        assert {name for name in log if "pact" in name} == {"pact/loss", "pact/anchor_divergence"}
+        assert {name for name in log if "pact" in name} == {
+            "pact/loss",
+            "pact/anchor_divergence",
+            "pact/refusal_shift",
+        }
     receipt = Receipt.read(tmp_path)
     assert (receipt.terms, receipt.steps, receipt.reference) == (["anchors"], [[1, 3]], "start")
     assert receipt.config["easing"] is False

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import pact_plugin as pact
 
-TRAINING = {"pact/loss", "pact/eased", "pact/divergence", "pact/anchor_divergence"}
+TRAINING = {"pact/loss", "pact/eased", "pact/divergence", "pact/anchor_divergence", "pact/refusal_shift"}
 EVALUATION = {"eval_pact/loss", "eval_pact/eased", "eval_pact/divergence"}
 EITHER = pytest.mark.parametrize("of", [of_transformers, of_trl], ids=["transformers", "TRL"])
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 2}
@@ -57,7 +57,7 @@ def test_tensorboard_of_preferences(tmp_path, monkeypatch):
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
     names = logged(trainer)
-    assert names.keys() == {"pact/loss", "pact/anchor_divergence"}
+    assert names.keys() == {"pact/loss", "pact/anchor_divergence", "pact/refusal_shift"}
     for name, values in names.items():
         assert same([(one.step, one.value) for one in events.Scalars(f"train/{name}")], values)
 
