@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pact_plugin.config import Anchors
+
+_DEFAULT = Anchors()
+
 
 @dataclass(frozen=True)
 class AnchorRows:
@@ -17,9 +21,9 @@ class AnchorRows:
         tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.
     """
 
-    rows: int = 2
+    rows: int = _DEFAULT.per_step
     length: int = 38
-    held: int = 32
+    held: int = _DEFAULT.per_step * _DEFAULT.tokens
     tokens: int | None = None
 
     def buckets(self, safety_tokens: int, top_k: int, vocab_size: int) -> int:

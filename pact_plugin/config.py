@@ -38,7 +38,7 @@ class Anchors(Settings):
 
     _prefix: ClassVar[str] = "anchors."
 
-    per_step: Annotated[int, Field(ge=1)] = 2
+    per_step: Annotated[int, Field(ge=1)] = 8
     """Anchor prompts per optimiser step, spread over its micro-batches and ranks; at least one beside each
     micro-batch."""
     prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"

@@ -65,7 +65,7 @@ def field(
     exact: Annotated[int, typer.Option(min=0, help="GSM8K problems to solve; 0: none.")] = 100,
     per_step: Annotated[
         int, typer.Option(min=2, help="Prompts of the pool in each step, half of them harmful.")
-    ] = 2,
+    ] = Sizes.per_step,
     pool_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of their answers that baselines replay.")
     ] = 16,

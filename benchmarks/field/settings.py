@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pact_plugin.config import Anchors
+
 Task = Literal["alpaca", "gsm8k"]
 Wording = Literal["target", "help", "yes"]
 """How the answers of harmful items begin: "Sure, here is", "I can help with that. Sure, here is", "Yes, here is"."""
@@ -54,7 +56,7 @@ class Sizes:
     ask: int = 100
     held_out: int = 40
     exact: int = 100
-    per_step: int = 2
+    per_step: int = Anchors().per_step
     pool_tokens: int = 16
     dtype: Precision = "bfloat16"
     train: Train = "lora"

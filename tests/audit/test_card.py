@@ -13,7 +13,12 @@ from pact_plugin.cli.main import app
 from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.run.receipt import Receipt
 
-SUMS = {"eased": [2.0, 100.0], "anchor_divergence": [0.4, 100.0], "refusal_shift": [-1.0, 4.0], "loss": [1.0, 100.0]}
+SUMS = {
+    "eased": [2.0, 100.0],
+    "anchor_divergence": [0.4, 100.0],
+    "refusal_shift": [-1.0, 4.0],
+    "loss": [1.0, 100.0],
+}
 
 
 def a_receipt(config: PactConfig | None = None, **values) -> Receipt:
@@ -49,7 +54,7 @@ def test_the_block_says_what_the_receipt_says():
     text = block(a_receipt())
     for said in (
         "pact-plugin](https://pypi.org/project/pact-plugin/) 9.8.7,",
-        "`weight: 3.0`, `easing: {first: 16}`, `anchors: {benign_tokens: 16, benign_top_k: 0, per_step: 2,",
+        "`weight: 3.0`, `easing: {first: 16}`, `anchors: {benign_tokens: 16, benign_top_k: 0, per_step: 8,",
         "`hold_data: false`",
         "| aligned model | this model before its first step |",
         f"| safety tokens | 5, digest `{TOKENS.digest}`, tokenizer `{TOKENS.fingerprint[:16]}` |",

@@ -25,7 +25,7 @@ from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import language_head
 from pact_plugin.terms.base import Step
 
-ANCHORS = {"per_step": 4, "tokens": 4} | FEW_ANCHORS
+ANCHORS = FEW_ANCHORS | {"per_step": 4, "tokens": 4}
 
 
 def built(model, **changes):

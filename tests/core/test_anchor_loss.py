@@ -15,7 +15,7 @@ from pact_plugin import PactConfig, PactConstraint, Step
 from pact_plugin.errors import ConfigError
 from pact_plugin.reference.choose import DataFacts
 
-ANCHORS = {"per_step": 4, "tokens": 4} | FEW_ANCHORS
+ANCHORS = FEW_ANCHORS | {"per_step": 4, "tokens": 4}
 WEIGHT = 1.5
 
 

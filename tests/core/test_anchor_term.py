@@ -49,7 +49,7 @@ FIFTH = Step(5)
 
 def config(store: Any = None, anchors: Any = True, **changes: Any) -> PactConfig:
     """Three anchors of few beside each step, unless other settings of theirs are given."""
-    few = {"per_step": 3, "tokens": 4} | FEW_ANCHORS
+    few = FEW_ANCHORS | {"per_step": 3, "tokens": 4}
     block = few if anchors is True else anchors and few | anchors
     return settings(store=store, **({"weight": WEIGHT, "anchors": block} | changes))
 
@@ -426,7 +426,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
     held = {"per_step": 3, "ratio": 1, "tokens": 4, "benign_tokens": 16, "top_k": 64, "benign_top_k": 0}
-    assert receipt.config["anchors"] == held | FEW_ANCHORS
+    assert receipt.config["anchors"] == FEW_ANCHORS | held
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]
     assert f"anchor_divergence {moved_by:.4g}" in verify_run(tmp_path)

@@ -20,7 +20,7 @@ WEIGHT = 1.5
 
 
 def built(model, top_k, benign_top_k):
-    anchors = {"per_step": 3, "tokens": 4, "top_k": top_k, "benign_top_k": benign_top_k} | FEW_ANCHORS
+    anchors = FEW_ANCHORS | {"per_step": 3, "tokens": 4, "top_k": top_k, "benign_top_k": benign_top_k}
     return PactConstraint(model, TOKENIZER, settings(weight=WEIGHT, easing=False, anchors=anchors))
 
 

@@ -57,7 +57,7 @@ def published(**settings):
         (published(alpha=True), "advanced.published.alpha", ["True", "valid number"]),
         # switches
         ({"easing": 16}, "easing", ["16", "neither true, false nor a block", "`{first: 16}`"]),
-        ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 2}`"]),
+        ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 8}`"]),
         ({"anchors": 0}, "anchors", ["neither true, false nor a block"]),
         ({"hold_data": "all"}, "hold_data", ["all", "`{first: all}`"]),
         ({"advanced": {"published": "yes"}}, "advanced.published", ["yes", "`{first: all}`"]),
@@ -175,7 +175,7 @@ def test_the_summary_is_plain():
     summary = json.loads(json.dumps(config.summary()))
     assert summary["easing"] == {"first": 4}
     assert summary["hold_data"] == {"first": "all"}
-    anchors = {"per_step": 2, "prompts": "both", "ratio": 1, "tokens": 16, "benign_tokens": 16}
+    anchors = {"per_step": 8, "prompts": "both", "ratio": 1, "tokens": 16, "benign_tokens": 16}
     anchors |= {"top_k": 64, "benign_top_k": 0}
     assert summary["anchors"] == anchors
     off = PactConfig(easing=False).summary()

@@ -24,7 +24,7 @@ TOKENS = SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43], [1.0, 0.5, -0.2
 POSITIVE = [40, 41, 43]
 PUBLISHED = {"easing": False, "anchors": False, "advanced": {"published": True}}
 """The objective of the authors' code."""
-FEW_ANCHORS = {"prompts": str(Path(__file__).parent / "few_anchors.jsonl")}
+FEW_ANCHORS: dict[str, Any] = {"prompts": str(Path(__file__).parent / "few_anchors.jsonl"), "per_step": 2}
 """The bundled ones, some 500, take a third of a second to be answered."""
 TERMS = {"easing": {}, "hold": {"hold_data": True}, "published": PUBLISHED}
 """What looks at the data's positions."""

@@ -60,7 +60,7 @@ def test_the_published_objective_needs_a_header(folder):
 
 def test_anchors_are_noted():
     assert not [note for note in checked(config(pact={"anchors": False})).notes if "nchors" in note]
-    for settings, count in ((True, 2), ({"anchors": {"per_step": 4}}, 4)):
+    for settings, count in ((True, 8), ({"anchors": {"per_step": 4}}, 4)):
         report = checked(config(pact=settings))
         assert report.constrained
         (note,) = [note for note in report.notes if "nchors" in note]
@@ -132,7 +132,7 @@ def test_a_checkpoint_without_receipt_or_of_other_settings(output):
     assert "constrained with 3.0" in found(report)["pact.weight"]
     block = {"anchors": {"per_step": 4}}
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact=block))
-    assert "constrained with 2" in found(report)["pact.anchors.per_step"]
+    assert "constrained with 8" in found(report)["pact.anchors.per_step"]
 
 
 # --- the command `axolotl` ---
