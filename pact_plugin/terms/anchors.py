@@ -22,7 +22,6 @@ from pact_plugin.data.generation import Pair, longest_first
 from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
-from pact_plugin.model.head import Readout
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
 from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
@@ -119,9 +118,8 @@ class AnchorsTerm:
         shares = (1 / (lengths * len(chosen))).repeat_interleave(lengths)
         begins = lengths.cumsum(0) - lengths
         refusing = begins[torch.tensor(chosen) < self.harmful]
-        read = self._read(chosen, aligned.likeliest, micro)
-        place = partial(to_device, device=read.logprobs.device)
-        ours = Buckets(aligned.likeliest, read.logprobs, read.log_rest)
+        ours = self._read(chosen, aligned.likeliest, micro)
+        place = partial(to_device, device=ours.logprobs.device)
         theirs = Buckets(aligned.likeliest, place(aligned.logprobs), place(aligned.log_rest))
         held = place(held)
         (logprobs, log_rest), (aligned_logprobs, aligned_log_rest) = ours.folded(held), theirs.folded(held)
@@ -138,7 +136,7 @@ class AnchorsTerm:
             device = self._student.device(micro.trained)
             self._aligned = self._split(_predicted(self._passes, self.documents, micro.autocast, device))
 
-    def _read(self, chosen: list[int], likeliest: Int[Tensor, "M T"], micro: MicroStep) -> Readout:
+    def _read(self, chosen: list[int], likeliest: Int[Tensor, "M T"], micro: MicroStep) -> Buckets:
         """What the model in training says of the buckets, with gradient.
 
         Args:
@@ -157,9 +155,10 @@ class AnchorsTerm:
         place = partial(to_device, device=hidden.device)
         tokens = tokens_of_each(torch.tensor(student.ids), likeliest)
         unique_ids, inverse = tokens.unique(return_inverse=True)
-        return student.head.readout(
+        read = student.head.readout(
             hidden, place(tokens), chunk_size=student.chunk_size, unique=(place(unique_ids), place(inverse))
         )
+        return Buckets(likeliest, read.logprobs, read.log_rest)
 
     def aligned(self, chosen: Sequence[int]) -> Buckets:
         """What the aligned model predicts at some anchors, once it has read them; on the host.

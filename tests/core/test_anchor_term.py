@@ -116,10 +116,8 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
     for parameter, gradient in gradients(model).items():
         wanted = theirs[parameter] + of_task[parameter]
         torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
-    metrics, shifts = (
-        constraint.metrics(),
-        refusal_shifts(plain, aligned, pool, chosen, torch.tensor(POSITIVE)),
-    )
+    shifts = refusal_shifts(plain, aligned, pool, chosen, torch.tensor(POSITIVE))
+    metrics = constraint.metrics()
     assert metrics["pact/anchor_divergence"] == pytest.approx(term.item(), abs=1e-5)
     assert metrics["pact/refusal_shift"] == pytest.approx(sum(shifts) / len(shifts), abs=1e-4)
     assert 0 < len(shifts) < len(chosen)
