@@ -31,6 +31,7 @@ _REFUSED = {
     "predict_with_generate": "evaluation data is left without its answers",
     "mixture_of_depths": "it converts the model into another than the aligned one",
     "use_llama_pro": "it trains blocks that the aligned model does not have",
+    "train_from_scratch": "training starts from random weights, not from the aligned model",
 }
 _VARIABLES = {
     "USE_MCA": "Megatron has trainers of its own",
@@ -66,6 +67,13 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             key="packing",
             value=True,
             remedy="Set `neat_packing: true`, or leave `hold_data` out.",
+        )
+    if config.asks_at_responses and stage == "sft" and not arguments.get("ignore_pad_token_for_loss", True):
+        yield AdapterError(
+            "padding counts as part of the answers, but the aligned model reads each without it",
+            key="ignore_pad_token_for_loss",
+            value=False,
+            remedy="Remove `ignore_pad_token_for_loss`, or hold anchors alone: `pact: {easing: false}`.",
         )
     yield from file_problems(config)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,5 +36,5 @@ def settings(arguments: Mapping[str, Any]) -> PactConfig:
 
 
 def output_of(arguments: Mapping[str, Any]) -> Path:
-    """Where a run writes; transformers has a default."""
-    return Path(str(arguments.get("output_dir") or "trainer_output"))
+    """Where a run writes; transformers has a default, and knows `~`."""
+    return Path(os.path.expanduser(str(arguments.get("output_dir") or "trainer_output")))

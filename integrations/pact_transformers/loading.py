@@ -120,8 +120,8 @@ def _auto_class(folder: str, options: dict[str, Any], seeing: bool) -> Any:
     return AutoModelForCausalLM
 
 
-def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of what `load_causal_lm` would load; an adapter without one has that of its model.
+def load_tokenizer(model: str | os.PathLike[str], **named: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of what `load_causal_lm` would load, an adapter's or its model's; `named` is for `from_pretrained`.
 
     Raises:
         ConfigError: There is no such tokenizer.
@@ -132,8 +132,8 @@ def load_tokenizer(model: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     try:
         alone = Path(folder).is_dir() and not _tokenizer_beside(folder) and not options
         if alone and (base := base_of(folder)) is not None:
-            return load_tokenizer(base)
-        return AutoTokenizer.from_pretrained(folder, **options)
+            return load_tokenizer(base, **named)
+        return AutoTokenizer.from_pretrained(folder, **options, **named)
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", model, error) from error
 

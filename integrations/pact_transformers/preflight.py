@@ -56,7 +56,9 @@ def unknown_arguments(
         )
 
 
-def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> None:
+def check_model(
+    key: str, name: Any, settings: PactConfig, report: Report, *, trust_remote_code: bool | None = None
+) -> None:
     """Look for the model's folder, and compare its tokenizer with the tokens, where they are here.
 
     Args:
@@ -64,6 +66,7 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
         name: Its value.
         settings: Of the constraint.
         report: Takes what is found.
+        trust_remote_code: Whether code of the tokenizer's own may run; None where transformers asks.
     """
     if not isinstance(name, str) or not name:
         report.find([unnamed_model(key, name)])
@@ -77,7 +80,8 @@ def check_model(key: str, name: Any, settings: PactConfig, report: Report) -> No
     from pact_transformers.loading import load_tokenizer
 
     try:
-        tokenizer, tokens = load_tokenizer(name), settings.named_tokens()
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+        tokens = settings.named_tokens()
         if tokens is not None:
             tokens.check(tokenizer)
         check_tokenizer(settings, tokenizer)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
+import yaml
 from command_runs import Run, pact_command
 from llamafactory_runs import FULL, LORA, Workshop
 from pact_llamafactory.check.check import check
+from pact_llamafactory.launch import output
 from pact_llamafactory.launch import run as launch
 from pact_llamafactory.problems import problems
 
@@ -93,6 +96,8 @@ def test_a_run_that_met_no_trainer_of_ours_is_an_error(workshop):
         ({"use_megatron_bridge": True}, {}, "Megatron"),
         ({"predict_with_generate": True}, {}, "evaluation data"),
         ({"packing": True}, {"hold_data": True}, "see each other"),
+        ({"train_from_scratch": True}, {"easing": False}, "random weights"),
+        ({"ignore_pad_token_for_loss": False}, {}, "padding"),
     ],
     ids=str,
 )
@@ -111,6 +116,8 @@ def test_refused_by_its_arguments(arguments, settings, word):
         ({"packing": True, "neat_packing": True}, {"hold_data": True}),
         ({"stage": "pt", "packing": True}, {"hold_data": True}),
         ({"use_dft_loss": True}, {"easing": False}),
+        ({"ignore_pad_token_for_loss": False}, {"easing": False}),
+        ({"stage": "pt", "ignore_pad_token_for_loss": False}, {}),
     ],
     ids=str,
 )
@@ -155,6 +162,65 @@ def test_check(workshop):
 def test_check_of_the_key(workshop, value, key):
     (finding,) = check(workshop.written("key", pact=value, **LORA)).findings
     assert finding.key == key
+
+
+@pytest.mark.parametrize("value", [None, False])
+def test_check_of_a_run_that_trains_nothing(workshop, value):
+    (finding,) = check(workshop.written("untrained", do_train=value, **LORA)).findings
+    assert (finding.key, finding.problem) == ("do_train", "nothing is trained")
+
+
+def test_a_key_that_is_there_twice_stops(workshop):
+    """PyYAML takes the last, and LLaMA-Factory's reader stops."""
+    from omegaconf import OmegaConf
+
+    file = workshop.written("twice-there", **LORA)
+    once = file.read_text()
+    for more, key in (("stage: sft\n", "stage"), ("ray_init_kwargs: {a: 1, a: 2}\n", "a")):
+        file.write_text(once + more)
+        assert find_config_check(file).name == "llamafactory"
+        (finding,) = check(file).findings
+        assert finding.key == key
+        assert "twice" in finding.problem
+        with pytest.raises(yaml.YAMLError, match=f"duplicate key {key}"):
+            OmegaConf.load(file)
+    file.write_text(once)
+    assert check(file).constrained
+
+
+def test_the_output_folder_is_where_the_run_writes(workshop):
+    from transformers import TrainingArguments
+
+    file = workshop.written("home", output_dir="~/out", **LORA)
+    assert str(output(file)) == TrainingArguments(output_dir="~/out", use_cpu=True).output_dir
+
+
+def test_check_of_a_tokenizer_with_code_of_its_own(workshop):
+    folder = workshop.folder / "own-code"
+    shutil.copytree(workshop.folder / "model", folder)
+    (folder / "own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\nclass Own(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "own.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    named = {"model_name_or_path": str(folder), **LORA}
+    (finding,) = check(workshop.written("code", **named)).findings
+    assert "trust_remote_code" in finding.problem
+    assert check(workshop.written("code", trust_remote_code=True, **named)).constrained
+
+
+def test_arguments_that_llamafactory_is_told_to_pass_over(monkeypatch, workshop):
+    from llamafactory.hparams import get_train_args
+
+    monkeypatch.setenv("ALLOW_EXTRA_ARGS", "1")
+    file = workshop.written("extra", leraning_rate=3, **LORA)
+    get_train_args(yaml.safe_load(file.read_text()))  # `pact` and the other one do not stop it
+    report = check(file)
+    assert report.constrained
+    assert any("passes over the key `pact`" in note for note in report.notes)
+    monkeypatch.setenv("ALLOW_EXTRA_ARGS", "yes")  # not what LLaMA-Factory takes for a yes
+    assert [one.key for one in check(file).findings] == ["leraning_rate"]
 
 
 def test_check_of_a_folder_that_llamafactory_resumes_from_by_itself(workshop):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import version
@@ -22,6 +23,9 @@ from pact_plugin.run.report import Report
 _ANEW = "begin a new run, with another `output_dir` or with `overwrite_output_dir: true`"
 """What keeps LLaMA-Factory from going on from what lies in the output folder."""
 
+_ANY = "ALLOW_EXTRA_ARGS"
+"""Of the environment: with it LLaMA-Factory passes over arguments that it does not know."""
+
 
 def check(config: Path) -> Report:
     """Check a configuration of LLaMA-Factory, without loading a model or data.
@@ -37,6 +41,8 @@ def check(config: Path) -> Report:
         return report
     report.find(environment_problems())
     _check_keys(arguments, report)
+    if not arguments.get("do_train"):
+        report.find([_untrained(arguments)])
     try:
         found = settings(arguments)
     except ConfigError as error:
@@ -48,10 +54,26 @@ def check(config: Path) -> Report:
     own = set(PactConfig.model_fields)
     for one in problems(arguments, found):
         report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
-    check_model("model_name_or_path", arguments.get("model_name_or_path"), found, report)
+    check_model(
+        "model_name_or_path",
+        arguments.get("model_name_or_path"),
+        found,
+        report,
+        trust_remote_code=arguments.get("trust_remote_code") is True,
+    )
     report.find(resumption_problems(_checkpoint(arguments), found, anew=_ANEW))
-    report.notes.append("`llamafactory-cli` stops at the key `pact`: train with `pact-plugin train`")
+    does = "passes over" if _any_pass() else "stops at"
+    report.notes.append(f"`llamafactory-cli` {does} the key `pact`: train with `pact-plugin train`")
     return report
+
+
+def _untrained(arguments: Mapping[str, Any]) -> ConfigError:
+    return ConfigError(
+        "nothing is trained",
+        key="do_train",
+        value=arguments.get("do_train"),
+        remedy="Write `do_train: true`.",
+    )
 
 
 def _checkpoint(arguments: Mapping[str, Any]) -> Path | None:
@@ -61,10 +83,17 @@ def _checkpoint(arguments: Mapping[str, Any]) -> Path | None:
     return checkpoint_of(named, output_of(arguments) if looks else None)
 
 
+def _any_pass() -> bool:
+    return os.environ.get(_ANY, "").lower() in ("true", "y", "1")  # no other value is LLaMA-Factory's yes
+
+
 def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
     """Those that LLaMA-Factory does not know stop it."""
     if importlib.util.find_spec("llamafactory") is None:
         report.unchecked.append("the names of the arguments, as LLaMA-Factory is not in this environment")
+        return
+    if _any_pass():
+        report.unchecked.append(f"the names of the arguments, as {_ANY} lets any pass")
         return
     if report.findings:  # with those variables its imports may fail
         report.unchecked.append("the names of the arguments, before these variables are unset")
