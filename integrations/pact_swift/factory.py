@@ -11,6 +11,7 @@ from swift.utils import get_logger
 
 from pact_plugin.config import PactConfig
 from pact_swift.problems import different_settings, require_constrainable
+from pact_swift.resumption import require_same_adapter
 
 logger = get_logger()
 _settings: PactConfig | None = None
@@ -50,7 +51,9 @@ def _constrained(choose: Callable[[Any], Any], settings: PactConfig) -> Callable
 
         def make(*positional: Any, **named: Any) -> Any:
             trainer = kind(*positional, **named)
-            attach_and_say(trainer, settings, checkpoint_of_run(trainer.args), logger.info)
+            checkpoint = checkpoint_of_run(trainer.args)
+            require_same_adapter(trainer.model, checkpoint)
+            attach_and_say(trainer, settings, checkpoint, logger.info)
             return trainer
 
         return make

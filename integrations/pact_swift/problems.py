@@ -19,6 +19,8 @@ _PLAIN_SCALES = {"default", "last_round", "all", "base", "ignore_empty_think", "
 """Values of `loss_scale`, joined by `+`, that leave tokens out and weight none."""
 _SWIFT_TUNERS = ("longlora", "llamapro", "adapter", "reft")
 """Whose model is ms-swift's own wrapper."""
+_WHOLE_TUNERS = ("full", "lora", "vera", "boft", "fourierft", "bone", "ia3")
+"""Whose checkpoints the Trainer loads whole; not the ranks that AdaLoRA has left."""
 
 
 def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
@@ -33,7 +35,7 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
         yield from _weighted_losses(arguments)
     yield from _tuners(arguments)
     yield from _ranks(arguments, config)
-    yield from _moving_references(arguments, config)
+    yield from _checkpoints(arguments, config)
     yield from file_problems(config)
 
 
@@ -94,18 +96,30 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             arguments["fsdp"] if isinstance(arguments["fsdp"], str) else None,
             "Use `deepspeed: zero3` or less, or remove PACT's plugin.",
         )
-    size = arguments.get("deepspeed_autotp_size")
+    key, size = "deepspeed_autotp_size", arguments.get("deepspeed_autotp_size")
+    deepspeed = arguments.get("deepspeed")
+    if size is None and isinstance(deepspeed, Mapping):  # into which ms-swift writes it
+        key, size = "autotp_size", (deepspeed.get("tensor_parallel") or {}).get("autotp_size")
     if config.has_anchors and size is not None and int(size) > 1:
-        yield shared_layers("deepspeed_autotp_size", size, "register `{'anchors': False}`")
+        yield shared_layers(key, size, "register `{'anchors': False}`")
 
 
-def _moving_references(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
+def _checkpoints(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     if config.reference == "auto" and arguments.get("resume_only_model"):
         yield AdapterError(
             "training starts from the checkpoint's weights, which are not the aligned model's",
             key="resume_only_model",
             value=True,
             remedy="Remove `resume_only_model`, or register the aligned model as `reference`.",
+        )
+    tuner = arguments.get("tuner_type") or "lora"
+    resumed = arguments.get("resume_from_checkpoint") and not arguments.get("resume_only_model")
+    if resumed and tuner not in (*_WHOLE_TUNERS, *_SWIFT_TUNERS):
+        yield AdapterError(
+            f"`tuner_type: {tuner}` may keep more in its checkpoints than the Trainer loads",
+            key="resume_from_checkpoint",
+            value=arguments["resume_from_checkpoint"],
+            remedy="Begin a new run, or train with `tuner_type: lora` or `full`.",
         )
 
 

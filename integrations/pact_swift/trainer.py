@@ -7,10 +7,12 @@ from typing import Any
 from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
 from pact_transformers.resuming import checkpoint_of_run, store_beside
+from swift.template import Template
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor
 
 from pact_plugin.constraint import Constraint
+from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
 from pact_swift.problems import UNEASED
 
@@ -55,6 +57,18 @@ def swift_parts(trainer: Any, folder: str | None) -> TrainerParts:
 
 
 def constrain_swift(trainer: Seq2SeqTrainer, constraint: Constraint) -> Seq2SeqTrainer:
-    """Constrain ms-swift's trainer in place (see `constrain`)."""
+    """Constrain ms-swift's trainer in place (see `constrain`).
+
+    Raises:
+        AdapterError: Easing is on, and the task loss is the template's, the user's own or smoothed.
+    """
+    template = type(trainer.template)
+    if constraint.config.eases and template.compute_sft_loss is not Template.compute_sft_loss:
+        raise AdapterError(
+            "this template computes a loss of its own, but easing needs a plain next-token cross-entropy",
+            key="template",
+            value=template.__name__,
+            remedy=f"Use another `template`, or {UNEASED}.",
+        )
     # Its own override is the mean of the next-token cross-entropy; what it weights by is refused in `problems`.
     return constrain(trainer, constraint, Seq2SeqTrainer, mixin=PactSwiftMixin)

@@ -81,6 +81,40 @@ def test_a_checkpoint_of_other_settings_stops(workshop):
     assert not run.checkpoints
 
 
+def test_an_adapter_of_other_settings_than_the_checkpoints_stops(workshop):
+    """Its weights would be loaded into it without a word."""
+    first = workshop.train("strong", max_steps=1, save_steps=1, **(LORA | {"lora_alpha": 16})).ok()
+    on = {"resume_from_checkpoint": str(first.checkpoints[-1]), "max_steps": 2}
+    run = workshop.train("strong-on", **on, **LORA)
+    assert_stops(run, "lora_alpha=8.0", "the adapter in the checkpoint has 16.0")
+
+
+def test_a_tuner_with_checkpoints_of_its_own_is_not_resumed(workshop):
+    """ms-swift asks the tuner itself to load them; `lora_llm` keeps a vision tower there."""
+    on = {"resume_from_checkpoint": str(workshop.folder), "tuner_type": "lora_llm"}
+    run = workshop.train("own-checkpoints", **on)
+    assert_stops(run, "resume_from_checkpoint=", "`tuner_type: lora_llm` may keep", "Begin a new run")
+    assert "model_parameter_info" not in run.log
+
+
+def test_a_template_with_a_loss_of_its_own_stops(workshop):
+    """It makes another loss of the model's, which is the only one that the first step looks at."""
+    file = workshop.folder / "scaled_template.py"
+    file.write_text(
+        "from swift.template import Template, register_template\n"
+        "from swift.template.templates.utils import ChatmlTemplateMeta\n\n\n"
+        "class Scaled(Template):\n"
+        "    def compute_sft_loss(self, *args, **kwargs):\n"
+        "        outputs = super().compute_sft_loss(*args, **kwargs)\n"
+        "        outputs.loss = outputs.loss / 10\n"
+        "        return outputs\n\n\n"
+        'register_template(ChatmlTemplateMeta("scaled", template_cls=Scaled))\n'
+    )
+    plugins = [workshop.plugin(), str(file)]
+    run = workshop.train("own-loss", template="scaled", external_plugins=plugins, **LORA)
+    assert_stops(run, "template='Scaled'", "a loss of its own", "{'easing': False}")
+
+
 def test_megatron_stops(tmp_path):
     code = (
         "import sys, types\nsys.modules['swift.megatron.arguments'] = types.ModuleType('arguments')\n"
@@ -120,6 +154,8 @@ def test_two_plugins_of_different_settings_stop():
         ({"fsdp": "fsdp2"}, {}, "`deepspeed: zero3`"),
         ({"deepspeed_autotp_size": 2}, {}, "anchors"),
         ({"resume_only_model": True}, {}, "`resume_only_model`"),
+        ({"tuner_type": "lora_llm", "resume_from_checkpoint": "out"}, {}, "Begin a new run"),
+        ({"tuner_type": "adalora", "resume_from_checkpoint": "out"}, {}, "Begin a new run"),
     ],
     ids=str,
 )
@@ -142,11 +178,22 @@ def test_refused_by_its_arguments(arguments, settings, words):
         ({"deepspeed": "zero3"}, {}),
         ({"deepspeed_autotp_size": 2}, {"anchors": False}),
         ({"resume_only_model": True}, {"reference": "model"}),
+        ({"resume_from_checkpoint": "out"}, {}),
+        ({"tuner_type": "ia3", "resume_from_checkpoint": "out"}, {}),
+        ({"deepspeed": {"tensor_parallel": {"autotp_size": 1}}}, {}),
+        ({"deepspeed": {"tensor_parallel": {"autotp_size": 2}}}, {"anchors": False}),
     ],
     ids=str,
 )
 def test_not_refused(arguments, settings):
     assert list(problems(arguments, pact.PactConfig(**settings))) == []
+
+
+def test_tensor_parallelism_in_deepspeeds_own_configuration_is_refused():
+    """ms-swift writes `deepspeed_autotp_size` there, too."""
+    deepspeed = {"zero_optimization": {"stage": 1}, "tensor_parallel": {"autotp_size": 2}}
+    (problem,) = problems({"deepspeed": deepspeed}, pact.PactConfig())
+    assert (problem.key, problem.value) == ("autotp_size", 2)
 
 
 def test_a_token_file_that_is_not_there():
