@@ -79,8 +79,11 @@ def refuse_split_sequences(trainer: Any) -> None:
 
 
 def tensor_parallel(trainer: Any) -> int:
-    """Ranks that share a layer, and so their inputs."""
-    return _parallel(trainer, "tp_size")
+    """Ranks that share a layer, and so their inputs, by the model, by DeepSpeed or by Accelerate.
+
+    Before 5.19 transformers may not ask Accelerate.
+    """
+    return max(trainer.get_tp_size(), _parallel(trainer, "tp_size"))
 
 
 def _parallel(trainer: Any, key: str) -> int:

@@ -222,6 +222,17 @@ def test_ranks_that_share_a_sequence(tmp_path, build, key):
 
 
 @each_trainer
+def test_a_model_that_was_loaded_in_parts_would_read_different_anchors(tmp_path, build):
+    """`from_pretrained(tp_plan="auto")` notes it in the model: Accelerate knows nothing of it."""
+    early, held = build(tmp_path), build(tmp_path)
+    for trainer in (early, held):
+        trainer.model._tp_size = 2
+    with pytest.raises(AdapterError, match=r"tp_size=2.*anchors: false"):
+        pact.attach(early, CONFIG)
+    assert pact.attach(held, HELD) is held
+
+
+@each_trainer
 def test_tensor_parallel_ranks_would_read_different_anchors(tmp_path, build):
     early, late, held = build(tmp_path), pact.attach(build(tmp_path), CONFIG), build(tmp_path)
     late.accelerator.state.parallelism_config = SimpleNamespace(
