@@ -68,8 +68,8 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
-    f"pact@{PactConfig().weight:g}": "PACT, two anchors a step",
-    f"eight@{PactConfig().weight:g}": "PACT, eight: the default",
+    f"pact@{PactConfig().weight:g}": "PACT",
+    "two-anchors@3": "PACT, two anchors a step",
     "benign-4-tokens@3": "PACT, benign_tokens 4",
     "benign-64@3": "PACT, benign_top_k 64",
     "sbr@50": "SBR, strength 50",
