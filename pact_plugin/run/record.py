@@ -112,8 +112,8 @@ class Record:
         warnings.warn(
             "PACT: no token is masked in the first rows, so "
             + ("easing sees no request. " if eases else "prompts are constrained as if they were answers. ")
-            + "Mask the prompts: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`, "
-            + "LLaMA-Factory `train_on_prompt: false`, ms-swift `loss_scale: default`"
+            + "Mask the prompts: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`"
+            + ", LLaMA-Factory `train_on_prompt: false`, ms-swift `loss_scale: default`"
             + ("; or set `easing: false`." if eases else "."),
             stacklevel=4,
         )
