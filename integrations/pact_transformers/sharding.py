@@ -81,7 +81,7 @@ def refuse_split_sequences(trainer: Any) -> None:
 def tensor_parallel(trainer: Any) -> int:
     """Ranks that share a layer, and so their inputs, by the model, by DeepSpeed or by Accelerate.
 
-    Before 5.19 transformers may not ask Accelerate.
+    Transformers 5.16 and older do not ask Accelerate.
     """
     return max(trainer.get_tp_size(), _parallel(trainer, "tp_size"))
 

@@ -45,16 +45,23 @@ def test_dpo_stops_before_the_model_is_loaded(workshop):
     assert "model_parameter_info" not in run.log
 
 
+def with_plugin(workshop, code):
+    """PACT's plugin, and another of this code."""
+    file = workshop.folder / "another_plugin.py"
+    file.write_text(code)
+    return [workshop.plugin(), str(file)]
+
+
 def test_a_loss_weighted_in_the_data_stops_before_the_first_step(workshop):
     """`loss_scale` says that it is binary, and another plugin's is not."""
-    scale = workshop.folder / "scale.py"
-    scale.write_text(
+    plugins = with_plugin(
+        workshop,
         "from swift.loss_scale import LossScale, loss_scale_map\n\n\n"
         "class Half(LossScale):\n    is_binary = False\n\n"
         "    def get_loss_scale(self, context, **kwargs):\n        return [context], [0.5]\n\n\n"
-        'loss_scale_map["base"] = Half\n'
+        'loss_scale_map["base"] = Half\n',
     )
-    run = workshop.train("scaled", external_plugins=[workshop.plugin(), str(scale)], **FULL)
+    run = workshop.train("scaled", external_plugins=plugins, **FULL)
     assert run.status != 0
     assert "easing needs a plain one (loss_scale" in run.log or "`loss_scale`" in run.log, run.log[-2000:]
     assert not run.checkpoints
@@ -99,8 +106,8 @@ def test_a_tuner_with_checkpoints_of_its_own_is_not_resumed(workshop):
 
 def test_a_template_with_a_loss_of_its_own_stops(workshop):
     """It makes another loss of the model's, which is the only one that the first step looks at."""
-    file = workshop.folder / "scaled_template.py"
-    file.write_text(
+    plugins = with_plugin(
+        workshop,
         "from swift.template import Template, register_template\n"
         "from swift.template.templates.utils import ChatmlTemplateMeta\n\n\n"
         "class Scaled(Template):\n"
@@ -108,9 +115,8 @@ def test_a_template_with_a_loss_of_its_own_stops(workshop):
         "        outputs = super().compute_sft_loss(*args, **kwargs)\n"
         "        outputs.loss = outputs.loss / 10\n"
         "        return outputs\n\n\n"
-        'register_template(ChatmlTemplateMeta("scaled", template_cls=Scaled))\n'
+        'register_template(ChatmlTemplateMeta("scaled", template_cls=Scaled))\n',
     )
-    plugins = [workshop.plugin(), str(file)]
     run = workshop.train("own-loss", template="scaled", external_plugins=plugins, **LORA)
     assert_stops(run, "template='Scaled'", "a loss of its own", "{'easing': False}")
 
