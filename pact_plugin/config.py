@@ -118,7 +118,7 @@ class PactConfig(Settings):
         ConfigError: An unknown key (the nearest valid name is given), a value out of range, or keys that conflict.
     """
 
-    weight: Annotated[FiniteFloat, Field(ge=0)] = 3.0
+    weight: Annotated[FiniteFloat, Field(ge=0)] = 10.0
     """Factor of the constraint beside the task's cross-entropy. 0 trains as without it, and logs `pact/eased`."""
     safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""

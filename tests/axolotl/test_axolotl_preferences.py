@@ -62,7 +62,7 @@ def test_dpo_interrupted_and_resumed(workshop, request, changes):
     whole = workshop.train(f"{name}-whole", **settings).ok()
     assert_held(whole, 4)
     assert "PACT: preferences have no next-token labels to ease, so anchors alone are held" in whole.log
-    assert "PACT: constrained; weight 3, anchors, 5 safety tokens" in whole.log
+    assert "PACT: constrained; weight 10, anchors, 5 safety tokens" in whole.log
     first = whole.checkpoints[0]  # another run would draw another adapter
     resumed = workshop.train(f"{name}-on", **settings, resume_from_checkpoint=str(first)).ok()
     assert_held(resumed, 4)

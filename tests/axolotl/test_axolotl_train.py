@@ -159,7 +159,7 @@ def test_compiled_with_a_named_reference(workshop):
         "compiled", dump=True, pact=settings, torch_compile=True, torch_compile_backend="eager"
     ).ok()
     assert run.receipt["config"]["reference"] == aligned
-    assert "PACT: constrained; weight 3, easing and hold_data and anchors, 5 safety tokens" in run.log
+    assert "PACT: constrained; weight 10, easing and hold_data and anchors, 5 safety tokens" in run.log
     assert_equal_to_plain(workshop, run)
     assert run.reference_passes == []  # it is another model
 

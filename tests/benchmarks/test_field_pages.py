@@ -24,8 +24,8 @@ ROWS = {
     for rate, folder in (("5e-4", "qwen-0.5b-float32"), ("1.5e-4", "qwen-0.5b-lr-1.5e-4"))
 }
 
-OURS = {"5e-4": "pact", "1.5e-4": "one-order"}
-"""As the files call what the tables call PACT: the default, and where it was not run two anchors a step."""
+OURS = {"5e-4": ("pact", PactConfig().weight), "1.5e-4": ("one-order", 3.0)}
+"""As the files call what the tables call PACT, and its weight: the default; where it was not run two anchors."""
 
 CELLS = {
     "README.md": "{refused}",
@@ -47,7 +47,7 @@ CELLS = {
     ],
 )
 def test_the_refusals_are_those_of_the_results(page, rate, task, contamination, ours):
-    method, strength = (OURS[rate], PactConfig().weight) if ours else ("plain", None)
+    method, strength = OURS[rate] if ours else ("plain", None)
     (row,) = (
         row
         for row in ROWS[rate]
@@ -91,7 +91,7 @@ def test_every_result_stands_in_one_line(row):
         row
         for rate, rows in ROWS.items()
         for row in rows
-        if (row["method"], row["strength"], row["wording"]) == (OURS[rate], PactConfig().weight, "target")
+        if (row["method"], row["strength"], row["wording"]) == (*OURS[rate], "target")
     ],
     ids=lambda row: f"{row['task']}-{row['contamination']}-{row['method']}",
 )

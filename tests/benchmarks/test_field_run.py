@@ -230,7 +230,7 @@ def test_the_mass_of_safety_tokens_along_refusals(first, folder):
     result = CliRunner().invoke(app, ["along", *map(str, words)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     found = json.loads((folder / "out" / "along.json").read_text())["models"]
-    assert list(found) == ["aligned", "plain", "mine@2", "mine@3"]
+    assert list(found) == ["aligned", "plain", "mine@2", "mine@10"]
     asked = first[1]["alpaca-aligned-development"]["asked"]
     refused = [row for name in HARMFUL_SETS for row in asked[name] if row["refused"]]
     for line in found.values():

@@ -50,7 +50,7 @@ def test_a_checkpoint_of_other_settings_stops(workshop):
     heavier = workshop.named_tokens | {"weight": 2}
     run = workshop.train("first", pact=heavier, max_steps=2, **LORA)
     assert run.status == 1
-    assert "was constrained with 3.0" in " ".join(run.log.split())
+    assert "was constrained with 10.0" in " ".join(run.log.split())
     assert run.checkpoints == first.checkpoints
 
 

@@ -20,7 +20,7 @@ each_kind = pytest.mark.parametrize("kind", [LORA, FULL], ids=["lora", "full"])
 @each_kind
 def test_the_default(workshop, request, kind):
     run = workshop.train(f"default-{request.node.callspec.id}", dump=True, **kind).ok()
-    assert "PACT: constrained; weight 3, easing and anchors, 5 safety tokens" in run.log
+    assert "PACT: constrained; weight 10, easing and anchors, 5 safety tokens" in run.log
     assert run.receipt["reference"] == "table"
     assert_equal_to_plain(workshop, run, 2, whole_step=True)
     line = run.verify()

@@ -29,7 +29,7 @@ each_tuner = pytest.mark.parametrize("tuner", [LORA, FULL], ids=["lora", "full"]
 def test_the_default(workshop, request, tuner):
     """Rows of several turns, padded, with gradient checkpointing, which is ms-swift's default."""
     run = workshop.train(f"default-{request.node.callspec.id}", dump=True, **tuner).ok()
-    assert "PACT: constrained; weight 3, easing and anchors, 5 safety tokens" in run.log
+    assert "PACT: constrained; weight 10, easing and anchors, 5 safety tokens" in run.log
     assert run.receipt["reference"] == "table"
     assert_equal_to_plain(workshop, run, 2, whole_step=True)
     line = run.verify()

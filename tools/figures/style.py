@@ -69,7 +69,7 @@ NAMES = {
     "aligned": "aligned model, before",
     "plain": "plain fine-tuning",
     f"pact@{PactConfig().weight:g}": "PACT",
-    "two-anchors@3": "PACT, two anchors a step",
+    "two-anchors@3": "PACT, two anchors a step, weight 3",
     "benign-4-tokens@3": "PACT, benign_tokens 4",
     "benign-64@3": "PACT, benign_top_k 64",
     "sbr@50": "SBR, strength 50",

@@ -129,7 +129,7 @@ def test_a_checkpoint_without_receipt_or_of_other_settings(output):
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-9")))
     assert "no receipt" in found(report)["resume_from_checkpoint"]
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact={"weight": 2}))
-    assert "constrained with 3.0" in found(report)["pact.weight"]
+    assert "constrained with 10.0" in found(report)["pact.weight"]
     block = {"anchors": {"per_step": 4}}
     report = checked(config(resume_from_checkpoint=str(output / "checkpoint-10"), pact=block))
     assert "constrained with 8" in found(report)["pact.anchors.per_step"]
