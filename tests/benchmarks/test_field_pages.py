@@ -113,28 +113,16 @@ def test_the_default_is_told_with_its_intervals(page, row):
         assert row["nll"] <= 1.001 * plain["nll"]
 
 
-REPORTS = [
-    *(
-        (path, path.with_name(path.name.replace("field-", "verdicts-")), "")
-        for path in sorted(RESULTS.glob("*/field-*.json"))
-    ),
-    *(
-        (path, path.with_name("verdicts.json"), f"-{path.stem}")
-        for stem in ("development", "held-out")
-        for path in sorted(RESULTS.glob(f"*/{stem}.json"))
-    ),
-]
+REPORTS = sorted(RESULTS.glob("*/field-*.json"))
 
 
-@pytest.mark.parametrize(
-    ("report", "scores", "ending"), REPORTS, ids=[f"{path.parent.name}-{path.stem}" for path, *_ in REPORTS]
-)
-def test_the_scores_by_prompt_say_what_the_results_say(report, scores, ending):
-    cells, compared = read(scores)["cells"], 0
+@pytest.mark.parametrize("report", REPORTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_the_scores_by_prompt_say_what_the_results_say(report):
+    cells, compared = read(report.with_name(report.name.replace("field-", "verdicts-")))["cells"], 0
     for row in read(report)["rows"]:
         what = {name: row[name] for name in ("task", "contamination", "wording", "method", "strength")}
         seeds = [0] if row["method"] == "aligned" else row["seeds"]
-        sets = [cells[Cell(**what, seed=seed).name + ending]["sets"] for seed in seeds]
+        sets = [cells[Cell(**what, seed=seed).name]["sets"] for seed in seeds]
         for name, found in row["changes"].items():
             if found is not None and name in sets[0]:
                 refused = sum(score >= 0.5 for one in sets for score in one[name].values())

@@ -15,7 +15,7 @@ from pact_plugin.audit.charts import COLOURS
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-FIELD = ROOT / "benchmarks" / "field" / "results" / "qwen-0.5b"
+FIELD = ROOT / "benchmarks" / "field" / "results" / "qwen-0.5b-bfloat16"
 LIGHT = COLOURS | {"held": COLOURS["reference"], "yields": COLOURS["candidate"], "box": "#eef1f5"}
 DARK = {
     **{"ink": "#e6eaf0", "muted": "#a3adba", "grid": "#3a414d", "box": "#2a303b", "paper": "#14171d"},
