@@ -15,14 +15,14 @@ class AnchorRows:
 
     Args:
         rows: Number of anchors.
-        length: Tokens read of each: by default the bundled prompts' mean in SmolLM2's chat format without a system
-            message, and the answer.
+        length: Tokens read of each: by default the bundled prompts' mean in Qwen2.5's chat format, which writes a system
+            message, and the answer. Without that message it is 38 to 42.
         held: Positions held, of all together.
         tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.
     """
 
     rows: int = _DEFAULT.per_step
-    length: int = 38
+    length: int = 58
     held: int = _DEFAULT.per_step * _DEFAULT.tokens
     tokens: int | None = None
 

@@ -146,7 +146,8 @@ def ask(
         raise ConfigError(
             "the model has no method `generate`, by which it could answer",
             key="model",
-            remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false` and `anchors: false`.",
+            remedy="Use a model of transformers; or name `safety_tokens`, with `easing: false`, `anchors: false` and "
+            "`hold_data: true`.",
         )
     with inspecting(model), source.session():
         said = answers(model, tokenizer, ends[0], how)

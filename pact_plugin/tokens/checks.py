@@ -46,8 +46,9 @@ def check_refusals(refused: int, asked: int) -> None:
         raise ConfigError(
             f"{found}, fewer than {MINIMUM_ANSWERS}: it does not act as an aligned model",
             key="harmful",
-            remedy="Start from an aligned model that answers at once, not after reasoning, or give more prompts of the "
-            "kind that it refuses.",
+            remedy="Start from an aligned model that answers at once, not after reasoning; or choose the tokens by "
+            "prompts that it refuses, `pact-plugin tokens select MODEL --harmful FILE`, and name their file as "
+            "`safety_tokens`.",
         )
     if 2 * refused < asked:
         warnings.warn(
@@ -66,5 +67,6 @@ def check_helpful(helped: int, asked: int) -> None:
         raise ConfigError(
             f"the model helps with {helped} of {asked} benign prompts, fewer than {MINIMUM_ANSWERS}",
             key="benign",
-            remedy="Give more prompts that it helps with, or use the contrast `base`.",
+            remedy="Choose the tokens by prompts that it helps with, `pact-plugin tokens select MODEL --benign FILE`, or "
+            "by `--contrast base --base-model BASE`, and name their file as `safety_tokens`.",
         )

@@ -134,13 +134,11 @@ def test_by_default_a_step_costs_its_anchors_and_the_head_where_responses_are_ea
     settings, found = counted
     assert found["easing"].extra_flops == 0
     assert found["default"].extra_flops == found["default"].anchor_flops == found["anchors"].extra_flops
-    assert 1 < found["default"].ratio < 1.08
+    assert 1.09 < found["default"].ratio < 1.11
     assert found["default"].reading_flops == found["easing"].reading_flops > 0
     assert found["anchors"].reading_flops == 0
     eased = count(replace(settings, modes=("easing",)), eased=2)["easing"]
     assert eased.extra_flops == head_read(settings, 2 * 16)
-    assert found["default"].reading_flops == found["easing"].reading_flops > 0
-    assert found["anchors"].reading_flops == 0
 
 
 def test_holding_the_data_reads_the_head_where_it_is_held(counted):
