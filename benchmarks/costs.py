@@ -15,7 +15,7 @@ class AnchorRows:
 
     Args:
         rows: Number of anchors.
-        length: Tokens read of each: by default the bundled prompts' mean in Qwen2.5's chat format, which writes a system
+        length: Tokens read of each: by default the bundled prompts' mean in Qwen2.5's chat format, which has a system
             message, and the answer. Without that message it is 38 to 42.
         held: Positions held, of all together.
         tokens: Distinct tokens that are buckets at any of them; by default as many as there can be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +22,8 @@ def first_tokens(first: First) -> int | None:
 
 
 def _path_to_str(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    value = str(value) if isinstance(value, Path) else value
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 class Easing(Settings):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import ConfigError, PluginError
+from pact_plugin.model.adapters import not_in_decoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +27,7 @@ def check_adapter(adapter: str) -> None:
         adapter: A directory or a hub id.
 
     Raises:
-        ConfigError: There is no such adapter, or it works by virtual tokens, which are not seen below the model's
-            own forward pass.
+        ConfigError: There is no such adapter, or it acts in PEFT's own forward pass alone.
         PluginError: peft is missing.
     """
     if importlib.util.find_spec("peft") is None:
@@ -38,9 +38,9 @@ def check_adapter(adapter: str) -> None:
         config = PeftConfig.from_pretrained(adapter)
     except (OSError, ValueError) as error:
         raise _cannot_load(adapter, error) from error
-    if config.is_prompt_learning:
+    if (kind := not_in_decoder(config)) is not None:
         raise ConfigError(
-            "an adapter of virtual tokens cannot be audited",
+            f"{kind} acts in PEFT's own forward pass alone, and cannot be audited",
             key="adapter",
             value=adapter,
             remedy="Use LoRA or another adapter of the weights.",

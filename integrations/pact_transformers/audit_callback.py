@@ -58,6 +58,7 @@ class AuditCallback(TrainerCallback):
     ) -> None:
         if every is not None and every < 1:
             raise ConfigError("out of range", key="every", value=every, remedy="It must be at least 1.")
+        _require_direction(trainer.args)
         if (key := sharded_by(trainer)) is not None:
             raise AdapterError(
                 "the parameters are sharded, and generation needs them whole",
@@ -143,6 +144,17 @@ class AuditCallback(TrainerCallback):
             reasons = ", ".join(f"{one.name} {one.measured:.1%} (bound {one.bound:.1%})" for one in failed)
             warnings.warn(f"Training stops at step {state.global_step}: {reasons}.", stacklevel=2)
             control.should_training_stop = True
+
+
+def _require_direction(args: Any) -> None:
+    """Refuse what transformers sets by itself: that the checkpoint that refuses most harmless prompts is the best."""
+    if (args.metric_for_best_model or "").endswith("pact/over_refusal_rate") and args.greater_is_better:
+        raise ConfigError(
+            "the checkpoint that refuses most harmless prompts would be the best",
+            key="greater_is_better",
+            value=args.greater_is_better,
+            remedy="Set `greater_is_better=False`.",
+        )
 
 
 def _named(snapshot: Snapshot) -> dict[str, float]:

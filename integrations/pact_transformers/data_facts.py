@@ -24,7 +24,7 @@ from pact_transformers.sharding import sharded_by
 logger = logging.getLogger("pact_plugin")
 
 ROWS = 16
-"""Rows collated at a time, at most."""
+"""Rows that are looked at first, and rows collated at a time, at most."""
 _SPREAD = 64
 """Rows that are looked at beside the first ones, at most; and one for each column."""
 _SCANNED = 1000
@@ -73,7 +73,7 @@ def no_text(batch: dict[str, Any]) -> str | None:
 
 
 def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
-    """The first rows as a batch, as many as a collator takes, then others.
+    """The first rows, then others, in batches as large as the trainer's; the rows are the same whatever that size.
 
     These are the first row in which each column holds something, as few rows may have images, and one drawn from each
     part of the data, as images may lie in a column of messages. The names of columns do not tell, as LLaMA-Factory
@@ -89,11 +89,11 @@ def _looked_at(trainer: Any) -> Iterator[dict[str, Any]]:
         for row in data.take(ROWS) if _starts_again(data) else ():
             yield collate([row])
         return
-    size = min(len(data), ROWS, trainer.args.train_batch_size)
-    others, draw = len(data) - size, Random(0)
+    first, size = min(len(data), ROWS), min(ROWS, trainer.args.train_batch_size)
+    others, draw = len(data) - first, Random(0)
     parts = min(others, _SPREAD)
-    bounds = [size + others * part // parts for part in range(parts + 1)] if parts else []
-    rows = [*range(size), *(draw.randrange(*part) for part in pairwise(bounds))]
+    bounds = [first + others * part // parts for part in range(parts + 1)] if parts else []
+    rows = [*range(first), *(draw.randrange(*part) for part in pairwise(bounds))]
     rows += sorted(_first_filled(data) - set(rows))
     for start in range(0, len(rows), max(size, 1)):
         yield collate([data[row] for row in rows[start : start + size]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import urllib.error
 import urllib.request
@@ -133,9 +134,20 @@ def load_tokenizer(model: str | os.PathLike[str], **named: Any) -> PreTrainedTok
         alone = Path(folder).is_dir() and not _tokenizer_beside(folder) and not options
         if alone and (base := base_of(folder)) is not None:
             return load_tokenizer(base, **named)
-        return AutoTokenizer.from_pretrained(folder, **options, **named)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options, **named)
+        tokenizer.chat_template = tokenizer.chat_template or _processors_template(folder)
+        return tokenizer
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", model, error) from error
+
+
+def _processors_template(folder: str) -> str | None:
+    """The chat template of a processor as older models that see have it: in a file that tokenizers do not read."""
+    file = Path(folder) / "chat_template.json"
+    if not file.is_file():
+        return None
+    template: str = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    return template
 
 
 def adapter_tokenizer(adapter: str) -> PreTrainedTokenizerBase | None:

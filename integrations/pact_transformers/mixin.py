@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -134,11 +135,18 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
         labels: Whether its data has labels, as not with preferences.
 
     Raises:
-        AdapterError: The trainer is constrained already, makes its model anew, has one with an encoder, or is set up in
-            a way that cannot be constrained.
+        AdapterError: The trainer is constrained already, has trained, makes its model anew, has one with an encoder, or
+            is set up in a way that cannot be constrained.
     """
     if isinstance(trainer, PactRunMixin) and hasattr(trainer, "pact"):
         raise AdapterError("it is constrained already", key="trainer", remedy="Attach the constraint once.")
+    if trainer.state.global_step > 0:
+        raise AdapterError(
+            "it has trained, so its model is not the aligned one any more",
+            key="trainer",
+            value=f"{trainer.state.global_step} steps",
+            remedy="Attach before training, to a new trainer with the aligned model.",
+        )
     if getattr(trainer, "model_init", None) is not None:
         raise AdapterError(
             "each training would begin with another model than the one that is constrained",
@@ -195,7 +203,7 @@ def _foreign_loss(trainer: Any, known: Sequence[type]) -> type | None:
 
 
 def tokenizer_of(trainer: Any) -> Any:
-    """A Trainer's tokenizer, or that of its processor.
+    """A Trainer's tokenizer, or that of its processor; with the processor's chat template where it has none itself.
 
     Raises:
         AdapterError: It has none.
@@ -205,4 +213,8 @@ def tokenizer_of(trainer: Any) -> Any:
     if tokenizer is None:
         remedy = "Pass `processing_class=tokenizer` to the trainer."
         raise AdapterError("the trainer has no tokenizer", key="processing_class", remedy=remedy)
+    template = getattr(processor, "chat_template", None)
+    if template and not getattr(tokenizer, "chat_template", None):
+        tokenizer = copy(tokenizer)
+        tokenizer.chat_template = template
     return tokenizer

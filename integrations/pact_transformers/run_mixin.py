@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
-from pact_plugin.errors import PactError
+from pact_plugin.errors import ConfigError, PactError
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pact_plugin.constraint import Constraint
+
+
+logger = logging.getLogger("pact_plugin")
 
 
 class PactRunMixin:
@@ -77,15 +81,18 @@ class PactRunMixin:
         One rank may call it alone. While it trains, the receipt counts what all ranks have measured up to the last log
         or checkpoint, and since then the first rank alone.
         """
-        self._pact_write(output_dir or self.args.output_dir)
         super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        self._pact_write(output_dir or self.args.output_dir)
 
     def _pact_write(self, folder: str) -> None:
         record = self.pact.record
         if self.args.should_save:
             record.receipt.total_steps = max(record.receipt.total_steps, self.state.global_step)
             record.write(folder)
-            self._pact_card(folder, only_again=True)  # the card of a checkpoint is written before its numbers
+            try:  # the card of a checkpoint is written before its numbers
+                self._pact_card(folder, only_again=True)
+            except ConfigError as error:
+                logger.warning("PACT: the model card is left as it is: %s", error)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write the trainer's model card, with a block on PACT from the receipt.

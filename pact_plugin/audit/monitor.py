@@ -13,6 +13,7 @@ from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.reading import ask
 from pact_plugin.audit.result import Verdict
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
+from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import inspecting
 from pact_plugin.data.prompts import KINDS, PromptSet, of_kind
 from pact_plugin.errors import AuditError, ConfigError
@@ -93,8 +94,8 @@ class Monitor:
         """Keep the reference's outcomes, for a run that is resumed."""
         verdicts = [one.verdict for one in self.reference or ()]
         content = {"prompts": self.prompts.digest, "verdicts": verdicts}
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / FILE_NAME).write_text(json.dumps(content) + "\n", encoding="utf-8")
+        with written_whole(Path(folder) / FILE_NAME) as part:
+            part.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     def resume(self, folder: str | Path) -> None:
         """Take the outcomes of the model before its first step from an earlier part of the run.

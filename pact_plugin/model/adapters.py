@@ -1,4 +1,4 @@
-"""Which of PEFT's adapters a parameter belongs to."""
+"""PEFT's adapters: which one a parameter belongs to, and which act where the decoder is read."""
 
 from __future__ import annotations
 
@@ -29,6 +29,19 @@ def owner_by_name(peft: Any) -> Callable[[list[str]], str | None]:
         return next((part for place, part in pairs if place in containers and part in adapters), None)
 
     return owner
+
+
+def not_in_decoder(config: Any) -> str | None:
+    """Why an adapter acts in PEFT's own forward pass alone, so that a decoder read by itself lacks it; None if not so.
+
+    Args:
+        config: A PEFT configuration.
+    """
+    if getattr(config, "is_prompt_learning", False):
+        return "an adapter of virtual tokens"
+    if getattr(config, "alora_invocation_tokens", None):
+        return "an activated LoRA (`alora_invocation_tokens`)"
+    return None
 
 
 def trained_beside(peft: Any) -> int:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from pact_plugin.errors import ModelStructureError
+from pact_plugin.errors import ModelStructureError, NonFiniteError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.model.wrappers import unwrap
 
@@ -17,9 +17,17 @@ def check_head(model: nn.Module, head: LanguageHead, token_ids: Int[Tensor, " n"
 
     Raises:
         ModelStructureError: The logits differ by more than rounding.
+        NonFiniteError: They are NaN.
     """
     tokens = token_ids[None]
     own = model(input_ids=tokens).logits[0].to(torch.float32)
+    if bool(own.isnan().any()):
+        raise NonFiniteError(
+            "the model predicts NaN",
+            key="model",
+            value=type(unwrap(model)).__name__,
+            remedy="Check its weights and precision: float16 overflows where bfloat16 does not.",
+        )
     hidden = head.decoder(input_ids=tokens).last_hidden_state[0]
     ours = head.logits(hidden.to(own.device)).to(torch.float32)
     if ours.shape == own.shape:

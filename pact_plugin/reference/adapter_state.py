@@ -12,10 +12,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.model.adapters import trained_beside
+from pact_plugin.model.adapters import not_in_decoder, trained_beside
 from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import is_fsdp, require_weights
-from pact_plugin.model.wrappers import adapter_off, peft_model
+from pact_plugin.model.wrappers import adapter_off, peft_model, unwrap
 from pact_plugin.reference.source import AdapterState, Source
 
 _TRIED = 16
@@ -38,18 +38,25 @@ def adapter_state(model: nn.Module) -> AdapterState:
         trained; `trained`: it is not; `none`: there is no adapter.
 
     Raises:
-        ReferenceModelError: The adapter prepends virtual tokens, this rank has no weights yet, or FSDP has sharded
-            embeddings that the adapter is around.
+        ReferenceModelError: The adapter acts in PEFT's own forward pass alone or was not added by PEFT, this rank has
+            no weights yet, or FSDP has sharded embeddings that the adapter is around.
     """
     peft = peft_model(model)
     if peft is None:
+        if getattr(unwrap(model), "_hf_peft_config_loaded", False):
+            raise ReferenceModelError(
+                "it was added by the model's own `add_adapter`, and would be taken for part of the aligned model",
+                key="adapter",
+                remedy="Wrap the model by `peft.get_peft_model` instead.",
+            )
         return "none"
-    if any(getattr(config, "is_prompt_learning", False) for config in peft.peft_config.values()):
-        raise ReferenceModelError(
-            "prompt-learning adapters prepend virtual tokens, which the reference would not see",
-            key="adapter",
-            remedy="Use a LoRA-like adapter.",
-        )
+    for config in peft.peft_config.values():
+        if (kind := not_in_decoder(config)) is not None:
+            raise ReferenceModelError(
+                f"{kind} acts in PEFT's own forward pass alone, which the constraint does not call",
+                key="adapter",
+                remedy="Use LoRA or another adapter of the weights.",
+            )
     require_weights(model)
     head = language_head(model)
     sources = [

@@ -35,7 +35,7 @@ def cache_folder() -> Path:
     """
     named = os.environ.get(CACHE)
     if named:
-        return Path(named)
+        return Path(named).expanduser()
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pact_plugin"
     except RuntimeError as error:

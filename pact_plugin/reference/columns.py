@@ -166,5 +166,5 @@ def not_finite() -> NonFiniteError:
     return NonFiniteError(
         "NaN or infinity in the reference",
         key="reference",
-        remedy="Check the aligned model's weights and precision.",
+        remedy="Check the aligned model's weights and precision: float16 overflows where bfloat16 does not.",
     )

@@ -21,6 +21,7 @@ from pact_plugin.data.responses import ENDING
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.wrappers import unwrap
+from pact_plugin.reference.columns import not_finite
 from pact_plugin.reference.passes import states_of
 from pact_plugin.reference.probe import Probe, fit_probe
 from pact_plugin.reference.source import Source
@@ -140,6 +141,7 @@ def ask(
 
     Raises:
         ConfigError: The model has no method `generate`.
+        NonFiniteError: Its hidden states are NaN or infinite, as where float16 overflows.
     """
     model = unwrap(source.model)
     if not hasattr(model, "generate"):
@@ -152,6 +154,8 @@ def ask(
     with inspecting(model), source.session():
         said = answers(model, tokenizer, ends[0], how)
         hidden = torch.stack([ends_of(source, prompts_to, how.batch_size) for prompts_to in ends])
+    if not bool(hidden.isfinite().all()):
+        raise not_finite()
     return Pool.judged(tokenizer, prompts, ends, said, hidden)
 
 

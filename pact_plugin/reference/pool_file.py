@@ -42,6 +42,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
+        NonFiniteError: They have to be asked, and the model's hidden states are NaN or infinite.
         ReferenceModelError: The ranks hold different weights.
 
     Warns:
@@ -62,6 +63,8 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         said = json.loads(metadata["answers"])
         if hidden.shape[:2] != (len(ends), len(prompts)):
             raise ValueError("not of these prompts")
+        if not bool(hidden.isfinite().all()):
+            raise ValueError("not finite")
         pool = Pool.judged(tokenizer, prompts, ends, said, hidden)
         logger.info("PACT: the aligned model's answers to %d prompts are those in %s", len(prompts), file)
         return pool

@@ -20,8 +20,9 @@ FILE_NAME = "pact_receipt.json"
 TOKENS_FILE = "pact/safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt; in a folder, as servers load every safetensors file of
 a model's own."""
-_NOT_COMPARED = ("safety_tokens", "reference")
-"""Settings that are paths or requests. What they led to is compared instead: `tokens`, `reference` and `table`."""
+_NOT_COMPARED = ("safety_tokens", "reference", "anchors.prompts")
+"""Settings that are paths or requests. What they led to is compared instead: `tokens`, `reference`, `anchors` and
+`table`."""
 
 
 def _in_order(span: list[int]) -> list[int]:
@@ -45,6 +46,7 @@ class Receipt:
         tokens: Digest, number and tokenizer fingerprint of the safety tokens.
         reference: Where the aligned model's predictions came from (`Choice.name`).
         aligned: 16 hexadecimal digits that tell which model the aligned one is.
+        anchors: Digest of the prompts of anchors, where there are any.
         table: Digest of the header of the table of predictions, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
@@ -62,6 +64,7 @@ class Receipt:
     tokens: dict[str, Any]
     reference: str
     aligned: str | None = None
+    anchors: str | None = None
     table: str | None = None
     steps: list[_Span] = field(default_factory=list)
     total_steps: NonNegativeInt = 0
@@ -152,14 +155,15 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
-        Tokens and table must be the same; their paths may differ. The setting `reference` is not compared.
+        Tokens, anchors' prompts and table must be the same; their paths may differ. The setting `reference` is not
+        compared.
 
         Raises:
             ReceiptError: That run was constrained by other settings, tokens or another reference.
         """
         whole = [
             (name, getattr(self, name), getattr(earlier, name))
-            for name in ("terms", "tokens", "reference", "table")
+            for name in ("terms", "tokens", "reference", "anchors", "table")
         ]
         for name, ours, theirs in [*differing(self.config, earlier.config), *whole]:
             if ours != theirs:

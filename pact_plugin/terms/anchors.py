@@ -28,7 +28,7 @@ from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, PoolAnswer
 from pact_plugin.reference.source import Source
-from pact_plugin.terms.anchor_prompts import anchors_from, schedule
+from pact_plugin.terms.anchor_prompts import anchors_from, prompts_digest, schedule
 from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep
 from pact_plugin.terms.student import Student
 
@@ -72,6 +72,7 @@ class AnchorsTerm:
         self._weight, self._student = weight, student
         self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
         kinds = anchors_from(settings, asked)
+        self.digest = prompts_digest(asked)
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.harmful = len(harmful)  # anchors 0 to harmful - 1; benign ones follow
         self.documents = [_document(pair) for pair in (*harmful, *benign)]

@@ -67,6 +67,6 @@ def check_helpful(helped: int, asked: int) -> None:
         raise ConfigError(
             f"the model helps with {helped} of {asked} benign prompts, fewer than {MINIMUM_ANSWERS}",
             key="benign",
-            remedy="Choose the tokens by prompts that it helps with, `pact-plugin tokens select MODEL --benign FILE`, or "
-            "by `--contrast base --base-model BASE`, and name their file as `safety_tokens`.",
+            remedy="Choose the tokens by prompts that it helps with, `pact-plugin tokens select MODEL --benign FILE`, "
+            "or by `--contrast base --base-model BASE`, and name their file as `safety_tokens`.",
         )

@@ -137,6 +137,13 @@ def test_paths_become_text():
     assert PactConfig(advanced={"store": Path("s")}).advanced.store == config.advanced.store == "s"
 
 
+def test_a_tilde_is_the_users_home():
+    config = PactConfig(safety_tokens="~/t", anchors={"prompts": Path("~/p")}, advanced={"store": "~/s"})
+    home = Path.home()
+    assert (config.safety_tokens, config.anchors.prompts) == (str(home / "t"), str(home / "p"))
+    assert config.advanced.store == str(home / "s")
+
+
 def test_a_whole_number_stands_for_a_float():
     """YAML has `weight: 3`."""
     weight = PactConfig(weight=3).weight

@@ -16,7 +16,7 @@ from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint, assemble
 from pact_plugin.data.prompts import Prompt, for_pool
-from pact_plugin.errors import ConfigError
+from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.reference import cache, pool_states, pool_tokens
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.choose import DataFacts
@@ -41,6 +41,36 @@ def test_whoever_may_read_the_folder_may_read_its_files(generated, folder):
     other = folder / "other"
     other.touch()
     assert file.stat().st_mode == other.stat().st_mode
+
+
+def overflowing() -> Any:
+    """The same function in float32; in float16 its states overflow."""
+    model = tiny_aligned_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(2e5)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(2e5)
+            layer.mlp.down_proj.weight.mul_(2e5)
+    return model
+
+
+@pytest.mark.parametrize("easing", [True, False])
+def test_states_that_overflow_are_not_kept(folder, easing):
+    """Kept, they would be what every later run of the model is held to."""
+    with torch.autocast("cpu", dtype=torch.float16), pytest.raises(NonFiniteError, match="float16 overflows"):
+        built(overflowing(), easing=easing, anchors=FEW_ANCHORS)
+    assert not folder.exists() or not list(folder.glob("*.safetensors"))
+    built(overflowing(), easing=easing, anchors=FEW_ANCHORS)
+
+
+def test_kept_states_that_are_not_finite_are_asked_anew(generated, folder):
+    built(tiny_model())
+    (file,) = folder.iterdir()
+    hidden, metadata = cache.read_states(file)
+    cache.write_states(file, hidden * torch.nan, **metadata)
+    built(tiny_model())
+    assert len(generated) == 2
+    assert cache.read_states(file)[0].equal(hidden)
 
 
 def test_an_adapter_that_changes_nothing_is_the_same_model(generated):

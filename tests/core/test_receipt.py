@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop import FEW_ANCHORS, TOKENIZER, TOKENS, a_batch, adapted, loss_of, trained
 from loop import settings as loop_settings
+from tiny import QUESTIONS, REQUESTS
 from typer.testing import CliRunner
 
 from pact_plugin import PactConstraint
@@ -299,12 +300,35 @@ def test_a_checkpoints_weights_are_not_the_aligned_model(tmp_path):
         PactConstraint(trained(), TOKENIZER, config).record.resume(tmp_path)
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_prompts_of_anchors_are_compared_and_not_their_path(tmp_path, same):
+    """A project may have moved; the file may hold others now."""
+    model = adapted()
+    rows = [
+        json.dumps({"prompt": text, "kind": kind})
+        for kind, texts in (("harmful", REQUESTS), ("benign", QUESTIONS))
+        for text in texts
+    ]
+    for name, some in (("a", rows), ("b", rows if same else rows[1:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(some), encoding="utf-8")
+
+    def built(name: str) -> PactConstraint:
+        anchors = {"per_step": 2, "prompts": str(tmp_path / f"{name}.jsonl")}
+        return PactConstraint(model, TOKENIZER, loop_settings(easing=False, anchors=anchors))
+
+    built("a").record.write(tmp_path)
+    if same:
+        built("b").record.resume(tmp_path)
+        return
+    with pytest.raises(ReceiptError, match="constrained differently: anchors was"):
+        built("b").record.resume(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("before", "now", "key", "was"),
     [
         ({"weight": 2}, {}, "weight", "2.0"),
         ({"anchors": {"per_step": 4}}, {}, "anchors.per_step", "4"),
-        ({"anchors": {"prompts": "own.jsonl"}}, {}, "anchors.prompts", "'own.jsonl'"),
         ({}, {"easing": {"first": "all"}}, "easing.first", "16"),
         ({"hold_data": True}, {"hold_data": {"first": 4}}, "hold_data.first", "'all'"),
         ({"advanced": {"top_k": 9}}, {}, "advanced.top_k", "9"),

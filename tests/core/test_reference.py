@@ -252,8 +252,10 @@ def test_references_that_cannot_exist():
         with pytest.raises(ReferenceModelError, match="model in training itself"):
             build_source("model", model, same)
     prompt = get_peft_model(tiny_model(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
-    with pytest.raises(ReferenceModelError, match="virtual tokens"):
-        adapter_state(prompt)
+    activated = get_peft_model(tiny_model(), LoraConfig(alora_invocation_tokens=[5], task_type="CAUSAL_LM"))
+    for adapted_model, words in ((prompt, "virtual tokens"), (activated, "activated LoRA")):
+        with pytest.raises(ReferenceModelError, match=f"{words}.*forward pass alone"):
+            adapter_state(adapted_model)
     frozen = tiny_model().requires_grad_(False)
     with pytest.raises(ReferenceModelError, match="no parameter in training"):
         build_source("copy", frozen)

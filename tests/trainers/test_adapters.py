@@ -116,3 +116,13 @@ def test_an_adapter_that_does_not_fit_its_model_is_no_reference(tmp_path, old):
     ) as met:
         load_reference_model(str(tmp_path / "adapter"), tiny_model(), TOKENIZER)
     assert "layers.1.self_attn.q_proj.lora_A" in str(met.value)
+
+
+def test_an_activated_lora_is_not_loaded_as_if_it_were_always_on(tmp_path):
+    saved(tiny_model(), tmp_path, alora_invocation_tokens=[5])
+    for load in (
+        lambda: load_causal_lm(tmp_path / "adapter", device="cpu"),
+        lambda: load_adapter(tiny_model(), str(tmp_path / "adapter")),
+    ):
+        with pytest.raises(ConfigError, match=r"activated LoRA.*cannot be audited"):
+            load()

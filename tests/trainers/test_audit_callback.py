@@ -224,3 +224,17 @@ def test_trainers_that_cannot_be_audited_are_refused(tmp_path):
     trainer.processing_class = None
     with pytest.raises(AdapterError, match="no tokenizer"):
         AuditCallback(trainer)
+
+
+def test_the_best_checkpoint_is_not_the_one_that_refuses_most_harmless_prompts(tmp_path):
+    """By itself transformers takes a larger value for better of any metric whose name does not end in `loss`."""
+    settings = {
+        "max_steps": 1,
+        "eval_strategy": "steps",
+        "save_strategy": "steps",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "pact/over_refusal_rate",
+    }
+    with pytest.raises(ConfigError, match="greater_is_better=False"):
+        worn(tmp_path, {}, **settings)
+    worn(tmp_path, {}, **settings, greater_is_better=False)

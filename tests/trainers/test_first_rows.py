@@ -106,3 +106,20 @@ def test_data_that_draws_random_numbers_draws_the_same_ones_with_pact(tmp_path):
 
     plain, measured = trained(False), trained(True)
     assert all(torch.equal(plain[name], measured[name]) for name in plain)
+
+
+def test_endings_do_not_depend_on_the_batch_size(tmp_path):
+    """A run that is resumed with smaller batches must find its table."""
+    of_trl = of_qwen(tmp_path / "trl", streaming=False)
+    row = {name: of_trl.train_dataset[0][name] for name in ("input_ids", "labels")}
+    first = next(i for i, label in enumerate(row["labels"]) if label != -100)
+    row = {name: ids[: first + 3] for name, ids in row.items()}  # one answer
+    later = row | {"labels": [-100] * (first + 1) + row["labels"][first + 1 :]}
+    data = Dataset.from_list([row if i == 6 else later for i in range(600)])
+    found = []
+    for size in (8, 4):
+        trainer = hf_trainer(tmp_path / str(size), data=data, per_device_train_batch_size=size, max_steps=1)
+        trainer.processing_class = of_trl.processing_class
+        found.append(endings(pact.attach(trainer, EASING)))
+    assert found[0] == found[1]
+    assert len(found[0]) == 2

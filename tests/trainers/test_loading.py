@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 import torch
+from hf import hf_trainer
 from pact_transformers import loading
-from tiny import tiny_model, tiny_tokenizer
+from pact_transformers.mixin import tokenizer_of
+from tiny import CHATML, tiny_model, tiny_tokenizer
+from transformers import CLIPImageProcessor, LlavaProcessor
 
+from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 
@@ -126,3 +131,25 @@ def test_a_gguf_model_can_be_trained_and_saved(tmp_path, no_hub):
     again = loading.load_causal_lm(tmp_path, device="cpu")
     assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
     assert tokenizer_fingerprint(loading.load_tokenizer(tmp_path)) == tokenizer_fingerprint(tokenizer)
+
+
+def test_a_processors_chat_template_is_the_tokenizers_where_that_has_none(tmp_path):
+    """Older models that see have it in a file of its own."""
+    tiny_model().save_pretrained(tmp_path)
+    tiny_tokenizer(chat_template=None).save_pretrained(tmp_path)
+    assert loading.load_tokenizer(tmp_path).chat_template is None
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": CHATML}), encoding="utf-8")
+    assert loading.load_tokenizer(tmp_path).chat_template == CHATML
+    tiny_tokenizer(chat_template="own").save_pretrained(tmp_path)
+    assert loading.load_tokenizer(tmp_path).chat_template == "own"
+
+
+def test_so_is_that_of_a_trainers_processor(tmp_path):
+    tokenizer = tiny_tokenizer(chat_template=None)
+    trainer = hf_trainer(tmp_path)
+    trainer.processing_class = LlavaProcessor(
+        image_processor=CLIPImageProcessor(), tokenizer=tokenizer, chat_template=CHATML, patch_size=2
+    )
+    assert tokenizer_of(trainer).chat_template == CHATML
+    assert tokenizer.chat_template is None
+    assert user_prompts(tokenizer_of(trainer), ["a"]) == user_prompts(tiny_tokenizer(), ["a"])

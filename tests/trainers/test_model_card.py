@@ -51,6 +51,20 @@ def test_cards_of_checkpoints_are_renewed_at_the_end(tmp_path):
     assert "| optimiser steps constrained | 3 of 3 |" in the_block(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"), [("audit.json", b'{"mine": 1}'), ("README.md", "Modèle".encode("latin-1"))]
+)
+def test_a_file_that_cannot_be_read_costs_no_weights(tmp_path, caplog, name, content):
+    trainer = pact.attach(of_transformers(tmp_path), CONFIG)
+    (tmp_path / name).write_bytes(content)
+    trainer.train()
+    trainer.save_model()
+    assert (tmp_path / "model.safetensors").is_file()
+    assert Receipt.read(tmp_path).constrained_steps == 3
+    assert (tmp_path / name).read_bytes() == content
+    assert "the model card is left as it is" in caplog.text
+
+
 def test_preferences(tmp_path):
     trainer = pact.attach(dpo_trainer(tmp_path), ANCHORS)
     trainer.train()

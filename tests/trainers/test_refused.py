@@ -43,6 +43,14 @@ def relabelled(trainer: Any, label: Any) -> Any:
     return trainer
 
 
+@each_trainer
+def test_a_trainer_that_has_trained_holds_no_aligned_model(tmp_path, build):
+    trainer = build(tmp_path, max_steps=2)
+    trainer.train()
+    with pytest.raises(AdapterError, match=r"2 steps.*it has trained"):
+        pact.attach(trainer, CONFIG)
+
+
 # --- a loss that easing cannot ease ---
 
 

@@ -30,6 +30,7 @@ import pact_plugin as pact
 from pact_plugin.data.chat_template import prompt_ends
 from pact_plugin.data.positions import positions_of
 from pact_plugin.data.responses import Responses, endings_of
+from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.head import language_head
 from pact_plugin.reference.pool import ending
 from pact_plugin.run.receipt import Receipt
@@ -250,3 +251,14 @@ def test_two_ranks_log_and_count_what_one_process_does(tmp_path):
 
 def test_one_of_two_ranks_may_save_alone_while_it_trains(tmp_path):
     assert "saved alone" in run_script("lone_save.py", str(tmp_path), log=tmp_path / "log", ranks=2)
+
+
+def test_an_adapter_that_the_model_added_itself_is_refused(tmp_path):
+    """It would be taken for part of the aligned model."""
+    model = tiny_model()
+    try:
+        model.add_adapter(lora())
+    except ValueError as error:  # the newest PEFT is too old for the newest transformers
+        pytest.skip(str(error))
+    with pytest.raises(ReferenceModelError, match="get_peft_model"):
+        pact.attach(sft_trainer(tmp_path, model=model), CONFIG)
