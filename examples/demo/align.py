@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.loading import SMOLLM2_HUB_ID
+from pact_transformers.hub import SMOLLM2_HUB_ID
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import set_seed

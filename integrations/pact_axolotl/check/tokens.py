@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pact_transformers.errors import missing_folder, other_tokenizer, unnamed_model
+from pact_transformers.hub import hub_answers
 from pact_transformers.preflight import is_missing_folder
 
 from pact_axolotl.check.report import Report
@@ -131,8 +132,6 @@ def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any])
         try:
             return load(name, local_files_only=True, **options)
         except OSError:
-            from pact_transformers.loading import hub_answers  # which loads torch
-
             if Path(name).is_dir() or not hub_answers():
                 raise
             return load(name, **options)
