@@ -74,7 +74,7 @@ NAMES = {
     "sbr@50": "SBR, strength 50",
     "replay-kl+easing@3": "full KL, strength 3, with easing",
     "replay-kl+probe@3": "full KL, strength 3, with PACT's easing",
-    "replay-kl+probe@10": "full KL, strength 10, with PACT's easing, eight a step",
+    "replay-kl+probe@10": "full KL, strength 10, the same, eight a step",
     "benign-64@3": "PACT, benign_top_k 64",  # has no frontier
 }
 """Of methods at a strength, as the benchmark calls them; those that are drawn."""
