@@ -129,7 +129,8 @@ def load_tokenizer(model: str | os.PathLike[str], **named: Any) -> PreTrainedTok
         if alone and (base := base_of(folder)) is not None:
             return load_tokenizer(base, **named)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options, **named)
-        tokenizer.chat_template = tokenizer.chat_template or _processors_template(folder)
+        if getattr(tokenizer, "chat_template", None) is None and (template := _processors_template(folder)):
+            tokenizer.chat_template = template
         return tokenizer
     except (OSError, ValueError) as error:
         raise _cannot_load("tokenizer", model, error) from error
@@ -140,7 +141,7 @@ def _processors_template(folder: str) -> str | None:
     file = Path(folder) / "chat_template.json"
     if not file.is_file():
         return None
-    template: str = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    template: str | None = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
     return template
 
 
