@@ -21,7 +21,8 @@ def first_tokens(first: First) -> int | None:
     return None if first == "all" else int(first)
 
 
-def _path_to_str(value: Any) -> Any:
+def _expanded(value: Any) -> Any:
+    """A path as text, `~` as the user's home; anything else as it is."""
     value = str(value) if isinstance(value, Path) else value
     return os.path.expanduser(value) if isinstance(value, str) else value
 
@@ -43,7 +44,7 @@ class Anchors(Settings):
     per_step: Annotated[int, Field(ge=1)] = 8
     """Anchor prompts per optimiser step, spread over its micro-batches and ranks; at least one beside each
     micro-batch."""
-    prompts: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "both"
+    prompts: Annotated[str, BeforeValidator(_expanded), Field(min_length=1)] = "both"
     """The bundled prompts, `benign`, `harmful` or `both`, or a file as for `pact-plugin audit --prompts`, of which at
     most 256 of each kind are taken. Harmful ones that the aligned model answers, and harmless ones that it
     refuses, are left out (spec clause C10.1)."""
@@ -104,7 +105,7 @@ class Advanced(Settings):
 
     top_k: Annotated[int, Field(ge=2)] = 50
     """Safety tokens kept when they are chosen from the model itself; those with a positive weight form S."""
-    store: Annotated[str | None, BeforeValidator(_path_to_str)] = None
+    store: Annotated[str | None, BeforeValidator(_expanded)] = None
     """Folder of the table of the aligned model's predictions. Unset: `_pact_store` in a trainer's output folder; a loop
     of one's own has a table only if it names one. Runs from one model with the same safety tokens can share it."""
     chunk_size: Annotated[int, Field(ge=1)] = 256
@@ -122,9 +123,9 @@ class PactConfig(Settings):
 
     weight: Annotated[FiniteFloat, Field(ge=0)] = 10.0
     """Factor of the constraint beside the task's cross-entropy. 0 trains as without it, and logs `pact/eased`."""
-    safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_path_to_str)] = None
+    safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_expanded)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""
-    reference: Annotated[str, BeforeValidator(_path_to_str), Field(min_length=1)] = "auto"
+    reference: Annotated[str, BeforeValidator(_expanded), Field(min_length=1)] = "auto"
     """The aligned model: `auto`, the model as it is before its first step, or a path or hub id of a model."""
     easing: Annotated[Easing | None, BeforeValidator(switch(Easing))] = Easing()
     """Whether the task yields where the aligned model sees a harmful request and the data complies (spec C2.6)."""

@@ -57,11 +57,6 @@ def anchor_prompts(settings: Anchors) -> list[Prompt]:
     return candidates
 
 
-def prompts_digest(asked: Sequence[PoolAnswer]) -> str:
-    """16 hexadecimal digits that tell which prompts these are, and of which kind."""
-    return hashlib.sha256("\n".join(f"{one.kind} {one.text}" for one in asked).encode()).hexdigest()[:16]
-
-
 def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, list[Pair]]:
     """The prompts of each kind that are anchors, with the first tokens of the aligned model's answers.
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from pact_plugin.config import Anchors
 from pact_plugin.data.documents import Document, full_context
 from pact_plugin.data.generation import Pair, longest_first
+from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
@@ -28,7 +29,7 @@ from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import BATCH, PoolAnswer
 from pact_plugin.reference.source import Source
-from pact_plugin.terms.anchor_prompts import anchors_from, prompts_digest, schedule
+from pact_plugin.terms.anchor_prompts import anchors_from, schedule
 from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep
 from pact_plugin.terms.student import Student
 
@@ -72,7 +73,7 @@ class AnchorsTerm:
         self._weight, self._student = weight, student
         self._buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
         kinds = anchors_from(settings, asked)
-        self.digest = prompts_digest(asked)
+        self.digest = PromptSet(tuple(Prompt(one.text, one.kind) for one in asked), "anchors").digest
         harmful, benign = kinds["harmful"], kinds["benign"]
         self.harmful = len(harmful)  # anchors 0 to harmful - 1; benign ones follow
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
