@@ -68,10 +68,16 @@ def select(
     # Everything that can be refused without the model is refused before it is loaded.
     length = _OTHER_ANSWERS if max_new_tokens is None else max_new_tokens
     pooled = contrast == "benign" and (harmful, benign, limit, max_new_tokens) == (None,) * 4
-    check_settings(contrast, base_model, benign, length, batch_size)
+    how = Selection(
+        contrast=cast(Any, contrast),
+        harmful=_prompts("harmful", harmful, limit),
+        benign=None if contrast == "base" and benign is None else _prompts("benign", benign, limit),
+        top_k=top_k,
+        max_new_tokens=length,
+        batch_size=batch_size,
+    )
+    check_settings(how, base_model)
     make_folder(target_file(output).parent)
-    requests = _prompts("harmful", harmful, limit)
-    questions = _prompts("benign", benign, limit) if contrast == "benign" else None
     console = Console()
     loading = model_loader()
     with console.status(f"Loading {model}"):
@@ -79,14 +85,6 @@ def select(
         aligned = loading.model(model, dtype=dtype, device=device)
         base = base_model and loading.model(base_model, dtype=dtype, device=device)
     with warnings.catch_warnings(record=True) as caught, progress_bars(console) as progress:
-        how = Selection(
-            contrast=cast(Any, contrast),
-            harmful=requests,
-            benign=questions,
-            top_k=top_k,
-            max_new_tokens=length,
-            batch_size=batch_size,
-        )
         if pooled:
             chosen = _from_pool(aligned, tokenizer, how, progress)
         else:

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pact_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pact_plugin.tokens.select import Selection
 
 MINIMUM_ANSWERS = 8
 """Fewest refusals, and fewest helpful answers, that safety tokens are chosen from."""
 
 
-def check_settings(contrast: str, base_model: Any, benign: Any, max_new_tokens: int, batch_size: int) -> None:
+def check_settings(how: Selection, base_model: Any) -> None:
     """Refuse settings of `select_safety_tokens` that do not go together, before any model is loaded.
 
     Raises:
         ConfigError: Names the setting.
     """
-    if contrast not in ("benign", "base"):
+    if how.contrast not in ("benign", "base"):
         raise ConfigError(
-            "no such contrast", key="contrast", value=contrast, remedy="It is `benign` or `base`."
+            "no such contrast", key="contrast", value=how.contrast, remedy="It is `benign` or `base`."
         )
-    if contrast == "base" and base_model is None:
+    if how.contrast == "base" and base_model is None:
         remedy = "Give the model before alignment, or use the contrast `benign`, which needs no other model."
         raise ConfigError("the contrast `base` needs one", key="base_model", remedy=remedy)
-    if contrast == "benign" and base_model is not None:
+    if how.contrast == "benign" and base_model is not None:
         remedy = "Leave it out, or use the contrast `base`."
         raise ConfigError("the contrast `benign` uses no other model", key="base_model", remedy=remedy)
-    if contrast == "base" and benign is not None:
+    if how.contrast == "base" and how.benign is not None:
         remedy = "Leave them out, or use the contrast `benign`."
         raise ConfigError("the contrast `base` uses no benign prompts", key="benign", remedy=remedy)
-    for key, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ConfigError("out of range", key=key, value=value, remedy="It must be at least 1.")
+    for key, least in (("top_k", 2), ("max_new_tokens", 1), ("batch_size", 1)):
+        value = getattr(how, key)
+        if value < least:
+            raise ConfigError("out of range", key=key, value=value, remedy=f"It must be at least {least}.")
 
 
 def check_refusals(refused: int, asked: int) -> None:

@@ -97,7 +97,7 @@ def select_safety_tokens(
         ConfigError: A setting cannot be used, fewer than 8 harmful prompts are refused, or fewer than 8 benign ones
             answered.
     """
-    check_settings(how.contrast, base_model, how.benign, how.max_new_tokens, how.batch_size)
+    check_settings(how, base_model)
     warn_without_chat_template(tokenizer)
     run = _Run(tokenizer, how, progress)
     with inspecting(*[model] if base_model is None else [model, base_model]):

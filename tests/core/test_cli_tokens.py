@@ -110,6 +110,14 @@ def test_select_refuses_bad_arguments_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("setting", ["top_k", "batch_size", "max_new_tokens"])
+def test_select_refuses_sizes_before_it_loads_the_model(tmp_path, monkeypatch, setting):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"{setting}=0"):
+        run("select", "no-such-model", f"--{setting.replace('_', '-')}", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_is_not_there_is_refused(folder, tmp_path):
     with pytest.raises(ConfigError, match=r"='.*missing': cannot be loaded"):
         run("select", tmp_path / "missing", "--output", tmp_path)
