@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from pact_plugin.data.documents import PLACEHOLDER, Document, HostBatch, documents_of, require_text
 from pact_plugin.data.positions import positions_of
-from pact_plugin.errors import HiddenStatesNotSeenError, StoreError
-from pact_plugin.model.head import LanguageHead
+from pact_plugin.errors import StoreError
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, is_distributed, is_sharded, rank
-from pact_plugin.model.wrappers import contiguous_input, unwrap
 from pact_plugin.reference.columns import furthest
-from pact_plugin.reference.passes import Caller, Passes
+from pact_plugin.reference.passes import Passes, caller, reshard
 from pact_plugin.reference.table import Table
 
 logger = logging.getLogger("pact_plugin")
@@ -71,13 +69,20 @@ def fill(
     _create(table)
     call = caller(model, passes.source.head)
     sharded = is_sharded(model)
-    total = _count(batches)
+    total = length_hint(batches) or None
     estimate = _Estimate(table, total)
-    window: list[Document] = []
+    bar = tqdm(unseen(table, batches), "PACT reference", total, unit=" batches", disable=not progress)
+    windows = _windows(bar, tokens_per_pass)
     with table.writer(rank()) as writer:
-
-        def run(rounds: int = 0) -> None:
-            groups = by_length(window, tokens_per_pass)
+        while True:
+            number, window = next(windows, (0, None))
+            groups = by_length(window or [], tokens_per_pass)
+            rounds, over = len(groups), window is None
+            if sharded:  # every rank takes part in gathering a shard, for as long as one has documents
+                told = all_gather_object((rounds, over))
+                rounds, over = max(many for many, _ in told), all(done for _, done in told)
+            if over:
+                break
             for group in groups:
                 encoded = table.encoded(zip(group, passes.of_documents(group, call), strict=True))
                 try:
@@ -85,18 +90,9 @@ def fill(
                 except OSError as error:
                     raise unwritable(table.folder, error) from error
                 estimate.add(group)
-            for _ in range(rounds - len(groups)):  # every rank takes part in gathering a shard
+            for _ in range(rounds - len(groups)):
                 passes.of_documents(groups[0] if groups else [PLACEHOLDER], call)
-            window.clear()
-
-        bar = tqdm(unseen(table, batches), "PACT reference", total, unit=" batches", disable=not progress)
-        for number, new in enumerate(bar, 1):
-            window += new
-            first = estimate.pending and sum(map(_length, window)) >= tokens_per_pass
-            if not sharded and (first or sum(map(_length, window)) >= _WINDOW * tokens_per_pass):
-                run()
-                estimate.show(number)
-        run(max(all_gather_object(len(by_length(window, tokens_per_pass)))) if sharded else 0)
+            estimate.show(number)
     reshard(model)
     all_gather_object(None)
     table.refresh()
@@ -107,6 +103,23 @@ def fill(
             table.bytes / 2**20,
             table.folder,
         )
+
+
+def _windows(batches: Iterable[list[Document]], tokens_per_pass: int) -> Iterator[tuple[int, list[Document]]]:
+    """Documents that are sorted together, and the number of batches until then.
+
+    Those of a first pass are given at once, so that what is wrong shows early; then those of many.
+    """
+    window: list[Document] = []
+    number, tokens, most = 0, 0, tokens_per_pass
+    for number, new in enumerate(batches, 1):
+        window += new
+        tokens += sum(map(_length, new))
+        if tokens >= most:
+            yield number, window
+            window, tokens, most = [], 0, _WINDOW * tokens_per_pass
+    if window:
+        yield number, window
 
 
 def unwritable(folder: Path, error: OSError) -> StoreError:
@@ -128,56 +141,6 @@ def by_length(documents: Sequence[Document], tokens_per_pass: int) -> list[list[
         else:
             groups.append([document])
     return groups
-
-
-def reshard(model: nn.Module) -> None:
-    """Put sharded parameters back where a pass without gradients has left whole ones, as FSDP2 does at its root."""
-    if not is_distributed():
-        return
-    from torch.distributed.fsdp import FSDPModule
-
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
-
-
-def caller(model: nn.Module, head: LanguageHead) -> Caller:
-    """Inputs -> final hidden states, through the whole model, so that its wrappers and its precision are training's.
-
-    The logits of one position are computed beside them; of all, where a model knows no `logits_to_keep`.
-    """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    keep = {}
-    if "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters:
-        keep = {"logits_to_keep": 1}
-
-    def call(inputs: dict[str, Any]) -> Tensor:
-        seen: list[Tensor] = []
-        handle = head.decoder.register_forward_hook(
-            lambda m, a, output: seen.append(output.last_hidden_state)
-        )
-        try:
-            with contiguous_input(head.projection):
-                model(**inputs, **keep)
-        finally:
-            handle.remove()
-        if not seen:
-            raise HiddenStatesNotSeenError(
-                "the model's forward pass did not run its decoder",
-                key="model",
-                remedy="Pass the model in training.",
-            )
-        return seen[0]
-
-    return call
-
-
-def _count(batches: Any) -> int | None:
-    try:
-        return len(batches)
-    except TypeError:
-        return None
 
 
 def _create(table: Table) -> None:
@@ -225,7 +188,7 @@ class _Estimate:
     """Size and time of the whole, from the first pass."""
 
     def __init__(self, table: Table, total: int | None) -> None:
-        self.pending = True
+        self._pending = True
         self._table, self._total = table, total
         self._began, self._bytes = time.perf_counter(), 0
 
@@ -234,10 +197,10 @@ class _Estimate:
 
     def show(self, number: int) -> None:
         """After `number` batches."""
-        if not self.pending or rank() != 0:
+        if not self._pending or not number or rank() != 0:
             return
-        self.pending = False
-        if not self._total:
+        self._pending = False
+        if not self._total or number >= self._total:
             return
         size = int(self._bytes * self._total / number)
         minutes = (time.perf_counter() - self._began) * self._total / number / 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from pact_plugin.data.documents import PLACEHOLDER, Document, Row, behind, full_context, row_batch
 from pact_plugin.data.view import View
-from pact_plugin.errors import ReferenceModelError
+from pact_plugin.errors import HiddenStatesNotSeenError, ReferenceModelError
+from pact_plugin.model.head import LanguageHead
+from pact_plugin.model.ranks import is_distributed
+from pact_plugin.model.wrappers import contiguous_input, unwrap
 from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, not_finite, read
 from pact_plugin.reference.source import Source
 
@@ -193,3 +197,46 @@ def states_of(rows: Sequence[Row], device: torch.device, call: Caller, *, flat: 
     batch = row_batch(rows or [full_context(PLACEHOLDER)], device, flat=flat)
     states = call(batch.inputs)[batch.row, batch.column]
     return states if rows else states[:0]
+
+
+def caller(model: nn.Module, head: LanguageHead) -> Caller:
+    """Inputs -> final hidden states, through the whole model, so that its wrappers and its precision are training's.
+
+    The logits of one position are computed beside them; of all, where a model knows no `logits_to_keep`.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    keep = {}
+    if "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters:
+        keep = {"logits_to_keep": 1}
+
+    def call(inputs: dict[str, Any]) -> Tensor:
+        seen: list[Tensor] = []
+        handle = head.decoder.register_forward_hook(
+            lambda m, a, output: seen.append(output.last_hidden_state)
+        )
+        try:
+            with contiguous_input(head.projection):
+                model(**inputs, **keep)
+        finally:
+            handle.remove()
+        if not seen:
+            raise HiddenStatesNotSeenError(
+                "the model's forward pass did not run its decoder",
+                key="model",
+                remedy="Pass the model in training.",
+            )
+        return seen[0]
+
+    return call
+
+
+def reshard(model: nn.Module) -> None:
+    """Put sharded parameters back where a pass without gradients has left whole ones, as FSDP2 does at its root."""
+    if not is_distributed():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -517,6 +517,19 @@ def test_too_little_room(tmp_path, monkeypatch):
         built.fill(batches(), tokens_per_pass=20, progress=False)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_rank_sorts_many_documents_by_length_after_a_first_pass(tmp_path, monkeypatch, rank):
+    built, rows = constraint(tmp_path), []
+    built.fill([], progress=False)  # the table is there, as rank 0 has made it
+    monkeypatch.setattr("pact_plugin.reference.fill.rank", lambda: rank)
+    built.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    built.fill(batches(), tokens_per_pass=30, progress=False)
+    # Four documents are more than the 30 tokens of the first pass, which takes three; those behind are sorted together.
+    assert rows == [3, 1, *[3] * 12]
+
+
 @pytest.mark.parametrize("terms", TERMS)
 @pytest.mark.parametrize("source", ["model", "adapter_off"])
 def test_nan_in_the_aligned_model_stops_filling_and_is_not_stored(tmp_path, terms, source):
