@@ -130,14 +130,13 @@ class Constraint:
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
             ShapeError: The labels do not have the shape of the forward pass.
-            ModelStructureError: The first FSDP keeps the parameters, the head was replaced, or embeddings were given.
+            ModelStructureError: FSDP1 or ZeRO-3 (`published`) keeps the parameters; another head; or given embeddings.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing; or `step` goes back.
             ReferenceModelError: Weights have begun to train that the aligned model shares.
             StoreError: A document is neither in the table nor can it be computed.
         """
-        self.record.check()
         self._check_first(batch)
         alone = step is None
         step = step or self._next_step()
@@ -179,11 +178,10 @@ class Constraint:
             A scalar in nats, with gradient; zero without effect at weight 0.
 
         Raises:
-            ConfigError: A term needs labels; or, not `apart`, there are several ranks and reentrant checkpointing.
-            ModelStructureError: ZeRO stage 3 or the first FSDP keeps the parameters, or the head was replaced.
+            ConfigError: A term needs labels; `step` goes back; or, not `apart`, several ranks checkpoint reentrantly.
+            ModelStructureError: The first FSDP keeps the parameters, or the head was replaced.
             NonFiniteError: The constraint is NaN or infinite (on accelerators one step later).
         """
-        self.record.check()
         if self._looking:
             key, problem = self._looking[0].name, "it looks at labels, of which this task has none"
             raise ConfigError(problem, key=key, value=True, remedy=f"Turn `{key}` off.")
@@ -201,7 +199,11 @@ class Constraint:
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:
-        """Measure an evaluation batch just watched. `metrics("eval")` is empty if one of its documents is not known."""
+        """Measure an evaluation batch just watched. `metrics("eval")` is empty if one of its documents is not known.
+
+        Raises:
+            HiddenStatesNotSeenError, ShapeError, ModelStructureError, NonFiniteError: As `loss` does.
+        """
         if not self._looking:
             return
         self._note_begun()

@@ -15,15 +15,15 @@ from pact_plugin.hooks.spec import Adapter, JudgeSource, ModelLoader, TrainerPar
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
 from pact_transformers.errors import other_tokenizer
 
-_OWN_ADAPTERS = ("trl", "axolotl", "swift", "llamafactory")
-"""Packages whose trainers have adapters of their own, or none."""
+FRAMEWORKS = frozenset({"axolotl", "swift", "llamafactory"})
+"""Packages whose trainers, built on those of transformers and TRL, have adapters of their own."""
 
 
 def _matches(trainer: Any) -> bool:
     module = sys.modules.get("transformers.trainer")
     if module is None or not isinstance(trainer, module.Trainer):
         return False
-    return packages_of(trainer).isdisjoint(_OWN_ADAPTERS)
+    return packages_of(trainer).isdisjoint({"trl", *FRAMEWORKS})
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:

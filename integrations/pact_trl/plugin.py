@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from pact_transformers.plugin import FRAMEWORKS
+
 from pact_plugin.hooks.spec import Adapter, TrainerParts, hookimpl, packages_of
 
 _PREFERENCES = ("DPOTrainer", "KTOTrainer")
@@ -48,11 +50,11 @@ def _attach(trainer: Any, constraint: Any) -> Any:
 
 
 def _prefers(trainer: Any) -> bool:
-    """By names, so that nothing is imported. Those of Axolotl's have its own adapter."""
+    """By names, so that nothing is imported."""
     ours = any(
         base.__name__ in _PREFERENCES and base.__module__.startswith("trl.") for base in type(trainer).__mro__
     )
-    return ours and "axolotl" not in packages_of(trainer)
+    return ours and packages_of(trainer).isdisjoint(FRAMEWORKS)
 
 
 def _preference_parts(trainer: Any, folder: str | None) -> TrainerParts:

@@ -13,19 +13,27 @@ from pact_plugin.reference.columns import not_finite
 
 
 class FiniteCheck:
-    """Looks at each step's numbers: at once on the CPU, on an accelerator when the next step begins."""
+    """Looks at each micro-batch's numbers: at once on the CPU, on an accelerator when the next one comes."""
 
     def __init__(self) -> None:
         self._noted: HostCopy | None = None
 
     def add(self, loss: Tensor, invalid: Tensor | float) -> None:
-        """Note a step: what it has added to the loss, in nats, and how many numbers of the reference are not finite."""
+        """Note a micro-batch.
+
+        Args:
+            loss: What it has added to the loss, in nats.
+            invalid: How many numbers of the reference are not finite.
+
+        Raises:
+            NonFiniteError: Those of the micro-batch before, or on the CPU these, are not finite.
+        """
+        self._check()
         self._noted = HostCopy({"loss": loss, "invalid": torch.as_tensor(invalid)})
         if loss.device.type == "cpu":
-            self.check()
+            self._check()
 
-    def check(self) -> None:
-        """Raise `NonFiniteError` if the numbers noted last were not finite."""
+    def _check(self) -> None:
         noted, self._noted = self._noted, None
         if noted is not None:
             require_finite(**{name: number.item() for name, number in noted.tensors().items()})

@@ -85,10 +85,6 @@ class Record:
         """
         self.receipt.resume(resumable(checkpoint))
 
-    def check(self) -> None:
-        """Raise `NonFiniteError` if the last step was not finite (on accelerators this is known now)."""
-        self._finite.check()
-
     def add(self, sums: Sums, loss: Tensor, mode: Mode) -> None:
         """Note a micro-batch.
 

@@ -24,6 +24,7 @@ from preferences import (
 )
 from sft import TOKENIZER, TOKENS, train_logs, weights
 from tiny import tiny_model
+from trl import DPOTrainer
 
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError, ConfigError, ReceiptError
@@ -265,3 +266,10 @@ def test_subclasses_are_known_by_one_adapter(tmp_path, build):
 def test_a_constraint_without_labels_needs_no_trainer():
     constraint = pact.PactConstraint(tiny_model(), TOKENIZER, CONFIG, data=DataFacts(labels=False))
     assert [term.name for term in constraint.terms] == ["anchors"]
+
+
+@pytest.mark.parametrize("framework", ["axolotl", "swift", "llamafactory"])
+def test_preference_trainers_of_a_framework_are_known_to_its_own_adapter_alone(framework):
+    """By the module of their class; each framework's own tests have the real ones."""
+    own = type("TheirTrainer", (DPOTrainer,), {"__module__": f"{framework}.train.dpo.trainer"})
+    assert find_adapter(own.__new__(own)).name.startswith(framework)
