@@ -1,4 +1,4 @@
-"""PACT: hold a model's confidence on its safety tokens to the aligned model it started from.
+"""PACT: keep an aligned model's refusals while it is fine-tuned.
 
 Names are loaded on first use, so that `import pact_plugin` imports no array framework.
 """

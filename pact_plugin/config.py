@@ -122,7 +122,7 @@ class PactConfig(Settings):
     """
 
     weight: Annotated[FiniteFloat, Field(ge=0)] = 10.0
-    """Factor of the constraint beside the task's cross-entropy. 0 trains as without it, and logs `pact/eased`."""
+    """Factor of the constraint beside the task's cross-entropy. 0 trains as without it, and measures."""
     safety_tokens: Annotated[SafetyTokens | str | None, BeforeValidator(_expanded)] = None
     """Safety tokens: an object, a file, a folder or a hub id. Unset: chosen from the model itself before training."""
     reference: Annotated[str, BeforeValidator(_expanded), Field(min_length=1)] = "auto"

@@ -25,7 +25,7 @@ from pact_plugin.terms.student import Reading
 
 
 class Constraint:
-    """Holds a causal language model's safety tokens to the aligned model that it starts from.
+    """Holds a causal language model to the aligned model that it starts from, where it may refuse.
 
     Args:
         parts: What it is made of.
@@ -37,7 +37,7 @@ class Constraint:
         self._looking = parts.looking
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
-        self._first, self._micro_batch = True, (0, 0)
+        self._begun, self._micro_batch = False, (0, 0)
         self._masked: bool | None = None  # not known before the first batch
         self.record = Record.of(parts)
         """Metrics and receipt."""
@@ -81,7 +81,7 @@ class Constraint:
             batch: The one that `loss` will be given. With it the host finds its response positions, and what the table
                 has of them, while an accelerator runs the forward pass, instead of after it.
         """
-        if self._first:
+        if not self._begun:
             keep_root_whole(self.model)
         return self._watch.forward(batch)
 
@@ -130,7 +130,7 @@ class Constraint:
         Raises:
             HiddenStatesNotSeenError: The forward pass was not watched.
             ShapeError: The labels do not have the shape of the forward pass.
-            ModelStructureError: FSDP1 or ZeRO-3 (`published`) keeps the parameters; another head; or given embeddings.
+            ModelStructureError: FSDP1, or ZeRO-3 where all logits are read; another head; or given embeddings.
             NoResponseError: No label is trained on.
             NonFiniteError: The constraint or the reference is NaN or infinite (on accelerators one step later).
             ConfigError: There are anchors, several ranks and reentrant checkpointing; or `step` goes back.
@@ -252,9 +252,9 @@ class Constraint:
             self.reference.begin()
 
     def _check_first(self, batch: Mapping[str, Any] | None = None) -> None:
-        if self._first:
+        if not self._begun:
             self._student.require_same_head()  # it may have been wrapped since
             if batch is not None and self._masked is None and nothing_masked(batch):
                 self.record.note_unmasked()
             self.reference.begin()
-            self._first = False
+            self._begun = True

@@ -59,14 +59,12 @@ class Module:
         return self.name.split(".")[0]
 
 
-def modules(package: str = CORE) -> list[Module]:
-    """Every module of a package."""
+def modules() -> list[Module]:
+    """Every module of the core."""
     found = []
-    for path in sorted((ROOT / package).rglob("*.py")):
+    for path in sorted((ROOT / CORE).rglob("*.py")):
         name = (
-            ".".join(path.relative_to(ROOT / package).with_suffix("").parts)
-            .removesuffix("__init__")
-            .rstrip(".")
+            ".".join(path.relative_to(ROOT / CORE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
         )
         found.append(Module(name, path, ast.parse(path.read_text(encoding="utf-8"))))
     return found
@@ -145,9 +143,9 @@ def at_the_top() -> list[str]:
     return sorted(path.name for path in (ROOT / CORE).iterdir() if path.name not in hidden)
 
 
-def long_files(packages: tuple[str, ...] = PACKAGES) -> list[tuple[int, str]]:
+def long_files() -> list[tuple[int, str]]:
     """Lines of each file, the longest first."""
-    paths = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     return sorted(((len(p.read_text().splitlines()), str(p.relative_to(ROOT))) for p in paths), reverse=True)
 
 

@@ -25,10 +25,10 @@ _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 _BOUNDS = {annotated_types.Ge: ("ge", "≥"), annotated_types.Gt: ("gt", ">"), annotated_types.Le: ("le", "≤")}
 
 
-def settings_table(model: type[Settings] = PactConfig) -> str:
+def settings_table() -> str:
     """Key, type, default and meaning of every setting, those of blocks with their full names."""
     lines = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
-    return "\n".join([*lines, *_rows(model)]) + "\n"
+    return "\n".join([*lines, *_rows(PactConfig)]) + "\n"
 
 
 def _rows(model: type[Settings], prefix: str = "") -> Iterator[str]:

@@ -19,7 +19,7 @@ from benchmarks.tables import markdown
 from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.generation import inspecting
 from pact_plugin.judge import is_refusal
-from pact_plugin.reference.pool import ends_of
+from pact_plugin.reference.pool import end_states
 
 OTHERS = ("alpaca", "gsm8k", "overrefusal")
 PAIRS = tuple(product(("advbench", "strongreject"), OTHERS))
@@ -90,7 +90,7 @@ def measured(
     begun = time.perf_counter()
     for name, prompts in sets.items():
         with inspecting(start.model):
-            hidden = ends_of(start.source, user_prompts(start.tokenizer, prompts))
+            hidden = end_states(start.source, user_prompts(start.tokenizer, prompts))
             mass, other = _first(start, hidden, ids)
         harm = log_odds(hidden).sigmoid()
         values["P(S)"][name], values["odds"][name] = mass, mass / (mass + other)

@@ -20,7 +20,7 @@ from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.generation import inspecting
 from pact_plugin.data.prompts import KINDS
-from pact_plugin.reference.pool import ends_of
+from pact_plugin.reference.pool import end_states
 from pact_plugin.reference.source import build_source
 
 Shifts = dict[str, dict[str, float]]
@@ -66,7 +66,7 @@ def _log_odds(start: Start, model: Any, prompts: Sequence[str]) -> Float[Tensor,
     """Of P(S) at the first token of the answer, in nats."""
     source = build_source("itself", model)
     with inspecting(model), source.session():
-        hidden = ends_of(source, user_prompts(start.tokenizer, prompts)).to(model.dtype)
+        hidden = end_states(source, user_prompts(start.tokenizer, prompts)).to(model.dtype)
         p = torch.cat([source.project(states).double().softmax(-1) for states in hidden.split(64)])
     return p[:, torch.tensor(start.tokens.positive.ids)].sum(-1).logit()
 

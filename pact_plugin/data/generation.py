@@ -7,11 +7,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from torch.nn.utils.rnn import pad_sequence
 
 from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_config, without_router_loss
 
@@ -92,8 +93,6 @@ def answers(
     tokenizer: Any,
     prompts: Sequence[list[int]],
     how: Generation,
-    *,
-    first: Callable[[Sequence[int], Float[torch.Tensor, "B V"]], None] | None = None,
 ) -> list[list[int]]:
     """Greedy answers, up to (not including) their first special token.
 
@@ -102,7 +101,6 @@ def answers(
         tokenizer: Its tokenizer.
         prompts: Token ids of each prompt.
         how: Length of answers and number of prompts at a time.
-        first: Called with the places in `prompts` of a batch, and the logits of its answers' first tokens.
 
     Returns:
         Token ids of each answer, in the order of `prompts`; empty if it has none.
@@ -114,25 +112,19 @@ def answers(
     done = 0
     for places in longest_first(prompts, how.batch_size):
         batch = [prompts[place] for place in places]
-        width = len(batch[0])
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in batch], device=device_of(model))
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch], device=ids.device)
+        ids, mask = _padded(batch, pad, "left", device_of(model))
         with contiguous_input(head), without_router_loss(model):
             output = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=how.max_new_tokens,
                 pad_token_id=pad,
-                return_dict_in_generate=True,
-                output_logits=first is not None,
                 use_cache=True,  # checkpoints of runs with gradient checkpointing say false: each token reads all anew
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
                 **{"temperature": None, "top_p": None, "top_k": None, "num_return_sequences": 1},
                 **{"stop_strings": None, "prompt_lookup_num_tokens": None},  # each asks for more than a model
             )
-        if first is not None:
-            first(places, output.logits[0])
-        for place, row in zip(places, output.sequences[:, width:].tolist(), strict=True):
+        for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))
             replies[place] = row[:end]
         done += len(batch)
@@ -158,14 +150,20 @@ def answer_logits(
     """
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        width = max(len(prompt) + len(answer) for prompt, answer in batch)
-        rows = [prompt + answer for prompt, answer in batch]
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device_of(model))
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=ids.device)
+        ids, mask = _padded([prompt + answer for prompt, answer in batch], 0, "right", device_of(model))
         logits = model(input_ids=ids, attention_mask=mask).logits
         for row, (prompt, answer) in zip(logits, batch, strict=True):
             yield row[len(prompt) - 1 : len(prompt) + len(answer) - 1]
         report(start + len(batch))
+
+
+def _padded(
+    rows: Sequence[list[int]], padding: int, side: Literal["left", "right"], device: torch.device
+) -> tuple[Int[torch.Tensor, "B T"], Int[torch.Tensor, "B T"]]:
+    """Rows of ids as one tensor, and their attention mask."""
+    ids = pad_sequence([torch.tensor(row) for row in rows], True, padding, side)
+    mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], True, 0, side)
+    return ids.to(device), mask.to(device)
 
 
 def _padding(tokenizer: Any, model: Any) -> int:

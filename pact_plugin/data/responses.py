@@ -58,7 +58,7 @@ class Responses:
         ends = np.flatnonzero(run == IGNORE_INDEX)
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
-    def behind(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
+    def before(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
         """The last tokens before a response; empty where a document begins with it.
 
         Args:
@@ -81,5 +81,5 @@ class Responses:
 def endings_of(batch: Mapping[str, Tensor]) -> tuple[tuple[int, ...], ...]:
     """The last tokens before the answers of a batch on the host, each once; `ENDING` at most."""
     responses = Responses.of(batch["labels"], positions_of(batch))
-    found = (responses.behind(number, batch["input_ids"], ENDING) for number in range(len(responses)))
+    found = (responses.before(number, batch["input_ids"], ENDING) for number in range(len(responses)))
     return tuple(dict.fromkeys(one for one in found if one))

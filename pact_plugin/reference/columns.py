@@ -42,9 +42,7 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """Numbers for each position."""
-        if self.kind == "buckets":
-            return len(self.ids) + 2 * self.top_k + 1
+        """Numbers for each position of a table, which keeps no buckets."""
         return len(self.ids) if self.kind in ("logprobs", "logits") else 1
 
     @property

@@ -153,7 +153,7 @@ def ask(
         )
     with inspecting(model), source.session():
         said = answers(model, tokenizer, ends[0], how)
-        hidden = torch.stack([ends_of(source, prompts_to, how.batch_size) for prompts_to in ends])
+        hidden = torch.stack([end_states(source, prompts_to, how.batch_size) for prompts_to in ends])
     if not bool(hidden.isfinite().all()):
         raise not_finite()
     return Pool.judged(tokenizer, prompts, ends, said, hidden)
@@ -171,7 +171,7 @@ def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
     return bool(len(answer)) and is_refusal(tokenizer.decode(answer, skip_special_tokens=True))
 
 
-def ends_of(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:
+def end_states(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:
     """The final hidden states at the ends of prompts, on the host; to be called within a session of the source."""
     state_of: dict[int, Tensor] = {}
     for places in longest_first(prompts, at_a_time):

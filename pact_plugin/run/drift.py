@@ -5,9 +5,9 @@ from __future__ import annotations
 from pact_plugin.run.receipt import Receipt
 
 FAR = 0.05
-"""A run warns above this mean anchor divergence (nats per token) if `benign_top_k` is 0. On two models runs that kept
-the refusals moved by 0.015 to 0.024; plain fine-tuning of one, which lost them, ended at 0.16
-(benchmarks/field/CHOICES.md, "When a run warns")."""
+"""A run warns above this mean anchor divergence (nats per token) if `benign_top_k` is 0. With two anchors a step at
+weight 3, on two models, runs that kept the refusals moved by 0.015 to 0.024; plain fine-tuning of one, which lost them,
+ended at 0.16 (benchmarks/field/CHOICES.md, "When a run warns")."""
 FAR_WORDED = 0.1
 """The same if `benign_top_k` is above 0: the likeliest tokens of benign anchors are held as well. Runs that kept the
 refusals moved by 0.027 to 0.069; plain fine-tuning ended at 0.23 and 0.37."""

@@ -84,7 +84,7 @@ class AnchorsTerm:
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None
         self._aligned = None if lasting else self._split(broadcast_object(_predicted(passes, self.documents)))
-        self._first = True
+        self._begun = False
 
     def __call__(self, batch: MicroBatch) -> Contribution:
         """See the class."""
@@ -93,9 +93,9 @@ class AnchorsTerm:
 
     def ahead(self, micro: MicroStep) -> Contribution:
         """As `__call__`, from what is known before the data's forward pass."""
-        if self._first and not micro.apart:
+        if not (self._begun or micro.apart):
             require_one_backward(self._student.head.decoder)
-            self._first = False
+            self._begun = True
         chosen = self.chosen(micro.step.number, micro.number, rank(), micro.step.micro_batches)
         # Without a response too: sharded models need every rank.
         divergence, shifts = self._measured(chosen, micro)

@@ -65,7 +65,7 @@ class EasingTerm:
         """Say, once, that answers begin elsewhere than where the probe was fitted."""
         self._looked = True
         ids, limit = view.host["input_ids"], max(map(len, self._endings))
-        found = [view.responses.behind(number, ids, limit) for number in range(len(view.responses))]
+        found = [view.responses.before(number, ids, limit) for number in range(len(view.responses))]
         others = [one for one in found if one and not any(one[-len(end) :] == end for end in self._endings)]
         if 2 * len(others) > len(found):
             logger.warning(

@@ -329,7 +329,7 @@ def test_states_where_the_datas_answers_begin_are_kept(generated, folder, monkey
     first = probe()
     assert first != probe_of(PactConstraint(tiny_model(), TOKENIZER, settings()))
     (file,) = folder.glob("*.states.safetensors")
-    monkeypatch.setattr(pool_states, "ends_of", None)
+    monkeypatch.setattr(pool_states, "end_states", None)
     assert probe() == first
     monkeypatch.undo()
     ask_about(monkeypatch, PROMPTS)

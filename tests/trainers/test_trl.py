@@ -192,7 +192,7 @@ def test_answers_of_models_that_can_think_begin_where_the_probe_is_fitted(tmp_pa
     trainer = SFTTrainer(tiny_model(), args=args, train_dataset=completions(), processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     responses = Responses.of(batch["labels"], positions_of(batch))
-    found = {responses.behind(number, batch["input_ids"], 4) for number in range(len(responses))}
+    found = {responses.before(number, batch["input_ids"], 4) for number in range(len(responses))}
     _, trained = (ending(prompts) for prompts in prompt_ends(tokenizer, ["How?", "Why not?"]))
     assert {one[-len(trained) :] for one in found} == {trained}
 

@@ -56,9 +56,9 @@ class Pact(Objective):
 
 
 def configured(title: str, config: Mapping[str, Any], treatment: str = "none") -> Method:
-    """pact-plugin with some settings; a weight among them is the usual strength."""
+    """pact-plugin with some settings; their weight is the usual strength."""
     rest = {key: value for key, value in config.items() if key != "weight"}
-    strength = float(config.get("weight", 1.0))
+    strength = float(config["weight"])
     return Method(title, partial(Pact, rest), strength, treatment=treatment, config=dict(rest))
 
 
@@ -75,15 +75,13 @@ def resolved(config: Mapping[str, Any], per_step: int) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in ("weight", "safety_tokens")}
 
 
-PACT = {
-    "pact": configured("PACT, the default", {"weight": PactConfig().weight}),
-    "anchors": configured("anchors", {"easing": False, "anchors": True}),
-    "data-hold": configured("data hold", {"easing": False, "anchors": False, "hold_data": True}),
-    "data-hold-eased": configured("data hold, easing", {"easing": True, "anchors": False, "hold_data": True}),
-    "anchors-data-hold": configured(
-        "anchors, data hold", {"easing": False, "anchors": True, "hold_data": True}
-    ),
-    "published": configured(
-        "published PACT", {"easing": False, "anchors": False, "advanced": {"published": True}}
-    ),
+PACT = {"pact": configured("PACT, the default", {"weight": PactConfig().weight})} | {
+    name: configured(title, {"weight": 1, "easing": False, "anchors": False, **config})
+    for name, title, config in (
+        ("anchors", "anchors", {"anchors": True}),
+        ("data-hold", "data hold", {"hold_data": True}),
+        ("data-hold-eased", "data hold, easing", {"hold_data": True, "easing": True}),
+        ("anchors-data-hold", "anchors, data hold", {"hold_data": True, "anchors": True}),
+        ("published", "published PACT", {"advanced": {"published": True}}),
+    )
 }

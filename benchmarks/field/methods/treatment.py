@@ -17,7 +17,7 @@ from benchmarks.field.methods.base import Trainee
 from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.generation import inspecting
 from pact_plugin.judge import is_refusal
-from pact_plugin.reference.pool import ends_of
+from pact_plugin.reference.pool import end_states
 
 TREATMENTS = ("none", "dropping", "easing", "probe", "oracle")
 TITLES = {
@@ -49,6 +49,6 @@ def seen_harmful(prompts: Sequence[str], trainee: Trainee) -> list[bool]:
     """Which prompts the aligned model sees as harmful: log odds above 0 by the probe of the pool."""
     start, probe = trainee.start, trainee.asked().probe
     with inspecting(start.model), start.source.session():
-        states = ends_of(start.source, user_prompts(start.tokenizer, prompts))
+        states = end_states(start.source, user_prompts(start.tokenizer, prompts))
     found: list[bool] = (probe.log_odds(states) > 0).tolist()
     return found

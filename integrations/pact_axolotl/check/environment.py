@@ -133,7 +133,7 @@ def require_plugin(axolotl: Axolotl, *, listed: bool) -> None:
         )
 
 
-def ask_axolotl(axolotl: Axolotl, config: Path, timeout: float = 300) -> dict[str, Any]:
+def ask_axolotl(axolotl: Axolotl, config: Path) -> dict[str, Any]:
     """What Axolotl's own reading of a configuration gives (see `pact_axolotl.check.validation`).
 
     Raises:
@@ -143,7 +143,7 @@ def ask_axolotl(axolotl: Axolotl, config: Path, timeout: float = 300) -> dict[st
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         done = _run(
-            [axolotl.python, "-m", "pact_axolotl.check.validation", str(config), str(answer)], timeout
+            [axolotl.python, "-m", "pact_axolotl.check.validation", str(config), str(answer)], timeout=300
         )
         if done.returncode == 0 and answer.is_file():
             return json.loads(answer.read_text(encoding="utf-8"))
