@@ -168,7 +168,7 @@ def build_parts(
     return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors))
 
 
-def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
+def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
     """What the aligned model answers to the bundled prompts, and to those that may become anchors.
 
     A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.
@@ -181,41 +181,42 @@ def ask_pools(config: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool 
         PactError: The anchors' prompts cannot be read, or the model cannot answer.
     """
     bundled = for_pool().prompts
-    candidates = anchor_prompts(config.anchors) if config.anchors is not None and config.has_anchors else []
+    anchors = settings.anchors if settings.has_anchors else None
+    candidates = [] if anchors is None else anchor_prompts(anchors)
     own = not set(candidates) <= set(bundled)
     bundled_answers = None
-    if config.safety_tokens is None or config.easing is not None or (candidates and not own):
+    if settings.safety_tokens is None or settings.easing is not None or (candidates and not own):
         # All of it whatever is asked for, so that what is kept serves every run.
         bundled_answers = pool_of(source, tokenizer, bundled)
     answers = pool_of(source, tokenizer, candidates) if own else bundled_answers
     return bundled_answers, answers.of(candidates) if answers is not None else []
 
 
-def load_reference(config: PactConfig, model: nn.Module, tokenizer: Any) -> nn.Module | None:
+def load_reference(settings: PactConfig, model: nn.Module, tokenizer: Any) -> nn.Module | None:
     """The aligned model where a configuration names one; None for the model in training itself.
 
     Raises:
         ReferenceModelError: It cannot be loaded, no plugin loads it, or DeepSpeed has partitioned it.
     """
-    if config.reference == "auto":
+    if settings.reference == "auto":
         return None
     loaders = list(offered("pact_model_loaders").values())
     if len(loaders) != 1:
         raise ReferenceModelError(
             "several plugins would load it" if loaders else "no plugin loads it",
             key="reference",
-            value=config.reference,
+            value=settings.reference,
             remedy="Use `reference: auto`, or install pact-plugin[transformers] and no other loader.",
         )
-    loaded: nn.Module = loaders[0].reference(config.reference, model, tokenizer)
+    loaded: nn.Module = loaders[0].reference(settings.reference, model, tokenizer)
     if is_partitioned(loaded):
-        raise partitioned_reference(config.reference)
+        raise partitioned_reference(settings.reference)
     return loaded
 
 
-def _anchors_alone(config: PactConfig) -> PactConfig:
+def _anchors_alone(settings: PactConfig) -> PactConfig:
     """See `PactConfig.without_labels`; easing that is on by default goes off with a word in the log."""
-    alone = config.without_labels()
-    if config.easing is not None:
+    alone = settings.without_labels()
+    if settings.easing is not None:
         logger.warning("PACT: preferences have no next-token labels to ease, so anchors alone are held.")
     return alone

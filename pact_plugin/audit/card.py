@@ -17,7 +17,7 @@ from pact_plugin.data.files import written_whole
 from pact_plugin.data.markdown import cell, shown_name
 from pact_plugin.errors import ConfigError
 from pact_plugin.run.drift import drift_warning
-from pact_plugin.run.receipt import Receipt
+from pact_plugin.run.receipt import OF_THE_MACHINE, Receipt
 
 CARD = "README.md"
 AUDIT = "audit.json"
@@ -156,7 +156,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
         shown["anchors"] = anchors | {"prompts": Path(str(anchors["prompts"])).name}
     if isinstance(advanced, dict):
         shown["advanced"] = {
-            key: value for key, value in advanced.items() if key not in ("store", "chunk_size")
+            key: value for key, value in advanced.items() if f"advanced.{key}" not in OF_THE_MACHINE
         }
     return shown
 

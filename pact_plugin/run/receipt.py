@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,9 +21,10 @@ FILE_NAME = "pact_receipt.json"
 TOKENS_FILE = "pact/safety_tokens.safetensors"
 """Where the safety tokens of a run lie, beside its receipt; in a folder, as servers load every safetensors file of
 a model's own."""
-_NOT_COMPARED = ("safety_tokens", "reference", "anchors.prompts")
-"""Settings that are paths or requests. What they led to is compared instead: `tokens`, `reference`, `anchors` and
-`table`."""
+OF_THE_MACHINE = ("advanced.store", "advanced.chunk_size")
+"""Settings that change neither what is held nor how much."""
+_NOT_COMPARED = ("safety_tokens", "reference", "anchors.prompts", *OF_THE_MACHINE)
+"""Those, and paths or requests. What these led to is compared instead: `tokens`, `reference`, `anchors` and `table`."""
 
 
 def _in_order(span: list[int]) -> list[int]:
@@ -220,20 +222,22 @@ class Receipt:
             ) from error
 
 
-def comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that must be the same for a run to go on, those of blocks by their full names."""
-    flat: dict[str, Any] = {}
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that must be the same for a run to go on, by their full names."""
+    return {key: value for key, value in _by_full_name(config) if key not in _NOT_COMPARED}
+
+
+def _by_full_name(config: dict[str, Any], block: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in comparable(value).items()}
+            yield from _by_full_name(value, f"{block}{key}.")
         else:
-            flat[key] = value
-    return {key: value for key, value in flat.items() if key not in (*_NOT_COMPARED, "store", "chunk_size")}
+            yield f"{block}{key}", value
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Settings that keep a run from going on where another stopped: key, value here and value there."""
-    ours, theirs = comparable(ours), comparable(theirs)
+    ours, theirs = _comparable(ours), _comparable(theirs)
     return [
         (key, ours.get(key), theirs.get(key))
         for key in sorted(ours | theirs)

@@ -18,8 +18,7 @@ from pact_plugin.run.finite import FiniteCheck
 from pact_plugin.run.meter import Meter, Reduce, Sums, no_response
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.receipt import TOKENS_FILE, Receipt
-from pact_plugin.terms.anchors import AnchorsTerm
-from pact_plugin.terms.base import Term
+from pact_plugin.terms.base import OwnPassTerm, Term
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 Mode = Literal["train", "eval"]
@@ -62,7 +61,7 @@ class Record:
             tokens=parts.tokens.summary(),
             reference=parts.reference.choice.name,
             aligned=parts.aligned,
-            anchors=next((one.digest for one in parts.terms if isinstance(one, AnchorsTerm)), None),
+            anchors=next((one.digest for one in parts.terms if isinstance(one, OwnPassTerm)), None),
             table=parts.reference.digest,
             release=__version__,
         )

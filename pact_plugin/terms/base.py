@@ -181,6 +181,11 @@ class Term(Protocol):
 class OwnPassTerm(Term, Protocol):
     """A term that brings prompts of its own, and so needs no forward pass of the data."""
 
+    @property
+    def digest(self) -> str:
+        """Of these prompts."""
+        ...
+
     def ahead(self, micro: MicroStep) -> Contribution:
         """Its part of the loss of a micro-batch, before the forward pass of that."""
         ...
