@@ -48,12 +48,8 @@ class Anchors(Settings):
     """The bundled prompts, `benign`, `harmful` or `both`, or a file as for `pact-plugin audit --prompts`, of which at
     most 256 of each kind are taken. Harmful ones that the aligned model answers, and harmless ones that it
     refuses, are left out (spec clause C10.1)."""
-    ratio: Annotated[int, Field(ge=1)] = 1
-    """Benign anchors to each harmful one (spec clause C10.4)."""
     tokens: Annotated[int, Field(ge=1, le=24)] = 16
-    """First tokens of the aligned model's answer that are held at a harmful anchor, at most (spec clause C10.1)."""
-    benign_tokens: Annotated[int, Field(ge=1, le=24)] = 16
-    """The same at benign anchors, where the first few decide whether the model refuses (spec clause C10.1)."""
+    """First tokens of the aligned model's answer that are held, at most (spec clause C10.1)."""
     top_k: Annotated[int, Field(ge=0, le=1024)] = 64
     """Tokens that the aligned model holds likeliest at each position of a harmful anchor, held there beside the safety
     tokens; 0: none (spec clause C10.2)."""

@@ -32,7 +32,7 @@ def anchor_prompts(settings: Anchors) -> list[Prompt]:
         settings: `prompts`: `benign`, `harmful`, `both` or a file.
 
     Raises:
-        ConfigError: They cannot be read, or there is a ratio, and they are of one kind.
+        ConfigError: They cannot be read.
     """
     wanted = [kind for kind in KINDS if settings.prompts in (kind, "both")]
     try:
@@ -44,17 +44,7 @@ def anchor_prompts(settings: Anchors) -> list[Prompt]:
             value=settings.prompts,
             remedy=f"{error.remedy} Or name `benign`, `harmful` or `both`.",
         ) from error
-    candidates = [
-        prompt for prompt in sorted(prompts.prompts, key=_digest) if not wanted or prompt.kind in wanted
-    ]
-    if "ratio" in settings.model_fields_set and len({prompt.kind for prompt in candidates}) < len(KINDS):
-        raise ConfigError(
-            "the prompts are of one kind, so there is no ratio",
-            key="anchors.ratio",
-            value=settings.ratio,
-            remedy="Remove `ratio`, or set `prompts: both` or a file with both kinds.",
-        )
-    return candidates
+    return [prompt for prompt in sorted(prompts.prompts, key=_digest) if not wanted or prompt.kind in wanted]
 
 
 def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, list[Pair]]:
@@ -73,7 +63,6 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
     Warns:
         UserWarning: All of a kind are held.
     """
-    held: dict[Kind, int] = {"harmful": settings.tokens, "benign": settings.benign_tokens}
     kept: dict[Kind, list[Pair]] = {}
     for kind in KINDS:
         of_kind = [answer for answer in asked if answer.kind == kind]
@@ -89,7 +78,7 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
             right = [answer for answer in of_kind if answer.answer]
         elif of_kind:
             logger.info("PACT anchors: %s; these are held", counted)
-        kept[kind] = [(answer.prompt, answer.answer[: held[kind]]) for answer in right]
+        kept[kind] = [(answer.prompt, answer.answer[: settings.tokens]) for answer in right]
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",
@@ -100,24 +89,21 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
     return kept
 
 
-def schedule(harmful: int, benign: int, ratio: int) -> list[int]:
-    """The order in which anchors are held: after each harmful one come `ratio` benign ones (C10.4).
+def schedule(harmful: int, benign: int) -> list[int]:
+    """The order in which anchors are held: harmful and benign ones by turns (C10.4).
 
     Args:
         harmful: Number of harmful anchors: 0 to harmful - 1.
         benign: Number of benign anchors, which are counted on from there.
-        ratio: 1 or more.
 
     Returns:
         Numbers of anchors, each at least once. The kind of which there are too few begins again.
     """
     if not harmful or not benign:
         return list(range(harmful + benign))
-    found = []
-    for number in range(max(harmful, -(-benign // ratio))):
-        found.append(number % harmful)
-        found += [harmful + (number * ratio + i) % benign for i in range(ratio)]
-    return found
+    return [
+        one for number in range(max(harmful, benign)) for one in (number % harmful, harmful + number % benign)
+    ]
 
 
 def _counted(kind: Kind, right: Sequence[PoolAnswer], of_kind: Sequence[PoolAnswer]) -> str:

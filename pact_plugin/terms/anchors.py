@@ -79,7 +79,7 @@ class AnchorsTerm:
         self.documents = [_document(pair) for pair in (*harmful, *benign)]
         tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
         self._held = [len(student.ids) + top for top in tops]  # buckets of each, the rest apart
-        self.schedule = schedule(len(harmful), len(benign), settings.ratio)
+        self.schedule = schedule(len(harmful), len(benign))
         passes = Passes(source, (self._buckets,), student.chunk_size)
         # A source that lasts is read in the first step, in the precision that this runs in.
         self._passes = passes if lasting else None

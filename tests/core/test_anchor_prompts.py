@@ -30,9 +30,8 @@ def written(path, harmful, benign):
     return path
 
 
-def pool_of(model, prompts, *, ratio=None) -> AnchorsTerm:
-    block = {"prompts": prompts} | ({} if ratio is None else {"ratio": ratio})
-    return anchors_of(PactConstraint(model, TOKENIZER, settings(anchors=block, easing=False)))
+def pool_of(model, prompts) -> AnchorsTerm:
+    return anchors_of(PactConstraint(model, TOKENIZER, settings(anchors={"prompts": prompts}, easing=False)))
 
 
 def asked(pool):
@@ -91,9 +90,8 @@ def test_eight_of_a_kind_or_half_are_enough_c10_1(recwarn, kind, right, wrong, k
     rightly = kind == "harmful"
     asked = [said(kind, rightly, number) for number in range(right)]
     asked += [said(kind, not rightly, number) for number in range(wrong)]
-    found = anchors_from(Anchors(tokens=4, benign_tokens=2), asked)
-    held = {"harmful": [7, 8, 9, 10], "benign": [7, 8]}
-    assert [answer for _, answer in found[kind]] == [held[kind]] * kept
+    found = anchors_from(Anchors(tokens=4), asked)
+    assert [answer for _, answer in found[kind]] == [[7, 8, 9, 10]] * kept
     assert bool(recwarn.list) == (kept > right)
 
 
@@ -137,10 +135,6 @@ def test_prompts_of_ones_own(tmp_path):
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
     pool = pool_of(tiny_model(), path)
     assert len(pool.documents) == len(pool.schedule) == 3
-    with pytest.raises(ConfigError, match=r"anchors\.ratio=2: .*of one kind.*Remove `ratio`"):
-        pool_of(tiny_model(), path, ratio=2)
-    with pytest.raises(ConfigError, match=r"anchors\.ratio=1: .*of one kind.*`prompts: both`"):
-        anchor_prompts(Anchors(prompts="harmful", ratio=1))
     assert anchor_prompts(Anchors(prompts="benign")) == [
         one for one in anchor_prompts(Anchors()) if one.kind == "benign"
     ]

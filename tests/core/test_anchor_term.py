@@ -284,22 +284,16 @@ def pool() -> AnchorsTerm:
     return anchors_of(built(tiny_model(), anchors={"per_step": 4, "prompts": "both"}))
 
 
-@pytest.mark.parametrize("ratio", [1, 3])
-def test_the_same_part_of_each_kind_in_every_step(ratio):
-    pool = anchors_of(built(tiny_model(), anchors={"per_step": 4, "ratio": ratio, "prompts": "both"}))
+def test_the_same_part_of_each_kind_in_every_step():
+    pool = anchors_of(built(tiny_model(), anchors={"per_step": 4, "prompts": "both"}))
     asked = anchor_prompts(Anchors())
     of = {tuple(user_prompts(TOKENIZER, [one.prompt])[0]): one.kind for one in asked}
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
-    each = {1: {"harmful": 2, "benign": 2}, 3: {"harmful": 1, "benign": 3}}[ratio]
+    each = {"harmful": 2, "benign": 2}
     for step in range(1, 40):
         assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == each
     pool.per_step = 1
-    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == [
-        "harmful",
-        *["benign"] * ratio,
-        "harmful",
-        "benign",
-    ][:4]
+    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
     sentences = set(bundled().prompts)
     for kind in each:
         of_kind = [one for one in asked if one.kind == kind]
@@ -348,15 +342,14 @@ def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, eac
     assert set(chain.from_iterable(map(step, range(1, size + 1)))) == everyone
 
 
-@given(harmful=st.integers(0, 12), benign=st.integers(0, 40), ratio=st.integers(1, 6))
-def test_every_anchor_has_its_turn_and_the_kinds_keep_their_ratio(harmful, benign, ratio):
-    found = schedule(harmful, benign, ratio)
+@given(harmful=st.integers(0, 12), benign=st.integers(0, 40))
+def test_every_anchor_has_its_turn_and_the_kinds_alternate(harmful, benign):
+    found = schedule(harmful, benign)
     assert set(found) == set(range(harmful + benign))
     if not harmful or not benign:
         assert found == list(range(harmful + benign))
         return
-    rounds = [found[start : start + 1 + ratio] for start in range(0, len(found), 1 + ratio)]
-    assert all(first < harmful <= min(others) and len(others) == ratio for first, *others in rounds)
+    assert all(first < harmful <= second for first, second in zip(found[::2], found[1::2], strict=True))
     taken = Counter(found)
     for part in (range(harmful), range(harmful, harmful + benign)):  # none twice more often than another
         assert max(taken[number] for number in part) - min(taken[number] for number in part) <= 1
@@ -423,7 +416,7 @@ def test_the_receipt_says_how_far_the_model_has_moved_there(tmp_path, changes):
     loss_of(constraint, moved(model), a_batch())
     constraint.record.write(tmp_path)
     receipt = Receipt.read(tmp_path)
-    held = {"per_step": 3, "ratio": 1, "tokens": 4, "benign_tokens": 16, "top_k": 64, "benign_top_k": 0}
+    held = {"per_step": 3, "tokens": 4, "top_k": 64, "benign_top_k": 0}
     assert receipt.config["anchors"] == FEW_ANCHORS | held
     assert receipt.terms == ["anchors"] if changes else ["easing", "anchors"]
     moved_by = constraint.metrics()["pact/anchor_divergence"]
@@ -444,29 +437,31 @@ def test_a_run_whose_model_moves_far_is_warned_of_once(tmp_path, recwarn):
     assert warned() == 1
 
 
-@pytest.mark.parametrize(("tokens", "benign_tokens"), [(1, 16), (3, 2)])
-def test_so_many_tokens_of_an_answer_are_held(tokens, benign_tokens):
-    anchors = {"tokens": tokens, "benign_tokens": benign_tokens}
-    term = anchors_of(built(tiny_model(), anchors=anchors))
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_so_many_tokens_of_an_answer_are_held(tokens):
+    term = anchors_of(built(tiny_model(), anchors={"tokens": tokens}))
     lengths = [len(document.columns) for document in term.documents]
     assert 0 < term.harmful < len(lengths)
-    assert (max(lengths[: term.harmful]), max(lengths[term.harmful :])) == (tokens, benign_tokens)
+    assert max(lengths[: term.harmful]) == max(lengths[term.harmful :]) == tokens
 
 
-def test_p26_an_anchor_weighs_the_same_however_few_of_its_tokens_are_held():
+def test_p26_an_anchor_weighs_the_same_however_few_of_its_tokens_are_held(monkeypatch):
     """The mean is taken by anchor: it is half of each where one of each kind is held."""
-    anchors = {"per_step": 2, "tokens": 4, "benign_tokens": 1}
+    anchors, whole = {"per_step": 2, "tokens": 4}, anchors_module.anchors_from
 
-    def step(chosen: list[int], which: pytest.MonkeyPatch) -> float:
+    def shortened(*given: Any) -> Any:
+        kept = whole(*given)
+        return kept | {"benign": [(prompt, answer[:1]) for prompt, answer in kept["benign"]]}
+
+    def step(*chosen: int) -> float:
         model = tiny_model()
         constraint = built(model, anchors=anchors)
-        which.setattr(anchors_of(constraint), "chosen", lambda *turn: chosen)
+        monkeypatch.setattr(anchors_of(constraint), "chosen", lambda *turn: list(chosen))
         moved(model)
         return constraint.ahead(a_batch(), Step(1)).item()
 
+    monkeypatch.setattr(anchors_module, "anchors_from", shortened)
     harmful = anchors_of(built(tiny_model(), anchors=anchors)).harmful
-    with pytest.MonkeyPatch.context() as which:
-        alone = step([0], which), step([harmful], which)
-        both = step([0, harmful], which)
+    alone, both = (step(0), step(harmful)), step(0, harmful)
     assert abs(alone[0] - alone[1]) > 1e-4
     assert both == pytest.approx(sum(alone) / 2, rel=1e-5)

@@ -46,9 +46,8 @@ def published(**settings):
         ({"anchors": {"per_step": 0}}, "anchors.per_step", ["0", "greater than or equal to 1"]),
         ({"anchors": {"per_step": True}}, "anchors.per_step", ["True", "valid integer"]),
         ({"anchors": {"tokens": 0}}, "anchors.tokens", ["0"]),
-        ({"anchors": {"ratio": 0}}, "anchors.ratio", ["0"]),
         ({"anchors": {"prompts": ""}}, "anchors.prompts", []),
-        ({"anchors": {"colour": 1}}, "anchors.colour", ["Valid keys: per_step, prompts, ratio, tokens"]),
+        ({"anchors": {"colour": 1}}, "anchors.colour", ["Valid keys: per_step, prompts, tokens"]),
         ({"advanced": {"chunk_size": 0}}, "advanced.chunk_size", ["0"]),
         ({"advanced": {"top_k": 1}}, "advanced.top_k", ["1", "greater than or equal to 2"]),
         ({"advanced": {"chunksize": 9}}, "advanced.chunksize", ["Did you mean `chunk_size`"]),
@@ -182,8 +181,7 @@ def test_the_summary_is_plain():
     summary = json.loads(json.dumps(config.summary()))
     assert summary["easing"] == {"first": 4}
     assert summary["hold_data"] == {"first": "all"}
-    anchors = {"per_step": 8, "prompts": "both", "ratio": 1, "tokens": 16, "benign_tokens": 16}
-    anchors |= {"top_k": 64, "benign_top_k": 0}
+    anchors = {"per_step": 8, "prompts": "both", "tokens": 16, "top_k": 64, "benign_top_k": 0}
     assert summary["anchors"] == anchors
     off = PactConfig(easing=False).summary()
     assert (off["easing"], off["hold_data"], off["advanced"]["published"]) == (False, False, None)

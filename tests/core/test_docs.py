@@ -144,7 +144,7 @@ def test_configurations_are_valid(page):
 
 
 def test_quoted_settings_are_valid():
-    """Those that the decision tables name, such as `anchors: {ratio: 2}`."""
+    """Those that the decision tables name, such as `anchors: {tokens: 4}`."""
     text = TEXTS["settings.md"] + TEXTS["troubleshooting.md"] + TEXTS["limits.md"]
     found = re.findall(r"`((?:weight|easing|anchors|hold_data|advanced): [^`]+)`", text)
     assert len(set(found)) >= 8

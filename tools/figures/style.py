@@ -70,7 +70,7 @@ NAMES = {
     "plain": "plain fine-tuning",
     f"pact@{PactConfig().weight:g}": "PACT",
     "two-anchors@3": "PACT, two anchors a step, weight 3",
-    "benign-4-tokens@3": "PACT, benign_tokens 4",
+    "benign-4-tokens@3": "PACT, 4 harmless tokens",
     "sbr@50": "SBR, strength 50",
     "replay-kl+easing@3": "full KL, strength 3, with easing",
     "replay-kl+probe@3": "full KL, strength 3, with PACT's easing",

@@ -71,8 +71,6 @@ def test_anchors_are_noted():
 def test_a_file_of_anchors_is_read(tmp_path):
     gone = checked(config(pact={"anchors": {"prompts": str(tmp_path / "gone.jsonl")}}))
     assert "cannot be read" in found(gone)["pact.anchors.prompts"]
-    one_kind = checked(config(pact={"anchors": {"prompts": "benign", "ratio": 2}}))
-    assert "of one kind" in found(one_kind)["pact.anchors.ratio"]
 
 
 FSDP = {"fsdp_config": {"transformer_layer_cls_to_wrap": "LlamaDecoderLayer"}}
