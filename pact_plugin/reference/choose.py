@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.source import AdapterState, Kind
+from pact_plugin.reference.source import AdapterState, SourceKind
 
 STORE = "_pact_store"
 """A table's folder in a trainer's output folder, where the configuration names none. Transformers pushes nothing to the
@@ -45,7 +45,7 @@ class Choice:
         asked: Whether any term asks for columns; else the aligned model is only needed when the run begins.
     """
 
-    source: Kind
+    source: SourceKind
     table: str | None
     asked: bool = True
 

@@ -15,7 +15,7 @@ from pact_plugin.model.linear import LinearFunction
 from pact_plugin.model.ranks import chunks
 from pact_plugin.reference.source import Source
 
-Kind = Literal["logprobs", "log_rest", "logits", "linear", "buckets"]
+ColumnKind = Literal["logprobs", "log_rest", "logits", "linear", "buckets"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Columns:
         top_k: Tokens of each position beside the K, for `buckets`.
     """
 
-    kind: Kind
+    kind: ColumnKind
     ids: tuple[int, ...]
     first: int | None = None
     behind: tuple[int, ...] | None = None

@@ -21,7 +21,7 @@ from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model,
 
 logger = logging.getLogger("pact_plugin")
 
-Kind = Literal["itself", "adapter_off", "copy", "model"]
+SourceKind = Literal["itself", "adapter_off", "copy", "model"]
 AdapterState = Literal["none", "new", "beside", "trained"]
 
 
@@ -40,7 +40,7 @@ class Source:
         vocabulary: How many tokens the model in training knows, where this one has rows for more.
     """
 
-    kind: Kind
+    kind: SourceKind
     model: nn.Module
     head: LanguageHead
     scope: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -141,7 +141,7 @@ class Source:
 
 
 def build_source(
-    kind: Kind, model: nn.Module, other: nn.Module | None = None, *, adapter: AdapterState = "none"
+    kind: SourceKind, model: nn.Module, other: nn.Module | None = None, *, adapter: AdapterState = "none"
 ) -> Source:
     """A source of a kind, before the first training step.
 

@@ -263,19 +263,6 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path, name):
         SafetyTokens.load(tmp_path)
 
 
-def test_a_hub_id_is_downloaded(tokens, tmp_path, monkeypatch):
-    file = tokens.save(tmp_path)
-    asked = []
-
-    def download(repository, name):
-        asked.append((repository, name))
-        return str(file)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert SafetyTokens.load("organisation/model-tokens") == tokens
-    assert asked == [("organisation/model-tokens", FILE_NAME)]
-
-
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
     from huggingface_hub.errors import LocalEntryNotFoundError
 
