@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.hub import SMOLLM2_HUB_ID
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from transformers import set_seed
@@ -22,6 +21,7 @@ from transformers import set_seed
 from examples.demo.evaluate import answer
 from examples.demo.models import load_base
 from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_prompts
+from examples.demo.smollm2 import HUB_ID
 from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.console import progress_bars
 from pact_plugin.data.generation import Progress, Report, reporting
@@ -123,10 +123,10 @@ def trained(
 
 def save_adapter(model: Any, folder: Path) -> None:
     """Save a PEFT model's adapter in bfloat16, with a card that says where it comes from."""
-    model.peft_config["default"].base_model_name_or_path = SMOLLM2_HUB_ID
+    model.peft_config["default"].base_model_name_or_path = HUB_ID
     save_in_bfloat16(model, folder)
     arguments = " ".join("DIR" if Path(word) == folder else word for word in sys.argv[1:])
-    (folder / "README.md").write_text(CARD.format(arguments=arguments, base=SMOLLM2_HUB_ID), encoding="utf-8")
+    (folder / "README.md").write_text(CARD.format(arguments=arguments, base=HUB_ID), encoding="utf-8")
 
 
 def save_in_bfloat16(model: Any, folder: Path) -> None:

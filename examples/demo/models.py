@@ -6,9 +6,10 @@ from importlib.resources import as_file, files
 from typing import Any
 
 import torch
-from pact_transformers.hub import SMOLLM2, smollm2_path
 from pact_transformers.loading import floating_dtype, load_causal_lm, load_tokenizer
 from peft import PeftModel
+
+from examples.demo.smollm2 import smollm2_path
 
 # SmolLM2's own template without its default system message, which would double the length of the demo's prompts.
 CHAT_TEMPLATE = (
@@ -28,10 +29,11 @@ def load_base(device: str | None, dtype: str = "float32") -> tuple[Any, Any, str
     Raises:
         ConfigError: Neither is there, or the device cannot be used.
     """
-    model = load_causal_lm(SMOLLM2, dtype=dtype, device=device)
-    tokenizer = load_tokenizer(SMOLLM2)
+    path = smollm2_path()
+    model = load_causal_lm(path, dtype=dtype, device=device)
+    tokenizer = load_tokenizer(path)
     tokenizer.chat_template = CHAT_TEMPLATE
-    return model, tokenizer, smollm2_path().name
+    return model, tokenizer, path.name
 
 
 def load_aligned(device: str | None, dtype: str | None = None) -> tuple[Any, Any, str]:

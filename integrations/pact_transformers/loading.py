@@ -1,4 +1,4 @@
-"""Loading causal language models and tokenizers: a directory, a hub id, a GGUF file, or `smollm2`."""
+"""Loading causal language models and tokenizers: a directory, a hub id or a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import torch
 
 from pact_plugin.errors import ConfigError
 from pact_transformers.adapters import base_of, load_adapter, stored_weights, with_tokens_of
-from pact_transformers.hub import SMOLLM2, smollm2_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_REMEDY = f"Give a directory, a .gguf file or a hub id of a causal language model, or `{SMOLLM2}`."
+_REMEDY = "Give a directory, a .gguf file or a hub id of a causal language model."
 
 
 def load_causal_lm(
@@ -32,7 +31,7 @@ def load_causal_lm(
 
     Args:
         model: A directory or hub id, of a model or a PEFT adapter, a `.gguf` file (its weights are dequantised, so that
-            the model can be trained and saved), a directory that holds just one, or `smollm2` (see `smollm2_path`).
+            the model can be trained and saved), or a directory that holds just one.
         dtype: Of the weights: `auto` (as stored; float32 for GGUF), a name such as `bfloat16`, or a torch
             dtype.
         device: Where to put it; by default the first accelerator, or else the CPU.
@@ -156,7 +155,7 @@ def _tokenizer_beside(folder: str) -> bool:
 
 def _resolve(model: str | os.PathLike[str]) -> tuple[str, dict[str, Any]]:
     """What to give to `from_pretrained`: a directory or hub id, and `gguf_file` if it is GGUF."""
-    path = smollm2_path() if os.fspath(model) == SMOLLM2 else Path(model)
+    path = Path(model)
     if path.is_dir() and not (path / "config.json").exists():
         files = list(path.glob("*.gguf"))
         if len(files) > 1:

