@@ -24,6 +24,8 @@ _FUNCTION = re.compile(
 )
 """Names in a configuration that make another model of the same weights. A list, as trainers change many others, such as
 `use_cache`, and each version of transformers adds some."""
+_ROUNDING = ("weight_fake_quantizer", "activation_fake_quantizer")
+"""On a layer: what rounds in its forward pass, in quantisation-aware training, and leaves the weights as they are."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,24 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
 
 
 def _configured(model: nn.Module) -> str:
-    """What of the configuration changes predictions, as JSON; such as the base of rotary positions."""
+    """What beside the weights changes predictions, as JSON; such as the base of rotary positions."""
     config = text_config(model)
-    if not hasattr(config, "to_dict"):
-        return "{}"
-    found = {name: value for name, value in config.to_dict().items() if _FUNCTION.search(name)}
+    settings = config.to_dict() if hasattr(config, "to_dict") else {}
+    found = {name: value for name, value in settings.items() if _FUNCTION.search(name)}
+    if rounding := _rounding(model):
+        found["fake_quantizers"] = rounding
     return json.dumps(found, sort_keys=True, default=str)
+
+
+def _rounding(model: nn.Module) -> list[str]:
+    """The kinds of fake quantisation in a model that is prepared for quantisation-aware training."""
+    kinds = set()
+    for module in model.modules():
+        for name in _ROUNDING:
+            one = getattr(module, name, None)
+            if one is not None and getattr(one, "enabled", True):
+                kinds.add(f"{name}: {type(one).__name__} {getattr(one, 'config', '')}")
+    return sorted(kinds)
 
 
 def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:

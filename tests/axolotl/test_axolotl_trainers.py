@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 from hf import hf_trainer
 from preferences import (
@@ -28,6 +29,7 @@ from transformers import (
 import pact_plugin as pact
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.manager import find_adapter
+from pact_plugin.model.fingerprint import model_fingerprint
 
 
 def sft_trainer(output: Path, trainer_class: type | None = None):
@@ -116,3 +118,23 @@ def test_a_compute_loss_replaced_on_the_trainer_is_refused(tmp_path):
     trainer.compute_loss = lambda *args, **kwargs: None
     with pytest.raises(AdapterError, match="never be called"):
         pact.attach(trainer, EASED)
+
+
+@pytest.mark.parametrize("weight_dtype", ["int4", "ternary"])
+def test_a_model_that_rounds_in_its_forward_pass_is_another(weight_dtype):
+    """`qat`: the weights are the same, but not what the model answers; its answers are not those that were kept."""
+    from axolotl.utils.callbacks.qat import toggle_fake_quant
+    from axolotl.utils.quantization import prepare_model_for_qat
+    from axolotl.utils.schemas.quantization import QATConfig
+
+    plain, model = tiny_model(), tiny_model()
+    qat = QATConfig(weight_dtype=weight_dtype, activation_dtype="int8", group_size=16)
+    prepare_model_for_qat(model, qat.weight_dtype, qat.group_size, qat.activation_dtype)
+    ids = torch.arange(8)[None]
+    assert not torch.equal(plain(ids).logits, model(ids).logits)
+    known = model_fingerprint(plain, any_type=True)
+    assert model_fingerprint(model, any_type=True).values != known.values
+    model.apply(partial(toggle_fake_quant, enable=False))
+    off = torch.equal(plain(ids).logits, model(ids).logits)  # torchao's int4 weights cannot be switched off
+    assert off == (weight_dtype == "ternary")
+    assert (model_fingerprint(model, any_type=True) == known) == off
