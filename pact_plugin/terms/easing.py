@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pact_plugin.data.responses import Responses
@@ -22,6 +22,9 @@ logger = logging.getLogger("pact_plugin")
 
 _KEPT = 2**16
 """Verdicts on responses that are kept."""
+_MANY = 0.25
+"""Share of the tokens that may be eased from which on it is said that they begin elsewhere. It is about half where
+prompts are trained on like answers."""
 
 
 class EasingTerm:
@@ -49,11 +52,12 @@ class EasingTerm:
     def __call__(self, batch: MicroBatch) -> Contribution:
         """Σ e_i · nll_i, or Σ e_i · p_i · nll_i under DFT. The head is read where e_i = 1 alone."""
         view = batch.view
-        if not self._looked and self._endings:
-            self._warn_of_other_endings(view)
         positions = view.host_positions.among(self.first)
+        owner = view.responses.owner(positions)
+        if not self._looked and self._endings:
+            self._warn_of_other_endings(view, owner)
         by_response = eased_share(batch.aligned[self._log_odds][:, 0], self._refusals(view.responses))
-        eased = _spread(by_response, view.responses.owner(positions))
+        eased = _spread(by_response, owner)
         means = {"eased": (eased.sum(), len(eased))}
         if not torch.is_grad_enabled():  # in an evaluation, and at weight 0
             return Contribution(means=means)
@@ -61,17 +65,28 @@ class EasingTerm:
         nll = -logprobs * logprobs.detach().exp() if batch.task_loss == "dft" else -logprobs
         return Contribution(relief=nll.sum(), means=means)
 
-    def _warn_of_other_endings(self, view: View) -> None:
-        """Say, once, that answers begin elsewhere than where the probe was fitted."""
+    def _warn_of_other_endings(self, view: View, owner: Int[Tensor, " M"]) -> None:
+        """Say, once, that answers begin elsewhere than where the probe was fitted.
+
+        Args:
+            view: Of the first batch.
+            owner: The response of each position that may be eased.
+        """
         self._looked = True
         ids, limit = view.host["input_ids"], max(map(len, self._endings))
         found = [view.responses.before(number, ids, limit) for number in range(len(view.responses))]
-        others = [one for one in found if one and not any(one[-len(end) :] == end for end in self._endings)]
-        if 2 * len(others) > len(found):
+        tokens = owner[owner >= 0].bincount(minlength=len(found)).tolist()
+        others = [
+            (one, count)
+            for one, count in zip(found, tokens, strict=True)
+            if one and not any(one[-len(end) :] == end for end in self._endings)
+        ]
+        if others and sum(count for _, count in others) >= _MANY * sum(tokens):
             logger.warning(
                 "PACT easing: answers in the data begin behind %r, but the model was asked with prompts that end "
-                "with %r. It may not see harmful requests: look at `pact/eased`, or train in its chat template.",
-                self._tokenizer.decode(others[0]),
+                "with %r. It may not see harmful requests: look at `pact/eased`, train in its chat template, and mask "
+                "what is no answer.",
+                self._tokenizer.decode(others[0][0]),
                 self._tokenizer.decode(self._endings[0]),
             )
 

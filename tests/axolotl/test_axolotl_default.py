@@ -27,6 +27,16 @@ def test_the_default_in_one_epoch(workshop, request, changes):
     assert "easing and anchors" in line
 
 
+def test_prompts_that_are_trained_on_like_answers_are_told_of(workshop):
+    """`train_on_inputs: true` masks the headers of a chat template alone: each prompt is a response of its own."""
+    settings = {"learning_rate": 1e-3, "max_steps": 1, "pact": workshop.named_tokens}
+    told = "answers in the data begin behind"
+    assert told in workshop.train("inputs", train_on_inputs=True, **settings).ok().log
+    ends = {"train_on_eos": "all", "train_on_eot": "all"}  # one token of each prompt
+    data = {"path": str(workshop.folder / "chat.jsonl"), "type": "chat_template", **ends}
+    assert told not in workshop.train("ends", datasets=[data], **settings).ok().log
+
+
 def test_lisa(workshop):
     """Which layers are trained changes; what was read before the first step does not."""
     settings = {"lisa_n_layers": 1, "lisa_step_interval": 1, "learning_rate": 1e-3}
