@@ -38,6 +38,7 @@ def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from axolotl.core.trainers.base import AxolotlTrainer
     from pact_transformers.errors import unconstrainable
     from pact_transformers.mixin import trainer_parts
+    from pact_transformers.resuming import store_beside
 
     prefers = _prefers(trainer)
     other = any(kind.__module__.startswith(_OTHER_LOSSES) for kind in type(trainer).__mro__)
@@ -49,7 +50,11 @@ def _parts(trainer: Any, folder: str | None) -> TrainerParts:
             "Remove `rl`, `reward_model`, `process_reward_model` or the plugin that brings it, or set "
             "`pact: false`.",
         )
-    return trainer_parts(trainer, folder, labels=not prefers)
+    # A run that is resumed in another folder reads the table of the run that it goes on with.
+    cfg = getattr(trainer, "axolotl_cfg", None) or {}
+    return trainer_parts(
+        trainer, folder or store_beside(cfg.get("resume_from_checkpoint")), labels=not prefers
+    )
 
 
 def _attach(trainer: Any, constraint: Any) -> Any:

@@ -162,5 +162,6 @@ class Reference:
             key="advanced.store",
             value=folder,
             remedy="Fill the table with all training data before the first step, or use data whose rows stay the same. "
+            "A run that is resumed in another folder needs the first one's table: name that as `advanced.store`. "
             "To train the same model on other data, attach a new trainer, with `reference: PATH`.",
         )

@@ -86,6 +86,17 @@ def test_lora_interrupted_resumed_and_merged(workshop):
     assert "steps 5-6 of 6 were not constrained" in line.stderr
 
 
+def test_a_run_that_is_resumed_in_another_folder_reads_the_table_of_the_first(workshop):
+    settings = {"learning_rate": 1e-3, "save_steps": 1, "pact": workshop.named_tokens}
+    first = workshop.train("moved-first", max_steps=2, **settings).ok()
+    resumed = workshop.train(
+        "moved", max_steps=2, resume_from_checkpoint=str(first.checkpoints[0]), **settings
+    ).ok()
+    assert resumed.steps[-1]["loss"] == first.steps[-1]["loss"]
+    assert resumed.receipt["table"] == first.receipt["table"]
+    assert resumed.receipt["steps"] == [[1, 2]]
+
+
 def test_packed_full_fine_tuning_with_chosen_tokens(workshop):
     """`pact: true` alone: tokens are chosen from the model. Documents start with labels that are no positions."""
     data = [
