@@ -55,7 +55,7 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
         ReferenceModelError: This rank has no weights yet.
     """
     require_weights(model)
-    line = f"{_configured(model)}\n"
+    line = f"{_configured(model, base_only)}\n"
     structure, values = hashlib.sha256(line.encode()), hashlib.sha256(line.encode())
     for name, found in sorted(_named(model, base_only), key=lambda pair: pair[0]):
         tensor = found.detach()
@@ -66,13 +66,15 @@ def model_fingerprint(model: nn.Module, *, base_only: bool = False, any_type: bo
     return Fingerprint(structure.hexdigest(), values.hexdigest())
 
 
-def _configured(model: nn.Module) -> str:
+def _configured(model: nn.Module, base_only: bool) -> str:
     """What beside the weights changes predictions, as JSON; such as the base of rotary positions."""
     config = text_config(model)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     found = {name: value for name, value in settings.items() if _FUNCTION.search(name)}
     if rounding := _rounding(model):
         found["fake_quantizers"] = rounding
+    if not base_only and (scales := _scales(model)):
+        found["adapters"] = scales
     return json.dumps(found, sort_keys=True, default=str)
 
 
@@ -85,6 +87,19 @@ def _rounding(model: nn.Module) -> list[str]:
             if one is not None and getattr(one, "enabled", True):
                 kinds.add(f"{name}: {type(one).__name__} {getattr(one, 'config', '')}")
     return sorted(kinds)
+
+
+def _scales(model: nn.Module) -> list[tuple[str, float]]:
+    """By what the active adapters' products are multiplied, which is a setting: `lora_alpha`, and whether by rsLoRA."""
+    peft = peft_model(model)
+    active = set() if peft is None else set(peft.active_adapters)
+    return sorted(
+        (".".join(part for part in name.split(".") if part not in _WRAPPERS), float(scale))
+        for name, module in ([] if peft is None else peft.named_modules())
+        if isinstance(scaling := getattr(module, "scaling", None), dict)
+        for adapter, scale in scaling.items()
+        if adapter in active and isinstance(scale, int | float)
+    )
 
 
 def _named(model: nn.Module, base_only: bool) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop import TERMS, TOKENIZER, a_batch, adapted, loss_of, moved
 from loop import settings as config
-from peft import AdaLoraConfig, IA3Config, LoraConfig, VeraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from tiny import tiny_model
 
 from pact_plugin import PactConstraint, confidence_divergence, published_divergence
@@ -342,6 +342,19 @@ def test_what_the_configuration_makes_of_the_weights_counts_too():
     assert model_fingerprint(same) == known
     peft = get_peft_model(tiny_model(), LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"]))
     assert model_fingerprint(peft, base_only=True) == known
+
+
+def test_an_adapter_of_another_scale_is_another_model(tmp_path):
+    settings = {"r": 2, "task_type": "CAUSAL_LM", "target_modules": ["q_proj"], "init_lora_weights": False}
+    get_peft_model(tiny_model(), LoraConfig(lora_alpha=8, **settings)).save_pretrained(tmp_path)
+    known, again, other = (
+        model_fingerprint(
+            PeftModel.from_pretrained(tiny_model(), tmp_path, config=LoraConfig(lora_alpha=alpha, **settings))
+        )
+        for alpha in (8, 8, 32)
+    )
+    assert again == known
+    assert other.values != known.values
 
 
 def test_predictions_without_a_header_are_not_taken_over(tmp_path):
