@@ -30,7 +30,7 @@ def configured_anchors(config: PactConfig) -> int:
 
 def is_missing_folder(name: str) -> bool:
     """Whether a name can only mean a local folder, which is not there."""
-    return not Path(name).is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
+    return not Path(name).exists() and (name.startswith(("/", ".", "~")) or name.count("/") > 1)
 
 
 def file_problems(config: PactConfig) -> Iterator[PactError]:

@@ -114,10 +114,10 @@ def _tokenizer(cfg: Mapping[str, Any]) -> Any:
 
 
 def _tokenizer_of(name: str) -> Any:
-    """The tokenizer of a reference; raises as `_tokenizer` does."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a reference, as the run loads it; raises as `_tokenizer` does."""
+    from pact_transformers.loading import load_tokenizer
 
-    return _load(AutoTokenizer.from_pretrained, "pact.reference", name, {})
+    return _load(load_tokenizer, "pact.reference", name, {})
 
 
 def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any]) -> Any:
@@ -131,10 +131,10 @@ def _load(load: Callable[..., Any], key: str, name: Any, cfg: Mapping[str, Any])
     try:
         try:
             return load(name, local_files_only=True, **options)
-        except OSError:
+        except (OSError, ConfigError):
             if Path(name).is_dir() or not hub_answers():
                 raise
             return load(name, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    except (OSError, ValueError, ImportError, ConfigError) as error:
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise _NotAvailableError(f"`{key}: {name}` could not be loaded here ({reason[0]})") from error

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from check_configs import LORA, STREAMING, checked, config, found
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 STORE = "model-out/_pact_store"
 ANCHORS = {"pact": {"easing": False}}
@@ -45,6 +47,14 @@ def test_which_reference_it_will_be(changes, kind, source, table):
     assert (plan.kind, plan.source, plan.table) == (kind, source, table)
     assert table is None or f"written to {table} before the first step" in plan.why
     assert (table is None and kind != "start") == ("run in each step" in plan.why)
+
+
+def test_a_reference_may_be_an_adapter_without_a_tokenizer_of_its_own(tmp_path):
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained("./model"), LoraConfig(task_type="CAUSAL_LM"))
+    tuned.save_pretrained(tmp_path / "tuned")
+    report = checked(config(pact={"reference": str(tmp_path / "tuned")}))
+    assert report.constrained
+    assert report.unchecked == checked(config()).unchecked
 
 
 @pytest.mark.parametrize(
