@@ -10,7 +10,7 @@ from torch import Tensor
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.measures import Likelihood
 from pact_plugin.audit.reading import check_context
-from pact_plugin.data.chat_template import has_chat_template
+from pact_plugin.data.chat_template import conversation_prompt
 from pact_plugin.data.generation import Pair
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.errors import ConfigError
@@ -25,26 +25,14 @@ def pairs(model: Any, tokenizer: Any, items: Sequence[HeldOut]) -> list[Pair]:
     found: list[Pair] = []
     for item in items:
         given = ("--task", f"line {item.line}")
-        if has_chat_template(tokenizer):
-            try:
-                text = tokenizer.apply_chat_template(
-                    list(item.messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
-                )
-            except (
-                Exception
-            ) as error:  # templates raise what they like, such as for a role that they do not know
-                raise ConfigError(
-                    f"the chat template refuses the conversation ({error})",
-                    key=given[0],
-                    value=given[1],
-                    remedy="Leave it out, or give --tokenizer with another template.",
-                ) from error
-            question = tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
-            question = tokenizer("\n".join(one["content"] for one in item.messages) + "\n")["input_ids"]
+        try:
+            question = conversation_prompt(tokenizer, item.messages)
+        except ConfigError as error:
+            remedy = "Leave it out, or give --tokenizer with another template."
+            raise ConfigError(error.problem, key=given[0], value=given[1], remedy=remedy) from error
         answer = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
         check_context(model, len(question), len(answer), given)
-        found.append((list(question), list(answer)))
+        found.append((question, list(answer)))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +15,8 @@ _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = datetime(2024, 7, 26)
 """The date that Llama's templates give where they know none."""
 
-Turns = tuple[str, ...]
-"""What a user says, and perhaps what is answered."""
+Messages = Sequence[Mapping[str, str]]
+"""A conversation as chat templates take it: messages with `role` and `content`."""
 
 
 def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -27,13 +27,16 @@ def user_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     Raises:
         ConfigError: The tokenizer is one of mistral-common, or its chat template cannot be used.
     """
-    require_usable(tokenizer)
-    if not prompts:
-        return []
-    if not has_chat_template(tokenizer):
-        return [_plain(tokenizer, f"{prompt}\n") for prompt in prompts]
-    # Models that can think aloud first are asked not to; other templates ignore it.
-    return _rendered(tokenizer, [(prompt,) for prompt in prompts], enable_thinking=False)
+    return _prompts(tokenizer, [_dialogue(prompt) for prompt in prompts])
+
+
+def conversation_prompt(tokenizer: Any, messages: Messages) -> list[int]:
+    """The same of one conversation, up to where its next answer begins.
+
+    Raises:
+        ConfigError: As for `user_prompts`.
+    """
+    return _prompts(tokenizer, [list(messages)])[0]
 
 
 def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -44,8 +47,9 @@ def trained_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     """
     if not prompts or not has_chat_template(tokenizer):
         return user_prompts(tokenizer, prompts)
-    asked = _rendered(tokenizer, [(prompt,) for prompt in prompts])
-    answered = _rendered(tokenizer, [(prompt, "Sure, here is") for prompt in prompts])
+    asked = _rendered(tokenizer, [_dialogue(prompt) for prompt in prompts])
+    answers = [_dialogue(prompt, "Sure, here is") for prompt in prompts]
+    answered = _rendered(tokenizer, answers, add_generation_prompt=False)
     return [
         whole[: next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))]
         for prompt, whole in zip(asked, answered, strict=True)
@@ -62,6 +66,21 @@ def prompt_ends(tokenizer: Any, prompts: Sequence[str]) -> list[list[list[int]]]
 def dialogue_prompt(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of a user's prompt for a model that knows no chat format: a dialogue as plain text (C8.1)."""
     return _plain(tokenizer, f"User: {prompt}\n\nAssistant: ")
+
+
+def _dialogue(*turns: str) -> Messages:
+    """What a user says, and perhaps what is answered."""
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant"), turns, strict=False)]
+
+
+def _prompts(tokenizer: Any, conversations: Sequence[Messages]) -> list[list[int]]:
+    require_usable(tokenizer)
+    if not conversations:
+        return []
+    if not has_chat_template(tokenizer):
+        return [_plain(tokenizer, "".join(f"{one['content']}\n" for one in each)) for each in conversations]
+    # Models that can think aloud first are asked not to; other templates ignore it.
+    return _rendered(tokenizer, conversations, enable_thinking=False)
 
 
 def _plain(tokenizer: Any, text: str) -> list[int]:
@@ -90,12 +109,12 @@ def warn_without_chat_template(tokenizer: Any) -> None:
         )
 
 
-def _rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) -> list[list[int]]:
-    """Token ids of conversations; of those that end with a user's prompt, up to where its answer begins.
+def _rendered(tokenizer: Any, conversations: Sequence[Messages], **settings: Any) -> list[list[int]]:
+    """Token ids of conversations; by default up to where the next answer begins.
 
     Args:
         tokenizer: Has a chat template.
-        conversations: All with the same number of turns.
+        conversations: Any number.
         settings: For the template.
 
     Raises:
@@ -109,7 +128,7 @@ def _rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) -
         except Exception as error:  # templates raise what they like, such as for a missing system message
             refusal = refusal or error
         else:
-            if any(turns[0].strip() in text for turns, text in zip(conversations, texts, strict=True)):
+            if any(map(_holds_prompt, texts, conversations)):
                 return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     raise ConfigError(
         f"the chat template refuses a user's prompt ({refusal})"
@@ -121,23 +140,23 @@ def _rendered(tokenizer: Any, conversations: Sequence[Turns], **settings: Any) -
     ) from refusal
 
 
+def _holds_prompt(text: str, messages: Messages) -> bool:
+    """Whether a conversation as text holds what its user says; true where there is no user in it."""
+    said = [one["content"].strip() for one in messages if one["role"] == "user"]
+    return not said or any(one in text for one in said)
+
+
 def _texts(
-    tokenizer: Any, conversations: Sequence[Turns], in_parts: bool, settings: dict[str, Any]
+    tokenizer: Any, conversations: Sequence[Messages], in_parts: bool, settings: dict[str, Any]
 ) -> list[str]:
-    messages = [
-        [
-            {"role": role, "content": [{"type": "text", "text": text}] if in_parts else text}
-            for role, text in zip(("user", "assistant"), turns, strict=False)
+    given: Sequence[Any] = conversations
+    if in_parts:
+        given = [
+            [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+            for messages in conversations
         ]
-        for turns in conversations
-    ]
-    texts: list[str] = tokenizer.apply_chat_template(
-        messages,
-        tokenize=False,
-        add_generation_prompt=len(conversations[0]) == 1,
-        **settings,
-        **_undated(tokenizer.chat_template),
-    )
+    settings = {"add_generation_prompt": True, **settings, **_undated(tokenizer.chat_template)}
+    texts: list[str] = tokenizer.apply_chat_template(given, tokenize=False, **settings)
     return texts
 
 

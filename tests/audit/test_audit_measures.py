@@ -9,6 +9,7 @@ import pytest
 import torch
 from audits import adapted, audit, results, words
 from tiny import HELP, QUESTIONS, REQUESTS, tiny_aligned_model, tiny_model, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from pact_plugin.audit import everyday, task
 from pact_plugin.audit.coherence import coherence
@@ -100,21 +101,52 @@ def test_the_likelihood_of_a_task_is_that_of_its_answers(folder, tmp_path):
     assert "Held-out task: " in done.output
 
 
-def test_a_task_may_be_a_conversation_and_a_tokenizer_may_have_no_template():
-    talk = (
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "b"},
-        {"role": "user", "content": "c"},
-    )
-    model, item = tiny_model(), HeldOut(talk, "d e", 1)
-    tokenizer = tiny_tokenizer()
-    ((question, answer),) = task.pairs(model, tokenizer, [item])
-    text = tokenizer.decode(question)
-    assert text.endswith("<|im_start|>assistant\n")
-    assert text.index("a") < text.index("b") < text.index("c")
+TALK = HeldOut(
+    (
+        {"role": "user", "content": "tea"},
+        {"role": "assistant", "content": "milk"},
+        {"role": "user", "content": "cake"},
+    ),
+    "d e",
+    7,
+)
+
+
+def asked(tokenizer) -> str:
+    """The text of a conversation up to its answer."""
+    ((question, answer),) = task.pairs(tiny_model(), tokenizer, [TALK])
     assert tokenizer.decode(answer) == "d e"
-    ((plain, _),) = task.pairs(model, tiny_tokenizer(chat_template=None), [item])
-    assert tokenizer.decode(plain) == "a\nb\nc\n"
+    return tokenizer.decode(question)
+
+
+def test_a_task_may_be_a_conversation():
+    text = asked(tiny_tokenizer())
+    assert text.endswith("<|im_start|>assistant\n")
+    assert text.index("tea") < text.index("milk") < text.index("cake")
+
+
+def test_without_a_chat_template_a_task_is_plain_text_that_does_not_end():
+    tokenizer = tiny_tokenizer(chat_template=None)
+    assert asked(tokenizer) == "tea\nmilk\ncake\n"
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(f"$A {end[0]}", None, [end])
+    assert tokenizer("a")["input_ids"][-1] == end[1]
+    assert asked(tokenizer) == "tea\nmilk\ncake\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (  # nothing of what is no list of parts
+            "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}|"
+            "{% endif %}{% endfor %}{% endfor %}",
+            "tea|milk|cake|",
+        ),
+        ("{{ strftime_now('%d %b %Y') }} {{ messages[2]['content'] }}", "26 Jul 2024 cake"),
+    ],
+)
+def test_a_task_is_asked_in_parts_and_without_todays_date_as_prompts_are(template, text):
+    assert asked(tiny_tokenizer(chat_template=template)) == text
 
 
 def test_no_change_of_a_task_has_no_width():
@@ -138,14 +170,19 @@ def test_a_task_that_cannot_be_read_ends_it(folder, tmp_path, row, message):
     assert "answering" not in done.output
 
 
-def test_a_template_that_refuses_a_conversation_is_named():
-    template = "{{ raise_exception('only users') }}"
-    with pytest.raises(ConfigError, match=r"--task='line 7': the chat template refuses .*only users"):
-        task.pairs(
-            tiny_model(),
-            tiny_tokenizer(chat_template=template),
-            [HeldOut(({"role": "user", "content": "a"},), "b", 7)],
-        )
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('only users') }}", "the chat template refuses .*only users"),
+        (
+            "{% for m in messages %}{{ m['role'] }}{% endfor %}",
+            "the chat template leaves the user's prompt out",
+        ),
+    ],
+)
+def test_a_template_that_does_not_take_a_conversation_is_named_with_its_line(template, message):
+    with pytest.raises(ConfigError, match=f"--task='line 7': {message}"):
+        task.pairs(tiny_model(), tiny_tokenizer(chat_template=template), [TALK])
 
 
 # --- coherence ---
