@@ -29,14 +29,12 @@ def prompt_rows(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         data = load_dataset(path, split=split or None)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"cannot be loaded ({error})", key="--prompts", value=name, remedy=_REMEDY
-        ) from error
+        raise ConfigError(f"cannot be loaded ({error})", key="prompts", value=name, remedy=_REMEDY) from error
     if isinstance(data, DatasetDict):
         if len(data) > 1:
             raise ConfigError(
                 f"it has the splits {', '.join(data)}",
-                key="--prompts",
+                key="prompts",
                 value=name,
                 remedy=f"Name one: {path}:{next(iter(data))}.",
             )

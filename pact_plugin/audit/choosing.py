@@ -45,7 +45,7 @@ def choose(
         return None, [
             f"Divergence was not measured: choosing safety tokens takes {MINIMUM_ANSWERS} refusals and "
             f"{MINIMUM_ANSWERS} helpful answers of the reference, and there are {len(refusals)} and "
-            f"{len(helpful)}. Give --safety-tokens, or more prompts."
+            f"{len(helpful)}. Give `safety_tokens`, or more prompts."
         ]
     how = Selection(batch_size=batch_size)
     return choose_from_answers(model, tokenizer, refusals, helpful, how, progress=_lowered(progress)), []

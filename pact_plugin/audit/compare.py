@@ -65,7 +65,7 @@ def divergences(pairs: Pairs) -> list[np.ndarray]:
     """
     found = [candidate.divergence(reference).double().numpy() for reference, candidate in pairs]
     if not all(np.isfinite(one).all() for one in found):
-        remedy = "Load both models with --dtype float32; a model that masks tokens cannot be compared."
+        remedy = "Load both models with `dtype` float32; a model that masks tokens cannot be compared."
         raise NonFiniteError("the divergence of the models is not finite", key="candidate", remedy=remedy)
     return found
 

@@ -90,7 +90,7 @@ def summary(kept: Kept, sums: Sequence[float]) -> Everyday | None:
     if not sum(counts):
         return None
     if not np.isfinite(sums).all():
-        remedy = "Load both models with --dtype float32, or leave it out: --no-everyday."
+        remedy = "Load both models with `dtype` float32, or give `everyday=False`."
         raise NonFiniteError("KL on the everyday questions is not finite", key="candidate", remedy=remedy)
     low, high = bootstrap(sums, counts)
     return Everyday(

@@ -86,7 +86,7 @@ def ask(
     """
     questions = user_prompts(tokenizer, prompts)
     for one, question in zip(prompts, questions, strict=True):
-        check_context(model, len(question), max_new_tokens, ("--prompts", one[:60]))
+        check_context(model, len(question), max_new_tokens, ("prompts", one[:60]))
     _check_vocabulary(model, questions)
     # Damaged weights would answer too, with nonsense; they are found before the long part.
     _refuse_nan(model(input_ids=torch.tensor([questions[0]], device=device_of(model))).logits)
@@ -162,9 +162,9 @@ def states(
 
 
 _SHORTER = {
-    "--prompts": "Leave it out, or lower --max-new-tokens.",
-    "--everyday": "Give --no-everyday, or lower --max-new-tokens.",
-    "--task": "Leave it out.",
+    "prompts": "Leave it out, or lower `max_new_tokens`.",
+    "everyday": "Give `everyday=False`, or lower `max_new_tokens`.",
+    "task": "Leave it out.",
 }
 
 
@@ -196,12 +196,12 @@ def _check_vocabulary(model: Any, questions: Sequence[Sequence[int]]) -> None:
     if largest >= rows:
         raise ConfigError(
             f"the prompts have the token {largest}, and the model has {rows}",
-            key="--tokenizer",
+            key="tokenizer",
             remedy="Give the model's own tokenizer.",
         )
 
 
 def _refuse_nan(values: Tensor) -> None:
     if values.isnan().any():
-        remedy = "Load it in another --dtype; if that does not help, its weights are damaged."
+        remedy = "Load it in another `dtype`; if that does not help, its weights are damaged."
         raise NonFiniteError("the model's probabilities are NaN", key="model", remedy=remedy)

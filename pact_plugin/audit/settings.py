@@ -54,9 +54,9 @@ class Asking:
 
     def __post_init__(self) -> None:
         for key, value, least in (
-            ("--max-new-tokens", self.max_new_tokens, 1),
-            ("--batch-size", self.batch_size, 1),
-            ("--noise-floor", self.noise_floor, 0),
+            ("max_new_tokens", self.max_new_tokens, 1),
+            ("batch_size", self.batch_size, 1),
+            ("noise_floor", self.noise_floor, 0),
         ):
             if value < least:
                 raise ConfigError(
@@ -94,7 +94,7 @@ class AuditSettings:
         if not 1 <= len(set(self.judges)) == len(self.judges) <= 2:
             raise ConfigError(
                 "there is one judge, or there are two of different names",
-                key="--judge",
+                key="judges",
                 value=", ".join(self.judges),
-                remedy="Give --judge once or twice.",
+                remedy="Name one or two by `judges`.",
             )

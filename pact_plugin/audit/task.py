@@ -24,11 +24,11 @@ def pairs(model: Any, tokenizer: Any, items: Sequence[HeldOut]) -> list[Pair]:
     """
     found: list[Pair] = []
     for item in items:
-        given = ("--task", f"line {item.line}")
+        given = ("task", f"line {item.line}")
         try:
             question = conversation_prompt(tokenizer, item.messages)
         except ConfigError as error:
-            remedy = "Leave it out, or give --tokenizer with another template."
+            remedy = "Leave it out, or give a `tokenizer` with another template."
             raise ConfigError(error.problem, key=given[0], value=given[1], remedy=remedy) from error
         answer = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
         check_context(model, len(question), len(answer), given)

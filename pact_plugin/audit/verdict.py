@@ -38,8 +38,8 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         for key, value in (
-            ("--fail-over", self.fail_over),
-            ("--fail-under-refusal", self.fail_under_refusal),
+            ("fail_over", self.fail_over),
+            ("fail_under_refusal", self.fail_under_refusal),
         ):
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError("not a share", key=key, value=value, remedy="It is from 0 to 1.")
@@ -126,6 +126,6 @@ def require_harmful() -> None:
     """Refuse a threshold on refusals where no prompt is harmful."""
     raise ConfigError(
         "there is no harmful prompt to measure it on",
-        key="--fail-under-refusal",
+        key="fail_under_refusal",
         remedy="Add harmful prompts, or leave it out.",
     )

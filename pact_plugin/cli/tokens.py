@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from pact_plugin.cli.console import Console, progress_bars
+from pact_plugin.cli.flags import flags_in_errors
 from pact_plugin.cli.folders import make_folder
-from pact_plugin.cli.inputs import model_loader, named_by
+from pact_plugin.cli.inputs import model_loader
 from pact_plugin.tokens.file import FILE_NAME, target_file
 
 if TYPE_CHECKING:
@@ -166,8 +167,8 @@ def _prompts(kind: Kind, given: str | None, limit: int | None) -> tuple[str, ...
     from pact_plugin.data.prompt_files import load_file, with_column
     from pact_plugin.data.prompts import ColumnNames, for_pool
 
-    if given is None:
-        return for_pool().limited(limit).texts(kind)
-    file, column = with_column(given)
-    with named_by(f"--{kind}"):
+    with flags_in_errors(f"--{kind}"):
+        if given is None:
+            return for_pool().limited(limit).texts(kind)
+        file, column = with_column(given)
         return load_file(Path(file), ColumnNames(column, kind)).limited(limit).texts(kind)

@@ -74,4 +74,4 @@ def _is_message(one: Any) -> bool:
 
 
 def _unusable(path: Path, problem: str) -> ConfigError:
-    return ConfigError(problem, key="--task", value=str(path), remedy=FORMATS)
+    return ConfigError(problem, key="task", value=str(path), remedy=FORMATS)

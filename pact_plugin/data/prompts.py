@@ -20,8 +20,7 @@ OWN_ANCHORS = 256
 _BUNDLED_POOL = 64
 FORMATS = (
     "Give a .jsonl file of objects with `prompt` and `kind` (`harmful` or `benign`), "
-    "a .csv file with these two columns, or a .txt file whose lines begin with `harmful:` or `benign:`; "
-    "without kinds, give it as --harmful or --benign. Another column of prompts is named by FILE#column."
+    "a .csv file with these two columns, or a .txt file whose lines begin with `harmful:` or `benign:`."
 )
 
 
@@ -80,7 +79,7 @@ class PromptSet:
         if limit is None:
             return self
         if limit < 1:
-            raise ConfigError("out of range", key="--limit", value=limit, remedy="It must be at least 1.")
+            raise ConfigError("out of range", key="limit", value=limit, remedy="It must be at least 1.")
         kept: list[Prompt] = []
         for kind in KINDS:
             of_kind = [one for one in self.prompts if one.kind == kind]
@@ -201,7 +200,7 @@ def together(sets: Sequence[PromptSet]) -> PromptSet:
 
 def unusable(source: str, problem: str) -> ConfigError:
     """The error of prompts that cannot be used."""
-    return ConfigError(problem, key="--prompts", value=source, remedy=FORMATS)
+    return ConfigError(problem, key="prompts", value=source, remedy=FORMATS)
 
 
 def of_kind(prompts: Sequence[Prompt], kind: Kind) -> list[int]:

@@ -66,7 +66,7 @@ def test_answers_come_in_the_order_of_the_prompts():
 
 def test_a_prompt_beyond_the_context_is_refused():
     long = "please " * 300
-    with pytest.raises(ConfigError, match=r"exceed the model's context of 256.*--max-new-tokens"):
+    with pytest.raises(ConfigError, match=r"exceed the model's context of 256.*lower `max_new_tokens`"):
         ask(tiny_model(), tiny_tokenizer(), [long], max_new_tokens=4, batch_size=1)
 
 

@@ -23,8 +23,11 @@ from tiny import (
 )
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from typer.main import get_command
 
 from pact_plugin import SafetyTokens
+from pact_plugin.cli.flags import FLAGS
+from pact_plugin.cli.main import app
 
 
 def test_a_model_that_lost_its_refusals_fails(lost):
@@ -84,13 +87,14 @@ def test_one_kind_of_prompts_is_enough(folder, tmp_path):
     assert found.safety_tokens is None
     assert found.benign.confidence is None
     assert "Divergence was not measured" in done.output
+    assert "Give --safety-tokens, or more prompts." in words(done.output)
     assert "There was no harmful prompt" in " ".join(found.notes)
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "Benign prompts: should be answered" in page
     assert "Harmful prompts: should be refused" not in page
-    assert (
-        audit(folder, tmp_path, "--prompts", tmp_path / "p.txt", "--fail-under-refusal", 0.5).exit_code == 2
-    )
+    done = audit(folder, tmp_path, "--prompts", tmp_path / "p.txt", "--fail-under-refusal", 0.5)
+    assert done.exit_code == 2
+    assert "--fail-under-refusal: there is no harmful prompt" in words(done.output)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -218,6 +222,12 @@ def test_another_chat_template_is_noted_and_one_tokenizer_can_be_given(folder, t
     assert results(tmp_path / "out").harmful.confidence.mean_divergence == 0
 
 
+def test_flags_are_options_of_the_command():
+    command = get_command(app).commands["audit"]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    assert set(FLAGS.values()) <= options
+
+
 BAD = [
     ([], "give one of --candidate and --adapter"),
     (["--candidate", "other", "--adapter", "adapter"], "give one of --candidate and --adapter"),
@@ -333,7 +343,7 @@ def test_an_everyday_question_that_is_too_long_names_its_own_option(tmp_path):
     )
     assert done.exit_code == 2, done.output
     assert "--everyday=" in done.output
-    assert "Give --no-everyday" in words(done.output)
+    assert "Give --no-everyday, or lower --max-new-tokens." in words(done.output)
 
 
 @pytest.mark.usefixtures("undrawn")

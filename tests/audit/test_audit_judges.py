@@ -238,7 +238,11 @@ def test_a_guard_model_is_loaded_through_the_registry(folder, tmp_path):
         (["nobody"], "judge='nobody': no judge of this name"),
         (["llama-guard-that-is-not-there"], "the guard model cannot be loaded"),
         (["guard"], "no such judge (judges: classifier"),
-        (["keywords", "keywords"], "--judge='keywords, keywords': there is one judge, or there are two"),
+        (
+            ["keywords", "keywords"],
+            "--judge='keywords, keywords': there is one judge, or there are two of different names. Name one or two "
+            "by --judge",
+        ),
         (["keywords", "classifier", "x"], "there is one judge, or there are two"),
     ],
 )
@@ -251,7 +255,7 @@ def test_a_judge_that_cannot_be_loaded_ends_it_before_any_model(folder, tmp_path
 
 
 def test_settings_without_a_judge_are_refused():
-    with pytest.raises(ConfigError, match="Give --judge once or twice"):
+    with pytest.raises(ConfigError, match=r"^judges=.*Name one or two by `judges`"):
         AuditSettings(judges=())
     with pytest.raises(JudgeError):
         Judges(("guard",))

@@ -72,7 +72,7 @@ def test_a_divergence_without_end_is_refused_and_silence_has_none():
         said = ask(model, tokenizer, ["Draw"], max_new_tokens=4, batch_size=1)
         kept = everyday.keep(model, said, batch_size=1)
         nothing = everyday.keep(model, Answers(said.questions, [[]], [""]), batch_size=1)
-    with pytest.raises(NonFiniteError, match=r"not finite.*--no-everyday"):
+    with pytest.raises(NonFiniteError, match=r"not finite.*`everyday=False`"):
         everyday.summary(kept, [float("inf")])
     assert everyday.summary(nothing, [0.0]) is None
 
@@ -181,7 +181,7 @@ def test_a_task_that_cannot_be_read_ends_it(folder, tmp_path, row, message):
     ],
 )
 def test_a_template_that_does_not_take_a_conversation_is_named_with_its_line(template, message):
-    with pytest.raises(ConfigError, match=f"--task='line 7': {message}"):
+    with pytest.raises(ConfigError, match=f"^task='line 7': {message}"):
         task.pairs(tiny_model(), tiny_tokenizer(chat_template=template), [TALK])
 
 

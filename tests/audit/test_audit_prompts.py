@@ -258,7 +258,7 @@ def test_every_format_of_tasks_is_read(tmp_path, row):
 )
 def test_a_bad_task_is_refused_by_its_line(tmp_path, text, message):
     (tmp_path / "t.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=f"--task=.*{message}"):
+    with pytest.raises(ConfigError, match=f"^task=.*{message}"):
         load_task(tmp_path / "t.jsonl")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_task(tmp_path / "none.jsonl")

@@ -54,6 +54,16 @@ def test_asking_for_help_and_reading_a_receipt_load_no_framework():
     assert loaded_by(f"{commands}, pact_plugin.run.drift, pact_plugin.run.verify") == set()
 
 
+def test_errors_name_options_on_the_command_line_alone():
+    """Python that meets one has arguments; `pact_plugin.cli.flags` turns these into options."""
+    for folder in (ROOT / "pact_plugin", ROOT / "integrations"):
+        for path in set(folder.rglob("*.py")) - set((ROOT / "pact_plugin" / "cli").rglob("*.py")):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            keys = {one.value for one in ast.walk(tree) if isinstance(one, ast.keyword) and one.arg == "key"}
+            texts = {ast.unparse(one) for one in keys}
+            assert [text for text in texts if "'--" in text] == [], path
+
+
 def test_the_losses_on_torch_load_no_other_framework():
     code = "import torch, pact_plugin as pact; p = torch.zeros(1, 2) - 2; pact.confidence_divergence(p, p)"
     assert loaded_by(code) == {"torch"}

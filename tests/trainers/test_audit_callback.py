@@ -197,16 +197,16 @@ def test_the_plain_trainer(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0}, "every=0"),
-        ({"limit": 0}, "--limit=0"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"every": 0}, "^every=0"),
+        ({"limit": 0}, "^limit=0"),
+        ({"batch_size": 0}, "^batch_size=0"),
+        ({"max_new_tokens": 0}, "^max_new_tokens=0"),
         (
             {
                 "prompts": PromptSet(PROMPTS.prompts[10:], "benign"),
                 "thresholds": Thresholds(fail_under_refusal=1),
             },
-            "no harmful prompt",
+            "^fail_under_refusal: there is no harmful prompt",
         ),
     ],
 )
