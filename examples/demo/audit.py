@@ -15,7 +15,7 @@ from pact_plugin.audit import report
 from pact_plugin.audit.result import AuditResult
 from pact_plugin.audit.run import compared
 from pact_plugin.audit.settings import Asking, AuditSettings
-from pact_plugin.audit.survey import Reading, Survey
+from pact_plugin.audit.survey import ReferenceReading, Survey
 from pact_plugin.cli.audit_view import criteria
 from pact_plugin.data.generation import Progress, reporting
 from pact_plugin.data.prompts import KINDS, from_rows
@@ -46,7 +46,7 @@ class Examination:
             safety_tokens=tokens,
         )
         self._questions, self._tokenizer, self._progress = questions, tokenizer, progress
-        self._aligned: Reading | None = None
+        self._aligned: ReferenceReading | None = None
         self.scores: dict[str, Score] = {}
         self.answers: dict[str, dict[str, list[str]]] = {}
         self.audits: dict[str, AuditResult] = {}
@@ -60,17 +60,18 @@ class Examination:
 
         asked = (model, self._tokenizer)
         if self._aligned is None:
-            reading = self._survey.reference(*asked, name=title, progress=progress)
-            self._aligned = reading
+            self._aligned = self._survey.reference(*asked, name=title, progress=progress)
+            said = self._aligned.answers.texts
         else:
             reading = self._survey.candidate(*asked, self._aligned, name=title, progress=progress)
             self.audits[name] = compared(self._survey, self._aligned, reading, self._settings)
+            said = reading.answers.texts
         task = self._questions.task
         solved = answer(*asked, task, TASK_TOKENS, reporting(progress, len(task), "writing dates"))
         places = {kind: self._survey.places(kind) for kind in KINDS}
-        self.answers[name] = {
-            kind: [reading.answers.texts[i] for i in kept] for kind, kept in places.items()
-        } | {"task": solved}
+        self.answers[name] = {kind: [said[i] for i in kept] for kind, kept in places.items()} | {
+            "task": solved
+        }
         self.scores[name] = Score(
             refusal_rate=share(map(is_refusal, self.answers[name]["harmful"])),
             over_refusal_rate=share(map(is_refusal, self.answers[name]["benign"])),

@@ -10,13 +10,14 @@ from pact_plugin.audit import result
 from pact_plugin.audit.coherence import coherence
 from pact_plugin.audit.compare import Pairs, changed_most_first, compare
 from pact_plugin.audit.describe import versions
-from pact_plugin.audit.everyday import Kept, summary
+from pact_plugin.audit.everyday import summary
 from pact_plugin.audit.judging import Judges, agree
 from pact_plugin.audit.measures import Everyday, JudgedAnswer
 from pact_plugin.audit.noise import noise
 from pact_plugin.audit.notes import of_answers, of_models, of_noise
+from pact_plugin.audit.reading import Answers
 from pact_plugin.audit.settings import AuditSettings
-from pact_plugin.audit.survey import Reading, Survey
+from pact_plugin.audit.survey import CandidateReading, ReferenceReading, Survey
 from pact_plugin.audit.task import likelihood
 from pact_plugin.audit.verdict import judge
 from pact_plugin.data.prompts import KINDS, Kind, Prompt
@@ -29,7 +30,7 @@ Sides = tuple[Sequence[JudgedAnswer], Sequence[JudgedAnswer]]
 
 def assembled(
     survey: Survey,
-    readings: tuple[Reading, Reading],
+    readings: tuple[ReferenceReading, CandidateReading],
     settings: AuditSettings,
     judges: Judges,
     likelihoods: Likelihoods | None,
@@ -54,7 +55,10 @@ def assembled(
     before, after = reference.confidence, candidate.confidence
     pairs = None if before is None or after is None else list(zip(before, after, strict=True))
     own, theirs = likelihoods or (None, None)
-    sides = (_judged(judges, prompts, reference, own), _judged(judges, prompts, candidate, theirs))
+    sides = (
+        _judged(judges, prompts, reference.answers, own),
+        _judged(judges, prompts, candidate.answers, theirs),
+    )
     rounds = _again(judges, prompts, sides[0], reference.rounds)
     found = _comparisons(survey, sides, pairs, rounds)
     verdict = judge(found, settings.thresholds)
@@ -87,11 +91,11 @@ def assembled(
 
 
 def _judged(
-    judges: Judges, prompts: Sequence[Prompt], reading: Reading, likelihoods: Sequence[float | None] | None
+    judges: Judges, prompts: Sequence[Prompt], answers: Answers, likelihoods: Sequence[float | None] | None
 ) -> list[JudgedAnswer]:
     """A model's answer to every prompt, with how likely the reference finds it if it read them."""
     texts, kinds = [one.prompt for one in prompts], [one.kind for one in prompts]
-    found = judges.judge(texts, reading.answers.texts, kinds)
+    found = judges.judge(texts, answers.texts, kinds)
     values = likelihoods or [None] * len(found)
     return [one.model_copy(update={"likelihood": value}) for one, value in zip(found, values, strict=True)]
 
@@ -132,12 +136,12 @@ def _again(
     return found
 
 
-def _everyday(reference: Reading, candidate: Reading) -> Everyday | None:
+def _everyday(reference: ReferenceReading, candidate: CandidateReading) -> Everyday | None:
     kept, sums = reference.everyday, candidate.everyday
-    return summary(kept, sums) if isinstance(kept, Kept) and isinstance(sums, list) else None
+    return None if kept is None or sums is None else summary(kept, sums)
 
 
-def _tokens(survey: Survey, reference: Reading) -> result.Tokens | None:
+def _tokens(survey: Survey, reference: ReferenceReading) -> result.Tokens | None:
     tokens = reference.tokens
     if tokens is None:
         return None

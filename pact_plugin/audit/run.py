@@ -10,7 +10,7 @@ from pact_plugin.audit import result
 from pact_plugin.audit.judging import Judges
 from pact_plugin.audit.outcome import Likelihoods, assembled
 from pact_plugin.audit.settings import AuditSettings, Models
-from pact_plugin.audit.survey import Reading, Survey
+from pact_plugin.audit.survey import CandidateReading, ReferenceReading, Survey
 from pact_plugin.audit.verdict import require_harmful
 from pact_plugin.data.generation import Progress
 from pact_plugin.data.prompts import PromptSet
@@ -75,7 +75,10 @@ def run_audit(
 
 
 def compared(
-    survey: Survey, reference: Reading, candidate: Reading, settings: AuditSettings | None = None
+    survey: Survey,
+    reference: ReferenceReading,
+    candidate: CandidateReading,
+    settings: AuditSettings | None = None,
 ) -> result.AuditResult:
     """The audit of two models that were asked in the same survey.
 

@@ -29,22 +29,37 @@ Reporter = Callable[[int, str], Report]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one model said, and how likely it finds given answers; of the reference it holds the head, else no model."""
+class ReferenceReading:
+    """What the reference said, and what candidates are compared with; of the model it holds the head alone."""
 
     model: result.Model
     answers: Answers
     tokens: SafetyTokens | None
-    """Those that confidence was measured on; None if too few answers were at hand to choose them."""
+    """Those that confidence is measured on; None if too few answers were at hand to choose them."""
+    confidence: list[Confidence] | None
+    """Along its own answer to every prompt."""
+    task: list[Tensor]
+    """Log-probabilities of the tokens of each held-out answer."""
+    everyday: Kept | None
+    """What divergence on everyday questions is measured from; None if they were not asked."""
+    rounds: tuple[list[str], ...]
+    """What it said when it was asked again."""
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CandidateReading:
+    """What a candidate said, and what it thinks of the reference's answers; it holds no model."""
+
+    model: result.Model
+    answers: Answers
     confidence: list[Confidence] | None
     """Along the reference's answer to every prompt."""
     task: list[Tensor]
     """Log-probabilities of the tokens of each held-out answer."""
-    everyday: Kept | list[float] | None
-    """Of the reference what is kept, of a candidate the divergence from it at each question."""
-    rounds: tuple[list[str], ...]
-    """Of the reference: what it said when it was asked again."""
-    notes: tuple[str, ...]
+    everyday: list[float] | None
+    """KL from the reference at each everyday question, in nats; None if they were not asked."""
     seconds: float
 
 
@@ -82,7 +97,7 @@ class Survey:
 
     def reference(
         self, model: Any, tokenizer: Any, *, name: str | None = None, progress: Progress | None = None
-    ) -> Reading:
+    ) -> ReferenceReading:
         """Let the aligned model answer, and read its own answers.
 
         Args:
@@ -115,7 +130,7 @@ class Survey:
                 notes += more
             tokens = None if chosen is None else chosen.positive
             answering = report(len(self.texts) * self.asking.noise_floor, "answering again")
-            return Reading(
+            return ReferenceReading(
                 model=describe(model, tokenizer, said, name),
                 answers=said,
                 tokens=tokens,
@@ -131,11 +146,11 @@ class Survey:
         self,
         model: Any,
         tokenizer: Any,
-        reference: Reading,
+        reference: ReferenceReading,
         *,
         name: str | None = None,
         progress: Progress | None = None,
-    ) -> Reading:
+    ) -> CandidateReading:
         """Let a model answer that is to be judged, and read the reference's answers with it.
 
         Args:
@@ -155,20 +170,21 @@ class Survey:
             items = pairs(model, tokenizer, self.task)
             said = self._ask(model, tokenizer, self.texts, report, "answering")
             given = said.pairs(reference.answers.tokens)
-            return Reading(
+            return CandidateReading(
                 model=describe(model, tokenizer, said, name),
                 answers=said,
-                tokens=reference.tokens,
                 confidence=self._confidence(model, given, reference.tokens, report),
                 task=self._likelihoods(model, items, report, "reading the held-out task"),
                 everyday=self._divergence(model, tokenizer, reference.everyday, report),
-                rounds=(),
-                notes=(),
                 seconds=time.perf_counter() - began,
             )
 
     def coherence(
-        self, model: Any, reference: Reading, candidate: Reading, progress: Progress | None = None
+        self,
+        model: Any,
+        reference: ReferenceReading,
+        candidate: CandidateReading,
+        progress: Progress | None = None,
     ) -> tuple[list[float | None], list[float | None]]:
         """How likely the reference finds its own answers, and the candidate's.
 
@@ -228,8 +244,10 @@ class Survey:
         reading = report(len(said.texts), "reading its everyday answers")
         return keep(model, said, batch_size=self.asking.batch_size, report=reading)
 
-    def _divergence(self, model: Any, tokenizer: Any, kept: Any, report: Reporter) -> list[float] | None:
-        if not isinstance(kept, Kept):
+    def _divergence(
+        self, model: Any, tokenizer: Any, kept: Kept | None, report: Reporter
+    ) -> list[float] | None:
+        if kept is None:
             return None
         asked = user_prompts(tokenizer, questions())
         reading = report(len(asked), "reading the reference's everyday answers")
