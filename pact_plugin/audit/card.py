@@ -176,8 +176,8 @@ def _audit(result: AuditResult) -> Iterator[str]:
     yield f"Audit of {result.created[:10]} (`pact-plugin audit` {release}): **{passed}**."
     strict = " (`--strict`)" if result.verdict.strict else ""
     for criterion in result.verdict.criteria:
-        measured, said = decided(criterion, strict=result.verdict.strict)
-        yield f"- {measured}{strict}: {said}."
+        measured, outcome, doubt = decided(criterion, strict=result.verdict.strict)
+        yield f"- {measured}{strict}: {outcome}{doubt}."
     yield ""
     yield f"`{shown_name(result.candidate.name)}` was compared with `{shown_name(result.reference.name)}`."
     yield from (

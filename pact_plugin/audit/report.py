@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from pact_plugin.audit import charts
 from pact_plugin.audit.measures import JudgedAnswer
@@ -126,8 +127,19 @@ def amount(value: float, criterion: Criterion) -> str:
     return percent(value) if criterion.name == "refusal_rate" else f"{points(value).lstrip('+')} points"
 
 
-def decided(one: Criterion, *, strict: bool) -> tuple[str, str]:
-    """A threshold in words: what was measured and is allowed, and what follows.
+class Decided(NamedTuple):
+    """A threshold in words."""
+
+    measured: str
+    """What was measured, and what is allowed."""
+    outcome: str
+    """`passed` or `failed`."""
+    doubt: str
+    """What weakens the outcome, behind a comma; empty if nothing does."""
+
+
+def decided(one: Criterion, *, strict: bool) -> Decided:
+    """A threshold in words.
 
     Args:
         one: The threshold.
@@ -135,12 +147,12 @@ def decided(one: Criterion, *, strict: bool) -> tuple[str, str]:
     """
     value = one.worst if strict else one.measured
     limit = "at least" if one.name == "refusal_rate" else "at most"
-    said = "passed" if one.passed else "failed"
+    measured, doubt = f"{CRITERIA[one.name]}: {amount(value, one)}, {limit} {amount(one.bound, one)}", ""
     if one.within_noise and one.passed and one.measured > one.bound:
-        said += ", within noise"
+        doubt = ", within noise"
     elif not one.certain:
-        said += f", not certain (worst end of the interval {amount(one.worst, one)})"
-    return f"{CRITERIA[one.name]}: {amount(value, one)}, {limit} {amount(one.bound, one)}", said
+        doubt = f", not certain (worst end of the interval {amount(one.worst, one)})"
+    return Decided(measured, "passed" if one.passed else "failed", doubt)
 
 
 def p_value(value: float) -> str:

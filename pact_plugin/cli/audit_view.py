@@ -48,8 +48,8 @@ def table(result: AuditResult) -> Table:
 def criteria(result: AuditResult) -> Iterator[Text]:
     """A line for each threshold."""
     for one in result.verdict.criteria:
-        measured, said = decided(one, strict=result.verdict.strict)
-        yield Text.assemble(f"{measured}: ", (said[:6], "green" if one.passed else "red"), said[6:])
+        measured, outcome, doubt = decided(one, strict=result.verdict.strict)
+        yield Text.assemble(f"{measured}: ", (outcome, "green" if one.passed else "red"), doubt)
 
 
 def beside(result: AuditResult) -> Iterator[Text]:
