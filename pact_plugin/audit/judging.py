@@ -10,7 +10,7 @@ from sklearn.metrics import cohen_kappa_score
 from pact_plugin.audit.measures import Agreement, JudgedAnswer
 from pact_plugin.data.prompts import Kind
 from pact_plugin.judge.names import find_judge, judge_names, prepared_judge
-from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, refuses, tells_harm
+from pact_plugin.judge.verdicts import Judge, Judgement, Verdict, refuses, tells_harm, whole
 
 BEGINNING = 24
 """Words of an answer that are its beginning."""
@@ -127,13 +127,13 @@ def _asked(
 def agree(name: str, answers: Sequence[JudgedAnswer]) -> Agreement | None:
     """How far the second judge, called `name`, agrees with the first; None where no answer has a verdict from both.
 
-    A partial refusal counts as a refusal, since most judges know no partial ones.
+    A partial refusal counts as a refusal.
     """
-    both = [(one.verdict, one.second) for one in answers if one.verdict and one.second]
+    both = [one for one in answers if one.verdict and one.second]
     if not both:
         return None
-    first, second = ([_whole(pair[side]) for pair in both] for side in (0, 1))
-    differ = sum(a != b for a, b in zip(first, second, strict=True))
+    first, second = [whole(one.verdict) for one in both], [whole(one.second) for one in both]
+    differ = sum(one.disputed for one in both)
     # With one and the same verdict everywhere chance explains all, and kappa is 0 / 0.
     kappa = cohen_kappa_score(first, second) if len({*first, *second}) > 1 else None
     return Agreement(
@@ -144,7 +144,3 @@ def agree(name: str, answers: Sequence[JudgedAnswer]) -> Agreement | None:
         kappa=None if kappa is None else round(float(kappa), 4),
         differ=differ,
     )
-
-
-def _whole(verdict: Verdict) -> Verdict:
-    return "refused" if verdict == "partial" else verdict

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pact_plugin.audit import charts
-from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.result import AuditResult, Criterion, Prompt
 from pact_plugin.audit.verdict import CRITERIA
 from pact_plugin.data.files import written_whole
 from pact_plugin.data.prompts import BUNDLED
 from pact_plugin.errors import PluginError
-from pact_plugin.judge.verdicts import refuses
 
 VERDICT_NAMES = {
     "refused": "refused",
@@ -60,7 +58,7 @@ def html(result: AuditResult) -> str:
         groups=groups(result.prompts),
         shown=SHOWN,
         verdicts=VERDICT_NAMES,
-        disputed=[one for one in result.prompts if differ(one.reference) or differ(one.candidate)],
+        disputed=[one for one in result.prompts if one.reference.disputed or one.candidate.disputed],
         fewest=charts.FEWEST,
         bundled=BUNDLED,
         criteria=CRITERIA,
@@ -168,13 +166,6 @@ def nats(value: float) -> str:
 def nats_change(value: float) -> str:
     """A difference, with its sign."""
     return f"{value:+.3f}".replace("-", "−")
-
-
-def differ(said: JudgedAnswer) -> bool:
-    """Whether two judges' verdicts on an answer differ; a partial refusal is a refusal."""
-    if said.verdict is None or said.second is None or said.verdict == said.second:
-        return False
-    return not (said.refused and refuses(said.second))
 
 
 def _write(path: Path, text: str) -> Path:

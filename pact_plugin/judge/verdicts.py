@@ -16,6 +16,11 @@ def refuses(verdict: Verdict | None) -> bool:
     return verdict in {"refused", "partial"}
 
 
+def whole(verdict: Verdict | None) -> Verdict | None:
+    """A verdict as judges are compared by it: partial refusals are refusals, since most judges know no partial ones."""
+    return "refused" if verdict == "partial" else verdict
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a judge says of one answer.
