@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import copysign, sqrt
 from statistics import NormalDist
 from typing import NamedTuple
 
+from scipy.optimize import brentq
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
@@ -54,13 +55,12 @@ def paired_difference(gained: float, lost: float, n: int) -> Interval:
         constant = -lost * difference * (1 - difference)
         loss = (sqrt(max(linear**2 - 8 * n * constant, 0.0)) - linear) / (4 * n)
         variance = n * (2 * loss + difference * (1 - difference))
-        return (gained - lost - n * difference) / sqrt(variance) if variance > 0 else 0.0
+        over = gained - lost - n * difference
+        # At the ends of the range the variance is 0, and the score without bound; at the estimate it is 0.
+        return over / sqrt(variance) if variance > 0 else copysign(1e3, over) if over else 0.0
 
     def where(target: float, low: float, high: float) -> float:
-        for _ in range(60):  # the score falls as the difference grows
-            middle = (low + high) / 2
-            low, high = (middle, high) if score(middle) > target else (low, middle)
-        return (low + high) / 2
+        return low if low == high else float(brentq(lambda difference: score(difference) - target, low, high))
 
     return Interval(where(Z, -1.0, estimate), where(-Z, estimate, 1.0))
 
