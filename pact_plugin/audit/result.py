@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Literal
 
 from pydantic import Field
@@ -212,8 +211,3 @@ class AuditResult(Part):
         """The comparisons that were made."""
         both: dict[Kind, Comparison | None] = {"harmful": self.harmful, "benign": self.benign}
         return {kind: one for kind, one in both.items() if one is not None}
-
-
-def json_schema() -> str:
-    """The JSON schema of `audit.json`."""
-    return json.dumps(AuditResult.model_json_schema(mode="serialization"), indent=2) + "\n"

@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from audit_schema import FILE, audit_schema
 from audits import audit, results, words
 from matplotlib.image import imread
 from tiny import REFUSAL, tiny_tokenizer
 
 from pact_plugin import SafetyTokens
 from pact_plugin.audit import report
-from pact_plugin.audit.result import json_schema
 
-ROOT = Path(__file__).parents[2]
-SCHEMA = ROOT / "docs" / "audit.schema.json"
 NASTY = "Please <script>alert('x')</script> & \"buy\" https://example.org <b>"
 
 
 def test_the_json_keeps_to_its_schema(lost):
     content = json.loads((lost[0] / "audit.json").read_text(encoding="utf-8"))
-    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    schema = json.loads(FILE.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.validate(content, schema)
     with pytest.raises(jsonschema.ValidationError):
@@ -33,7 +30,7 @@ def test_the_json_keeps_to_its_schema(lost):
 
 
 def test_the_schema_is_that_of_the_code():
-    assert SCHEMA.read_text(encoding="utf-8") == json_schema()
+    assert FILE.read_text(encoding="utf-8") == audit_schema(), "python tools/audit_schema.py writes it"
 
 
 class Page(HTMLParser):
