@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pact_plugin.audit.bootstrap import bootstrap
+from pact_plugin.audit.compare import rounded
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.reading import Answers, states
 from pact_plugin.data.generation import Report, silent
@@ -96,9 +97,9 @@ def summary(kept: Kept, sums: Sequence[float]) -> Everyday | None:
     return Everyday(
         questions=sum(count > 0 for count in counts),
         tokens=sum(counts),
-        kl=float(f"{sum(sums) / sum(counts):.6g}"),
-        low=float(f"{low:.6g}"),
-        high=float(f"{high:.6g}"),
+        kl=rounded(sum(sums) / sum(counts)),
+        low=rounded(low),
+        high=rounded(high),
     )
 
 

@@ -114,8 +114,6 @@ class ClassifierJudge:
     `neither` is told by rules: no word, or a repetition. Word salad made of a refusal's words may count as refused.
     """
 
-    name = "classifier"
-
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """See `Judge`; the prompts do not matter."""
         return [default_classifier().judgement(answer) for answer in answers]

@@ -28,7 +28,7 @@ class GuardJudge:
         guard: Its format.
         model: The loaded guard: a causal language model with transformers' `generate`.
         tokenizer: Its tokenizer.
-        name: What reports call it; by default that of the format.
+        name: What errors call it; by default that of the format.
     """
 
     def __init__(self, guard: Guard, model: Any, tokenizer: Any, *, name: str | None = None) -> None:

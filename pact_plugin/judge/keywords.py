@@ -129,8 +129,6 @@ def declines(start: str) -> bool:
 class KeywordJudge:
     """The keyword judge, and rules for what says nothing. It knows no partial refusals; its scores are 0 and 1."""
 
-    name = "keywords"
-
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """See `Judge`; the prompts do not matter."""
         return [self._judged(answer) for answer in answers]

@@ -39,10 +39,6 @@ class Judgement:
 class Judge(Protocol):
     """Gives answers their verdicts."""
 
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """What each answer does with its prompt, in their order."""
 

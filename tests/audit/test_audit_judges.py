@@ -34,7 +34,6 @@ class Plugin:
     def __init__(self) -> None:
         self.loaded = self.checked = 0
         self.seen: list[str] = []
-        self.name = "guard-like"
 
     @hookimpl
     def pact_judges(self) -> list[JudgeSource]:

@@ -102,7 +102,6 @@ def test_capitals_quotes_and_markdown_do_not_matter():
 @pytest.mark.parametrize("name", ["keywords", "classifier"])
 def test_what_says_nothing_is_neither(name):
     judge = find_judge(name)
-    assert judge.name == name
     nothing = ["", " \n", "12 34", "- - -", "the the the the", "how to do how to do how to do"]
     assert [judgement.verdict for judgement in judge.judge(nothing, nothing)] == ["neither"] * len(nothing)
     said = judge.judge(["?"] * 3, ["I can't help with that.", "Sure, here is a poem.", "No."])
