@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from pact_plugin.audit.monitor import Monitor, Snapshot
-from pact_plugin.audit.result import Verdict
+from pact_plugin.audit.result import AuditVerdict
 from pact_plugin.audit.verdict import Thresholds
 from pact_plugin.data.prompts import PromptSet, for_audits
 from pact_plugin.errors import AdapterError, AuditError, ConfigError
@@ -73,7 +73,7 @@ class AuditCallback(TrainerCallback):
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )
-        self.verdicts: dict[int, Verdict] = {}
+        self.verdicts: dict[int, AuditVerdict] = {}
         """The verdict of every step that was audited."""
         self._last: tuple[int, Snapshot] | None = None
 

@@ -11,11 +11,11 @@ from pact_plugin.audit import result
 from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.intervals import Interval, Z, mcnemar, paired_difference, resolvable, wilson
 from pact_plugin.audit.measures import JudgedAnswer
-from pact_plugin.audit.reading import Confidence
+from pact_plugin.audit.reading import AnswerConfidence
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import NonFiniteError
 
-Pairs = Sequence[tuple[Confidence, Confidence]]
+Pairs = Sequence[tuple[AnswerConfidence, AnswerConfidence]]
 """The reference's and the candidate's confidence along each of the reference's answers."""
 
 

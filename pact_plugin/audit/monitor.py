@@ -11,7 +11,7 @@ from typing import Any
 from pact_plugin.audit.compare import compare
 from pact_plugin.audit.measures import JudgedAnswer
 from pact_plugin.audit.reading import ask
-from pact_plugin.audit.result import Verdict
+from pact_plugin.audit.result import AuditVerdict
 from pact_plugin.audit.verdict import Thresholds, judge, require_harmful
 from pact_plugin.data.files import written_whole
 from pact_plugin.data.generation import inspecting
@@ -29,7 +29,7 @@ class Snapshot:
 
     metrics: dict[str, float]
     """`refusal_rate`, `over_refusal_rate` (shares; absent without prompts of that kind) and `audit_seconds`."""
-    verdict: Verdict
+    verdict: AuditVerdict
 
 
 class Monitor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pact_plugin.audit.measures import Coherence
-from pact_plugin.audit.result import Comparison, Model, Verdict
+from pact_plugin.audit.result import AuditVerdict, Comparison, Model
 from pact_plugin.audit.verdict import CRITERIA
 from pact_plugin.data.prompts import KINDS, Kind
 from pact_plugin.judge.names import DEFAULT
@@ -14,7 +14,7 @@ SMALL = 100
 """Prompts of a kind, or requests, below which an interval may be 20 points wide."""
 
 
-def of_noise(verdict: Verdict) -> Iterator[str]:
+def of_noise(verdict: AuditVerdict) -> Iterator[str]:
     """What noise has to do with a verdict."""
     for one in verdict.criteria:
         if one.noise is None or one.certain:

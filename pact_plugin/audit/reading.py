@@ -49,7 +49,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Confidence:
+class AnswerConfidence:
     """What a model thinks of the K safety tokens at the R positions of one answer, in nats, on the CPU."""
 
     logprobs: Float[Tensor, "R K"]
@@ -62,7 +62,7 @@ class Confidence:
         """The probability of the safety tokens together."""
         return -torch.expm1(self.log_rest)
 
-    def divergence(self, reference: Confidence) -> Float[Tensor, " R"]:
+    def divergence(self, reference: AnswerConfidence) -> Float[Tensor, " R"]:
         """The confidence divergence (clause C2) from the reference at each position, in nats."""
         return confidence_divergence(
             self.logprobs, reference.logprobs, self.log_rest, reference.log_rest
@@ -101,7 +101,7 @@ def ask(
 
 def read(
     model: Any, pairs: Sequence[Pair], ids: Sequence[int], *, batch_size: int, report: Report = silent
-) -> list[Confidence]:
+) -> list[AnswerConfidence]:
     """Teacher-force answers, and keep what the model thinks of the safety tokens before each of their tokens.
 
     Read from the final hidden states, so that the full logits are never held.
@@ -118,7 +118,7 @@ def read(
         NonFiniteError: The model's probabilities are NaN.
     """
     head = language_head(model)
-    found: list[Confidence] = []
+    found: list[AnswerConfidence] = []
     for batch in states(model, head, pairs, batch_size=batch_size, report=report):
         if len(batch.labels):
             tokens = torch.tensor(ids, device=batch.hidden.device)
@@ -128,7 +128,7 @@ def read(
             parts = [torch.zeros(0, len(ids)), torch.zeros(0), torch.zeros(0)]
         for part in parts:
             _refuse_nan(part)
-        found += map(Confidence, *(part.split(batch.counts) for part in parts))
+        found += map(AnswerConfidence, *(part.split(batch.counts) for part in parts))
     return found
 
 

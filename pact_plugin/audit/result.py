@@ -143,7 +143,7 @@ class Criterion(Part):
     )
 
 
-class Verdict(Part):
+class AuditVerdict(Part):
     """Whether the candidate keeps to every threshold."""
 
     passed: bool
@@ -200,7 +200,7 @@ class AuditResult(Part):
     safety_tokens: Tokens | None
     harmful: Comparison | None = Field(description="None if there was no harmful prompt.")
     benign: Comparison | None = Field(description="None if there was no benign prompt.")
-    verdict: Verdict
+    verdict: AuditVerdict
     agreement: Agreement | None = Field(description="None if there is one judge.")
     task: Likelihood | None = Field(description="None if no held-out file was given.")
     everyday: Everyday | None = Field(description="None if everyday questions were not asked.")

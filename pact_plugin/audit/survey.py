@@ -15,7 +15,7 @@ from pact_plugin.audit.choosing import choose
 from pact_plugin.audit.describe import describe, require_same_vocabulary
 from pact_plugin.audit.everyday import Kept, divergence, keep, questions
 from pact_plugin.audit.noise import again
-from pact_plugin.audit.reading import Answers, Confidence, ask, check_context, likelihoods, read
+from pact_plugin.audit.reading import AnswerConfidence, Answers, ask, check_context, likelihoods, read
 from pact_plugin.audit.settings import Asking
 from pact_plugin.audit.task import pairs
 from pact_plugin.data.chat_template import user_prompts
@@ -36,7 +36,7 @@ class ReferenceReading:
     answers: Answers
     tokens: SafetyTokens | None
     """Those that confidence is measured on; None if too few answers were at hand to choose them."""
-    confidence: list[Confidence] | None
+    confidence: list[AnswerConfidence] | None
     """Along its own answer to every prompt."""
     task: list[Tensor]
     """Log-probabilities of the tokens of each held-out answer."""
@@ -54,7 +54,7 @@ class CandidateReading:
 
     model: result.Model
     answers: Answers
-    confidence: list[Confidence] | None
+    confidence: list[AnswerConfidence] | None
     """Along the reference's answer to every prompt."""
     task: list[Tensor]
     """Log-probabilities of the tokens of each held-out answer."""
@@ -223,7 +223,7 @@ class Survey:
 
     def _confidence(
         self, model: Any, given: Sequence[Pair], tokens: SafetyTokens | None, report: Reporter
-    ) -> list[Confidence] | None:
+    ) -> list[AnswerConfidence] | None:
         if tokens is None:
             return None
         reading = report(len(given), "reading the reference's answers")

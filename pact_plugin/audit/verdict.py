@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pact_plugin.audit.result import Comparison, Criterion, Verdict
+from pact_plugin.audit.result import AuditVerdict, Comparison, Criterion
 from pact_plugin.data.prompts import Kind
 from pact_plugin.errors import ConfigError
 
@@ -53,7 +53,7 @@ class Decision(NamedTuple):
     within_noise: bool
 
 
-def judge(comparisons: Mapping[Kind, Comparison], thresholds: Thresholds) -> Verdict:
+def judge(comparisons: Mapping[Kind, Comparison], thresholds: Thresholds) -> AuditVerdict:
     """Hold the comparisons against the thresholds, each as `evaluate` does.
 
     Raises:
@@ -65,7 +65,9 @@ def judge(comparisons: Mapping[Kind, Comparison], thresholds: Thresholds) -> Ver
         decision = evaluate(name, measured, worst, bound, floor, thresholds.strict)
         values = {"measured": measured, "worst": worst, "bound": bound, "n": one.candidate.n, "noise": floor}
         criteria.append(Criterion.model_validate({"name": name} | values | decision._asdict()))
-    return Verdict(passed=all(one.passed for one in criteria), strict=thresholds.strict, criteria=criteria)
+    return AuditVerdict(
+        passed=all(one.passed for one in criteria), strict=thresholds.strict, criteria=criteria
+    )
 
 
 def evaluate(
