@@ -54,7 +54,7 @@ def test_the_block_says_what_the_receipt_says():
     text = block(a_receipt())
     for said in (
         "pact-plugin](https://pypi.org/project/pact-plugin/) 9.8.7,",
-        "`weight: 10.0`, `easing: {first: 16}`, `anchors: {benign_tokens: 16, benign_top_k: 0, per_step: 8,",
+        "`weight: 10.0`, `easing: {first: 16}`, `anchors: {benign_top_k: 0, per_step: 8,",
         "`hold_data: false`",
         "| aligned model | this model before its first step |",
         f"| safety tokens | 5, digest `{TOKENS.digest}`, tokenizer `{TOKENS.fingerprint[:16]}` |",
