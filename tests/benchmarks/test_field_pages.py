@@ -21,10 +21,15 @@ def read(path: Path) -> Any:
 
 ROWS = {
     rate: read(RESULTS / folder / "field-held-out.json")["rows"]
-    for rate, folder in (("5e-4", "qwen-0.5b-float32"), ("1.5e-4", "qwen-0.5b-lr-1.5e-4"))
+    for rate, folder in (
+        ("5e-4", "qwen-0.5b-float32"),
+        ("1.5e-4", "qwen-0.5b-lr-1.5e-4"),
+        ("5e-4, 1.5B", "qwen-1.5b"),
+    )
 }
 
-OURS = {"5e-4": ("pact", PactConfig().weight), "1.5e-4": ("one-order", 3.0)}
+DEFAULT = ("pact", PactConfig().weight)
+OURS = {"5e-4": DEFAULT, "1.5e-4": ("one-order", 3.0), "5e-4, 1.5B": DEFAULT}
 """As the files call what the tables call PACT, and its weight: the default; where it was not run two anchors."""
 
 CELLS = {
