@@ -9,8 +9,17 @@ from pact_plugin.data.prompts import FORMATS
 from pact_plugin.errors import PactError
 
 _SAME = (
-    *("batch_size", "dtype", "everyday", "fail_over", "fail_under_refusal", "limit", "max_new_tokens"),
-    *("noise_floor", "prompts", "safety_tokens", "task", "tokenizer"),
+    *("base_model", "batch_size", "contrast", "device", "dtype", "everyday", "fail_over", "limit"),
+    *(
+        "fail_under_refusal",
+        "max_new_tokens",
+        "noise_floor",
+        "prompts",
+        "safety_tokens",
+        "task",
+        "tokenizer",
+        "top_k",
+    ),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _SAME} | {
     "everyday=False": "--no-everyday",
@@ -35,7 +44,7 @@ def flags_in_errors(prompts: str = FLAGS["prompts"]) -> Iterator[None]:
     Args:
         prompts: The option that gave the prompts.
     """
-    flags = {**FLAGS, "prompts": prompts}
+    flags = {**FLAGS, "prompts": prompts, "harmful": "--harmful", "benign": "--benign"}
     try:
         yield
     except PactError as error:

@@ -33,6 +33,7 @@ _Prompts = Annotated[
 
 
 @app.command()
+@flags_in_errors()
 def select(
     model: Annotated[str, typer.Argument(help="The aligned model: a directory, a hub id or a .gguf file.")],
     contrast: Annotated[

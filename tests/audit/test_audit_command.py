@@ -222,9 +222,10 @@ def test_another_chat_template_is_noted_and_one_tokenizer_can_be_given(folder, t
     assert results(tmp_path / "out").harmful.confidence.mean_divergence == 0
 
 
-def test_flags_are_options_of_the_command():
-    command = get_command(app).commands["audit"]
-    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+def test_flags_are_options_of_the_commands():
+    commands = get_command(app).commands
+    params = (*commands["audit"].params, *commands["tokens"].commands["select"].params)
+    options = {name for one in params for name in (*one.opts, *one.secondary_opts)}
     assert set(FLAGS.values()) <= options
 
 

@@ -91,13 +91,13 @@ def test_select_prints_warnings(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--contrast", "other"], ConfigError, "contrast='other'"),
-        (["--contrast", "base"], ConfigError, "base_model"),
+        (["--contrast", "other"], ConfigError, "^--contrast='other'"),
+        (["--contrast", "base"], ConfigError, "^--base-model: "),
         (["--limit", 0], ConfigError, "--limit=0"),
         (["--limit", 5], ConfigError, "fewer than 8"),
-        (["--batch-size", 0], ConfigError, "batch_size=0"),
-        (["--dtype", "int8"], ConfigError, "dtype='int8'"),
-        (["--device", "toaster"], ConfigError, "device='toaster'"),
+        (["--batch-size", 0], ConfigError, "--batch-size=0"),
+        (["--dtype", "int8"], ConfigError, "^--dtype='int8'"),
+        (["--device", "toaster"], ConfigError, "^--device='toaster'"),
         (["--output", "tokens.pt"], TokenFileError, "safetensors"),
         (["--benign", "missing.txt"], ConfigError, "--benign='missing.txt'"),
         (["--output", "/dev/null/tokens.safetensors"], ConfigError, "--output='/dev/null': cannot be made"),
@@ -112,11 +112,11 @@ def test_select_refuses_bad_arguments_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("setting", ["top_k", "batch_size", "max_new_tokens"])
-def test_select_refuses_sizes_before_it_loads_the_model(tmp_path, monkeypatch, setting):
+@pytest.mark.parametrize("option", ["--top-k", "--batch-size", "--max-new-tokens"])
+def test_select_refuses_sizes_before_it_loads_the_model_and_names_the_option(tmp_path, monkeypatch, option):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=f"{setting}=0"):
-        run("select", "no-such-model", f"--{setting.replace('_', '-')}", 0)
+    with pytest.raises(ConfigError, match=f"^{option}=0"):
+        run("select", "no-such-model", option, 0)
     assert list(tmp_path.iterdir()) == []
 
 
