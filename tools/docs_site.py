@@ -28,6 +28,8 @@ INCLUDED = {
     "spec/PACT.md": "specification.md",
     "benchmarks/README.md": "runs/cost.md",
     "benchmarks/field/README.md": "runs/field.md",
+    "benchmarks/field/BASELINES.md": "runs/baselines.md",
+    "benchmarks/field/VARIATIONS.md": "runs/variations.md",
     "benchmarks/field/CHOICES.md": "runs/choices.md",
     "benchmarks/field/MODELS.md": "runs/models.md",
     "benchmarks/field/PREDICTIONS.md": "runs/predictions.md",
