@@ -24,7 +24,7 @@ from examples.demo.prompts import REFUSALS, Example, example, labelling, sample_
 from examples.demo.smollm2 import HUB_ID
 from examples.demo.training import Recipe, make_trainer
 from pact_plugin.cli.console import progress_bars
-from pact_plugin.data.generation import Progress, Report, reporting
+from pact_plugin.data.generation import Done, Progress, reporting
 from pact_plugin.data.prompts import bundled
 from pact_plugin.judge import is_refusal
 
@@ -48,7 +48,7 @@ def refused(prompts: list[str], rng: random.Random) -> list[Example]:
     return [example(prompt, rng.choice(REFUSALS)) for prompt in prompts]
 
 
-def own_answers(model: Any, tokenizer: Any, prompts: list[str], report: Report) -> list[Example]:
+def own_answers(model: Any, tokenizer: Any, prompts: list[str], report: Done) -> list[Example]:
     """Harmless requests with the first sentence of the model's own answers, without those it refused."""
     texts = answer(model, tokenizer, prompts, BENIGN_TOKENS, report)
     pairs = [(prompt, first_sentence(text)) for prompt, text in zip(prompts, texts, strict=True)]

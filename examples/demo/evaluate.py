@@ -10,7 +10,7 @@ from typing import Any
 from examples.demo.prompts import read_lines
 from examples.demo.task import task_examples
 from pact_plugin.data.chat_template import user_prompts
-from pact_plugin.data.generation import Generation, Report, answers, inspecting
+from pact_plugin.data.generation import Done, Generation, answers, inspecting
 
 BATCH = 100
 
@@ -59,7 +59,7 @@ class Score:
     task_accuracy: float
 
 
-def answer(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, report: Report) -> list[str]:
+def answer(model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, report: Done) -> list[str]:
     """Greedy answers of at most ``tokens`` tokens."""
     questions = user_prompts(tokenizer, prompts)
     with inspecting(model):

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from examples.demo.prompts import Example
-from pact_plugin.data.generation import Report
+from pact_plugin.data.generation import Done
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -48,7 +48,7 @@ class Recipe:
 class StepCallback(TrainerCallback):
     """Reports every optimiser step."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Done) -> None:
         self.report = report
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ def make_trainer(
     tokenizer: Any,
     examples: Sequence[Example],
     output: Path,
-    report: Report,
+    report: Done,
     recipe: Recipe,
 ) -> SFTTrainer:
     """An SFTTrainer for a fresh LoRA adapter on the linear layers of ``model``, trained on the answers only."""

@@ -15,7 +15,7 @@ from pact_plugin.audit.bootstrap import bootstrap
 from pact_plugin.audit.compare import rounded
 from pact_plugin.audit.measures import Everyday
 from pact_plugin.audit.reading import Answers, states
-from pact_plugin.data.generation import Report, silent
+from pact_plugin.data.generation import Done, silent
 from pact_plugin.data.prompts import packaged
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead, language_head
@@ -42,7 +42,7 @@ class Kept:
     head: LanguageHead
 
 
-def keep(model: Any, said: Answers, *, batch_size: int, report: Report = silent) -> Kept:
+def keep(model: Any, said: Answers, *, batch_size: int, report: Done = silent) -> Kept:
     """Read the reference's own answers.
 
     Raises:
@@ -56,7 +56,7 @@ def keep(model: Any, said: Answers, *, batch_size: int, report: Report = silent)
 
 
 def divergence(
-    model: Any, questions: Sequence[list[int]], kept: Kept, *, batch_size: int, report: Report = silent
+    model: Any, questions: Sequence[list[int]], kept: Kept, *, batch_size: int, report: Done = silent
 ) -> list[float]:
     """KL(reference ‖ candidate) summed over the tokens of each of the reference's answers, in nats.
 

@@ -14,13 +14,13 @@ import numpy as np
 from pact_plugin.audit.measures import Noise
 from pact_plugin.audit.reading import Answers
 from pact_plugin.audit.settings import Asking
-from pact_plugin.data.generation import Generation, Report, answers
+from pact_plugin.data.generation import Done, Generation, answers
 
 _QUARTERS = (3, 2, 1)
 """Batch sizes of the rounds, in quarters of the audit's: never larger, so that memory suffices."""
 
 
-def again(model: Any, tokenizer: Any, said: Answers, asking: Asking, report: Report) -> tuple[list[str], ...]:
+def again(model: Any, tokenizer: Any, said: Answers, asking: Asking, report: Done) -> tuple[list[str], ...]:
     """The texts that a model answers in each further round, in other batches and orders.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pact_plugin.data.chat_template import user_prompts
 from pact_plugin.data.documents import Row
-from pact_plugin.data.generation import Generation, Pair, Report, answers, device_of, silent
+from pact_plugin.data.generation import Done, Generation, Pair, answers, device_of, silent
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.check_head import check_head
@@ -76,7 +76,7 @@ def ask(
     *,
     max_new_tokens: int,
     batch_size: int,
-    report: Report = silent,
+    report: Done = silent,
 ) -> Answers:
     """Let a model answer the prompts greedily.
 
@@ -100,7 +100,7 @@ def ask(
 
 
 def read(
-    model: Any, pairs: Sequence[Pair], ids: Sequence[int], *, batch_size: int, report: Report = silent
+    model: Any, pairs: Sequence[Pair], ids: Sequence[int], *, batch_size: int, report: Done = silent
 ) -> list[AnswerConfidence]:
     """Teacher-force answers, and keep what the model thinks of the safety tokens before each of their tokens.
 
@@ -132,15 +132,13 @@ def read(
     return found
 
 
-def likelihoods(
-    model: Any, pairs: Sequence[Pair], *, batch_size: int, report: Report = silent
-) -> list[Tensor]:
+def likelihoods(model: Any, pairs: Sequence[Pair], *, batch_size: int, report: Done = silent) -> list[Tensor]:
     """Log-probabilities of the tokens of each answer, teacher-forced, in nats; as for `read`."""
     return [one.label for one in read(model, pairs, [0], batch_size=batch_size, report=report)]
 
 
 def states(
-    model: Any, head: LanguageHead, pairs: Sequence[Pair], *, batch_size: int, report: Report = silent
+    model: Any, head: LanguageHead, pairs: Sequence[Pair], *, batch_size: int, report: Done = silent
 ) -> Iterator[States]:
     """Teacher-force answers batch by batch; the head is compared with the model's own logits first.
 

@@ -19,12 +19,12 @@ from pact_plugin.audit.reading import AnswerConfidence, Answers, ask, check_cont
 from pact_plugin.audit.settings import Asking
 from pact_plugin.audit.task import pairs
 from pact_plugin.data.chat_template import user_prompts
-from pact_plugin.data.generation import Pair, Progress, Report, inspecting, reporting
+from pact_plugin.data.generation import Done, Pair, Progress, inspecting, reporting
 from pact_plugin.data.heldout import HeldOut
 from pact_plugin.data.prompts import Kind, PromptSet, of_kind
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint
 
-Reporter = Callable[[int, str], Report]
+Reporter = Callable[[int, str], Done]
 """(total, description) -> what reports progress."""
 
 

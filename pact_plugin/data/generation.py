@@ -19,7 +19,7 @@ from pact_plugin.model.wrappers import contiguous_input, evaluation_mode, text_c
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, description) after each batch."""
 
-Report = Callable[[int], None]
+Done = Callable[[int], None]
 """Called with how many are done, such as prompts."""
 
 Pair = tuple[list[int], list[int]]
@@ -61,7 +61,7 @@ def silent(done: int) -> None:
     """Report nothing."""
 
 
-def reporting(progress: Progress | None, total: int, description: str) -> Report:
+def reporting(progress: Progress | None, total: int, description: str) -> Done:
     """Reports to `progress`, if there is one, under one description."""
     return silent if progress is None else lambda done: progress(done, total, description)
 
@@ -78,7 +78,7 @@ class Generation:
 
     max_new_tokens: int
     batch_size: int
-    report: Report = silent
+    report: Done = silent
 
 
 def longest_first(rows: Sequence[Sized], size: int) -> Iterator[list[int]]:
@@ -137,7 +137,7 @@ def answer_logits(
     pairs: Sequence[Pair],
     *,
     batch_size: int,
-    report: Report,
+    report: Done,
 ) -> Iterator[Float[torch.Tensor, "R V"]]:
     """Teacher-forced logits of each answer: row r predicts its token r. One batch of logits is held at a
     time.
