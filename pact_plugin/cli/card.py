@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pact_plugin.cli.console import Console
+from pact_plugin.cli.console import Console, print_warning
 
 
 def card(
@@ -44,10 +44,7 @@ def card(
     console = Console(highlight=False, soft_wrap=True)
     if found is not None and str(output.resolve()) not in _places(found.candidate.name):
         name = found.candidate.name
-        warned = (
-            f"warning: the audit's candidate is {name}. Its numbers belong here only if that is {output}."
-        )
-        Console(stderr=True, highlight=False, soft_wrap=True).print(warned, style="yellow", markup=False)
+        print_warning(f"the audit's candidate is {name}. Its numbers belong here only if that is {output}.")
     if show:
         console.print(text, markup=False, end="")
     else:

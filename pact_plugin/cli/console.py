@@ -28,9 +28,16 @@ class Console(rich.console.Console):
 
 def print_error(error: PactError, kind: str = "error") -> None:
     """One line in red on standard error."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"{kind}: {error}", style="bold red", markup=False
-    )
+    _print_line(f"{kind}: {error}", "bold red")
+
+
+def print_warning(text: str) -> None:
+    """One line in yellow on standard error."""
+    _print_line(f"warning: {text}", "yellow")
+
+
+def _print_line(text: str, style: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, style=style, markup=False)
 
 
 def accept_every_character() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pact_plugin.cli.console import Console
+from pact_plugin.cli.console import Console, print_warning
 
 
 def verify(
@@ -23,4 +23,4 @@ def verify(
 
     Console(highlight=False, soft_wrap=True).print(verify_run(output), markup=False)
     if (drifted := drift_warning(Receipt.read(output))) is not None:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"warning: {drifted}", markup=False)
+        print_warning(drifted)
