@@ -17,6 +17,7 @@ from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import (
     broadcast_object,
     gathered,
+    is_fsdp,
     is_partitioned,
     partitioned_reference,
     refuse_fsdp1,
@@ -125,12 +126,11 @@ def build_parts(
     # 2. The reference: which model is the aligned one.
     other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
     adapter = adapter_state(model) if other is None else "none"
-    choice = choose(
-        named=other is not None,
-        adapter=adapter,
-        data=data or DataFacts(folder=settings.advanced.store),
-        asked=settings.asks_at_responses,
+    facts = data or DataFacts(
+        folder=settings.advanced.store,
+        sharded="fsdp" if is_fsdp(model) else "deepspeed" if is_partitioned(model) else None,
     )
+    choice = choose(named=other is not None, adapter=adapter, data=facts, asked=settings.asks_at_responses)
     source = build_source(choice.source, model, other, adapter=adapter)
     # 3. Tokens that are named: checked before the model is asked, which takes long.
     tokens = settings.named_tokens()
@@ -150,7 +150,7 @@ def build_parts(
     probe = None
     if settings.easing is not None:
         assert bundled_answers is not None
-        read = read_where(bundled_answers, source, data.endings if data else ())
+        read = read_where(bundled_answers, source, facts.endings)
         # A fit that differs by rounding would be another column of the table on each rank.
         probe = broadcast_object(read.probe)
     # 7. The terms, and what they ask of the reference.

@@ -129,7 +129,7 @@ class PactConfig(Settings):
     """Whether the aligned model's own answers to a pool of prompts are held (spec clause C10)."""
     hold_data: Annotated[HoldData | None, BeforeValidator(switch(HoldData))] = None
     """Whether the data's own response positions are held: the paper's constraint (spec clause C4.1)."""
-    advanced: Annotated[Advanced, BeforeValidator(switch(Advanced))] = Advanced()
+    advanced: Annotated[Advanced, BeforeValidator(switch(Advanced, optional=False))] = Advanced()
     """What nobody needs on the first day."""
 
     @model_validator(mode="after")
@@ -143,9 +143,10 @@ class PactConfig(Settings):
                         value=True,
                         remedy=f"Set `{key}: false`, or remove `advanced.published`.",
                     )
-        elif self.easing is None and self.anchors is None and self.hold_data is None:
+        elif not (self.asks_at_responses or self.has_anchors):
+            without = "" if self.anchors is None else " (a weight of 0 goes without anchors)"
             raise ConfigError(
-                "easing, anchors and hold_data are all off, so nothing would be constrained",
+                f"easing, anchors and hold_data are all off{without}, so nothing would be constrained",
                 key="pact",
                 remedy="Leave one of them on; or train without PACT: `pact: false`, or no `pact.attach`.",
             )

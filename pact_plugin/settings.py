@@ -31,17 +31,22 @@ class Settings(BaseModel):
             raise _as_config_error(type(self), error) from error
 
 
-def switch(block: type[Settings]) -> Callable[[Any], Any]:
+def switch(block: type[Settings], *, optional: bool = True) -> Callable[[Any], Any]:
     """A validator by which `true` means a block's defaults, `false` none, and a mapping its settings.
+
+    Args:
+        block: Its settings.
+        optional: Whether it can be off.
 
     Raises:
         ConfigError: The value is none of these.
     """
+    words, neither = ("`true`, `false`,", "true, false") if optional else ("`true`", "true")
 
     def read(value: Any) -> Any:
         if value is True:
             return block()
-        if value is False:
+        if value is False and optional:
             return None
         if isinstance(value, block):
             return value
@@ -49,10 +54,10 @@ def switch(block: type[Settings]) -> Callable[[Any], Any]:
             return block(**{str(key): setting for key, setting in value.items()})
         first = next(iter(block.model_fields))
         raise ConfigError(
-            "it is empty" if value is None else "neither true, false nor a block of settings",
+            "it is empty" if value is None else f"neither {neither} nor a block of settings",
             key=block._prefix.removesuffix("."),
             value=value,
-            remedy=f"Write `true`, `false`, or a block such as `{{{first}: {block.model_fields[first].default}}}`.",
+            remedy=f"Write {words} or a block such as `{{{first}: {block.model_fields[first].default}}}`.",
         )
 
     return read
@@ -84,6 +89,8 @@ def _as_config_error(model: type[Settings], error: ValidationError) -> ConfigErr
         elif near:
             hint = f"Did you mean `{near[0]}`?"
         return ConfigError("unknown key", key=key, value=first["input"], remedy=hint)
+    if first["input"] is None:
+        return ConfigError("it is empty", key=key, value=None, remedy="Give a value, or remove the key.")
     remedy = "See its description in PactConfig."
     if first["type"] in ("int_type", "float_type") and _is_number(first["input"]):
         remedy = "Write the number without quotes, and with a dot before an exponent (`1.0e-4`): else YAML reads text."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import torch
 from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
-from pact_plugin.errors import ConfigError, PactError
+from pact_plugin.errors import ConfigError
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
@@ -151,8 +150,10 @@ class PactRunMixin:
             result = train(resume_from_checkpoint, *args, **kwargs)
         except BaseException:
             # Frameworks save the model of a training that is broken off. What stops it is more than its receipt.
-            with suppress(PactError, OSError):
+            try:
                 self._pact_write(self.args.output_dir)
+            except Exception as error:  # after an accelerator's error even its tensors cannot be read
+                logger.warning("PACT: the receipt could not be written: %s", error)
             raise
         finally:
             check.stop()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pact_plugin.data.generation import device_of
 from pact_plugin.errors import AdapterError
-from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, is_partitioned
+from pact_plugin.model.ranks import FSDP1, FSDP1_REMEDY, is_fsdp, is_partitioned
 from pact_plugin.model.wrappers import unwrap
 from pact_transformers.errors import shared_layers
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def sharded_by(trainer: Any) -> str | None:
     """What spreads the parameters over the ranks, `fsdp` or `deepspeed`; None where nothing does."""
-    if trainer.is_fsdp_enabled:
+    if trainer.is_fsdp_enabled or is_fsdp(trainer.model):  # transformers, too, shards, as it loads a model
         return "fsdp"
     plugin = getattr(trainer.args, "deepspeed_plugin", None)  # of Accelerate's configuration
     config = getattr(trainer.args, "hf_deepspeed_config", None) or getattr(plugin, "hf_ds_config", None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions, positions_of
@@ -25,12 +25,14 @@ class Responses:
         row: Row of each one's first token.
         column: Column of the same.
         labels: Of the batch, with -100 also where another document starts.
+        starts: Where documents start.
     """
 
     numbers: Int[np.ndarray, " R"]
     row: Int[np.ndarray, " R"]
     column: Int[np.ndarray, " R"]
     labels: Int[np.ndarray, "B T"]
+    starts: Bool[np.ndarray, "B T"]
 
     @classmethod
     def of(cls, labels: Int[Tensor, "B T"], positions: ResponsePositions) -> Responses:
@@ -41,6 +43,7 @@ class Responses:
             row=positions.row[first].numpy(),
             column=positions.column[first].numpy(),
             labels=labels.masked_fill(positions.starts, IGNORE_INDEX).numpy(),
+            starts=positions.starts.numpy(),
         )
 
     def __len__(self) -> int:
@@ -66,8 +69,10 @@ class Responses:
             ids: Of the batch, on the host.
             limit: At most this many tokens.
         """
-        end = int(self.column[number])
-        return tuple(ids[self.row[number], max(0, end - limit) : end].tolist()) if end > 1 else ()
+        row, end = self.row[number], int(self.column[number])
+        begins = np.flatnonzero(self.starts[row, : end + 1])
+        begin = int(begins[-1]) if len(begins) else 0
+        return tuple(ids[row, max(begin, end - limit) : end].tolist()) if end - begin > 1 else ()
 
     def owner(self, positions: ResponsePositions) -> Int[Tensor, " M"]:
         """Which of the R responses each position is part of, from 0; -1 for those of other responses."""

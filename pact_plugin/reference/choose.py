@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.source import AdapterState, SourceKind
+from pact_plugin.reference.source import AdapterState, SourceKind, sharded_copy
 
 STORE = "_pact_store"
 """A table's folder in a trainer's output folder, where the configuration names none. Transformers pushes nothing to the
@@ -88,10 +87,5 @@ def choose(*, named: bool, adapter: AdapterState, data: DataFacts, asked: bool =
         return Choice("itself", table, asked)
     if data.sharded is not None:
         why = data.obstacle or "no folder is named for a table of predictions"
-        raise ReferenceModelError(
-            f"{why}, and a copy of the parameters, which are sharded, cannot serve as the reference",
-            key=data.sharded,
-            remedy="Use text data of known length, or "
-            + ("ZeRO stage 2." if data.sharded == "deepspeed" else "name the aligned model as `reference`."),
-        )
+        raise sharded_copy(data.sharded, why, obstacle=data.obstacle is not None)
     return Choice("copy", None, asked)

@@ -133,6 +133,7 @@ class Reference:
                     "PACT reference: some documents are not in the table; each step computes them."
                 )
                 self._warned = True
+            passes.source.require_kept()
             return passes.of_view(view)
         if not train:
             return None

@@ -17,6 +17,7 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.adapters import trained_beside
 from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
 from pact_plugin.model.head import LanguageHead, language_head
+from pact_plugin.model.ranks import is_sharded
 from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
@@ -112,8 +113,11 @@ class Source:
         """Refuse weights that are trained now and were not at the start, where the aligned model moves with them.
 
         Raises:
-            ReferenceModelError: There are such.
+            ReferenceModelError: There are such, or the parameters have been sharded since they were copied: FSDP puts
+                those in training back in place of the copy.
         """
+        if self.kind == "copy" and is_sharded(self.model):
+            raise sharded_copy("fsdp", "no folder is named for a table of predictions")
         if self.kind == "adapter_off":
             begun = trained_beside(peft_model(self.model))
         else:
@@ -169,6 +173,27 @@ def build_source(
         "PACT reference: %s (%.1f MiB beside the model in training)", kind, source.extra_bytes / 2**20
     )
     return source
+
+
+def sharded_copy(key: str, why: str, *, obstacle: bool = False) -> ReferenceModelError:
+    """That sharded parameters cannot be compared with a copy: the model would be compared with itself.
+
+    Args:
+        key: The setting that shards them.
+        why: A copy would be needed.
+        obstacle: Whether that lies in the data.
+    """
+    readable = (
+        "Use text data of known length"
+        if obstacle
+        else "Name a folder as `advanced: {store: FOLDER}` and `fill` it"
+    )
+    other = "use ZeRO stage 2" if key == "deepspeed" else "name the aligned model as `reference`"
+    return ReferenceModelError(
+        f"{why}, and a copy of the parameters, which are sharded, cannot serve as the reference",
+        key=key,
+        remedy=f"{readable}, or {other}.",
+    )
 
 
 def _copy(model: nn.Module) -> Source:

@@ -101,7 +101,7 @@ class AnchorsTerm:
         divergence, shifts = self._measured(chosen, micro)
         total = divergence * micro.trained
         means = {
-            "anchor_divergence": (total.detach(), micro.trained),
+            "anchor_divergence": (total.detach().clamp(min=0), micro.trained),
             "refusal_shift": (shifts.sum(), len(shifts)),
         }
         return Contribution(penalty=self._weight * total, means=means)

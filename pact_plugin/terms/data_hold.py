@@ -36,6 +36,7 @@ class DataHoldTerm:
             batch.aligned[self._log_rest][:, 0],
         )
         total = divergence.sum()
+        measured = total.detach().clamp(min=0)  # rounding can leave less
         return Contribution(
-            penalty=self._weight * total, means={"divergence": (total.detach(), divergence.shape[0])}
+            penalty=self._weight * total, means={"divergence": (measured, divergence.shape[0])}
         )

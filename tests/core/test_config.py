@@ -59,6 +59,8 @@ def published(**settings):
         ({"anchors": 8}, "anchors", ["8", "neither true, false nor a block", "`{per_step: 8}`"]),
         ({"anchors": 0}, "anchors", ["neither true, false nor a block"]),
         ({"hold_data": "all"}, "hold_data", ["all", "`{first: all}`"]),
+        ({"advanced": False}, "advanced", ["neither true nor a block", "Write `true` or a block"]),
+        ({"reference": None}, "reference", ["it is empty", "remove the key"]),
         ({"advanced": {"published": "yes"}}, "advanced.published", ["yes", "`{first: all}`"]),
         # keys at the wrong level
         ({"per_step": 8}, "per_step", ["Write it below `anchors:`"]),
@@ -71,6 +73,7 @@ def published(**settings):
         ({"advanced": {"temperature": 2}}, "advanced.temperature", ["Write it below `published:`"]),
         # what does not go together
         ({"easing": False, "anchors": False}, "pact", ["nothing would be constrained", "`pact: false`"]),
+        ({"easing": False, "weight": 0}, "pact", ["a weight of 0 goes without anchors", "nothing would be"]),
         ({"advanced": {"published": True}}, "easing", ["published", "Set `easing: false`"]),
         ({"easing": False, "advanced": {"published": True}}, "anchors", ["Set `anchors: false`"]),
         (published() | {"hold_data": True}, "hold_data", ["Set `hold_data: false`"]),

@@ -1,6 +1,6 @@
 """Two ranks equal one process with the whole batch, in losses and gradients, to 1e-5 (spec/PACT.md, C4.2 and C4.3).
 
-DeepSpeed: test_trainer_ranks.py. The first version of FSDP is refused: test_fsdp1.py.
+DeepSpeed: test_trainer_ranks.py. The first version of FSDP is refused: trainers/test_fsdp.py.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from loop import TOKENIZER, a_batch, adapted, loss_of, settings
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from tiny import tiny_model
 
+from pact_plugin import PactConstraint
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.head import language_head
 from pact_plugin.model.wrappers import evaluation_mode
@@ -154,6 +156,19 @@ def test_an_adapter_beside_which_weights_have_begun_to_train_is_refused():
     next(p for name, p in model.named_parameters() if name.endswith("norm.weight")).requires_grad_(True)
     with pytest.raises(ReferenceModelError, match=r"1 parameters have begun to train.*gradual unfreezing"):
         source.require_kept()
+
+
+def test_weights_that_have_begun_to_train_are_noticed_beside_a_table_too(tmp_path):
+    """A document that is not in it would be computed with the weights as they are now."""
+    model = adapted().train()
+    constraint = PactConstraint(model, TOKENIZER, settings(easing=False, hold_data=True, store=tmp_path))
+    known, other = a_batch(), a_batch(seed=1)
+    constraint.fill([known], progress=False)
+    loss_of(constraint, model, known)
+    model.get_base_model().lm_head.requires_grad_(True)
+    loss_of(constraint, model, known)
+    with pytest.raises(ReferenceModelError, match="1 parameters have begun to train"):
+        loss_of(constraint, model, other)
 
 
 def test_a_rank_without_weights():

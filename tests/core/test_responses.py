@@ -119,3 +119,20 @@ def test_a_response_at_a_documents_start_is_none():
     assert found.numbers.tolist() == [1]
     assert found.tokens(0, 24) == [8, 9]
     assert found.owner(positions).tolist() == [-1, -1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "wanted"),
+    [
+        ("packed", 0, ()),  # alone behind the first token
+        ("padded on the left", 0, (2, 3)),
+        ("of several turns", 1, (1, 2, 3)),
+        ("of several turns", 2, (4, 5, 6)),
+        ("a document that begins with a response", 1, (3, 4, 5)),
+    ],
+)
+def test_what_stands_before_a_response_is_of_its_document(name, number, wanted):
+    labels, starts = (torch.tensor(part) if part is ROWS[name][0] else part for part in ROWS[name])
+    responses = Responses.of(labels, positions_of(labels, starts))
+    columns = torch.arange(labels.shape[1]).expand_as(labels)
+    assert responses.before(number, columns, 3) == wanted

@@ -94,7 +94,7 @@ class Case:
 def cases(wrapper: str) -> Iterator[Case]:
     """Each term with both kinds of training, and with a table and without; all of it where there are anchors.
 
-    A copy of the parameters cannot be had where these are sharded.
+    A copy of the parameters cannot be had where these are sharded (`copied`).
     """
     with_table = "lora" if wrapper == "ddp" else "full"
     for train, terms in itertools.product(("lora", "full"), DATA):
@@ -279,6 +279,19 @@ def miss(folder: Path, ranks: int) -> None:
         loss_of(wrapped, constraint, micro_batch(0, 0, 9), Step(1, 1, 1, ranks))
 
 
+def copied(ranks: int) -> None:
+    """FSDP2 puts the parameters in training back in place of a copy: the model would be compared with itself."""
+    config = Case("full", "hold", table=False).config(Path())
+    match = r"a copy of the parameters, which are sharded.*advanced: \{store: FOLDER\}"
+    model = build("full")
+    constraint = PactConstraint(model, TOKENIZER, config)
+    wrapped = wrap(model, "fsdp2", ranks)
+    with pytest.raises(ReferenceModelError, match=match):
+        loss_of(wrapped, constraint, micro_batch(0, 0, 0), Step(1, 1, 1, ranks))
+    with pytest.raises(ReferenceModelError, match=match):
+        PactConstraint(wrap(build("full"), "fsdp2", ranks), TOKENIZER, config)
+
+
 def unknown_on_one_rank(folder: Path, rank: int, ranks: int) -> None:
     """In an evaluation the ranks agree on it before any of them reads a head that needs all."""
     model = build("full")
@@ -339,6 +352,7 @@ def main(folder: Path, wrapper: str) -> None:
         compare(case, wrapper, folder / str(number), rank, ranks)
     if wrapper == "fsdp2":
         miss(folder / "miss", ranks)
+        copied(ranks)
         unknown_on_one_rank(folder / "unknown", rank, ranks)
     else:
         reentrant()

@@ -137,6 +137,25 @@ def test_a_training_that_is_broken_off_leaves_its_receipt(tmp_path, build):
 
 
 @each_trainer
+def test_what_breaks_a_training_off_is_told_though_its_receipt_cannot_be_written(tmp_path, build, caplog):
+    """After an accelerator's error not even what was measured can be read."""
+
+    def unreadable(*args: Any) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    class Leave(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer.pact.record.write = unreadable
+            raise SystemExit(3)
+
+    trainer = pact.attach(build(tmp_path), CONFIG)
+    trainer.add_callback(Leave())
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert "the receipt could not be written: CUDA error" in caplog.text
+
+
+@each_trainer
 def test_a_second_training_begins_the_receipt_anew(tmp_path, build):
     """As the trainer counts its steps; and nothing of what measured the loss is left."""
     trainer = pact.attach(build(tmp_path, with_lora=True), CONFIG)
