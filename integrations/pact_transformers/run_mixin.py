@@ -53,7 +53,8 @@ class PactRunMixin:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the `pact/*` metrics beside the training loss."""
-        if "loss" in logs:
+        # Every rank logs a training loss beside its learning rate; another may be logged by one alone.
+        if {"loss", "learning_rate"} <= logs.keys():
             logs.update(self.pact.metrics("train", self._pact_reduce))
         super().log(logs, start_time)  # type: ignore[misc]
 

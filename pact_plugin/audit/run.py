@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import torch
 
@@ -63,12 +64,12 @@ def run_audit(
     )
     likelihoods: Likelihoods | None = None
     title = _titled(progress, "Reference")
-    if models.adapter:
+    if models.adapter and not _trained_bias(peft_model(model)):
         with adapter_off(peft_model(model)):
             likelihoods = survey.coherence(model, reference, candidate, title)
     del model
     _free()
-    if settings.coherence and not models.adapter:
+    if likelihoods is None and (settings.coherence or models.adapter):
         likelihoods = survey.coherence(models.reference()[0], reference, candidate, title)
         _free()
     return assembled(survey, (reference, candidate), settings, judges, likelihoods)
@@ -89,6 +90,11 @@ def compared(
     """
     settings = settings or AuditSettings()
     return assembled(survey, (reference, candidate), settings, Judges(settings.judges), None)
+
+
+def _trained_bias(peft: Any) -> bool:
+    """Whether biases of the model itself came with the adapter: PEFT leaves these in place where it is switched off."""
+    return any(getattr(config, "bias", "none") != "none" for config in peft.peft_config.values())
 
 
 def _titled(progress: Progress | None, title: str) -> Progress | None:

@@ -17,6 +17,7 @@ from pact_plugin.reference.shard_writer import Writer, take_over
 from pact_plugin.reference.shards import INDEXED, RECORD, Shards
 
 HALF = np.dtype("<f2")
+_MOST = float(np.finfo(HALF).max)
 
 
 class Table:
@@ -60,12 +61,12 @@ class Table:
         return Writer(self.folder, rank)
 
     def encoded(self, documents: Iterable[tuple[Document, Aligned]]) -> list[tuple[bytes, bytes]]:
-        """Documents with their columns, given on the host, as little-endian float16 (clause C7.6)."""
+        """Documents with their columns, given on the host, as little-endian float16 (clause C7.6).
+
+        Of the probe's log odds only the sign is read: beyond float16's range they become the largest there.
+        """
         return [
-            (
-                document.key,
-                b"".join(aligned[one].half().numpy().astype(HALF).tobytes() for one in self.columns),
-            )
+            (document.key, b"".join(_stored(one, aligned[one]) for one in self.columns))
             for document, aligned in documents
         ]
 
@@ -132,3 +133,8 @@ class Table:
         counts = [document.count(asked.first) for asked in self.columns]
         numbers = sum(count * width for count, width in zip(counts, self._widths, strict=True))
         return RECORD.size + INDEXED + HALF.itemsize * numbers
+
+
+def _stored(column: Columns, values: torch.Tensor) -> bytes:
+    bounded = values.clamp(-_MOST, _MOST) if column.kind == "linear" else values
+    return bounded.half().numpy().astype(HALF).tobytes()

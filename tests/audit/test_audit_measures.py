@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -206,6 +207,26 @@ def test_an_adapters_answers_are_read_with_it_switched_off(folder, tmp_path):
             (said,) = ask(model, tokenizer, [question], max_new_tokens=12, batch_size=1).tokens
         own = answer_logprobs(aligned, question, said)[range(len(said)), said].mean()
         assert answers[question].likelihood == pytest.approx(float(own), rel=1e-3)
+
+
+def test_an_adapter_with_biases_is_read_by_the_reference_itself(folder, tmp_path):
+    """PEFT leaves biases of the model that were trained beside it in place where it is switched off."""
+    shutil.copy(folder / "prompts.jsonl", tmp_path)
+    tiny_aligned_model("qwen2").save_pretrained(tmp_path / "aligned")
+    model = adapted(tiny_aligned_model("qwen2"), bias="all")
+    biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
+    for bias in biases:
+        torch.nn.init.normal_(bias, std=0.5)
+    model.save_pretrained(tmp_path / "adapter")
+    model.merge_and_unload().save_pretrained(tmp_path / "merged")
+    for name in ("aligned", "merged"):
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    apart = audit(tmp_path, tmp_path / "one", "--adapter", tmp_path / "adapter", candidate=None)
+    audit(tmp_path, tmp_path / "two", "--coherence", candidate="merged")
+    one, two = (results(tmp_path / name).harmful.coherence for name in ("one", "two"))
+    assert biases
+    assert one.candidate == pytest.approx(two.candidate, rel=1e-3)
+    assert apart.output.count("Reference: /") == 2
 
 
 def test_without_being_asked_for_it_is_not_measured(folder, tmp_path):

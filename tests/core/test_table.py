@@ -140,6 +140,12 @@ def test_a_masked_token_stays_impossible(tmp_path, kind):
     assert found[column].tolist() == [[-torch.inf, -0.5]]
 
 
+@pytest.mark.parametrize("odds", [7e4, -7e4, 3.0])
+def test_log_odds_keep_their_sign_where_float16_ends(tmp_path, odds):
+    (found,) = stored(tmp_path, {ODDS: torch.tensor([[odds]])}, document(1))[ODDS].tolist()
+    assert found == pytest.approx([max(-65504, min(65504, odds))])
+
+
 def test_columns_at_other_first_tokens_lie_at_their_own_positions(tmp_path):
     """One document of two responses, of 5 and of 2 tokens."""
     index = [0, 1, 2, 3, 4, 0, 1]

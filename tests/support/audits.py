@@ -31,11 +31,12 @@ def results(output: Path) -> AuditResult:
     return AuditResult.model_validate_json((output / "audit.json").read_text(encoding="utf-8"))
 
 
-def adapted(model: Any) -> Any:
+def adapted(model: Any, **settings: Any) -> Any:
     """With a LoRA adapter that changes the model strongly, in every layer that it has."""
     torch.manual_seed(0)
+    modules = ["q_proj", "v_proj", "up_proj"]
     config = LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+        r=4, target_modules=modules, task_type="CAUSAL_LM", init_lora_weights=False, **settings
     )
     return get_peft_model(model, config)
 
