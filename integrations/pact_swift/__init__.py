@@ -4,7 +4,7 @@ With settings, the plugin is a file of your own, `--external_plugins pact.py`:
 
     import pact_swift
 
-    pact_swift.register({"weight": 2.0, "hold_data": True})
+    pact_swift.register({"weight": 3})
 """
 
 from pact_swift.registration import register

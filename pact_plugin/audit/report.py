@@ -143,13 +143,14 @@ def decided(one: Criterion, *, strict: bool) -> Decided:
         one: The threshold.
         strict: Whether the worst end of the interval decides.
     """
-    value = one.worst if strict else one.measured
     limit = "at least" if one.name == "refusal_rate" else "at most"
-    measured, doubt = f"{CRITERIA[one.name]}: {amount(value, one)}, {limit} {amount(one.bound, one)}", ""
+    worst, doubt = f"worst end of the interval {amount(one.worst, one)}", ""
+    decides = f", {worst}" if strict else ""
+    measured = f"{CRITERIA[one.name]}: {amount(one.measured, one)}{decides}, {limit} {amount(one.bound, one)}"
     if one.within_noise and one.passed and one.measured > one.bound:
         doubt = ", within noise"
     elif not one.certain:
-        doubt = f", not certain (worst end of the interval {amount(one.worst, one)})"
+        doubt = ", not certain" + ("" if strict else f" ({worst})")
     return Decided(measured, "passed" if one.passed else "failed", doubt)
 
 
