@@ -152,9 +152,7 @@ class Kind:
         ids = torch.zeros(tokens, dtype=torch.long, device="meta")
         states = self._states(count).requires_grad_()
         with FlopCounterMode(display=False) as counter:
-            read = self._head.readout(
-                states, ids, torch.zeros(count, dtype=torch.long, device="meta"), chunk_size=self._chunk
-            )
+            read = self._head.readout(states, ids, chunk_size=self._chunk)
             aligned = torch.zeros(count, len(ids), device="meta"), torch.zeros(count, device="meta")
             confidence_divergence(read.logprobs, aligned[0], read.log_rest, aligned[1]).mean().backward()
         return counter.get_total_flops() + sum(decoder_pass(self._head, anchors.rows, anchors.length))

@@ -75,7 +75,6 @@ def _peak(model: Any, step: Callable[[], Any]) -> int:
 def _divergence(head: LanguageHead, anchors: AnchorRows, tokens: int) -> Tensor:
     hidden = head.decoder(**inputs(anchors.rows, anchors.length, head)).last_hidden_state.flatten(0, 1)
     ids = torch.zeros(tokens, dtype=torch.long, device="meta")
-    labels = torch.zeros(anchors.held, dtype=torch.long, device="meta")
-    read = head.readout(hidden[: anchors.held], ids, labels, chunk_size=2048)
+    read = head.readout(hidden[: anchors.held], ids, chunk_size=2048)
     aligned = torch.zeros(anchors.held, tokens, device="meta"), torch.zeros(anchors.held, device="meta")
     return confidence_divergence(read.logprobs, aligned[0], read.log_rest, aligned[1]).mean()

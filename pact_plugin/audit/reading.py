@@ -123,6 +123,7 @@ def read(
         if len(batch.labels):
             tokens = torch.tensor(ids, device=batch.hidden.device)
             out = head.readout(batch.hidden, tokens, batch.labels)
+            assert out.label is not None
             parts = [one.float().cpu() for one in (out.logprobs, out.log_rest, out.label)]
         else:
             parts = [torch.zeros(0, len(ids)), torch.zeros(0), torch.zeros(0)]

@@ -14,8 +14,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from pact_plugin.data.positions import IGNORE_INDEX, ResponsePositions
-from pact_plugin.data.transfer import HostCopy, to_device
 from pact_plugin.errors import StoreError
+from pact_plugin.model.transfer import HostCopy, to_device
 
 _COPIED = ("labels", "input_ids", "attention_mask", "position_ids", "cu_seq_lens_q", "cu_seq_lens")
 _SAID = {*_COPIED, "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx", "num_items_in_batch", "length"}

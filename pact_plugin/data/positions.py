@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ShapeError
+from pact_plugin.model.transfer import to_device
 
 IGNORE_INDEX = -100
 """Label of a token that is not trained on."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from pact_plugin.data.documents import Document, HostBatch, documents_of
 from pact_plugin.data.positions import ResponsePositions, positions_of
 from pact_plugin.data.responses import Responses
-from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import HiddenStatesNotSeenError, ModelStructureError, ShapeError
+from pact_plugin.model.transfer import to_device
 from pact_plugin.model.wrappers import ambient_autocast
 
 

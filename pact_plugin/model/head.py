@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.ranks import ZERO3_HEAD, chunks, gathered, is_partitioned
-from pact_plugin.model.readout import FrozenHead, read_chunks, read_frozen
+from pact_plugin.model.readout import FrozenHead, TokensOfEach, read_chunks, read_frozen
 from pact_plugin.model.wrappers import in_type_of, text_config, unwrap
 
 _ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -28,8 +28,8 @@ class Readout:
     """log p(k) of the safety tokens under the whole vocabulary."""
     log_rest: Float[Tensor, " N"]
     """log r, the log-probability of every other token together."""
-    label: Float[Tensor, " N"]
-    """log p of the label."""
+    label: Float[Tensor, " N"] | None
+    """log p of the label; None without labels."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,11 @@ class LanguageHead:
     def readout(
         self,
         hidden: Float[Tensor, "N d"],
-        ids: Int[Tensor, " K"] | Int[Tensor, "N K"],
+        tokens: Int[Tensor, " K"] | TokensOfEach,
         labels: Int[Tensor, " N"] | None = None,
         *,
         chunk_size: int = 256,
         project: Callable[[Tensor], Tensor] | None = None,
-        unique: tuple[Int[Tensor, " U"], Int[Tensor, "N K"]] | None = None,
     ) -> Readout:
         """Log-probabilities at N positions, `chunk_size` positions at a time.
 
@@ -116,29 +115,27 @@ class LanguageHead:
 
         Args:
             hidden: Final hidden states at the positions that predict.
-            ids: The safety tokens, or each position's own; fewer than the vocabulary.
-            labels: The tokens predicted; without them `label` means nothing.
+            tokens: That are read, the same at all positions or those of each; fewer than the vocabulary.
+            labels: The tokens predicted.
             chunk_size: Positions per chunk.
             project: Replaces the projection (a reference's own head).
-            unique: `unique_ids, inverse` of each position's own `ids`; without it the host waits for the device.
         """
 
         def logits(states: Tensor) -> Tensor:
             return self.logits(states, project)
 
         projection = self.projection
-        if labels is None:
-            labels = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
         differentiated = hidden.requires_grad and torch.is_grad_enabled()
         if project is None and differentiated and _is_frozen_linear(projection):
             frozen = FrozenHead(logits, self._slope, projection)
-            read = read_frozen(frozen, hidden, ids, labels, chunk_size, unique)
+            read = read_frozen(frozen, hidden, tokens, labels, chunk_size)
         else:
-            read = read_chunks(logits, projection, hidden, ids, labels, chunk_size)
+            read = read_chunks(logits, projection, hidden, tokens, labels, chunk_size)
         inside = read.safety.logsumexp(1)
         offset = F.logsigmoid(inside - read.outside) - inside  # log p(S) - a
         log_rest = F.logsigmoid(read.outside - inside)
-        return Readout(read.safety + offset[:, None], log_rest, read.label + offset)
+        label = None if read.label is None else read.label + offset
+        return Readout(read.safety + offset[:, None], log_rest, label)
 
     @property
     def device(self) -> torch.device:

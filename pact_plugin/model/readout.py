@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from pact_plugin.model.ranks import chunks, gathered
+from pact_plugin.model.transfer import to_device
 
 Logits = Callable[[Tensor], Tensor]
 """[n, d] -> [n, V]."""
@@ -42,15 +43,44 @@ class Read(NamedTuple):
     """What is read of N positions, in at least float32."""
 
     safety: Float[Tensor, "N K"]
-    """z(k): logits of the safety tokens."""
-    label: Float[Tensor, " N"]
-    """z(y): logit of the label."""
+    """z(k): logits of the tokens asked."""
+    label: Float[Tensor, " N"] | None
+    """z(y): logit of the label; None without labels."""
     outside: Float[Tensor, " N"]
-    """b: log-sum-exp over all tokens but the safety tokens."""
+    """b: log-sum-exp over all other tokens."""
+
+
+@dataclass(frozen=True)
+class TokensOfEach:
+    """Tokens of each of N positions, of which many have some in common."""
+
+    ids: Int[Tensor, "N K"]
+    unique_ids: Int[Tensor, " U"]
+    """Each of them once."""
+    inverse: Int[Tensor, "N K"]
+    """`ids` is `unique_ids[inverse]`."""
+
+    @classmethod
+    def of(cls, ids: Int[Tensor, "N K"]) -> TokensOfEach:
+        """Given on the host: to find what is unique the host would wait for an accelerator."""
+        return cls(ids, *ids.unique(return_inverse=True))
+
+    def to(self, device: torch.device) -> TokensOfEach:
+        """On a device; nothing waits for it."""
+        return TokensOfEach(*(to_device(one, device) for one in (self.ids, self.unique_ids, self.inverse)))
+
+
+Tokens = Tensor | TokensOfEach
+"""The tokens that are read: [K], the same at all positions, or those of each."""
 
 
 def read_chunks(
-    logits: Logits, projection: nn.Module, hidden: Tensor, ids: Tensor, labels: Tensor, chunk_size: int
+    logits: Logits,
+    projection: nn.Module,
+    hidden: Tensor,
+    tokens: Tokens,
+    labels: Tensor | None,
+    chunk_size: int,
 ) -> Read:
     """Read `chunk_size` positions at a time; under autograd the backward pass computes a chunk's logits again.
 
@@ -58,17 +88,17 @@ def read_chunks(
         logits: The head.
         projection: The module in it.
         hidden: [N, d] final hidden states.
-        ids: [K] safety tokens, or [N, K].
-        labels: [N] tokens predicted.
+        tokens: That are read.
+        labels: [N] tokens predicted, or None.
         chunk_size: Positions per chunk.
     """
 
-    def read(states: Tensor, tokens: Tensor, targets: Tensor) -> Read:
-        return _read(logits(states), tokens, targets)
+    def read(states: Tensor, ids: Tensor, targets: Tensor | None) -> Read:
+        return _read(logits(states), ids, targets)
 
     parts = [
         checkpoint(read, *chunk, use_reentrant=False) if torch.is_grad_enabled() else read(*chunk)
-        for chunk in _chunks(chunks(hidden, chunk_size, projection), ids, labels)
+        for chunk in _chunks(chunks(hidden, chunk_size, projection), tokens, labels)
     ]
     return _joined(parts)
 
@@ -89,12 +119,7 @@ class FrozenHead:
 
 
 def read_frozen(
-    head: FrozenHead,
-    hidden: Tensor,
-    ids: Tensor,
-    labels: Tensor,
-    chunk_size: int,
-    unique: tuple[Tensor, Tensor] | None = None,
+    head: FrozenHead, hidden: Tensor, tokens: Tokens, labels: Tensor | None, chunk_size: int
 ) -> Read:
     """The same from a linear head that is not trained: its logits are computed once.
 
@@ -104,78 +129,76 @@ def read_frozen(
     Args:
         head: The head.
         hidden: [N, d] final hidden states.
-        ids: [K] safety tokens, or [N, K].
-        labels: [N] tokens predicted.
+        tokens: That are read.
+        labels: [N] tokens predicted, or None.
         chunk_size: Positions per chunk.
-        unique: Of [N, K] tokens `unique_ids` [U] and `inverse` [N, K], so that `ids` is `unique_ids[inverse]`.
     """
-    # Tokens of each position have many rows in common. To find them the host waits for an accelerator.
-    unique_ids, inverse = (ids, None) if ids.ndim == 1 else unique or ids.unique(return_inverse=True)
-    asked = _Asked(ids, unique_ids, inverse)
-    return Read(*_Frozen.apply(hidden, head, asked, labels, chunk_size))
+    return Read(*_Frozen.apply(hidden, head, tokens, labels, chunk_size))
 
 
-def _chunks(parts: Sequence[Tensor], ids: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _chunks(
+    parts: Sequence[Tensor], tokens: Tokens, labels: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     sizes = [len(part) for part in parts]
-    return zip(
-        parts, ids.split(sizes) if ids.ndim == 2 else [ids] * len(parts), labels.split(sizes), strict=True
-    )
+    ids = tokens.ids.split(sizes) if isinstance(tokens, TokensOfEach) else [tokens] * len(parts)
+    return zip(parts, ids, [None] * len(parts) if labels is None else labels.split(sizes), strict=True)
 
 
-def _read(logits: Tensor, ids: Tensor, labels: Tensor) -> Read:
-    label = logits.gather(1, labels[:, None])[:, 0]
+def _read(logits: Tensor, ids: Tensor, labels: Tensor | None) -> Read:
+    """Of one chunk; `ids` is [K] or [N, K]."""
+    label = None if labels is None else logits.gather(1, labels[:, None])[:, 0]
     if ids.ndim == 2:
         return Read(logits.gather(1, ids), label, logits.scatter(1, ids, -torch.inf).logsumexp(1))
     return Read(logits.index_select(1, ids), label, logits.index_fill(1, ids, -torch.inf).logsumexp(1))
 
 
 def _joined(parts: list[Read]) -> Read:
-    return Read(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    labels = [part.label for part in parts if part.label is not None]
+    return Read(
+        torch.cat([part.safety for part in parts]),
+        torch.cat(labels) if labels else None,
+        torch.cat([part.outside for part in parts]),
+    )
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-class _Asked(NamedTuple):
-    """The tokens that are asked, and the rows of the head that they need."""
-
-    ids: Tensor
-    """[K], or [N, K]."""
-    unique_ids: Tensor
-    """[U]: each of them once."""
-    inverse: Tensor | None
-    """[N, K], `ids` is `unique_ids[inverse]`; None where all positions have the same tokens."""
-
-
 class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, head: FrozenHead, asked: _Asked, labels: Tensor, chunk_size: int
+        ctx: Any, hidden: Tensor, head: FrozenHead, tokens: Tokens, labels: Tensor | None, chunk_size: int
     ) -> Read:
         parts: list[Read] = []
         gradients: list[Tensor] = []
         states_of_chunks = chunks(hidden, chunk_size, head.projection)
-        for states, tokens, targets in _chunks(states_of_chunks, asked.ids, labels):
+        for states, ids, targets in _chunks(states_of_chunks, tokens, labels):
             # Hooks that offload activations take the first backward pass that they see for that of the step.
             with torch.enable_grad(), saved_tensors_hooks(_as_it_is, _as_it_is):
                 leaf = states.detach().requires_grad_()
                 # Some module hooks fail on a leaf.
-                part = _read(head.logits(leaf.view_as(leaf)), tokens, targets)
+                part = _read(head.logits(leaf.view_as(leaf)), ids, targets)
                 (gradient,) = torch.autograd.grad(part.outside.sum(), leaf)
-            parts.append(Read(*(tensor.detach() for tensor in part)))
+            label = None if part.label is None else part.label.detach()
+            parts.append(Read(part.safety.detach(), label, part.outside.detach()))
             gradients.append(gradient)
         read = _joined(parts)
         # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.
+        if isinstance(tokens, TokensOfEach):
+            asked, ctx.inverse = tokens.unique_ids, tokens.inverse
+        else:
+            asked, ctx.inverse = tokens, None
         with gathered(head.projection):
-            rows = head.projection.weight[asked.unique_ids], head.projection.weight[labels]
-        ctx.slope, ctx.inverse = head.slope, asked.inverse
-        ctx.save_for_backward(torch.cat(gradients), *rows, read.safety, read.label)
+            safety_rows = head.projection.weight[asked]
+            label_rows = None if labels is None else head.projection.weight[labels]
+        ctx.slope = head.slope
+        ctx.save_for_backward(torch.cat(gradients), safety_rows, label_rows, read.safety, read.label)
         return read
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_safety: Tensor, by_label: Tensor, by_outside: Tensor) -> Any:
+    def backward(ctx: Any, by_safety: Tensor, by_label: Tensor | None, by_outside: Tensor) -> Any:
         outside_by_hidden, safety_rows, label_rows, safety, label = ctx.saved_tensors
         gradient = by_outside[:, None] * outside_by_hidden
         by_projected = by_safety * ctx.slope(safety)
@@ -183,5 +206,6 @@ class _Frozen(torch.autograd.Function):
             by_row = by_projected.new_zeros(len(by_projected), len(safety_rows))
             by_projected = by_row.scatter(1, ctx.inverse, by_projected)
         gradient += by_projected @ safety_rows.to(by_safety.dtype)
-        gradient += (by_label * ctx.slope(label))[:, None] * label_rows
+        if by_label is not None:
+            gradient += (by_label * ctx.slope(label))[:, None] * label_rows
         return gradient.to(outside_by_hidden.dtype), None, None, None, None

@@ -13,6 +13,7 @@ from torch import Tensor
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.linear import LinearFunction
 from pact_plugin.model.ranks import chunks
+from pact_plugin.model.readout import Tokens, TokensOfEach
 from pact_plugin.reference.source import Source
 
 ColumnKind = Literal["logprobs", "log_rest", "logits", "linear", "buckets"]
@@ -140,18 +141,14 @@ def _buckets(source: Source, hidden: Tensor, asked: Columns, chunk_size: int) ->
         others = head.logits(states, source.project).index_fill(1, ids, -torch.inf)
         found.append(others.topk(asked.top_k).indices)
     likeliest = torch.cat(found)
-    tokens = tokens_of_each(ids, likeliest)
+    tokens: Tokens = tokens_of_each(ids, likeliest) if asked.top_k else ids
     read = head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
     return Buckets(likeliest, read.logprobs, read.log_rest)
 
 
-def tokens_of_each(
-    tokens: Int[Tensor, " K"], likeliest: Int[Tensor, "M T"]
-) -> Int[Tensor, " K"] | Int[Tensor, "M K+T"]:
-    """The tokens that are buckets at each position; those of all positions alone where there are no others."""
-    if not likeliest.shape[1]:
-        return tokens
-    return torch.cat([tokens.expand(len(likeliest), -1), likeliest], 1)
+def tokens_of_each(tokens: Int[Tensor, " K"], likeliest: Int[Tensor, "M T"]) -> TokensOfEach:
+    """The tokens that are buckets at each of M positions: some at all of them, and others."""
+    return TokensOfEach.of(torch.cat([tokens.expand(len(likeliest), -1), likeliest], 1))
 
 
 def invalid(aligned: Aligned) -> Tensor | int:

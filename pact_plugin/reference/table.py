@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pact_plugin.data.documents import Document
-from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import StoreError
+from pact_plugin.model.transfer import to_device
 from pact_plugin.reference.columns import Aligned, Columns
 from pact_plugin.reference.header import Header
 from pact_plugin.reference.shard_writer import Writer, take_over

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from pact_plugin.data.transfer import HostCopy
 from pact_plugin.errors import NonFiniteError
+from pact_plugin.model.transfer import HostCopy
 from pact_plugin.reference.columns import not_finite
 
 

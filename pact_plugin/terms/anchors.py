@@ -20,10 +20,11 @@ from pact_plugin.config import Anchors
 from pact_plugin.data.documents import Document, full_context
 from pact_plugin.data.generation import Pair, longest_first
 from pact_plugin.data.prompts import Prompt, PromptSet
-from pact_plugin.data.transfer import to_device
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import broadcast_object, is_fsdp, rank, world_size
+from pact_plugin.model.readout import Tokens
+from pact_plugin.model.transfer import to_device
 from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
 from pact_plugin.reference.passes import Passes, states_of
@@ -154,12 +155,10 @@ class AnchorsTerm:
 
         rows = [full_context(self.documents[i]) for i in chosen]
         hidden = states_of(rows, student.device(micro.trained), call, flat=student.head.keeps_documents_apart)
-        place = partial(to_device, device=hidden.device)
-        tokens = tokens_of_each(torch.tensor(student.ids), likeliest)
-        unique_ids, inverse = tokens.unique(return_inverse=True)
-        read = student.head.readout(
-            hidden, place(tokens), chunk_size=student.chunk_size, unique=(place(unique_ids), place(inverse))
-        )
+        tokens: Tokens = student.ids_on(hidden.device)
+        if likeliest.shape[1]:
+            tokens = tokens_of_each(torch.tensor(student.ids), likeliest).to(hidden.device)
+        read = student.head.readout(hidden, tokens, chunk_size=student.chunk_size)
         return Buckets(likeliest, read.logprobs, read.log_rest)
 
     def aligned(self, chosen: Sequence[int]) -> Buckets:

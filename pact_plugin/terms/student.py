@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from pact_plugin.data.positions import ResponsePositions
-from pact_plugin.data.transfer import to_device
 from pact_plugin.data.view import View
 from pact_plugin.errors import ModelStructureError
 from pact_plugin.model.head import LanguageHead, Readout, language_head
 from pact_plugin.model.ranks import needs_every_rank, refuse_fsdp1
+from pact_plugin.model.transfer import to_device
 from pact_plugin.model.wrappers import text_config, unwrap
 
 
@@ -80,7 +80,9 @@ class Reading:
             return hidden.sum(1)  # of no position: a head in training would get a dense gradient of zeros
         labels = to_device(where.own(view.host["labels"]), hidden.device)
         with view.autocast:  # the task's own, so that both round alike
-            return self._read(hidden, labels).label
+            label = self._read(hidden, labels).label
+        assert label is not None
+        return label
 
     @property
     def safety(self) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"]]:

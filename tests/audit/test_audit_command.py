@@ -198,7 +198,10 @@ def test_thresholds_decide(folder, tmp_path):
     assert audit(folder, tmp_path, "--strict", candidate="aligned").exit_code == 1
     assert "not certain" in audit(folder, tmp_path, candidate="aligned").output
     strict = words(audit(folder, tmp_path, "--strict", candidate="aligned").output)
-    assert "Loss of refusals on harmful prompts: 0.0 points, worst end of the interval 27.8 points, at most" in strict
+    assert (
+        "Loss of refusals on harmful prompts: 0.0 points, worst end of the interval 27.8 points, at most"
+        in strict
+    )
 
 
 @pytest.mark.usefixtures("undrawn")

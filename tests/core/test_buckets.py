@@ -14,6 +14,7 @@ from pact_plugin import PactConstraint
 from pact_plugin.config import Anchors
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
+from pact_plugin.model.readout import TokensOfEach
 from pact_plugin.terms.base import Step
 
 WEIGHT = 1.5
@@ -93,7 +94,7 @@ def test_a_head_read_at_tokens_of_each_position(frozen, chunk_size):
     hidden = torch.randn(8, model.config.hidden_size, generator=generator).requires_grad_()
     ids = torch.stack([torch.randperm(model.config.vocab_size, generator=generator)[:5] for _ in range(8)])
     labels = torch.arange(8)
-    read = head.readout(hidden, ids, labels, chunk_size=chunk_size)
+    read = head.readout(hidden, TokensOfEach.of(ids), labels, chunk_size=chunk_size)
     weights = torch.randn(8, 5, generator=generator)
     (ours,) = torch.autograd.grad(
         (read.logprobs * weights).sum() + read.log_rest.sum() - read.label.sum(), hidden

@@ -155,6 +155,28 @@ def test_exact_where_the_safety_tokens_hold_all_or_nothing():
     assert read.log_rest[1].item() == pytest.approx(-4 / 46 * torch.tensor(-60.0).exp().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_without_labels_the_same_is_read_of_the_safety_tokens(frozen):
+    """And no row of the head is kept for labels."""
+    model, tokens = model_and_tokens("llama")
+    head = language_head(model.requires_grad_(not frozen))
+    hidden = torch.randn(tokens.numel(), model.config.hidden_size, requires_grad=True)
+    found, sizes = [], []
+    for labels in (tokens.flatten(), None):
+        kept: list[torch.Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda one, kept=kept: kept.append(one) or one, lambda x: x
+        ):
+            read = head.readout(hidden, IDS, labels, chunk_size=5)
+        total = read.logprobs.sum() + read.log_rest.sum()
+        found.append((read.logprobs, read.log_rest, *torch.autograd.grad(total, hidden)))
+        sizes.append(sum(one.shape == hidden.shape for one in kept))
+        assert (read.label is None) == (labels is None)
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert sizes == ([2, 1] if frozen else [sizes[0]] * 2)
+
+
 def test_no_position():
     model, _ = model_and_tokens("llama")
     head = language_head(model)
