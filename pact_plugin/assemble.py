@@ -10,8 +10,7 @@ from torch import nn
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
 from pact_plugin.data.prompts import for_pool
-from pact_plugin.errors import ReferenceModelError
-from pact_plugin.hooks.manager import find_adapter, offered
+from pact_plugin.hooks.manager import find_adapter, one_offered
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import (
@@ -104,9 +103,6 @@ class PactConstraint(Constraint):
         with gathered(model):
             parts = build_parts(settings, model, tokenizer, reference_model, data)
         super().__init__(parts)
-        self._masked = None if data is None else data.masked
-        if self._masked is False:
-            self.record.note_unmasked()
 
 
 def build_parts(
@@ -165,7 +161,7 @@ def build_parts(
         tokenizer_fingerprint=tokens.fingerprint,
     )
     aligned = broadcast_object(source.fingerprint(any_type=True).values[:16])
-    return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors))
+    return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors), facts.masked)
 
 
 def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
@@ -196,19 +192,14 @@ def load_reference(settings: PactConfig, model: nn.Module, tokenizer: Any) -> nn
     """The aligned model where a configuration names one; None for the model in training itself.
 
     Raises:
-        ReferenceModelError: It cannot be loaded, no plugin loads it, or DeepSpeed has partitioned it.
+        PluginError: No plugin loads it, or more than one would.
+        ReferenceModelError: It cannot be loaded, or DeepSpeed has partitioned it.
     """
     if settings.reference == "auto":
         return None
-    loaders = list(offered("pact_model_loaders").values())
-    if len(loaders) != 1:
-        raise ReferenceModelError(
-            "several plugins would load it" if loaders else "no plugin loads it",
-            key="reference",
-            value=settings.reference,
-            remedy="Use `reference: auto`, or install pact-plugin[transformers] and no other loader.",
-        )
-    loaded: nn.Module = loaders[0].reference(settings.reference, model, tokenizer)
+    remedy = "Use `reference: auto`, or install pact-plugin[transformers] and no other loader."
+    loader = one_offered("pact_model_loaders", remedy)
+    loaded: nn.Module = loader.reference(settings.reference, model, tokenizer)
     if is_partitioned(loaded):
         raise partitioned_reference(settings.reference)
     return loaded

@@ -38,7 +38,7 @@ class Constraint:
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
         self._begun, self._micro_batch = False, (0, 0)
-        self._masked: bool | None = None  # not known before the first batch
+        self._masked = parts.masked
         self.record = Record.of(parts)
         """Metrics and receipt."""
 
@@ -102,7 +102,7 @@ class Constraint:
         Raises:
             ModelStructureError: The first version of FSDP has flattened the parameters, or the head was replaced.
         """
-        self._student.require_same_head()
+        self._check_first(batch)
         step, trained = step or self._next_step(), trained_labels(batch["labels"])
         device = self._student.device(batch["labels"])
         micro = MicroStep(step, self._number(step), trained, ambient_autocast(device), apart=True)

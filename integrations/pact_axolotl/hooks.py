@@ -23,7 +23,7 @@ def register(cfg: Mapping[str, Any]) -> None:
     Raises:
         PactError: Names the key to change.
     """
-    listed = has_plugin(cfg, loads_installed=True)
+    listed = has_plugin(cfg, colons=True)
     for error in (*misspelt_keys(cfg, asked=listed or "pact" in cfg), *misplaced_keys(cfg)):
         raise error
     require_constrainable(cfg)

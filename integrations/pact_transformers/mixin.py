@@ -17,7 +17,7 @@ from pact_transformers.fill import FillTable
 from pact_transformers.first_step import never_called
 from pact_transformers.run_mixin import PactRunMixin
 from pact_transformers.sharding import (
-    refuse_fsdp1,
+    refuse_fsdp1_setting,
     refuse_split_sequences,
     require_one_device,
     require_own_inputs,
@@ -167,7 +167,7 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
             value=type(trainer.model).__name__,
             remedy="Train a causal language model.",
         )
-    refuse_fsdp1(trainer)
+    refuse_fsdp1_setting(trainer)
     refuse_split_sequences(trainer)
     require_one_device(trainer)
     tokenizer = tokenizer_of(trainer)

@@ -14,7 +14,7 @@ from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
 from pact_plugin.errors import ConfigError
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.first_step import CheckFirstStep
-from pact_transformers.sharding import refuse_fsdp1, require_own_inputs
+from pact_transformers.sharding import refuse_fsdp1_setting, require_own_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -133,7 +133,7 @@ class PactRunMixin:
             ReceiptError: The checkpoint has no receipt, or was constrained by other settings.
             StoreError: The table is another model's, or lacks a document and cannot be filled any more.
         """
-        refuse_fsdp1(self)
+        refuse_fsdp1_setting(self)
         require_own_inputs(self, self.pact.config)
         checkpoint = resume_from_checkpoint
         if checkpoint is True:

@@ -23,7 +23,7 @@ def sharded_by(trainer: Any) -> str | None:
     return "deepspeed" if config is not None and config.is_zero3() else None
 
 
-def refuse_fsdp1(trainer: Any) -> None:
+def refuse_fsdp1_setting(trainer: Any) -> None:
     """Raise `AdapterError` for the first version of FSDP, which flattens the parameters."""
     if trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2:
         raise AdapterError(FSDP1, key="fsdp", remedy=FSDP1_REMEDY)

@@ -57,8 +57,13 @@ class Choice:
 
     @property
     def lasting(self) -> bool:
-        """Whether the source still is the aligned model after the first training step."""
-        return self.source != "itself" and not (self.source == "model" and self.name in ("table", "start"))
+        """Whether the source is the aligned model after the first training step, too, and still at hand.
+
+        Another model is let go of once a table has what it says.
+        """
+        if self.source == "model":
+            return self.asked and self.table is None
+        return self.source != "itself"
 
 
 def choose(*, named: bool, adapter: AdapterState, data: DataFacts, asked: bool = True) -> Choice:

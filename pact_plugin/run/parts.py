@@ -25,6 +25,7 @@ class Parts:
         reference: Where the aligned model's predictions come from.
         aligned: 16 hexadecimal digits that tell which model that is.
         terms: What is added to the task's loss.
+        masked: Whether any token of the data's first rows is masked; None where it is not known before the first batch.
     """
 
     config: PactConfig
@@ -34,6 +35,7 @@ class Parts:
     reference: Reference
     aligned: str
     terms: tuple[Term, ...]
+    masked: bool | None = None
 
     @property
     def looking(self) -> tuple[Term, ...]:

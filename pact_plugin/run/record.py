@@ -66,7 +66,10 @@ class Record:
             release=__version__,
         )
         names: dict[Mode, list[str]] = {"train": _metrics(parts.terms), "eval": _metrics(parts.looking)}
-        return cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(parts.looking))
+        record = cls(receipt, parts.tokens, parts.student.device(), names, looks=bool(parts.looking))
+        if parts.masked is False:
+            record.note_unmasked()
+        return record
 
     def begin(self) -> None:
         """Count from nothing, as a training does that begins in a process where one has ended."""

@@ -67,7 +67,7 @@ def test_the_table_holds_every_combination():
 @pytest.mark.parametrize("facts", TABLE, ids=str)
 @pytest.mark.parametrize(
     ("wrapper", "way_out"),
-    [("fsdp", "name the aligned model as `reference`"), ("deepspeed", r"or ZeRO stage 2\.")],
+    [("fsdp", "name the aligned model as `reference`"), ("deepspeed", r"or use ZeRO stage 2\.")],
 )
 def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts, wrapper, way_out):
     named, adapter, data, asked = facts

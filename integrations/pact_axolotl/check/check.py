@@ -46,11 +46,8 @@ def check(config: Path) -> Report:
     if cfg.get("pact") is False:
         return report
     axolotl = _environment(report, cfg)
-    # Where the package is missing, installing it is enough.
-    installed = axolotl is not None and axolotl.loads_installed
-    needs_line = axolotl is None or (axolotl.needs_line and not (installed and axolotl.plugin is None))
-    report.find(config_file.plugin_problems(cfg, loads_installed=not needs_line))
-    if installed and not config_file.has_plugin(cfg, loads_installed=True):
+    report.find(config_file.plugin_problems(cfg, needs_line=axolotl is None or axolotl.needs_line))
+    if axolotl is not None and axolotl.autoloads_plugins and not config_file.has_plugin(cfg, colons=True):
         report.notes.append(
             "This Axolotl loads installed plugins, but trains on without one that fails to load: the line "
             f"`plugins: [{config_file.PLUGIN}]` makes it stop, and `pact-plugin train` verifies the run"
@@ -89,7 +86,7 @@ def _environment(report: Report, cfg: Mapping[str, Any]) -> environment.Axolotl 
         return None
     report.notes.append(f"Axolotl {found.version} of {found.python}")
     try:
-        environment.require_plugin(found, listed=config_file.has_plugin(cfg, loads_installed=True))
+        environment.require_plugin(found, listed=config_file.has_plugin(cfg, colons=True))
     except AdapterError as error:
         report.find([error])
     return found

@@ -111,19 +111,19 @@ def switched_off(cfg: Mapping[str, Any], misspelt: Iterable[PactError] = ()) -> 
         yield errors.only_measured()
 
 
-def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterator[PactError]:
+def plugin_problems(cfg: Mapping[str, Any], *, needs_line: bool) -> Iterator[PactError]:
     """What is wrong with the line that brings the plugin.
 
     Args:
         cfg: The configuration.
-        loads_installed: Whether Axolotl loads installed plugins without that line (0.21 and newer do).
+        needs_line: Whether Axolotl does not load it without (before 0.21).
     """
     plugins = cfg.get("plugins")
     if plugins is not None and not isinstance(plugins, list):
         yield ConfigError("not a list", key="plugins", value=plugins, remedy=f"Write `plugins: [{PLUGIN}]`.")
         return
     entries = [str(plugin) for plugin in plugins or []]
-    if has_plugin(cfg, loads_installed=loads_installed):
+    if has_plugin(cfg, colons=not needs_line):
         return
     near = [entry for entry in entries if _near_plugin(entry)]
     for entry in near:
@@ -133,7 +133,7 @@ def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterato
             value=entry,
             remedy=f"It is called `{PLUGIN}`.",
         )
-    if not near and not loads_installed:
+    if not near and needs_line:
         yield ConfigError(
             "PACT's plugin is missing, without which Axolotl drops the key `pact` and trains unconstrained",
             key="plugins",
@@ -142,11 +142,11 @@ def plugin_problems(cfg: Mapping[str, Any], *, loads_installed: bool) -> Iterato
         )
 
 
-def has_plugin(cfg: Mapping[str, Any], *, loads_installed: bool = False) -> bool:
-    """Whether `plugins:` lists PACT's plugin; from 0.21 on Axolotl also reads `module:Class`."""
+def has_plugin(cfg: Mapping[str, Any], *, colons: bool = False) -> bool:
+    """Whether `plugins:` lists PACT's plugin; with `colons` also as `module:Class` (from Axolotl 0.21 on)."""
     plugins = cfg.get("plugins")
     entries = plugins if isinstance(plugins, list) else []
-    return any((str(one).replace(":", ".") if loads_installed else one) == PLUGIN for one in entries)
+    return any((str(one).replace(":", ".") if colons else one) == PLUGIN for one in entries)
 
 
 def with_known_plugin(cfg: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ print(json.dumps({
     "python": sys.executable,
     "version": version("axolotl", "axolotl"),
     "plugin": version("pact_axolotl", "pact-plugin"),
-    "loads_installed": "axolotl" in plugins,
+    "autoloads_plugins": "axolotl" in plugins,
     "registered": "pact_axolotl" in plugins,
 }))
 """
@@ -48,20 +48,20 @@ class Axolotl:
         python: Its interpreter.
         version: Its version.
         plugin: The version of pact-plugin that its interpreter can import; None where it cannot.
-        loads_installed: Whether it loads installed plugins without a line under `plugins:` (0.21 and newer do).
+        autoloads_plugins: Whether it loads installed plugins without a line under `plugins:` (0.21 and newer do).
         registered: Whether PACT's plugin is installed as one.
     """
 
     python: str
     version: str
     plugin: str | None
-    loads_installed: bool
+    autoloads_plugins: bool
     registered: bool
 
     @property
     def needs_line(self) -> bool:
-        """Whether PACT's plugin is not loaded without a line under `plugins:`."""
-        return not (self.loads_installed and self.registered)
+        """Whether PACT's plugin needs a line under `plugins:`; not where it is loaded without, once it is installed."""
+        return not (self.autoloads_plugins and (self.registered or self.plugin is None))
 
     @property
     def is_before_0_21(self) -> bool:
@@ -110,7 +110,7 @@ def require_plugin(axolotl: Axolotl, *, listed: bool) -> None:
         AdapterError: Axolotl's interpreter, or that of the launcher that it calls, has no plugin.
     """
     if axolotl.plugin is None:
-        stops = axolotl.loads_installed and listed
+        stops = axolotl.autoloads_plugins and listed
         raise AdapterError(
             "Axolotl's environment has no pact-plugin: Axolotl would "
             + ("stop" if stops else "drop `pact` and train on, unconstrained"),

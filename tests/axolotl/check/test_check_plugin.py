@@ -27,7 +27,7 @@ from pact_plugin.errors import ConfigError
     ],
 )
 def test_releases_before_0_21(version, before):
-    axolotl = Axolotl("python", version, "0.1", loads_installed=False, registered=True)
+    axolotl = Axolotl("python", version, "0.1", autoloads_plugins=False, registered=True)
     assert axolotl.is_before_0_21 is before
     assert axolotl.needs_line
 
