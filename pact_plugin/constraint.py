@@ -175,7 +175,7 @@ class Constraint:
             apart: Whether it has a backward pass of its own, before the forward pass of the batch: as `ahead`.
 
         Returns:
-            A scalar in nats, with gradient; zero without effect at weight 0.
+            A scalar in nats, with gradient.
 
         Raises:
             ConfigError: A term needs labels; `step` goes back; or, not `apart`, several ranks checkpoint reentrantly.
@@ -195,7 +195,7 @@ class Constraint:
         means = {**whole.means, "loss": (whole.penalty.detach(), 1)}
         self.record.add(Sums(tokens, means=means), whole.penalty, "train")
         self.record.receipt.add_step(step.number)
-        return whole.penalty if parts else torch.zeros((), device=device, requires_grad=True)
+        return whole.penalty
 
     @torch.no_grad()
     def observe(self, batch: Mapping[str, Any]) -> None:

@@ -89,23 +89,6 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
     return kept
 
 
-def schedule(harmful: int, benign: int) -> list[int]:
-    """The order in which anchors are held: harmful and benign ones by turns (C10.4).
-
-    Args:
-        harmful: Number of harmful anchors: 0 to harmful - 1.
-        benign: Number of benign anchors, which are counted on from there.
-
-    Returns:
-        Numbers of anchors, each at least once. The kind of which there are too few begins again.
-    """
-    if not harmful or not benign:
-        return list(range(harmful + benign))
-    return [
-        one for number in range(max(harmful, benign)) for one in (number % harmful, harmful + number % benign)
-    ]
-
-
 def _counted(kind: Kind, right: Sequence[PoolAnswer], of_kind: Sequence[PoolAnswer]) -> str:
     said = "refuses" if kind == "harmful" else "helps with"
     return f"the aligned model {said} {len(right)} of {len(of_kind)} {kind} prompts"

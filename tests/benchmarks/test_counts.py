@@ -69,11 +69,11 @@ def anchors_of(constraint, step):
     """The anchors of a step, as they were read."""
     for term in constraint.terms:
         if term.name == "anchors":
-            chosen = term.chosen(step, 0, 0, 1)
+            chosen = term.schedule.chosen(step, 0, 0, 1)
             documents = [term.documents[i] for i in chosen]
             rows = [full_context(document) for document in documents]
             length, held = max(len(row.tokens) for row in rows), sum(len(row.columns) for row in rows)
-            likeliest = term.aligned(chosen).likeliest
+            likeliest = term.aligned.at(chosen).likeliest
             tokens = {*constraint.tokens.positive.ids, *likeliest.flatten().tolist()}
             return AnchorRows(len(rows), length, held, len(tokens))
     return None

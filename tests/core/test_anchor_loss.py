@@ -35,7 +35,7 @@ def test_the_mean_over_micro_batches_of_the_mean_over_anchors(build, apart):
     for number in range(2):
         loss = constraint.anchor_loss(Step(1, micro_batches=2), tokens=3 + 40 * number, apart=apart)
         (loss / 2).backward()
-        chosen = anchors_of(constraint).chosen(1, number, 0, 2)
+        chosen = anchors_of(constraint).schedule.chosen(1, number, 0, 2)
         safety = torch.tensor(POSITIVE)
         expected.append(anchor_divergence(twin, tiny_model(), anchors_of(constraint), chosen, safety))
         assert loss.item() == pytest.approx(WEIGHT * expected[-1].item(), rel=1e-4)
@@ -66,15 +66,6 @@ def test_what_looks_at_labels_has_none(changes):
     (key,) = changes
     with pytest.raises(ConfigError, match=rf"^{key}=True: .*labels.*Turn `{key}` off\.$"):
         constraint.anchor_loss(tokens=1)
-
-
-def test_weight_0_adds_nothing():
-    model = tiny_model()
-    constraint = PactConstraint(model, TOKENIZER, PactConfig(safety_tokens=TOKENS, easing=False, weight=0))
-    loss = constraint.anchor_loss(tokens=1, apart=True)
-    loss.backward()
-    assert loss.item() == 0.0
-    assert all(gradient is None for gradient in gradients(model).values())
 
 
 def test_reentrant_checkpointing_on_several_ranks_needs_a_backward_pass_of_its_own(monkeypatch):

@@ -36,7 +36,7 @@ def pool_of(model, prompts) -> AnchorsTerm:
 
 def asked(pool):
     """The prompts in the order of the schedule."""
-    documents = [pool.documents[number] for number in pool.schedule]
+    documents = [pool.documents[number] for number in pool.schedule.order]
     return [tuple(document.tokens[: document.columns[0]].tolist()) for document in documents]
 
 
@@ -49,7 +49,7 @@ def test_what_the_aligned_model_answers_otherwise_than_it_should_is_no_anchor(al
     pool = pool_of(aligned, path)
     assert set(asked(pool)[::2]) == prompts(REQUESTS[:8])
     assert set(asked(pool)[1::2]) == prompts(QUESTIONS[:8])
-    assert len(pool.documents) == len(pool.schedule) == 16
+    assert len(pool.documents) == len(pool.schedule.order) == 16
     assert not [one for one in recwarn if "the aligned model" in str(one.message)]
 
 
@@ -134,7 +134,7 @@ def test_prompts_of_ones_own(tmp_path):
     assert len(pool.documents) == 4
     path.write_text("\n".join(map(json.dumps, rows[:3])), encoding="utf-8")
     pool = pool_of(tiny_model(), path)
-    assert len(pool.documents) == len(pool.schedule) == 3
+    assert len(pool.documents) == len(pool.schedule.order) == 3
     assert anchor_prompts(Anchors(prompts="benign")) == [
         one for one in anchor_prompts(Anchors()) if one.kind == "benign"
     ]

@@ -38,8 +38,10 @@ from pact_plugin.model.head import LanguageHead
 from pact_plugin.run.drift import FAR
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
+from pact_plugin.terms import anchor_schedule
 from pact_plugin.terms import anchors as anchors_module
-from pact_plugin.terms.anchor_prompts import anchor_prompts, schedule
+from pact_plugin.terms.anchor_prompts import anchor_prompts
+from pact_plugin.terms.anchor_schedule import Schedule, by_turns
 from pact_plugin.terms.anchors import AnchorsTerm, require_one_backward
 from pact_plugin.terms.base import Step
 
@@ -94,7 +96,7 @@ def test_p26_the_gradient_is_the_tasks_plus_that_of_a_plain_loop(tmp_path, monke
     loss = loss_of(constraint, model, batch, FIFTH)
     loss.backward()
     pool = anchors_of(constraint)
-    chosen = pool.chosen(5, 0, 0, 1)
+    chosen = pool.schedule.chosen(5, 0, 0, 1)
     assert len({pool.documents[i].tokens.tobytes() for i in chosen}) == 3
     term = anchor_divergence(plain, aligned, pool, chosen, torch.tensor(POSITIVE))
     expected = WEIGHT * term
@@ -160,7 +162,7 @@ def test_p24_nothing_at_the_reference(build):
 
 
 def test_p25_splitting_a_batch_changes_nothing_with_the_same_anchors(monkeypatch):
-    monkeypatch.setattr(AnchorsTerm, "chosen", lambda self, *turn: [3, 9, 11])
+    monkeypatch.setattr(Schedule, "chosen", lambda self, *turn: [3, 9, 11])
     batch = a_batch(rows=4)
     count = int((batch["labels"][:, 1:] != -100).sum())
 
@@ -291,9 +293,9 @@ def test_the_same_part_of_each_kind_in_every_step():
     found = [of[tuple(d.tokens[: d.columns[0]].tolist())] for d in pool.documents]
     each = {"harmful": 2, "benign": 2}
     for step in range(1, 40):
-        assert Counter(found[i] for i in pool.chosen(step, step % 3, 0, 1)) == each
-    pool.per_step = 1
-    assert [found[pool.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
+        assert Counter(found[i] for i in pool.schedule.chosen(step, step % 3, 0, 1)) == each
+    single = Schedule(pool.schedule.order, per_step=1)
+    assert [found[single.chosen(step, 0, 0, 1)[0]] for step in range(1, 5)] == ["harmful", "benign"] * 2
     sentences = set(bundled().prompts)
     for kind in each:
         of_kind = [one for one in asked if one.kind == kind]
@@ -308,14 +310,13 @@ def test_the_same_part_of_each_kind_in_every_step():
 
 def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     size = len(pool.documents) // 8 * 8
-    monkeypatch.setattr(pool, "schedule", list(range(size)))
-    monkeypatch.setattr(anchors_module, "world_size", lambda: 2)
-    pool.per_step = 8
+    schedule = Schedule(list(range(size)), per_step=8)
+    monkeypatch.setattr(anchor_schedule, "world_size", lambda: 2)
     steps = range(1, size // 8 + 1)
     for number in range(3):
-        seen = [i for step in steps for rank in (0, 1) for i in pool.chosen(step, number, rank, 1)]
+        seen = [i for step in steps for rank in (0, 1) for i in schedule.chosen(step, number, rank, 1)]
         assert sorted(seen) == list(range(size))
-    together = [i for number in range(4) for rank in (0, 1) for i in pool.chosen(1, number, rank, 1)]
+    together = [i for number in range(4) for rank in (0, 1) for i in schedule.chosen(1, number, rank, 1)]
     assert len(set(together)) == len(together) == 32
 
 
@@ -323,13 +324,13 @@ def test_each_takes_its_turn_and_none_twice_in_a_step(pool, monkeypatch):
     ("ranks", "micro_batches", "each"), [(1, 1, 8), (1, 4, 2), (2, 4, 1), (1, 3, 3), (2, 8, 1), (1, 20, 1)]
 )
 def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, each):
-    size, everyone = len(pool.schedule), set(range(len(pool.documents)))
-    monkeypatch.setattr(anchors_module, "world_size", lambda: ranks)
-    pool.per_step = 8
+    size, everyone = len(pool.schedule.order), set(range(len(pool.documents)))
+    monkeypatch.setattr(anchor_schedule, "world_size", lambda: ranks)
+    schedule = Schedule(pool.schedule.order, per_step=8)
 
     def step(number: int) -> list[int]:
         parts = [
-            pool.chosen(number, micro_batch, rank, micro_batches)
+            schedule.chosen(number, micro_batch, rank, micro_batches)
             for rank in range(ranks)
             for micro_batch in range(micro_batches)
         ]
@@ -337,14 +338,14 @@ def test_a_steps_anchors_are_spread(pool, monkeypatch, ranks, micro_batches, eac
         return list(chain.from_iterable(parts))
 
     together = each * ranks * micro_batches
-    assert step(1) == pool.schedule[:together]
-    assert step(2) == [pool.schedule[i % size] for i in range(together, 2 * together)]
+    assert step(1) == pool.schedule.order[:together]
+    assert step(2) == [pool.schedule.order[i % size] for i in range(together, 2 * together)]
     assert set(chain.from_iterable(map(step, range(1, size + 1)))) == everyone
 
 
 @given(harmful=st.integers(0, 12), benign=st.integers(0, 40))
 def test_every_anchor_has_its_turn_and_the_kinds_alternate(harmful, benign):
-    found = schedule(harmful, benign)
+    found = by_turns(harmful, benign)
     assert set(found) == set(range(harmful + benign))
     if not harmful or not benign:
         assert found == list(range(harmful + benign))
@@ -358,7 +359,7 @@ def test_every_anchor_has_its_turn_and_the_kinds_alternate(harmful, benign):
 def test_micro_batches_are_counted_within_a_step(monkeypatch):
     asked, model = [], tiny_model()
     constraint = built(model, easing=False)
-    monkeypatch.setattr(AnchorsTerm, "chosen", lambda self, *turn: asked.append(turn) or [0])
+    monkeypatch.setattr(Schedule, "chosen", lambda self, *turn: asked.append(turn) or [0])
     for step in (1, 1, 1, 2, 2, 7):
         loss_of(constraint, model, a_batch(), Step(step, micro_batches=3))
     assert asked == [(1, 0, 0, 3), (1, 1, 0, 3), (1, 2, 0, 3), (2, 0, 0, 3), (2, 1, 0, 3), (7, 0, 0, 3)]
@@ -456,7 +457,7 @@ def test_p26_an_anchor_weighs_the_same_however_few_of_its_tokens_are_held(monkey
     def step(*chosen: int) -> float:
         model = tiny_model()
         constraint = built(model, anchors=anchors)
-        monkeypatch.setattr(anchors_of(constraint), "chosen", lambda *turn: list(chosen))
+        anchors_of(constraint).schedule = Schedule(list(chosen), per_step=len(chosen))
         moved(model)
         return constraint.ahead(a_batch(), Step(1)).item()
 

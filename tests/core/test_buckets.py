@@ -27,7 +27,7 @@ def built(model, top_k, benign_top_k):
 
 def chosen(constraint):
     pool = anchors_of(constraint)
-    return [pool.documents[i] for i in pool.chosen(1, 0, 0, 1)]
+    return [pool.documents[i] for i in pool.schedule.chosen(1, 0, 0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_p26_value_and_gradient_are_those_of_a_plain_loop(build, top_k, benign_t
     constraint = built(model, top_k, benign_top_k)
     moved(model), moved(plain)
     pool, held = anchors_of(constraint), Anchors(top_k=top_k, benign_top_k=benign_top_k)
-    chosen = pool.chosen(1, 0, 0, 1)
+    chosen = pool.schedule.chosen(1, 0, 0, 1)
     assert pool.harmful == len(pool.documents) / 2
     assert {i < pool.harmful for i in chosen} == {True, False}
     loss = constraint.ahead(a_batch(), Step(1))

@@ -130,7 +130,7 @@ def test_by_default_the_head_reads_the_anchors_and_what_is_eased():
         hook = model.lm_head.register_forward_hook(lambda m, a, out: projected.append(out.shape[0]))
         constraint.loss(batch, Step(step))
         hook.remove()
-        held = sum(len(anchors.documents[one].columns) for one in anchors.chosen(step, 0, 0, 1))
+        held = sum(len(anchors.documents[one].columns) for one in anchors.schedule.chosen(step, 0, 0, 1))
         assert step == 1 or sum(projected) == held + eased  # in the first the aligned model reads the anchors
         projected.clear()
 

@@ -37,7 +37,7 @@ class Place:
         """The numbers of a micro-batch of this rank's: as if all ranks' micro-batches were one process's."""
         step, micro_batch = divmod(number, self.accumulation)
         place, count = self.rank * self.accumulation + micro_batch, self.ranks * self.accumulation
-        return pool.chosen(step + 1, place, 0, count)
+        return pool.schedule.chosen(step + 1, place, 0, count)
 
 
 def expected(

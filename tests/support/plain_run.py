@@ -81,7 +81,7 @@ class Plain:
             found.eased = (found.eased[0] + parts["eased"], found.eased[1] + parts["eased_positions"])
             if self.anchors is None:
                 continue
-            chosen = self.anchors.chosen(number, micro_batch, rank, len(ranks[rank]))
+            chosen = self.anchors.schedule.chosen(number, micro_batch, rank, len(ranks[rank]))
             divergence = anchor_divergence(model, self.aligned, self.anchors, chosen, self.safety)
             by_tokens = _tokens(batch) / whole
             found.loss = found.loss + self.config.weight * divergence * (

@@ -137,7 +137,7 @@ class PlainPreferences:
         losses, divergences = [], []
         for rank, batches in enumerate(ranks):
             for micro_batch, batch in enumerate(batches):
-                chosen = self.anchors.chosen(number, micro_batch, rank, len(batches))
+                chosen = self.anchors.schedule.chosen(number, micro_batch, rank, len(batches))
                 safety = torch.tensor(TOKENS.positive.ids)
                 divergences.append(anchor_divergence(model, self.aligned, self.anchors, chosen, safety))
                 losses.append(self.task(model, batch))

@@ -175,7 +175,7 @@ def anchors_term(
     total, pool = torch.zeros(()), anchors_of(constraint)
     for rank, number in itertools.product(range(ranks), range(ACCUMULATION)):
         tokens = (micro_batch(rank, number, step)["labels"][:, 1:] != -100).sum()
-        chosen = pool.chosen(step + 1, number, rank, ACCUMULATION)
+        chosen = pool.schedule.chosen(step + 1, number, rank, ACCUMULATION)
         mean = anchor_divergence(alone, aligned, pool, chosen, torch.tensor(TOKENS.positive.ids))
         total = total + mean * tokens / count
     return total
@@ -184,7 +184,7 @@ def anchors_term(
 def everyones(pool: Any, step: int, ranks: int) -> list[int]:
     """The anchors of a step, counted from 0, on all ranks."""
     turns = itertools.product(range(ranks), range(ACCUMULATION))
-    return [i for rank, number in turns for i in pool.chosen(step + 1, number, rank, ACCUMULATION)]
+    return [i for rank, number in turns for i in pool.schedule.chosen(step + 1, number, rank, ACCUMULATION)]
 
 
 def whole(tensor: Tensor) -> Tensor:
