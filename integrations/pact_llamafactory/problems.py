@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from pact_transformers.errors import unconstrainable, weighted_loss
-from pact_transformers.preflight import file_problems
+from pact_transformers.errors import missing_folder, unconstrainable, weighted_loss
+from pact_transformers.preflight import file_problems, is_missing_folder
 
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, PactError
+from pact_plugin.errors import AdapterError, ConfigError, PactError
+from pact_plugin.model.ranks import FSDP1, NO_WEIGHTS
 
 Arguments = Mapping[str, Any]
 """LLaMA-Factory's arguments by name, as its configuration file gives them."""
@@ -54,6 +57,9 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     stage = arguments.get("stage", "sft")
     if stage in _STAGES:
         yield _refused("stage", arguments, _STAGES[stage])
+    elif stage not in ("sft", "pt"):
+        remedy = "Write `stage: sft` or `pt`."
+        yield ConfigError("LLaMA-Factory has no such stage", key="stage", value=stage, remedy=remedy)
     for key, why in _REFUSED.items():
         if arguments.get(key):
             yield _refused(key, arguments, why)
@@ -75,6 +81,8 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
             value=False,
             remedy="Remove `ignore_pad_token_for_loss`, or hold anchors alone: `pact: {easing: false}`.",
         )
+    yield from _fsdp(arguments)
+    yield from _adapters(arguments)
     yield from file_problems(config)
 
 
@@ -89,6 +97,53 @@ def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
     """Raise the first of the `problems`."""
     for problem in problems(arguments, config):
         raise problem
+
+
+def _fsdp(arguments: Arguments) -> Iterator[PactError]:
+    """FSDP's first version, which transformers takes where none is named, and ranks without weights."""
+    if not arguments.get("fsdp"):
+        return
+    block = arguments.get("fsdp_config") or {}
+    if isinstance(block, str):
+        try:
+            block = json.loads(Path(block).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield ConfigError(
+                f"it cannot be read ({error})",
+                key="fsdp_config",
+                value=arguments["fsdp_config"],
+                remedy="Name a JSON file, or write its settings below the key.",
+            )
+            return
+    named = {key.removeprefix("fsdp_"): value for key, value in block.items()}
+    if str(named.get("version", 1)) != "2":
+        remedy = "Write `fsdp_config: {version: 2}`."
+        yield AdapterError(FSDP1, key="fsdp", value=arguments["fsdp"], remedy=remedy)
+    if str(named.get("cpu_ram_efficient_loading")).lower() in _ON:
+        key = "fsdp_config.cpu_ram_efficient_loading"
+        yield AdapterError(NO_WEIGHTS, key=key, value=True, remedy="Set it to `false`.")
+
+
+def _adapters(arguments: Arguments) -> Iterator[PactError]:
+    """Adapters to start from that are not there, or that LLaMA-Factory does not take."""
+    key = "adapter_name_or_path"
+    named, kind = arguments.get(key), arguments.get("finetuning_type", "lora")
+    if named is None:
+        return
+    if kind != "lora":
+        yield ConfigError(
+            f"LLaMA-Factory stops at an adapter with `finetuning_type: {kind}`",
+            key=key,
+            value=named,
+            remedy="Train with `finetuning_type: lora`, or merge the adapter first: `llamafactory-cli export`.",
+        )
+    for name in (part.strip() for part in str(named).split(",")):
+        file = Path(name, arguments.get("adapter_folder") or "", "adapter_config.json")
+        if is_missing_folder(name):
+            yield missing_folder(key, name)
+        elif Path(name).is_dir() and not file.is_file():
+            remedy = "Name a folder with an `adapter_config.json`, such as a checkpoint."
+            yield ConfigError("the folder holds no adapter", key=key, value=name, remedy=remedy)
 
 
 def _refused(key: str, arguments: Arguments, why: str) -> AdapterError:

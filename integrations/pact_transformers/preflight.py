@@ -109,14 +109,17 @@ def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
 def resumption_problems(
     checkpoint: Path | None, settings: PactConfig, *, anew: str = "begin a new run"
 ) -> Iterator[PactError]:
-    """Why a run could not go on from a checkpoint: no receipt of it there, or one of other settings.
+    """Why a run could not go on from a checkpoint: it is not there, has no receipt, or has one of other settings.
 
     Args:
         checkpoint: Its folder (see `checkpoint_of`).
         settings: Of the constraint.
         anew: How not to go on from it.
     """
-    if checkpoint is None or not checkpoint.is_dir():
+    if checkpoint is None:
+        return
+    if not checkpoint.is_dir():
+        yield missing_folder("resume_from_checkpoint", str(checkpoint))
         return
     try:
         earlier = resumable(checkpoint, key="resume_from_checkpoint", anew=anew)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -61,7 +61,10 @@ def check(config: Path) -> Report:
         report,
         trust_remote_code=arguments.get("trust_remote_code") is True,
     )
-    report.find(resumption_problems(_checkpoint(arguments), found, anew=_ANEW))
+    checkpoint = _checkpoint(arguments)
+    if checkpoint is None and arguments.get("resume_from_checkpoint") is True:
+        report.find([_no_checkpoint(arguments)])
+    report.find(resumption_problems(checkpoint, found, anew=_ANEW))
     does = "passes over" if _any_pass() else "stops at"
     report.notes.append(f"`llamafactory-cli` {does} the key `pact`: train with `pact-plugin train`")
     return report
@@ -73,6 +76,15 @@ def _untrained(arguments: Mapping[str, Any]) -> ConfigError:
         key="do_train",
         value=arguments.get("do_train"),
         remedy="Write `do_train: true`.",
+    )
+
+
+def _no_checkpoint(arguments: Mapping[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"{output_of(arguments)} holds no checkpoint",
+        key="resume_from_checkpoint",
+        value=True,
+        remedy="Remove it: LLaMA-Factory goes on from the last checkpoint by itself, where there is one.",
     )
 
 
@@ -111,3 +123,19 @@ def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
     kinds = (ModelArguments, DataArguments, TrainingArguments, FinetuningArguments, GeneratingArguments)
     known = {field.name for kind in (*kinds, RayArguments) for field in fields(kind)} | {"pact"}
     report.find(unknown_arguments(arguments, known, "LLaMA-Factory"))
+    # Not those of training, which ask for this machine's devices.
+    for kind in (ModelArguments, DataArguments, FinetuningArguments):
+        report.find(_refused_values(arguments, kind))
+
+
+def _refused_values(arguments: Mapping[str, Any], kind: type) -> Iterator[ConfigError]:
+    """What one of LLaMA-Factory's classes of arguments says to the values, which it compares with each other."""
+    known = {field.name for field in fields(kind) if field.init}
+    try:
+        kind(**{key: value for key, value in arguments.items() if key in known})
+    except Exception as error:  # whatever it raises would stop the run
+        yield ConfigError(
+            f"LLaMA-Factory stops at its values ({type(error).__name__}: {error})",
+            key="config",
+            remedy="Correct the arguments that it names.",
+        )
