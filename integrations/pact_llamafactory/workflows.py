@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from llamafactory.extras.logging import get_logger
@@ -16,6 +18,7 @@ from pact_llamafactory.problems import require_constrainable
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError
+from pact_plugin.reference.choose import STORE
 
 logger = get_logger("llamafactory.pact")  # a name that its settings of logging cover
 
@@ -59,7 +62,17 @@ def _constrained(kind: type, found: _Run) -> Callable[..., Any]:
         found.met = True
         if found.config is None or not trainer.args.do_train:
             return trainer
-        attach_and_say(trainer, found.config, checkpoint_of_run(trainer.args), logger.info_rank0)
+        checkpoint = checkpoint_of_run(trainer.args)
+        if checkpoint is None and trainer.args.overwrite_output_dir:
+            _drop_table(trainer.args)
+        attach_and_say(trainer, found.config, checkpoint, logger.info_rank0)
         return trainer
 
     return make
+
+
+def _drop_table(args: Any) -> None:
+    """Delete the table of an earlier run in the output folder: one of other settings would stop this one."""
+    with args.main_process_first(desc="PACT: drop the table of an earlier run"):
+        if args.local_process_index <= 0:
+            rmtree(Path(args.output_dir) / STORE, ignore_errors=True)

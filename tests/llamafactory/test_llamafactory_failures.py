@@ -242,15 +242,6 @@ def test_check_of_a_folder_that_llamafactory_resumes_from_by_itself(workshop):
     )
 
 
-def test_check_of_a_folder_with_a_run_of_other_settings(workshop):
-    workshop.train("heavier", max_steps=1, save_steps=1, **LORA).ok()
-    assert check(workshop.written("heavier", max_steps=2, **LORA)).constrained
-    heavier = workshop.named_tokens | {"weight": 2}
-    (finding,) = check(workshop.written("heavier", pact=heavier, max_steps=2, **LORA)).findings
-    assert finding.key == "pact.weight"
-    assert "`overwrite_output_dir: true`" in finding.remedy
-
-
 def test_which_files_are_its_own(workshop, tmp_path):
     assert find_config_check(workshop.written("mine", **LORA)).name == "llamafactory"
     other = tmp_path / "other.yml"

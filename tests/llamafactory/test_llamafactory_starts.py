@@ -82,6 +82,20 @@ def test_a_checkpoint_that_is_not_there(workshop):
         assert word in finding.problem
 
 
+def test_check_of_a_folder_with_a_run_of_other_settings(workshop):
+    workshop.train("heavier", max_steps=1, save_steps=1, **LORA).ok()
+    assert check(workshop.written("heavier", max_steps=2, **LORA)).constrained
+    heavier = workshop.named_tokens | {"weight": 2}
+    (finding,) = check(workshop.written("heavier", pact=heavier, max_steps=2, **LORA)).findings
+    assert finding.key == "pact.weight"
+    assert "`overwrite_output_dir: true`" in finding.remedy
+    # The table there is one of other settings, too.
+    other = heavier | {"easing": {"first": 8}}
+    anew = {"pact": other, "max_steps": 2, "overwrite_output_dir": True, **LORA}
+    assert check(workshop.written("heavier", **anew)).constrained
+    assert workshop.train("heavier", **anew).ok().receipt["steps"] == [[1, 2]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
