@@ -42,7 +42,7 @@ def run(config: Path, launcher: str | None, arguments: Sequence[str]) -> int:
 
     Raises:
         AdapterError: A launcher or arguments are given.
-        PluginError: LLaMA-Factory is missing.
+        PluginError: LLaMA-Factory is missing, or torchrun, which it starts for several devices.
     """
     if launcher is not None or arguments:
         raise AdapterError(
@@ -67,6 +67,13 @@ def run(config: Path, launcher: str | None, arguments: Sequence[str]) -> int:
         own.launch()
     except subprocess.CalledProcessError as error:  # of torchrun, which has said why
         return error.returncode
+    except FileNotFoundError as error:
+        if error.filename != "torchrun":
+            raise
+        remedy = (
+            "Activate the environment that has LLaMA-Factory: its launcher looks for `torchrun` on the PATH."
+        )
+        raise PluginError("torchrun is not found", key="PATH", remedy=remedy) from error
     except SystemExit as end:  # with 0 after torchrun
         if end.code:
             raise

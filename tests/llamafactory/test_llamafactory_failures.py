@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 from command_runs import Run, pact_command
-from llamafactory_runs import FULL, LORA, Workshop
+from llamafactory_runs import BIN, FULL, LORA, Workshop
 from pact_llamafactory.check.check import check
 from pact_llamafactory.launch import output
 from pact_llamafactory.launch import run as launch
@@ -67,6 +67,12 @@ def test_trainers_that_the_environment_chooses(monkeypatch, workshop, name):
     assert [(one.key, one.value) for one in check(file).findings] == [(name, "1")]
     monkeypatch.setenv(name, "0")
     assert check(file).constrained
+
+
+def test_torchrun_outside_of_the_path(workshop):
+    words = [str(BIN / "pact-plugin"), "train", str(workshop.written("path", **LORA))]
+    run = workshop.command(words, workshop.folder / "path", PATH="/usr/bin:/bin", FORCE_TORCHRUN="1")
+    assert_stops(run, "torchrun is not found", "Activate the environment")
 
 
 def test_a_run_that_met_no_trainer_of_ours_is_an_error(workshop):
