@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dumped_plain import assert_equal_to_plain
+from dumped_plain import Place, assert_equal_to_plain, assert_metrics, expected
 from llamafactory_runs import FULL, LORA, Workshop
 from pact_llamafactory.check.check import check
 from plain import documents
@@ -39,6 +39,32 @@ def test_packed(workshop, request, kind):
         assert len([span for span in documents(positions, len(positions)) if span[1] - span[0] > 1]) > 2
     assert_equal_to_plain(workshop, run, 2, whole_step=True)
     assert run.verify().returncode == 0
+
+
+def test_packed_alone(workshop):
+    """Conversations in a row see each other in training; the aligned model reads each by itself."""
+    packed = {"packing": True, "per_device_train_batch_size": 1}
+    run = workshop.train("packed-alone", dump=True, **packed, **LORA).ok()
+    _, parts = expected(workshop, run, Place(2), whole_step=True)
+    for step, entry in enumerate(run.steps):
+        assert_metrics(entry, parts[step * 2 : step * 2 + 2], run)
+    assert sum(part["eased"] for part in parts) > 0
+
+
+def test_a_template_that_ends_an_answer_in_the_next_prompt(workshop):
+    """LLaMA-Factory's `efficient_eos`: the first token of the next prompt has the label that ends the answer."""
+    run = workshop.train("ends-later", dump=True, template="falcon", **LORA).ok()
+    batch = run.dumped()[0]["inputs"]
+    assert ((batch["labels"] != -100) & (batch["labels"] != batch["input_ids"])).any()
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
+
+
+def test_streamed(workshop):
+    """Each step runs the reference; LLaMA-Factory splits a stream over its workers, of which it needs one."""
+    streamed = {"streaming": True, "dataloader_num_workers": 1}
+    run = workshop.train("streamed", dump=True, **streamed, **LORA).ok()
+    assert run.receipt["reference"] == "adapter_off"
+    assert_equal_to_plain(workshop, run, 2, whole_step=True)
 
 
 def test_interrupted_and_resumed(workshop):
