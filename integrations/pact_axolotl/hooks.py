@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pact_transformers.preflight import file_problems
+from pact_transformers.preflight import file_problems, raise_first
 
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
-from pact_axolotl.check.problems import require_constrainable
+from pact_axolotl.check.problems import problems
 from pact_axolotl.settings import configured, settings
 
 _LOG = logging.getLogger("axolotl.pact")
@@ -26,7 +26,7 @@ def register(cfg: Mapping[str, Any]) -> None:
     listed = has_plugin(cfg, colons=True)
     for error in (*misspelt_keys(cfg, asked=listed or "pact" in cfg), *misplaced_keys(cfg)):
         raise error
-    require_constrainable(cfg)
+    raise_first(problems(cfg))
     if settings(cfg) is None and listed:
         _log(logging.WARNING, "PACT: `pact` is off, so this run is NOT constrained.")
 

@@ -15,7 +15,7 @@ from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl,
 __all__ = ["pact_adapters", "pact_config_checks", "pact_train_commands"]
 
 if TYPE_CHECKING:
-    from pact_plugin.run.report import Report
+    from pact_plugin.run.check_report import CheckReport
 
 
 def _matches(trainer: Any) -> bool:
@@ -45,7 +45,7 @@ def pact_adapters() -> Iterable[Adapter]:
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def check(config: Path) -> Report:
+    def check(config: Path) -> CheckReport:
         from pact_llamafactory.check.check import check
 
         return check(config)

@@ -93,12 +93,6 @@ def environment_problems() -> Iterator[AdapterError]:
             yield unconstrainable(why, name, os.environ[name], f"Unset the environment variable {name}.")
 
 
-def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
-    """Raise the first of the `problems`."""
-    for problem in problems(arguments, config):
-        raise problem
-
-
 def _fsdp(arguments: Arguments) -> Iterator[PactError]:
     """FSDP's first version, which transformers takes where none is named, and ranks without weights."""
     if not arguments.get("fsdp"):

@@ -12,9 +12,10 @@ from llamafactory.extras.logging import get_logger
 from llamafactory.train import tuner
 from llamafactory.train.pt import workflow as pt
 from llamafactory.train.sft import workflow as sft
+from pact_transformers.preflight import raise_first
 from pact_transformers.resuming import attach_and_say, checkpoint_of_run
 
-from pact_llamafactory.problems import require_constrainable
+from pact_llamafactory.problems import problems
 from pact_llamafactory.settings import settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError
@@ -39,7 +40,7 @@ def bring_in() -> None:
     def read_args(args: Any = None) -> Any:
         arguments = read(args)
         found.config, found.met = settings(arguments), False
-        require_constrainable(arguments, found.config)
+        raise_first(problems(arguments, found.config))
         return {key: value for key, value in arguments.items() if key != "pact"}
 
     def run(*args: Any, **named: Any) -> None:

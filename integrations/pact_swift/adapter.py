@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl, packages_of
 
 if TYPE_CHECKING:
-    from pact_plugin.run.report import Report
+    from pact_plugin.run.check_report import CheckReport
 
 
 def _matches(trainer: Any) -> bool:
@@ -42,7 +42,7 @@ def pact_adapters() -> Iterable[Adapter]:
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def check(config: Path) -> Report:
+    def check(config: Path) -> CheckReport:
         from pact_swift.check.check import check
 
         return check(config)

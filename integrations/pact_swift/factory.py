@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pact_transformers.preflight import raise_first
 from pact_transformers.resuming import attach_and_say, checkpoint_of_run
 from swift.trainers import TrainerFactory
 from swift.utils import get_logger
 
 from pact_plugin.config import PactConfig
-from pact_swift.problems import different_settings, require_constrainable
+from pact_swift.problems import different_settings, problems
 from pact_swift.resumption import require_same_adapter
 
 logger = get_logger()
@@ -34,7 +35,7 @@ def bring_in(settings: PactConfig) -> None:
 
 def _checked(make: Callable[[Any], Any], settings: PactConfig) -> Callable[[Any], Any]:
     def get_training_args(args: Any) -> Any:
-        require_constrainable(vars(args), settings)
+        raise_first(problems(vars(args), settings))
         made = make(args)
         if not args.resume_only_model:
             # The Trainer loads the checkpoint when it trains. Here ms-swift would load its adapter once more, before

@@ -39,12 +39,6 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     yield from file_problems(config)
 
 
-def require_constrainable(arguments: Arguments, config: PactConfig) -> None:
-    """Raise the first of the `problems`."""
-    for problem in problems(arguments, config):
-        raise problem
-
-
 def different_settings() -> ConfigError:
     """That a process has two plugins of PACT."""
     problem = "two plugins register PACT with different settings"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,26 @@ def read_config(path: Path, framework: str, suffixes: Sequence[str] = ()) -> dic
         found = "empty" if content is None else f"a {type(content).__name__}"
         raise _unusable(path, f"{found}, not keys with values", f"Give a configuration of {framework}.")
     return {str(key): value for key, value in content.items()}
+
+
+def repeated_keys(path: Path, *, below: bool = False) -> Iterator[str]:
+    """Keys of a YAML file that one mapping has more than once, of which its loader keeps the last.
+
+    Args:
+        path: The file.
+        below: Whether to look into the values, too.
+    """
+    yield from _repeated(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader), below)
+
+
+def _repeated(node: Any, below: bool) -> Iterator[str]:
+    seen = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
+            yield key.value
+        seen.add(key.value)
+        if below:
+            yield from _repeated(value, below)
 
 
 def _unusable(path: Path, problem: str, remedy: str) -> ConfigError:

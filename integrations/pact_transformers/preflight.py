@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReceiptError
+from pact_plugin.run.check_report import CheckReport
 from pact_plugin.run.evidence import resumable
 from pact_plugin.run.receipt import differing
-from pact_plugin.run.report import Report
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
 from pact_transformers.errors import missing_folder, unnamed_model
@@ -57,7 +57,7 @@ def unknown_arguments(
 
 
 def check_model(
-    key: str, name: Any, settings: PactConfig, report: Report, *, trust_remote_code: bool | None = None
+    key: str, name: Any, settings: PactConfig, report: CheckReport, *, trust_remote_code: bool | None = None
 ) -> None:
     """Look for the model's folder, and compare its tokenizer with the tokens, where they are here.
 
@@ -104,6 +104,12 @@ def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
 
     found = get_last_checkpoint(str(folder))
     return None if found is None else Path(found)
+
+
+def raise_first(problems: Iterable[PactError]) -> None:
+    """Raise the first of the problems that a check would report; nothing where there is none."""
+    for problem in problems:
+        raise problem
 
 
 def resumption_problems(

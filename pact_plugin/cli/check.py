@@ -19,7 +19,7 @@ from pact_plugin.hooks.manager import find_config_check
 from pact_plugin.hooks.spec import ConfigCheck
 
 if TYPE_CHECKING:
-    from pact_plugin.run.report import Report
+    from pact_plugin.run.check_report import CheckReport
 
 _WIDTH = 80
 
@@ -73,7 +73,7 @@ def _missing_packages_named() -> Iterator[None]:
         raise PluginError(problem, remedy="pip install 'pact-plugin[cli]'") from error
 
 
-def _show(report: Report, config: Path) -> None:
+def _show(report: CheckReport, config: Path) -> None:
     """Print a report in lines of 80 columns, in which no path or key is cut."""
     console = Console(highlight=False, soft_wrap=True)
     for finding in report.findings:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
     from pact_plugin.judge.verdicts import Judge
     from pact_plugin.reference.choose import DataFacts
-    from pact_plugin.run.report import Report
+    from pact_plugin.run.check_report import CheckReport
 
 NAME = "pact_plugin"
 hookspec = pluggy.HookspecMarker(NAME)
@@ -104,7 +104,7 @@ class ConfigCheck:
     """
 
     name: str
-    check: Callable[[Path], Report]
+    check: Callable[[Path], CheckReport]
     reads: Callable[[Path], bool] | None = None
 
 

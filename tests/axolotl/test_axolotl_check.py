@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from axolotl_runs import LORA, Workshop
+from pact_axolotl.check.axolotl_report import AxolotlReport
 from pact_axolotl.check.check import check
 from pact_axolotl.check.config_file import misspelt_keys
-from pact_axolotl.check.report import Report
 
 import pact_plugin as pact
 
@@ -29,7 +29,7 @@ def written(workshop: Workshop, **changes: Any) -> Path:
     return file
 
 
-def keys(report: Report) -> list[str]:
+def keys(report: AxolotlReport) -> list[str]:
     return sorted(finding.key for finding in report.findings)
 
 

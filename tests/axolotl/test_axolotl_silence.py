@@ -12,8 +12,8 @@ import pact_axolotl
 import pytest
 import yaml
 from axolotl_runs import LORA, Run, Workshop, environment_without_plugin, loads_installed
+from pact_axolotl.check.axolotl_report import AxolotlReport
 from pact_axolotl.check.check import check
-from pact_axolotl.check.report import Report
 
 from pact_plugin.run.receipt import FILE_NAME
 
@@ -26,7 +26,7 @@ ONE_LINE = None if loads_installed() else ["pact_axolotl.PactPlugin"]
 pytestmark = pytest.mark.usefixtures("own_path", "asked_by_forks")
 
 
-def checked(workshop: Workshop, **changes: Any) -> Report:
+def checked(workshop: Workshop, **changes: Any) -> AxolotlReport:
     file = workshop.folder / "checked.yml"
     file.write_text(yaml.safe_dump(workshop.config(**changes) | {"output_dir": str(workshop.folder / "out")}))
     return check(file)

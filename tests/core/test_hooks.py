@@ -14,7 +14,7 @@ from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
 from pact_plugin.reference.choose import DataFacts
-from pact_plugin.run.report import Report
+from pact_plugin.run.check_report import CheckReport
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def test_a_named_reference(monkeypatch):
             seen.append(name)
             return aligned
 
-    monkeypatch.setattr("pact_plugin.assemble.offered", lambda hook: {"loader": Loader()})
+    monkeypatch.setattr("pact_plugin.assemble.one_offered", lambda hook, remedy: Loader())
     asked = {"easing": False, "anchors": False, "hold_data": True}
     named = pact.PactConfig(safety_tokens=tokens(), reference="a/model", **asked)
     constraint = pact.PactConstraint(tiny_model(), tiny_tokenizer(), named)
@@ -138,7 +138,7 @@ def test_the_check_that_reads_a_configuration(tmp_path):
         class Plugin:
             @hookimpl
             def pact_config_checks(self):
-                return [ConfigCheck(name, lambda file: Report(), reads)]
+                return [ConfigCheck(name, lambda file: CheckReport(), reads)]
 
         return Plugin()
 

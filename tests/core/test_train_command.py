@@ -14,8 +14,8 @@ from pact_plugin.cli import check, train
 from pact_plugin.cli.main import app
 from pact_plugin.errors import ConfigError, ReceiptError
 from pact_plugin.hooks.spec import ConfigCheck, TrainCommand
+from pact_plugin.run.check_report import CheckReport
 from pact_plugin.run.receipt import FILE_NAME, Receipt
-from pact_plugin.run.report import Report
 
 
 def receipt(folder: Path) -> Receipt:
@@ -41,7 +41,7 @@ class Framework:
         return self.status
 
     def check(self, config: Path) -> ConfigCheck:
-        report = Report()
+        report = CheckReport()
         if not self.good:
             report.find([ConfigError("it is off", key="pact", remedy="Write `pact: true`.")])
         return ConfigCheck("mine", lambda config: report)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pact_axolotl.check.axolotl_report import AxolotlReport
 from pact_axolotl.check.check import check
-from pact_axolotl.check.report import Report
 
 PLUGIN = "pact_axolotl.PactPlugin"
 LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": True}
@@ -28,13 +28,13 @@ def config(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in (base | changes).items() if value is not None}
 
 
-def checked(content: str | dict[str, Any]) -> Report:
+def checked(content: str | dict[str, Any]) -> AxolotlReport:
     file = Path("config.yml")
     file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return check(file)
 
 
-def found(report: Report) -> dict[str, str]:
+def found(report: AxolotlReport) -> dict[str, str]:
     """The findings by key; each key has one here, with a problem and a remedy."""
     assert len({finding.key for finding in report.findings}) == len(report.findings)
     assert all(finding.problem and finding.remedy for finding in report.findings)

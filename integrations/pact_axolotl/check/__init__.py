@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from pact_plugin.hooks.spec import ConfigCheck, hookimpl
 
 if TYPE_CHECKING:
-    from pact_plugin.run.report import Report
+    from pact_plugin.run.check_report import CheckReport
 
 
 @hookimpl
 def pact_config_checks() -> Iterable[ConfigCheck]:
     """`pact-plugin check`."""
 
-    def check(config: Path) -> Report:
+    def check(config: Path) -> CheckReport:
         from pact_axolotl.check.check import check
 
         return check(config)

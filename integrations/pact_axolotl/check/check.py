@@ -10,34 +10,34 @@ from typing import Any
 from pact_transformers.preflight import checkpoint_of, configured_anchors, file_problems, resumption_problems
 
 from pact_axolotl.check import config_file, environment, reference_plan
+from pact_axolotl.check.axolotl_report import AxolotlReport
 from pact_axolotl.check.problems import problems, valid_settings
-from pact_axolotl.check.report import Report
 from pact_axolotl.check.sharding import fsdp1, fsdp_version
 from pact_axolotl.check.tokens import check_tokens, missing_folders, reference_tokenizer_problems
 from pact_axolotl.settings import PREFERENCES, output_of
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
-from pact_plugin.run.report import Finding
+from pact_plugin.run.check_report import Finding
 
 _ENVIRONMENT = (
     "whether Axolotl's environment has pact-plugin, and how Axolotl reads the rest of the configuration"
 )
 
 
-def check(config: Path) -> Report:
+def check(config: Path) -> AxolotlReport:
     """Check an Axolotl configuration against everything that can be known without loading a model or data.
 
     Args:
         config: Its file.
     """
-    report = Report()
+    report = AxolotlReport()
     try:
         config = config_file.located(config)
         cfg = config_file.read(config)
     except ConfigError as error:
         report.find([error])
         return report
-    report.find(config_file.repeated_keys(config))
+    report.find(config_file.repeated(config))
     misspelt = list(config_file.misspelt_keys(cfg))
     report.find(misspelt)
     misplaced = list(config_file.misplaced_keys(cfg))
@@ -69,7 +69,7 @@ def check(config: Path) -> Report:
     return report
 
 
-def _environment(report: Report, cfg: Mapping[str, Any]) -> environment.Axolotl | None:
+def _environment(report: AxolotlReport, cfg: Mapping[str, Any]) -> environment.Axolotl | None:
     """The Axolotl that would train, where there is one that could."""
     try:
         found = environment.find_axolotl()
@@ -93,7 +93,7 @@ def _environment(report: Report, cfg: Mapping[str, Any]) -> environment.Axolotl 
 
 
 def _as_axolotl_reads(
-    config: Path, axolotl: environment.Axolotl | None, settings: PactConfig | None, report: Report
+    config: Path, axolotl: environment.Axolotl | None, settings: PactConfig | None, report: AxolotlReport
 ) -> None:
     """Let Axolotl validate the configuration."""
     if axolotl is None or axolotl.plugin is None or settings is None:
@@ -119,7 +119,7 @@ def _as_axolotl_reads(
         report.find([dropped])
 
 
-def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: AxolotlReport) -> None:
     impossible = list(reference_plan.impossible(settings))
     report.find(impossible, block=True)
     if impossible:
@@ -133,7 +133,7 @@ def _check_reference(cfg: Mapping[str, Any], settings: PactConfig, report: Repor
         report.find(reference_tokenizer_problems(cfg, settings, report), block=True)
 
 
-def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: Report) -> None:
+def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, report: AxolotlReport) -> None:
     """Without a version, FSDP is the first before Axolotl 0.21."""
     if not any(cfg.get(key) for key in ("fsdp", "fsdp_config")) or fsdp_version(cfg) is not None:
         return
@@ -145,7 +145,7 @@ def _check_fsdp(cfg: Mapping[str, Any], axolotl: environment.Axolotl | None, rep
         report.find([fsdp1(cfg)])
 
 
-def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: Report) -> None:
+def _note_anchors(cfg: Mapping[str, Any], settings: PactConfig, report: AxolotlReport) -> None:
     try:
         prompts = configured_anchors(settings)
     except ConfigError:  # reported already

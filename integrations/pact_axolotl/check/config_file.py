@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pact_transformers import errors
-from pact_transformers.config_file import read_config
+from pact_transformers.config_file import read_config, repeated_keys
 
 from pact_axolotl.settings import PLUGIN
 from pact_plugin.config import PactConfig
@@ -47,17 +45,12 @@ def read(path: Path) -> dict[str, Any]:
     return read_config(path, "Axolotl")
 
 
-def repeated_keys(path: Path) -> Iterator[PactError]:
-    """`pact` or `plugins` given more than once: of these, YAML keeps only the last."""
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    counts = Counter(key.value for key, _ in root.value) if isinstance(root, yaml.MappingNode) else Counter()
-    for key in _WATCHED:
-        if counts[key] > 1:
-            yield ConfigError(
-                f"given {counts[key]} times, of which Axolotl reads only the last",
-                key=key,
-                remedy="Give it once.",
-            )
+def repeated(path: Path) -> Iterator[PactError]:
+    """`pact` or `plugins` given more than once."""
+    for key in dict.fromkeys(repeated_keys(path)):
+        if key in _WATCHED:
+            problem = "given more than once, of which Axolotl reads only the last"
+            yield ConfigError(problem, key=key, remedy="Give it once.")
 
 
 def misspelt_keys(cfg: Mapping[str, Any], *, asked: bool = True) -> Iterator[PactError]:

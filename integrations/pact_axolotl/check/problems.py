@@ -51,12 +51,6 @@ def valid_settings(cfg: Mapping[str, Any]) -> tuple[PactConfig | None, list[Conf
                 return None, wrong
 
 
-def require_constrainable(cfg: Mapping[str, Any]) -> None:
-    """Raise the first of the `problems`."""
-    for problem in problems(cfg):
-        raise problem
-
-
 _DIFFUSION = "a diffusion model is not trained on the next token"
 _OTHER_LOSSES = {
     "rl": "of reinforcement and preference learning only `dpo` is held",

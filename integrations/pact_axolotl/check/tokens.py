@@ -13,7 +13,7 @@ from pact_transformers.errors import missing_folder, other_tokenizer, unnamed_mo
 from pact_transformers.hub import hub_answers
 from pact_transformers.preflight import is_missing_folder
 
-from pact_axolotl.check.report import Report
+from pact_axolotl.check.axolotl_report import AxolotlReport
 from pact_plugin.config import PactConfig
 from pact_plugin.data.tokenizers import require_usable
 from pact_plugin.errors import ConfigError, PactError
@@ -35,7 +35,7 @@ def missing_folders(cfg: Mapping[str, Any]) -> Iterator[ConfigError]:
 
 
 def check_tokens(
-    cfg: Mapping[str, Any], settings: PactConfig, checkpoint: Path | None, report: Report
+    cfg: Mapping[str, Any], settings: PactConfig, checkpoint: Path | None, report: AxolotlReport
 ) -> None:
     """Put what is known of the run's safety tokens into a report, and what is wrong with them."""
     named = settings.safety_tokens
@@ -56,7 +56,7 @@ def check_tokens(
 
 
 def _check_tokenizer(
-    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: Report
+    cfg: Mapping[str, Any], settings: PactConfig, tokens: SafetyTokens | None, report: AxolotlReport
 ) -> None:
     try:
         tokenizer = _tokenizer(cfg)
@@ -78,7 +78,7 @@ def _check_tokenizer(
 
 
 def reference_tokenizer_problems(
-    cfg: Mapping[str, Any], settings: PactConfig, report: Report
+    cfg: Mapping[str, Any], settings: PactConfig, report: AxolotlReport
 ) -> Iterator[PactError]:
     """An error where the reference that is named has another tokenizer than the model in training."""
     try:

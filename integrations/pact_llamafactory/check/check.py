@@ -18,7 +18,7 @@ from pact_llamafactory.problems import environment_problems, problems
 from pact_llamafactory.settings import output_of, settings
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError
-from pact_plugin.run.report import Report
+from pact_plugin.run.check_report import CheckReport
 
 _ANEW = "begin a new run, with another `output_dir` or with `overwrite_output_dir: true`"
 """What keeps LLaMA-Factory from going on from what lies in the output folder."""
@@ -27,13 +27,13 @@ _ANY = "ALLOW_EXTRA_ARGS"
 """Of the environment: with it LLaMA-Factory passes over arguments that it does not know."""
 
 
-def check(config: Path) -> Report:
+def check(config: Path) -> CheckReport:
     """Check a configuration of LLaMA-Factory, without loading a model or data.
 
     Args:
         config: Its file, as given to `pact-plugin train`.
     """
-    report = Report()
+    report = CheckReport()
     try:
         arguments = config_file.read(config)
     except ConfigError as error:
@@ -99,7 +99,7 @@ def _any_pass() -> bool:
     return os.environ.get(_ANY, "").lower() in ("true", "y", "1")  # no other value is LLaMA-Factory's yes
 
 
-def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
+def _check_keys(arguments: Mapping[str, Any], report: CheckReport) -> None:
     """Those that LLaMA-Factory does not know stop it."""
     if importlib.util.find_spec("llamafactory") is None:
         report.unchecked.append("the names of the arguments, as LLaMA-Factory is not in this environment")

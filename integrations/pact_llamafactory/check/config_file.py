@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pact_transformers.config_file import read_config
+from pact_transformers.config_file import read_config, repeated_keys
 
 from pact_plugin.errors import ConfigError
 
@@ -30,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: There is no such file, or LLaMA-Factory could not read it.
     """
     content = _content(path)
-    for key in _doubled(yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)):
+    for key in repeated_keys(path, below=True):
         raise ConfigError(
             "it is there twice, at which LLaMA-Factory stops", key=key, remedy="Leave one of them."
         )
@@ -39,13 +37,3 @@ def read(path: Path) -> dict[str, Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     return read_config(path, "LLaMA-Factory", (".yaml", ".yml"))
-
-
-def _doubled(node: Any) -> Iterator[str]:
-    """Keys that a mapping, or one in it, has more than once; PyYAML takes the last."""
-    seen = set()
-    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
-            yield key.value
-        seen.add(key.value)
-        yield from _doubled(value)

@@ -14,20 +14,20 @@ from pact_transformers.preflight import check_model, checkpoint_of, resumption_p
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
-from pact_plugin.run.report import Report
+from pact_plugin.run.check_report import CheckReport
 from pact_swift.check import config_file
 from pact_swift.problems import different_settings, problems
 
 _FLAG = "Add `external_plugins: [FILE]`; `python -m pact_swift` prints the file of the default settings."
 
 
-def check(config: Path) -> Report:
+def check(config: Path) -> CheckReport:
     """Check a configuration of ms-swift, without loading a model or data.
 
     Args:
         config: Its file, as given to `swift sft`.
     """
-    report = Report()
+    report = CheckReport()
     try:
         arguments = config_file.read(config)
     except ConfigError as error:
@@ -45,7 +45,7 @@ def check(config: Path) -> Report:
     return report
 
 
-def _settings(arguments: Mapping[str, Any], report: Report) -> PactConfig | None:
+def _settings(arguments: Mapping[str, Any], report: CheckReport) -> PactConfig | None:
     found = list(config_file.registered(arguments))
     settings = [one for one in found if isinstance(one, PactConfig)]
     for error in (one for one in found if isinstance(one, PactError)):
@@ -60,7 +60,7 @@ def _settings(arguments: Mapping[str, Any], report: Report) -> PactConfig | None
     return settings[0] if settings else None
 
 
-def _check_keys(arguments: Mapping[str, Any], report: Report) -> None:
+def _check_keys(arguments: Mapping[str, Any], report: CheckReport) -> None:
     """Those that ms-swift does not know stop it."""
     if importlib.util.find_spec("swift") is None:
         report.unchecked.append("the names of the arguments, as ms-swift is not in this environment")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from pact_axolotl.check.reference_plan import ReferencePlan
-from pact_plugin.run import report
+from pact_plugin.run.check_report import CheckReport
 
 
 @dataclass
-class Report(report.Report):
+class AxolotlReport(CheckReport):
     """The answer of `pact-plugin check`.
 
     Args:

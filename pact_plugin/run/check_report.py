@@ -20,7 +20,7 @@ class Finding:
 
 
 @dataclass
-class Report:
+class CheckReport:
     """The answer of `pact-plugin check`; an integration may add fields of its own.
 
     Args:
