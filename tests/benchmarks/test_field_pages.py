@@ -33,20 +33,20 @@ DEFAULT = ("pact", PactConfig().weight)
 OURS = {"5e-4": DEFAULT, "1.5e-4": ("one-order", 3.0), "5e-4, 1.5B": DEFAULT}
 """As the files call what the tables call PACT, and its weight: the default; where it was not run two anchors."""
 
-IN_FULL = {"5e-4": "benchmarks/field/README.md", "1.5e-4": "benchmarks/field/VARIATIONS.md"}
+TOLD_BY = {
+    "5e-4": ("README.md", "docs/measured.md", "benchmarks/field/README.md"),
+    "1.5e-4": ("docs/measured.md", "benchmarks/field/VARIATIONS.md"),
+}
+RUNS = {
+    "5e-4": [("alpaca", 0.0), ("alpaca", 0.1), ("gsm8k", 0.0), ("gsm8k", 0.1)],
+    "1.5e-4": [("alpaca", 0.0), ("alpaca", 0.1)],
+}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measured.md", "in full"])
 @pytest.mark.parametrize("ours", [True, False], ids=["pact", "plain"])
 @pytest.mark.parametrize(
-    ("rate", "task", "contamination"),
-    [
-        ("5e-4", "alpaca", 0.0),
-        ("5e-4", "alpaca", 0.1),
-        ("5e-4", "gsm8k", 0.1),
-        ("1.5e-4", "alpaca", 0.0),
-        ("1.5e-4", "alpaca", 0.1),
-    ],
+    ("page", "rate", "task", "contamination"),
+    [(page, rate, *run) for rate, runs in RUNS.items() for run in runs for page in TOLD_BY[rate]],
 )
 def test_the_refusals_are_those_of_the_results(page, rate, task, contamination, ours):
     method, strength = OURS[rate] if ours else ("plain", None)
@@ -59,8 +59,7 @@ def test_the_refusals_are_those_of_the_results(page, rate, task, contamination, 
     found = row["changes"]["harmful"]
     kept = f"{found['kept']:.4g} of {found['before']:g}"
     cell = f"{found['after']:.4g}" if page == "README.md" else kept
-    text = (ROOT / IN_FULL[rate] if page == "in full" else ROOT / page).read_text(encoding="utf-8")
-    assert f"| {cell} |" in text
+    assert f"| {cell} |" in (ROOT / page).read_text(encoding="utf-8")
 
 
 def points(found: dict[str, Any], *, whole: bool = True) -> str:
@@ -85,16 +84,16 @@ def test_every_result_stands_in_one_line(row):
     assert any(all(one in line for one in wanted) for line in lines), wanted
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/measured.md"])
 @pytest.mark.parametrize(
-    "row",
+    ("page", "row"),
     [
-        row
+        pytest.param(page, row, id=f"{page}-{rate}-{row['task']}-{row['contamination']}")
         for rate, rows in ROWS.items()
         for row in rows
         if (row["method"], row["strength"], row["wording"]) == (*OURS[rate], "target")
+        for page in ("README.md", "docs/measured.md")
+        if page != "README.md" or OURS[rate] == DEFAULT
     ],
-    ids=lambda row: f"{row['task']}-{row['contamination']}-{row['method']}",
 )
 def test_the_default_is_told_with_its_intervals(page, row):
     text = (ROOT / page).read_text(encoding="utf-8")
