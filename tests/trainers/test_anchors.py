@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import pytest
 from both import CONFIG, changed, each_kind, each_trainer, of_transformers
-from loop import FEW_ANCHORS, anchors_of
+from loop import FEW_ANCHORS
 from sft import completions, train_logs
 
 import pact_plugin as pact
+from pact_plugin.terms.anchor_schedule import Schedule
 
 ALONE = changed(CONFIG, easing=False, hold_data=False)
 
 
 @each_trainer
-def test_a_last_step_of_fewer_micro_batches_has_as_many_anchors(tmp_path, build):
+def test_a_last_step_of_fewer_micro_batches_has_as_many_anchors(tmp_path, build, monkeypatch):
     settings = {"max_steps": -1, "num_train_epochs": 1, "gradient_accumulation_steps": 3}
     trainer = build(tmp_path, data=completions(20), **settings)  # five micro-batches of four
     pact.attach(trainer, changed(CONFIG, anchors=FEW_ANCHORS | {"per_step": 6}))
-    term, turns = anchors_of(trainer.pact), []
-    which = term.chosen
-    term.chosen = lambda *turn: turns.append((turn, which(*turn))) or turns[-1][1]
+    turns, which = [], Schedule.chosen
+    monkeypatch.setattr(
+        Schedule, "chosen", lambda order, *turn: turns.append((turn, which(order, *turn))) or turns[-1][1]
+    )
     trainer.train()
     found = [(step, number, len(chosen)) for (step, number, _, _), chosen in turns]
     assert found == [(1, 0, 2), (1, 1, 2), (1, 2, 2), (2, 0, 3), (2, 1, 3)]
