@@ -88,6 +88,24 @@ def test_metrics_are_means_since_the_last_log(tmp_path, build):
 
 
 @each_trainer
+def test_a_loss_that_a_callback_logs_waits_for_no_other_rank(tmp_path, build):
+    """One rank alone may log it: the metrics, which are summed over ranks, wait for the trainer's own log."""
+
+    class OwnLog(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            trainer.log({"loss": 1.0})
+
+    trainer = pact.attach(build(tmp_path, logging_steps=3), CONFIG)
+    trainer.add_callback(OwnLog())
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    own, trainers = ([e for e in logs if ("learning_rate" in e) == flag] for flag in (False, True))
+    assert (len(own), len(trainers)) == (3, 1)
+    assert not any(of_pact(entry) for entry in own)
+    assert all(of_pact(entry) == METRICS for entry in trainers)
+
+
+@each_trainer
 def test_metrics_are_means_over_accumulated_batches(tmp_path, build):
     def run(batch_size: int, accumulation: int) -> list[dict[str, float]]:
         sizes = {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
