@@ -57,8 +57,7 @@ def verify_run(directory: str | Path) -> str:
     means = {name: receipt.mean(name) for name in sorted(receipt.sums) if name != "loss"}
     measured = "".join(f", {name} {mean:.4g}" for name, mean in means.items() if mean is not None)
     unmasked = "; NO TOKEN WAS MASKED in the first rows, so prompts counted as answers"
-    steps = "1 step" if receipt.constrained_steps == 1 else f"{receipt.constrained_steps} steps"
-    counted = f"constrained: {steps}, {receipt.trained_tokens} tokens{measured}"
+    counted = f"constrained: {receipt.constrained_steps} steps, {receipt.trained_tokens} tokens{measured}"
     return f"{counted}; {receipt}{unmasked if receipt.unmasked else ''}"
 
 

@@ -102,7 +102,7 @@ def test_axolotls_command_and_launcher_bypassed(workshop):
     words = [sys.executable, "-m", "axolotl.cli.train"]
     config = workshop.config(**ONE_STEP, plugins=ONE_LINE) if ONE_LINE else workshop.config(**ONE_STEP)
     run = workshop.on_configuration(words, "bypassed", config).ok()
-    assert "constrained: 1 step" in run.verify().stdout
+    assert "constrained: 1 steps" in run.verify().stdout
 
 
 def test_a_launcher_of_an_environment_without_the_package(workshop, tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_one_command_checks_trains_and_verifies(workshop):
     )
     assert run.ok().receipt["steps"] == [[1, 1]]
     assert "this run will be constrained" in " ".join(run.log.split())
-    assert run.log.rstrip().splitlines()[-1].startswith("constrained: 1 step")
+    assert run.log.rstrip().splitlines()[-1].startswith("constrained: 1 steps")
 
 
 def test_what_overrides_the_file_is_not_taken(workshop):

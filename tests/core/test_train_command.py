@@ -73,7 +73,7 @@ def test_all_went_well(framework):
     one = framework()
     result = run("--launcher", "torchrun", "--", "--nproc_per_node=2", "--standalone")
     assert result.exit_code == 0
-    assert "\nconstrained: 1 step, 10 tokens" in result.output
+    assert "\nconstrained: 1 steps, 10 tokens" in result.output
     assert one.calls == [("run.yml", "torchrun", ["--nproc_per_node=2", "--standalone"])]
     run()
     assert one.calls[-1] == ("run.yml", None, [])
