@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.config_file import block_of
 from pact_transformers.errors import missing_folder, unconstrainable, weighted_loss
 from pact_transformers.preflight import file_problems, is_missing_folder
 
@@ -97,18 +97,11 @@ def _fsdp(arguments: Arguments) -> Iterator[PactError]:
     """FSDP's first version, which transformers takes where none is named, and ranks without weights."""
     if not arguments.get("fsdp"):
         return
-    block = arguments.get("fsdp_config") or {}
-    if isinstance(block, str):
-        try:
-            block = json.loads(Path(block).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            yield ConfigError(
-                f"it cannot be read ({error})",
-                key="fsdp_config",
-                value=arguments["fsdp_config"],
-                remedy="Name a JSON file, or write its settings below the key.",
-            )
-            return
+    try:
+        block = block_of(arguments.get("fsdp_config"), "fsdp_config")
+    except ConfigError as error:
+        yield error
+        return
     named = {key.removeprefix("fsdp_"): value for key, value in block.items()}
     if str(named.get("version", 1)) != "2":
         remedy = "Write `fsdp_config: {version: 2}`."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,21 @@ def read_config(path: Path, framework: str, suffixes: Sequence[str] = ()) -> dic
     return {str(key): value for key, value in content.items()}
 
 
+def block_of(value: Any, key: str) -> dict[str, Any]:
+    """A block of settings that stands in a configuration, or in a JSON file that it names; empty where it is neither.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(Path(value).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            remedy = "Correct the path or the file, or write its settings below the key."
+            raise ConfigError(f"cannot be read ({error})", key=key, value=value, remedy=remedy) from error
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
 def repeated_keys(path: Path, *, below: bool = False) -> Iterator[str]:
     """Keys of a YAML file that one mapping has more than once, of which its loader keeps the last.
 
@@ -53,9 +68,10 @@ def repeated_keys(path: Path, *, below: bool = False) -> Iterator[str]:
 def _repeated(node: Any, below: bool) -> Iterator[str]:
     seen = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.tag == "tag:yaml.org,2002:str" and key.value in seen:
-            yield key.value
-        seen.add(key.value)
+        if key.tag == "tag:yaml.org,2002:str":
+            if key.value in seen:
+                yield key.value
+            seen.add(key.value)
         if below:
             yield from _repeated(value, below)
 

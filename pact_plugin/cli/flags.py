@@ -9,17 +9,9 @@ from pact_plugin.data.prompts import FORMATS
 from pact_plugin.errors import PactError
 
 _SAME = (
-    *("base_model", "batch_size", "contrast", "device", "dtype", "everyday", "fail_over", "limit"),
-    *(
-        "fail_under_refusal",
-        "max_new_tokens",
-        "noise_floor",
-        "prompts",
-        "safety_tokens",
-        "task",
-        "tokenizer",
-        "top_k",
-    ),
+    *("base_model", "batch_size", "contrast", "device", "dtype", "everyday", "fail_over"),
+    *("fail_under_refusal", "limit", "max_new_tokens", "noise_floor", "prompts", "safety_tokens"),
+    *("task", "tokenizer", "top_k"),
 )
 FLAGS: Mapping[str, str] = {name: f"--{name.replace('_', '-')}" for name in _SAME} | {
     "everyday=False": "--no-everyday",

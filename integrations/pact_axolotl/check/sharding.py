@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+from pact_transformers.config_file import block_of
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -19,18 +19,8 @@ def is_zero3(cfg: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: Its file cannot be read.
     """
-    content = cfg.get("deepspeed")
-    if isinstance(content, str):
-        try:
-            content = json.loads(Path(content).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(
-                f"cannot be read ({error})",
-                key="deepspeed",
-                value=content,
-                remedy="Correct the path or the file.",
-            ) from error
-    return isinstance(content, Mapping) and (content.get("zero_optimization") or {}).get("stage") == 3
+    content = block_of(cfg.get("deepspeed"), "deepspeed")
+    return (content.get("zero_optimization") or {}).get("stage") == 3
 
 
 def sharding(cfg: Mapping[str, Any]) -> str | None:
