@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -20,7 +21,7 @@ from benchmarks.field.methods.pact import Pact, configured, resolved
 from benchmarks.field.methods.replay import Replay
 from benchmarks.field.methods.replay_kl import ReplayKL
 from benchmarks.field.methods.safegrad import SafeGrad, without_conflict
-from benchmarks.field.methods.sbr import SBR
+from benchmarks.field.methods.sbr import SBR, PactSBR
 from benchmarks.field.methods.treatment import LEFT_OUT, treated
 from benchmarks.field.run import merged
 from benchmarks.field.settings import PRECISIONS, Cell, Sizes
@@ -197,9 +198,10 @@ def test_every_step_takes_other_prompts_until_all_have_had_their_turn(start):
     assert len(set(seen)) == len(seen) == 8 * steps
 
 
-def test_sbr_is_the_squared_error_of_the_last_hidden_state(trainee, start):
-    errors = []
-    for prompt, _ in trainee.pool().harmful_of_step(2, 8, 0):
+@pytest.mark.parametrize("both", [False, True])
+def test_sbr_is_the_squared_error_of_the_last_hidden_state(both, trainee, start):
+    pool, errors = trainee.pool(), []
+    for prompt, _ in pool.of_step(2, 8, 0) if both else pool.harmful_of_step(2, 8, 0):
         ids = torch.tensor([prompt])
         states = [
             model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0, -1]
@@ -207,7 +209,22 @@ def test_sbr_is_the_squared_error_of_the_last_hidden_state(trainee, start):
         ]
         errors.append((states[0] - states[1]).square().mean())
     wanted = 50 * torch.stack(errors).mean().item()
-    assert SBR(trainee, 50.0).penalty({}, 2).item() == pytest.approx(wanted, rel=1e-4)
+    assert SBR(trainee, 50.0, both=both).penalty({}, 2).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_sbr_beside_pact_is_the_sum_of_both(trainee, items, start):
+    batch, _ = batch_of([encode(start.tokenizer, item) for item in items[:2]])
+
+    def penalty(method):
+        objective = method(trainee, 50.0)
+        with objective.watch():
+            trainee.model(**batch)
+        return objective.penalty(batch, 0).item()
+
+    states = penalty(partial(SBR, both=True))
+    alone = penalty(lambda trainee, _: Pact({}, trainee, PactConfig().weight))
+    assert states > 0.01
+    assert penalty(PactSBR) == pytest.approx(alone + states, rel=1e-4)
 
 
 def test_safegrad_projects_only_what_conflicts():
