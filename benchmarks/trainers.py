@@ -17,7 +17,7 @@ from benchmarks.settings import PLAIN, Mode, Settings
 from benchmarks.shapes import build_model, build_tokenizer, lora, random_rows, safety_tokens
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.hooks.manager import find_adapter
-from pact_plugin.reference.choose import DataFacts
+from pact_plugin.reference.choose import RunFacts
 
 
 class _OneBatch:
@@ -115,10 +115,10 @@ class Switch:
             other = build_model(  # the same weights, and no adapter
                 self._settings.sizes, dtype=dtype, device=self._settings.device, seed=self._settings.seed
             )
-        data = (
-            parts.data if mode.where == "table" else DataFacts(obstacle="each step is to run the reference")
+        run = parts.run if mode.where == "table" else RunFacts(obstacle="each step is to run the reference")
+        constraint = PactConstraint(
+            parts.model, parts.tokenizer, config, reference_model=other, run=run, data=parts.data
         )
-        constraint = PactConstraint(parts.model, parts.tokenizer, config, reference_model=other, data=data)
         adapter.attach(self.trainer, constraint)
 
     def to(self, name: str) -> None:

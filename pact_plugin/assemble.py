@@ -9,6 +9,7 @@ from torch import nn
 
 from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.prompts import for_pool
 from pact_plugin.hooks.manager import find_adapter, one_offered
 from pact_plugin.model.check_head import check_head
@@ -23,7 +24,7 @@ from pact_plugin.model.ranks import (
 )
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.adapter_state import adapter_state
-from pact_plugin.reference.choose import DataFacts, choose
+from pact_plugin.reference.choose import RunFacts, choose
 from pact_plugin.reference.pool import Pool, PoolAnswer
 from pact_plugin.reference.pool_file import pool_of
 from pact_plugin.reference.pool_states import read_where
@@ -55,7 +56,7 @@ def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> A
     adapter = find_adapter(trainer)
     parts = adapter.parts(trainer, settings.advanced.store)
     with parts.autocast():
-        constraint = PactConstraint(parts.model, parts.tokenizer, settings, data=parts.data)
+        constraint = PactConstraint(parts.model, parts.tokenizer, settings, run=parts.run, data=parts.data)
     attached = adapter.attach(trainer, constraint)
     logger.info("PACT: attached; %s", constraint.record.receipt)
     return attached
@@ -80,7 +81,8 @@ class PactConstraint(Constraint):
         tokenizer: Its tokenizer.
         config: Settings, as a PactConfig or a mapping.
         reference_model: The aligned model itself, where `config.reference` should not decide.
-        data: What is known of the data; by default a table lies where `advanced.store` says, if it does.
+        run: What is known of the run; by default a table lies where `advanced.store` says, if it does.
+        data: What is known of the data.
 
     Raises:
         PactError: The safety tokens, the model and the reference do not fit; nothing is left changed.
@@ -93,15 +95,18 @@ class PactConstraint(Constraint):
         config: PactConfig | dict[str, Any] | bool = True,
         *,
         reference_model: nn.Module | None = None,
+        run: RunFacts | None = None,
         data: DataFacts | None = None,
     ) -> None:
         settings = PactConfig.of(config)
-        if data is not None and not data.labels:
+        data = data or DataFacts()
+        if not data.labels:
             settings = _anchors_alone(settings)
         refuse_fsdp1(model)
         # DeepSpeed's partitions are put together as long as the model is asked.
         with gathered(model):
-            parts = build_parts(settings, model, tokenizer, reference_model, data)
+            run = run or _own_loop(settings, model)
+            parts = build_parts(settings, model, tokenizer, reference_model, run, data)
         super().__init__(parts)
 
 
@@ -110,7 +115,8 @@ def build_parts(
     model: nn.Module,
     tokenizer: Any,
     reference_model: nn.Module | None,
-    data: DataFacts | None,
+    run: RunFacts,
+    data: DataFacts,
 ) -> Parts:
     """What a constraint is made of; the arguments are those of `PactConstraint`.
 
@@ -122,11 +128,7 @@ def build_parts(
     # 2. The reference: which model is the aligned one.
     other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
     adapter = adapter_state(model) if other is None else "none"
-    facts = data or DataFacts(
-        folder=settings.advanced.store,
-        sharded="fsdp" if is_fsdp(model) else "deepspeed" if is_partitioned(model) else None,
-    )
-    choice = choose(named=other is not None, adapter=adapter, data=facts, asked=settings.asks_at_responses)
+    choice = choose(named=other is not None, adapter=adapter, run=run, asked=settings.asks_at_responses)
     source = build_source(choice.source, model, other, adapter=adapter)
     # 3. Tokens that are named: checked before the model is asked, which takes long.
     tokens = settings.named_tokens()
@@ -146,7 +148,7 @@ def build_parts(
     probe = None
     if settings.easing is not None:
         assert bundled_answers is not None
-        read = read_where(bundled_answers, source, facts.endings)
+        read = read_where(bundled_answers, source, data.endings)
         # A fit that differs by rounding would be another column of the table on each rank.
         probe = broadcast_object(read.probe)
     # 7. The terms, and what they ask of the reference.
@@ -161,7 +163,7 @@ def build_parts(
         tokenizer_fingerprint=tokens.fingerprint,
     )
     aligned = broadcast_object(source.fingerprint(any_type=True).values[:16])
-    return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors), facts.masked)
+    return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors), data.masked)
 
 
 def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
@@ -203,6 +205,11 @@ def load_reference(settings: PactConfig, model: nn.Module, tokenizer: Any) -> nn
     if is_partitioned(loaded):
         raise partitioned_reference(settings.reference)
     return loaded
+
+
+def _own_loop(settings: PactConfig, model: nn.Module) -> RunFacts:
+    sharded = "fsdp" if is_fsdp(model) else "deepspeed" if is_partitioned(model) else None
+    return RunFacts(folder=settings.advanced.store, sharded=sharded)
 
 
 def _anchors_alone(settings: PactConfig) -> PactConfig:

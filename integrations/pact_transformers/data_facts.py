@@ -14,11 +14,12 @@ from transformers.trainer_utils import has_length
 from transformers.utils import is_datasets_available
 
 from pact_plugin.data.documents import require_text
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.generation import random_state_kept
 from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
-from pact_plugin.reference.choose import STORE, DataFacts
+from pact_plugin.reference.choose import STORE, RunFacts
 from pact_transformers.sharding import sharded_by
 
 logger = logging.getLogger("pact_plugin")
@@ -31,8 +32,8 @@ _SCANNED = 1000
 """Rows of a column at a time."""
 
 
-def data_of(trainer: Any, folder: str | None) -> DataFacts:
-    """What is known of a trainer's data: whether it can be read before training, and where a table would lie.
+def facts_of(trainer: Any, folder: str | None) -> tuple[RunFacts, DataFacts]:
+    """What is known of a trainer's run, and of its data by some rows.
 
     Args:
         trainer: The trainer.
@@ -49,13 +50,8 @@ def data_of(trainer: Any, folder: str | None) -> DataFacts:
                 endings |= dict.fromkeys(endings_of(batch))
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
-    return DataFacts(
-        folder=folder or str(Path(trainer.args.output_dir) / STORE),
-        obstacle=obstacle,
-        sharded=sharded_by(trainer),
-        masked=any(masked) if masked else None,
-        endings=tuple(endings),
-    )
+    run = RunFacts(folder or str(Path(trainer.args.output_dir) / STORE), obstacle, sharded_by(trainer))
+    return run, DataFacts(masked=any(masked) if masked else None, endings=tuple(endings))
 
 
 def sized(data: Any) -> bool:

@@ -7,12 +7,13 @@ from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
-from pact_plugin.reference.choose import DataFacts
+from pact_plugin.reference.choose import RunFacts
 from pact_plugin.terms.base import Step
 from pact_transformers.ahead import backward_ahead
-from pact_transformers.data_facts import data_of
+from pact_transformers.data_facts import facts_of
 from pact_transformers.fill import FillTable
 from pact_transformers.first_step import never_called
 from pact_transformers.run_mixin import PactRunMixin
@@ -171,8 +172,8 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
     refuse_split_sequences(trainer)
     require_one_device(trainer)
     tokenizer = tokenizer_of(trainer)
-    data = data_of(trainer, folder) if labels else DataFacts(labels=False)
-    return TrainerParts(trainer.model, tokenizer, data, trainer.accelerator.autocast)
+    run, data = facts_of(trainer, folder) if labels else (RunFacts(), DataFacts(labels=False))
+    return TrainerParts(trainer.model, tokenizer, run, data, trainer.accelerator.autocast)
 
 
 def _require_plain_task_loss(trainer: Any, known: Sequence[type], *, own_loss: bool) -> None:

@@ -16,8 +16,9 @@ import pluggy
 
 if TYPE_CHECKING:
     from pact_plugin.constraint import Constraint
+    from pact_plugin.data.facts import DataFacts
     from pact_plugin.judge.verdicts import Judge
-    from pact_plugin.reference.choose import DataFacts
+    from pact_plugin.reference.choose import RunFacts
     from pact_plugin.run.check_report import CheckReport
 
 NAME = "pact_plugin"
@@ -37,12 +38,14 @@ class TrainerParts:
     Args:
         model: The model in training.
         tokenizer: Its tokenizer.
+        run: What is known of its run.
         data: What is known of its data.
         autocast: Gives the precision that its training steps run in, in which the aligned model is asked, too.
     """
 
     model: Any
     tokenizer: Any
+    run: RunFacts
     data: DataFacts
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 

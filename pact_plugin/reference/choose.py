@@ -12,25 +12,18 @@ hub whose name begins with an underscore."""
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """What a trainer, or its configuration, says of the data and of where things lie.
+class RunFacts:
+    """What a trainer, or its configuration, says of a run: what allows a table of predictions, or a copy of the model.
 
     Args:
-        folder: Where a table of predictions can lie; None where nobody has named a place.
+        folder: Where a table can lie; None where nobody has named a place.
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
-        labels: Whether batches have next-token labels. Preference data has none; only anchors are held there.
-        masked: Whether any token of some rows is masked, so that it can be told where answers begin; None where no row
-            was looked at.
-        endings: The last tokens before the answers of these rows (see `endings_of`).
     """
 
     folder: str | None = None
     obstacle: str | None = None
     sharded: str | None = None
-    labels: bool = True
-    masked: bool | None = None
-    endings: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class Choice:
         return self.source != "itself"
 
 
-def choose(*, named: bool, adapter: AdapterState, data: DataFacts, asked: bool = True) -> Choice:
+def choose(*, named: bool, adapter: AdapterState, run: RunFacts, asked: bool = True) -> Choice:
     """The reference of a run.
 
     Text data of known length is read once before training, whatever the number of epochs, and no step runs a reference.
@@ -76,21 +69,21 @@ def choose(*, named: bool, adapter: AdapterState, data: DataFacts, asked: bool =
     Args:
         named: Whether the configuration names the aligned model.
         adapter: Of the model in training (see `adapter_state`).
-        data: What is known of the data.
+        run: What is known of the run.
         asked: Whether any term asks for columns; else the aligned model is only needed when the run begins.
 
     Raises:
         ReferenceModelError: A copy of the parameters would be needed where these are sharded: FSDP would put those in
             training back in place of the copy, and the model would be compared with itself.
     """
-    table = data.folder if asked and data.obstacle is None else None
+    table = run.folder if asked and run.obstacle is None else None
     if named:
         return Choice("model", table, asked)
     if adapter == "new":
         return Choice("adapter_off", table, asked)
     if table is not None or not asked:
         return Choice("itself", table, asked)
-    if data.sharded is not None:
-        why = data.obstacle or "no folder is named for a table of predictions"
-        raise sharded_copy(data.sharded, why, obstacle=data.obstacle is not None)
+    if run.sharded is not None:
+        why = run.obstacle or "no folder is named for a table of predictions"
+        raise sharded_copy(run.sharded, why, obstacle=run.obstacle is not None)
     return Choice("copy", None, asked)

@@ -12,8 +12,8 @@ from plain import anchor_divergence
 from tiny import tiny_model
 
 from pact_plugin import PactConfig, PactConstraint, Step
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.errors import ConfigError
-from pact_plugin.reference.choose import DataFacts
 
 ANCHORS = FEW_ANCHORS | {"per_step": 4, "tokens": 4}
 WEIGHT = 1.5

@@ -10,13 +10,13 @@ from tiny import tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint
 from pact_plugin.errors import ReferenceModelError
-from pact_plugin.reference.choose import Choice, DataFacts, choose
+from pact_plugin.reference.choose import Choice, RunFacts, choose
 
 STREAM = "the training data has no length"
-READABLE, STREAMED, NOWHERE = DataFacts("store"), DataFacts("store", STREAM), DataFacts(None)
+READABLE, STREAMED, NOWHERE = RunFacts("store"), RunFacts("store", STREAM), RunFacts(None)
 
 TABLE = {
-    # (named, adapter, data, asked): source, table, name, lasting
+    # (named, adapter, run, asked): source, table, name, lasting
     # Text of known length is read once, whatever computes it.
     (True, "none", READABLE, True): ("model", "store", "table", False),
     (False, "none", READABLE, True): ("itself", "store", "table", False),
@@ -37,8 +37,8 @@ TABLE = {
     (False, "beside", NOWHERE, True): ("copy", None, "copy", True),
     # Where nothing is asked at the data, only the start of the run needs the aligned model.
     **{
-        (named, adapter, data, False): (source, None, "start", source == "adapter_off")
-        for data in (READABLE, STREAMED, NOWHERE)
+        (named, adapter, run, False): (source, None, "start", source == "adapter_off")
+        for run in (READABLE, STREAMED, NOWHERE)
         for named, adapter, source in (
             (True, "none", "model"),
             (False, "none", "itself"),
@@ -52,8 +52,8 @@ TABLE = {
 
 @pytest.mark.parametrize("facts", TABLE, ids=str)
 def test_the_choice(facts):
-    named, adapter, data, asked = facts
-    choice = choose(named=named, adapter=adapter, data=data, asked=asked)
+    named, adapter, run, asked = facts
+    choice = choose(named=named, adapter=adapter, run=run, asked=asked)
     assert choice == Choice(*TABLE[facts][:2], asked)
     assert (choice.source, choice.table, choice.name, choice.lasting) == TABLE[facts]
 
@@ -61,7 +61,7 @@ def test_the_choice(facts):
 def test_the_table_holds_every_combination():
     adapters = [(True, "none"), *((False, one) for one in ("none", "new", "beside", "trained"))]
     everything = itertools.product(adapters, (READABLE, STREAMED, NOWHERE), (True, False))
-    assert set(TABLE) == {(*adapter, data, asked) for adapter, data, asked in everything}
+    assert set(TABLE) == {(*adapter, run, asked) for adapter, run, asked in everything}
 
 
 @pytest.mark.parametrize("facts", TABLE, ids=str)
@@ -70,15 +70,15 @@ def test_the_table_holds_every_combination():
     [("fsdp", "name the aligned model as `reference`"), ("deepspeed", r"or use ZeRO stage 2\.")],
 )
 def test_sharded_parameters_have_no_copy_and_all_else_is_the_same(facts, wrapper, way_out):
-    named, adapter, data, asked = facts
-    sharded = DataFacts(data.folder, data.obstacle, sharded=wrapper)
+    named, adapter, run, asked = facts
+    sharded = RunFacts(run.folder, run.obstacle, sharded=wrapper)
     if TABLE[facts][0] != "copy":
-        choice = choose(named=named, adapter=adapter, data=sharded, asked=asked)
-        assert choice == choose(named=named, adapter=adapter, data=data, asked=asked)
+        choice = choose(named=named, adapter=adapter, run=sharded, asked=asked)
+        assert choice == choose(named=named, adapter=adapter, run=run, asked=asked)
         return
-    why = data.obstacle or "no folder is named"
+    why = run.obstacle or "no folder is named"
     with pytest.raises(ReferenceModelError, match=rf"{wrapper}: {why}.*{way_out}"):
-        choose(named=named, adapter=adapter, data=sharded, asked=asked)
+        choose(named=named, adapter=adapter, run=sharded, asked=asked)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import pytest
 from tiny import tiny_model, tiny_tokenizer
 
 import pact_plugin as pact
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.errors import AdapterError, PluginError
 from pact_plugin.hooks import manager
 from pact_plugin.hooks.spec import Adapter, ConfigCheck, TrainerParts, hookimpl
-from pact_plugin.reference.choose import DataFacts
+from pact_plugin.reference.choose import RunFacts
 from pact_plugin.run.check_report import CheckReport
 
 
@@ -37,7 +38,8 @@ class Loop:
 
 def adapter(name: str) -> object:
     def parts(trainer, folder):
-        return TrainerParts(trainer.model, trainer.tokenizer, DataFacts(folder=folder or trainer.folder))
+        run = RunFacts(folder=folder or trainer.folder)
+        return TrainerParts(trainer.model, trainer.tokenizer, run, DataFacts())
 
     def put(trainer, constraint):
         trainer.constraint = constraint

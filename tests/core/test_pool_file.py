@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
 from pact_plugin import PactConstraint, assemble
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.prompts import Prompt, for_pool
 from pact_plugin.errors import ConfigError, NonFiniteError
 from pact_plugin.reference import cache, pool_states, pool_tokens
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.choose import DataFacts
 from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -321,7 +321,7 @@ def test_states_where_the_datas_answers_begin_are_kept(generated, folder, monkey
     """New ones would differ by rounding on other hardware, and a run that is resumed there would not go on."""
     ask_about(monkeypatch, PROMPTS)
     header = tuple(TOKENIZER.encode("<|im_start|>assistant", add_special_tokens=False))
-    data = DataFacts(folder=None, endings=(header,))
+    data = DataFacts(endings=(header,))
 
     def probe():
         return probe_of(PactConstraint(tiny_model(), TOKENIZER, settings(), data=data))

@@ -25,7 +25,7 @@ from turns import EAGER, by_hand, conversations, padded
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.data.documents import documents_of
 from pact_plugin.data.positions import positions_of
-from pact_plugin.reference.choose import DataFacts
+from pact_plugin.reference.choose import RunFacts
 from pact_plugin.reference.columns import Columns, furthest
 from pact_plugin.terms.base import Step
 
@@ -138,8 +138,8 @@ def test_by_default_the_head_reads_the_anchors_and_what_is_eased():
 @pytest.mark.parametrize("build", [tiny_model, adapted])
 def test_anchors_alone_make_no_table_and_no_step_runs_a_reference(tmp_path, monkeypatch, build):
     model = build()
-    data = DataFacts(folder=str(tmp_path / "store"))
-    constraint = PactConstraint(model, TOKENIZER, settings(**ANCHORS_ALONE), data=data)
+    run = RunFacts(folder=str(tmp_path / "store"))
+    constraint = PactConstraint(model, TOKENIZER, settings(**ANCHORS_ALONE), run=run)
     assert constraint.reference.choice.name == "start"
     assert constraint.reference.table is None
     assert not constraint.reference.can_fill

@@ -144,6 +144,7 @@ def tiny_aligned_model(architecture: str = "llama", **config: Any) -> PreTrained
 
 
 @functools.cache
+@torch.autocast("cpu", enabled=False)  # it serves all tests, whichever asks first
 def _taught(architecture: str, **config: Any) -> PreTrainedModel:
     tokenizer = tiny_tokenizer()
     model = tiny_model(architecture, **config).train()

@@ -27,9 +27,9 @@ from tiny import tiny_model
 from trl import DPOTrainer
 
 import pact_plugin as pact
+from pact_plugin.data.facts import DataFacts
 from pact_plugin.errors import AdapterError, ConfigError, ReceiptError
 from pact_plugin.hooks.manager import find_adapter
-from pact_plugin.reference.choose import DataFacts
 from pact_plugin.run.receipt import Receipt
 from pact_plugin.run.verify import verify_run
 

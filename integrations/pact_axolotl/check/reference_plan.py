@@ -12,7 +12,7 @@ from pact_axolotl.check.sharding import sharding
 from pact_axolotl.settings import output_of, unreadable_data
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError, ReferenceModelError
-from pact_plugin.reference.choose import STORE, Choice, DataFacts, choose
+from pact_plugin.reference.choose import STORE, Choice, RunFacts, choose
 
 _NOT_AT_ZERO = ("pissa", "olora", "corda", "loftq")
 
@@ -43,14 +43,14 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
     """
     state, start = _adapter(cfg)
     key = unreadable_data(cfg)
-    data = DataFacts(
+    run = RunFacts(
         folder=config.advanced.store or str(output_of(cfg) / STORE),
         obstacle=None if key is None else f"`{key}` data cannot be read before training",
         sharded=sharding(cfg),
     )
     try:
         choice = choose(
-            named=config.reference != "auto", adapter=state, data=data, asked=config.asks_at_responses
+            named=config.reference != "auto", adapter=state, run=run, asked=config.asks_at_responses
         )
     except ReferenceModelError as error:
         raise ReferenceModelError(
@@ -67,7 +67,7 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
         "copy": copied,
         "model": f"{config.reference} (loaded beside the model in training)",
     }[choice.source]
-    return ReferencePlan(choice.name, choice.source, _why(choice, of, data.obstacle), choice.table)
+    return ReferencePlan(choice.name, choice.source, _why(choice, of, run.obstacle), choice.table)
 
 
 def _adapter(cfg: Mapping[str, Any]) -> tuple[Literal["none", "new", "trained"], str | None]:
