@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pact_plugin.math.confidence import confidence_divergence as confidence_divergence
     from pact_plugin.math.direction import safety_direction as safety_direction
     from pact_plugin.math.published import published_divergence as published_divergence
-    from pact_plugin.terms.base import Step as Step
+    from pact_plugin.terms.step import Step as Step
     from pact_plugin.tokens.safety_tokens import SafetyTokens as SafetyTokens
 
 __version__ = "0.2.0"
@@ -26,7 +26,7 @@ _HOME = {
     "PactConstraint": "assemble",
     "PactError": "errors",
     "SafetyTokens": "tokens.safety_tokens",
-    "Step": "terms.base",
+    "Step": "terms.step",
     "attach": "assemble",
     "confidence_divergence": "math.confidence",
     "published_divergence": "math.published",

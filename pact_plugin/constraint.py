@@ -20,7 +20,8 @@ from pact_plugin.run.meter import Reduce, Sums
 from pact_plugin.run.parts import Parts
 from pact_plugin.run.record import Mode, Record
 from pact_plugin.terms.ahead import Ahead
-from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep, OwnPassTerm, Step, combined
+from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, combined
+from pact_plugin.terms.step import MicroStep, Step
 from pact_plugin.terms.student import Reading
 
 

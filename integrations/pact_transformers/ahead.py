@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.training_args import OptimizerNames
 
 from pact_plugin.model.ranks import is_fsdp
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 _STEPS_IN_BACKWARD = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
 

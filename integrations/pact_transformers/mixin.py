@@ -11,7 +11,7 @@ from pact_plugin.data.facts import DataFacts
 from pact_plugin.errors import AdapterError
 from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.reference.choose import RunFacts
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 from pact_transformers.ahead import backward_ahead
 from pact_transformers.data_facts import facts_of
 from pact_transformers.fill import FillTable

@@ -10,7 +10,7 @@ from pact_transformers.mixin import constrain, with_constraint
 from pact_transformers.run_mixin import PactRunMixin
 
 from pact_plugin.constraint import Constraint
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 
 class PactPreferenceMixin(PactRunMixin):

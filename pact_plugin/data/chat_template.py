@@ -105,7 +105,7 @@ def warn_without_chat_template(tokenizer: Any) -> None:
             "PACT: the tokenizer has no chat template, so the model is asked in plain text. Set "
             "`tokenizer.chat_template`, in Axolotl the outermost `chat_template`, to the one that it was aligned and "
             "your data is written in.",
-            stacklevel=3,
+            stacklevel=2,
         )
 
 

@@ -115,7 +115,7 @@ class Record:
             + "Mask the prompts: TRL `completion_only_loss` or `assistant_only_loss`, Axolotl `train_on_inputs: false`"
             + ", LLaMA-Factory `train_on_prompt: false`, ms-swift `loss_scale: default`"
             + ("; or set `easing: false`." if eases else "."),
-            stacklevel=4,
+            stacklevel=2,
         )
 
     def unknown(self) -> None:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pact_plugin.errors import ConfigError
-from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep, OwnPassTerm, Term, combined
+from pact_plugin.terms.base import Contribution, MicroBatch, OwnPassTerm, Term, combined
+from pact_plugin.terms.step import MicroStep
 
 
 class Ahead:

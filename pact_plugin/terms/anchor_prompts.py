@@ -73,7 +73,7 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
                 f"PACT: {counted}, and is held to what it answers to all of them. Check that this "
                 "is the aligned model, that it answers without reasoning first, and that its tokenizer has its chat "
                 "template; or name prompts of your own with `anchors: {prompts: FILE}`.",
-                stacklevel=6,
+                stacklevel=2,
             )
             right = [answer for answer in of_kind if answer.answer]
         elif of_kind:

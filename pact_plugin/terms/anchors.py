@@ -29,7 +29,8 @@ from pact_plugin.reference.source import Source
 from pact_plugin.terms.aligned_anchors import AlignedAnchors
 from pact_plugin.terms.anchor_prompts import anchors_from
 from pact_plugin.terms.anchor_schedule import Schedule, by_turns
-from pact_plugin.terms.base import Contribution, MicroBatch, MicroStep
+from pact_plugin.terms.base import Contribution, MicroBatch
+from pact_plugin.terms.step import MicroStep
 from pact_plugin.terms.student import Student
 
 

@@ -57,7 +57,7 @@ def check_refusals(refused: int, asked: int) -> None:
     if 2 * refused < asked:
         warnings.warn(
             f"Fewer than half: {found}. The constraint keeps refusals that are there; it adds none.",
-            stacklevel=3,
+            stacklevel=2,
         )
 
 

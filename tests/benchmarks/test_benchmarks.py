@@ -22,7 +22,7 @@ from benchmarks.settings import MODES, PLAIN, Mode, Settings
 from benchmarks.trainers import StepCallback, Switch, build_trainer
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 SMALL = {"batch": 2, "length": 32, "cycles": 1, "warmup": 0, "fill_batches": 2}
 pytestmark = pytest.mark.filterwarnings("ignore")

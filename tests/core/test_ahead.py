@@ -23,7 +23,7 @@ from tiny import tiny_model
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError
 from pact_plugin.model.head import language_head
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 ANCHORS = FEW_ANCHORS | {"per_step": 4, "tokens": 4}
 

@@ -43,7 +43,7 @@ from pact_plugin.terms import anchors as anchors_module
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.anchor_schedule import Schedule, by_turns
 from pact_plugin.terms.anchors import AnchorsTerm, require_one_backward
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 WEIGHT = 1.5
 FIFTH = Step(5)

@@ -15,7 +15,7 @@ from pact_plugin.config import Anchors
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
 from pact_plugin.model.readout import TokensOfEach
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 WEIGHT = 1.5
 

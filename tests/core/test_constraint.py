@@ -44,7 +44,7 @@ from pact_plugin.errors import (
 )
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.head import LanguageHead
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 
 def logits_of(model, **inputs) -> np.ndarray:

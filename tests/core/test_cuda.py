@@ -13,7 +13,7 @@ from torch import nn
 from pact_plugin import PactConstraint, confidence_divergence, published_divergence
 from pact_plugin.errors import NonFiniteError
 from pact_plugin.model.head import LanguageHead
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 RNG = np.random.default_rng(0)
 

@@ -17,7 +17,7 @@ from pact_plugin import PactConstraint
 from pact_plugin.judge import is_refusal
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.pool import refuses
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 from pact_plugin.terms.student import Reading
 
 

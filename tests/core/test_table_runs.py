@@ -22,7 +22,7 @@ from pact_plugin import PactConstraint
 from pact_plugin.errors import ConfigError, ReceiptError, ReferenceModelError, StoreError
 from pact_plugin.reference.source import Source
 from pact_plugin.run.receipt import Receipt
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 HALF = 2e-3
 """Relative error of a loss whose reference is rounded to float16."""

@@ -27,7 +27,7 @@ from pact_plugin.data.documents import documents_of
 from pact_plugin.data.positions import positions_of
 from pact_plugin.reference.choose import RunFacts
 from pact_plugin.reference.columns import Columns, furthest
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 IDS = tuple(POSITIVE)
 BOTH = {"logprobs", "log_rest"}

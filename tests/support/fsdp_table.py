@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from pact_plugin import PactConstraint
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 
 def batch_of(rank: int) -> dict[str, torch.Tensor]:

@@ -16,8 +16,8 @@ from pact_plugin.constraint import Constraint
 from pact_plugin.model.linear import LinearFunction
 from pact_plugin.reference.source import Source
 from pact_plugin.terms.anchors import AnchorsTerm
-from pact_plugin.terms.base import Step
 from pact_plugin.terms.easing import EasingTerm
+from pact_plugin.terms.step import Step
 
 TOKENIZER = tiny_tokenizer()
 TOKENS = SafetyTokens.for_tokenizer(TOKENIZER, [40, 41, 42, 43], [1.0, 0.5, -0.2, 0.1])

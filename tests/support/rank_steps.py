@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pact_plugin import PactConfig, PactConstraint
 from pact_plugin.errors import ConfigError, ReferenceModelError, StoreError
-from pact_plugin.terms.base import Step
+from pact_plugin.terms.step import Step
 
 STEPS, ACCUMULATION = 2, 2
 RATES = {"lora": 2.0, "full": 0.1}
