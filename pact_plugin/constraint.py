@@ -167,8 +167,7 @@ class Constraint:
 
             loss = dpo_loss + constraint.anchor_loss(tokens=completion_mask[:, 1:].sum())
 
-        It is weight · mean D over the anchors of this micro-batch. To be averaged over the micro-batches and ranks of a
-        step, as the task loss is. No forward pass is watched.
+        It is weight · mean D over the anchors of this micro-batch, to be averaged over a step's as the task loss is.
 
         Args:
             step: The optimiser step that this micro-batch is part of; when absent, the next one, of this alone.
@@ -235,8 +234,8 @@ class Constraint:
         whole = combined(parts, given.view.hidden.device)
         total, trained = whole.penalty - whole.relief, given.view.positions.trained
         means = {**whole.means, "loss": (whole.penalty.detach(), trained)}
-        sums = Sums(trained, len(given.view.host_positions), means, invalid(given.aligned))
-        self.record.add(sums, total, mode)
+        seen = len(given.view.host_positions)
+        self.record.add(Sums(trained, seen, means, invalid(given.aligned)), total, mode)
         return total
 
     def _next_step(self) -> Step:
