@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+ROUNDED = (
+    " A resumed run on other hardware needs the model's answers in $PACT_CACHE: new ones differ by rounding."
+)
+"""A remedy that follows another."""
+
 
 class PactError(Exception):
     """Base of every error that pact-plugin raises on purpose.

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.errors import StoreError
+from pact_plugin.errors import ROUNDED, StoreError
 from pact_plugin.reference.columns import Columns
 
 HEADER_FILE = "header.json"
 _REMEDY = "For a new run delete the folder, or name another with `advanced.store`."
 _RANDOM = " A resumed run needs it: if new tokens or adapters start at random, call `set_seed` before they are made."
-_ROUNDED = (
-    " A resumed run on other hardware needs the model's answers in $PACT_CACHE: new ones differ by rounding."
-)
 _WHAT = {
     "model": "predictions of another model, or of this one after training",
     "tokenizer": "another tokenizer's documents",
@@ -47,16 +44,12 @@ class Header:
     @classmethod
     def of(cls, model: str, tokenizer: str, columns: Sequence[Columns]) -> Header:
         """The header of a table of some columns."""
-        return cls(model, tokenizer, tuple(_described(one) for one in columns))
+        return cls(model, tokenizer, described(columns))
 
     @property
     def digest(self) -> str:
         """The first 16 hexadecimal digits of its SHA-256."""
-        return hashlib.sha256(self._text.encode()).hexdigest()[:16]
-
-    @property
-    def _text(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return digest_of(asdict(self))
 
     def write(self, folder: Path) -> None:
         """Into a folder that has none; never half of it."""
@@ -85,21 +78,30 @@ class Header:
             theirs = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             theirs = None
-        ours = json.loads(self._text)
+        ours = json.loads(json.dumps(asdict(self)))
         if theirs == ours:
             return
         problem, remedy = f"{HEADER_FILE} cannot be read", _REMEDY
         if isinstance(theirs, dict):
             what = [text for name, text in _WHAT.items() if theirs.get(name) != ours[name]]
             remedy += _RANDOM if theirs.get("model") != ours["model"] else ""
-            remedy += _ROUNDED if what == [_WHAT["columns"]] else ""
+            remedy += ROUNDED if what == [_WHAT["columns"]] else ""
             problem = f"it holds {' and '.join(what) or 'another version of the format'}"
         raise StoreError(problem, key="advanced.store", value=str(folder), remedy=remedy)
 
 
+def described(columns: Sequence[Columns]) -> tuple[dict[str, Any], ...]:
+    """What columns are, as plain JSON values."""
+    return tuple(_described(one) for one in columns)
+
+
+def digest_of(value: Any) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _described(one: Columns) -> dict[str, Any]:
-    digest = hashlib.sha256(json.dumps(one.ids).encode()).hexdigest()[:16]
-    if one.linear is not None:
-        digest = one.linear.digest
+    digest = digest_of(one.ids) if one.linear is None else one.linear.digest
     behind = None if one.behind is None else list(one.behind)
     return {"kind": one.kind, "of": digest, "width": one.width, "first": one.first, "behind": behind}

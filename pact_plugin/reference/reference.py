@@ -17,7 +17,7 @@ from pact_plugin.model.ranks import broadcast_object, is_sharded
 from pact_plugin.reference.choose import Choice
 from pact_plugin.reference.columns import Aligned, Columns, furthest
 from pact_plugin.reference.fill import fill, unseen
-from pact_plugin.reference.header import Header
+from pact_plugin.reference.header import Header, described, digest_of
 from pact_plugin.reference.passes import Passes
 from pact_plugin.reference.source import Source
 from pact_plugin.reference.table import Table
@@ -68,6 +68,11 @@ class Reference:
         self._begun = True
         if not self.choice.lasting:
             self._passes = None  # and with them a second model
+
+    @property
+    def asked(self) -> str | None:
+        """Digest of the columns; None where there are none."""
+        return digest_of(described(self._columns)) if self._columns else None
 
     @property
     def digest(self) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, ConfigDict, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from pact_plugin.data.files import written_whole
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import ROUNDED, ReceiptError
 
 if TYPE_CHECKING:
     from pact_plugin.run.meter import Sums
@@ -24,7 +24,8 @@ a model's own."""
 OF_THE_MACHINE = ("advanced.store", "advanced.chunk_size")
 """Settings that change neither what is held nor how much."""
 _NOT_COMPARED = ("safety_tokens", "reference", "anchors.prompts", *OF_THE_MACHINE)
-"""Those, and paths or requests. What these led to is compared instead: `tokens`, `reference`, `anchors` and `table`."""
+"""Those, and paths or requests. What these led to is compared instead: `tokens`, `reference`, `anchors`, `columns`
+and `table`."""
 
 
 def _in_order(span: list[int]) -> list[int]:
@@ -48,7 +49,8 @@ class Receipt:
         tokens: Digest, number and tokenizer fingerprint of the safety tokens.
         reference: Where the aligned model's predictions came from (`Choice.name`).
         aligned: 16 hexadecimal digits that tell which model the aligned one is.
-        anchors: Digest of the prompts of anchors, where there are any.
+        anchors: Digest of the anchors and the aligned model's answers to them, where there are any.
+        columns: Digest of what the terms ask of the aligned model at responses, where they do.
         table: Digest of the header of the table of predictions, where there is one.
         steps: Constrained optimiser steps as inclusive ranges [[first, last], ...], from 1.
         total_steps: Optimiser steps the run has taken, constrained or not.
@@ -67,6 +69,7 @@ class Receipt:
     reference: str
     aligned: str | None = None
     anchors: str | None = None
+    columns: str | None = None
     table: str | None = None
     steps: list[_Span] = field(default_factory=list)
     total_steps: NonNegativeInt = 0
@@ -157,24 +160,12 @@ class Receipt:
     def resume(self, earlier: Receipt) -> None:
         """Continue the counts of the run that a checkpoint belongs to.
 
-        Tokens, anchors' prompts and table must be the same; their paths may differ. The setting `reference` is not
+        Tokens, anchors, columns and table must be the same; their paths may differ. The setting `reference` is not
         compared.
 
         Raises:
             ReceiptError: That run was constrained by other settings, tokens or another reference.
         """
-        whole = [
-            (name, getattr(self, name), getattr(earlier, name))
-            for name in ("terms", "tokens", "reference", "anchors", "table")
-        ]
-        for name, ours, theirs in [*differing(self.config, earlier.config), *whole]:
-            if ours != theirs:
-                raise ReceiptError(
-                    f"the checkpoint was constrained differently: {name} was {theirs!r}",
-                    key=name,
-                    value=ours,
-                    remedy="Resume with the settings of the run, or start a new run.",
-                )
         if self.aligned != earlier.aligned:
             raise ReceiptError(
                 "the checkpoint was held to another aligned model, or to this one before it was trained",
@@ -183,6 +174,19 @@ class Receipt:
                 remedy="Attach before the checkpoint's weights are loaded. If new tokens or adapters start at random, "
                 "call `set_seed` before they are made.",
             )
+        whole = [
+            (name, getattr(self, name), getattr(earlier, name))
+            for name in ("terms", "tokens", "reference", "anchors", "columns", "table")
+        ]
+        for name, ours, theirs in [*differing(self.config, earlier.config), *whole]:
+            if ours != theirs:
+                raise ReceiptError(
+                    f"the checkpoint was constrained differently: {name} was {theirs!r}",
+                    key=name,
+                    value=ours,
+                    remedy="Resume with the settings of the run, or start a new run."
+                    + (ROUNDED if name in ("tokens", "anchors", "columns") else ""),
+                )
         self.steps = [list(span) for span in earlier.steps]
         self.total_steps, self.trained_until = earlier.total_steps, earlier.trained_until
         self.trained_tokens, self.positions = earlier.trained_tokens, earlier.positions

@@ -62,6 +62,7 @@ class Record:
             reference=parts.reference.choice.name,
             aligned=parts.aligned,
             anchors=next((one.digest for one in parts.terms if isinstance(one, OwnPassTerm)), None),
+            columns=parts.reference.asked,
             table=parts.reference.digest,
             release=__version__,
         )

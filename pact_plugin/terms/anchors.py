@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pact_plugin.config import Anchors
 from pact_plugin.data.documents import full_context
-from pact_plugin.data.prompts import Prompt, PromptSet
 from pact_plugin.errors import ConfigError
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.ranks import is_fsdp, rank, world_size
@@ -23,6 +22,7 @@ from pact_plugin.model.readout import Tokens
 from pact_plugin.model.transfer import to_device
 from pact_plugin.model.wrappers import without_noise
 from pact_plugin.reference.columns import Buckets, Columns, tokens_of_each
+from pact_plugin.reference.header import digest_of
 from pact_plugin.reference.passes import Passes, states_of
 from pact_plugin.reference.pool import PoolAnswer
 from pact_plugin.reference.source import Source
@@ -67,8 +67,8 @@ class AnchorsTerm:
         _require_a_rest(settings, student)
         self._weight, self._student = weight, student
         kinds = anchors_from(settings, asked)
-        self.digest = PromptSet(tuple(Prompt(one.text, one.kind) for one in asked), "anchors").digest
         harmful, benign = kinds["harmful"], kinds["benign"]
+        self.digest = digest_of([harmful, benign])
         self.harmful = len(harmful)  # anchors 0 to harmful - 1; benign ones follow
         buckets = Columns("buckets", student.ids, top_k=max(settings.top_k, settings.benign_top_k))
         passes = Passes(source, (buckets,), student.chunk_size)

@@ -102,7 +102,7 @@ class OwnPassTerm(Term, Protocol):
 
     @property
     def digest(self) -> str:
-        """Of these prompts."""
+        """Of these prompts, and the aligned model's answers to them."""
         ...
 
     def ahead(self, micro: MicroStep) -> Contribution:

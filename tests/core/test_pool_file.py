@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 from pact_plugin import PactConstraint, assemble
 from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.prompts import Prompt, for_pool
-from pact_plugin.errors import ConfigError, NonFiniteError
+from pact_plugin.errors import ConfigError, NonFiniteError, ReceiptError
 from pact_plugin.reference import cache, pool_states, pool_tokens
 from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.source import build_source
@@ -335,6 +336,25 @@ def test_states_where_the_datas_answers_begin_are_kept(generated, folder, monkey
     ask_about(monkeypatch, PROMPTS)
     truncated(file)
     assert probe() == first
+
+
+@pytest.mark.parametrize("what", ["anchors", "columns"])
+def test_a_resumed_run_must_have_the_same_answers_and_probe(tmp_path, folder, what):
+    """Without a table, whose header would tell: what was asked anew elsewhere differs by rounding."""
+    anchors = FEW_ANCHORS | {"tokens": 4} if what == "anchors" else False
+    changes = {"anchors": anchors, "easing": what == "columns"}
+    built(tiny_model(), **changes).record.write(tmp_path)
+    built(tiny_model(), **changes).record.resume(tmp_path)
+    (file,) = folder.glob("*.safetensors")
+    hidden, metadata = cache.read_states(file)
+    answers = json.loads(metadata["answers"])
+    if what == "anchors":
+        answers = [[*answer[:1], *answer] for answer in answers]
+    else:
+        hidden = hidden + 0.1 * torch.randn(hidden.shape, generator=torch.Generator().manual_seed(0))
+    cache.write_states(file, hidden, **(metadata | {"answers": json.dumps(answers)}))
+    with pytest.raises(ReceiptError, match=rf"{what} was .*PACT_CACHE"):
+        built(tiny_model(), **changes).record.resume(tmp_path)
 
 
 def test_a_model_that_refuses_fewer_than_half_is_warned_of_in_each_run(folder, monkeypatch):

@@ -366,10 +366,12 @@ def test_a_term_switched_on_or_off_is_refused(before, now, key):
         ("terms", ["anchors"]),
         ("tokens", {"digest": "0", "count": 7, "tokenizer": "f" * 64}),
         ("reference", "copy"),
+        ("anchors", "0"),
+        ("columns", "0"),
         ("table", None),
     ],
 )
-def test_other_tokens_another_reference_or_table_are_refused(name, value):
+def test_what_the_settings_led_to_must_be_the_same(name, value):
     with pytest.raises(ReceiptError, match=f"constrained differently: {name} was") as caught:
         a_receipt().resume(a_receipt(**{name: value}))
     assert caught.value.key == name

@@ -282,7 +282,7 @@ def test_a_resumed_run_needs_the_table_that_it_began_with(tmp_path):
     ):
         PactConstraint(after_training, TOKENIZER, held(tmp_path / "a"))
     foreign = PactConstraint(after_training, TOKENIZER, held(tmp_path / "b"))
-    with pytest.raises(ReceiptError, match="table"):
+    with pytest.raises(ReceiptError, match="another aligned model"):
         foreign.record.receipt.resume(receipt)
     lost = PactConstraint(full(), TOKENIZER, held(tmp_path / "c"))
     lost.record.receipt.resume(receipt)
