@@ -19,6 +19,7 @@ from pact_plugin.data.generation import random_state_kept
 from pact_plugin.data.positions import nothing_masked
 from pact_plugin.data.responses import endings_of
 from pact_plugin.errors import StoreError
+from pact_plugin.model.ranks import all_gather_object
 from pact_plugin.reference.choose import STORE, RunFacts
 from pact_transformers.sharding import sharded_by
 
@@ -33,7 +34,7 @@ _SCANNED = 1000
 
 
 def facts_of(trainer: Any, folder: str | None) -> tuple[RunFacts, DataFacts]:
-    """What is known of a trainer's run, and of its data by some rows.
+    """What is known of a trainer's run, and of its data by some rows; every rank calls it.
 
     Args:
         trainer: The trainer.
@@ -48,10 +49,15 @@ def facts_of(trainer: Any, folder: str | None) -> tuple[RunFacts, DataFacts]:
             if {"labels", "input_ids"} <= batch.keys():
                 masked.append(not nothing_masked(batch))
                 endings |= dict.fromkeys(endings_of(batch))
+    # Ranks may hold different parts of a stream, and shall decide alike.
+    parts = all_gather_object((obstacle, masked, list(endings)))
+    obstacle = next((why for why, _, _ in parts if why is not None), None)
+    masked = [one for _, some, _ in parts for one in some]
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
     run = RunFacts(folder or str(Path(trainer.args.output_dir) / STORE), obstacle, sharded_by(trainer))
-    return run, DataFacts(masked=any(masked) if masked else None, endings=tuple(endings))
+    found = dict.fromkeys(one for _, _, some in parts for one in some)
+    return run, DataFacts(masked=any(masked) if masked else None, endings=tuple(found))
 
 
 def sized(data: Any) -> bool:

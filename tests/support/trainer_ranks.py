@@ -20,6 +20,7 @@ import torch
 from both import Recording, changed, probe_of
 from leaving import leave
 from loop import FEW_ANCHORS, anchors_of
+from pact_transformers.data_facts import facts_of
 from peft import get_peft_model, get_peft_model_state_dict
 from plain_run import Plain
 from preferences import CONFIG as PREFERENCES
@@ -220,6 +221,21 @@ def refused(mode: str, folder: Path) -> None:
     unset_hf_deepspeed_config()
 
 
+def agree(folder: Path) -> None:
+    """Ranks that hold other parts of the data know the same of it."""
+    trainer = build(Case("lora"), "ddp", folder)
+    if distributed.get_rank() == 1:  # as a stream that is split by ranks may begin
+
+        def otherwise(row: dict[str, Any]) -> dict[str, Any]:
+            ids = zip(row["input_ids"], row["labels"], strict=True)
+            return {"input_ids": [7 if label == -100 else token for token, label in ids]}
+
+        trainer.train_dataset = trainer.train_dataset.map(otherwise)
+    here = facts_of(trainer, None)
+    assert len(here[1].endings) == 2
+    assert of_all_ranks(here) == [here, here]
+
+
 def compare_preferences(case: Case, mode: str, folder: Path) -> None:
     adapter = {"peft": lora_of_dpo()} if case.train == "lora" else {}
     trainer = dpo_trainer(folder, rows=36, **adapter, **case.settings(mode))
@@ -254,6 +270,8 @@ def compare_preferences(case: Case, mode: str, folder: Path) -> None:
 def main(folder: Path, mode: str) -> None:
     remember()
     gc.freeze()  # a trainer collects garbage when it begins and ends
+    if mode == "ddp":
+        agree(folder / "agree")
     if mode in ("zero2", "zero3"):
         resume(mode, folder / "resumed")
     if mode == "zero3":
