@@ -38,8 +38,7 @@ class Constraint:
         self._looking = parts.looking
         self._watch = Watch(parts.student.head.decoder, furthest(parts.terms))
         self._ahead = Ahead(parts.terms)
-        self._begun, self._micro_batch = False, (0, 0)
-        self._masked = parts.masked
+        self._begun, self._micro_batch, self._masked = False, (0, 0), parts.masked
         self.record = Record.of(parts)
         """Metrics and receipt."""
 
@@ -205,6 +204,7 @@ class Constraint:
             HiddenStatesNotSeenError, ShapeError, ModelStructureError, NonFiniteError: As `loss` does.
         """
         if not self._looking:
+            self._watch.forget()
             return
         self._note_begun()
         view = self._watch.view(batch, train=False)

@@ -104,6 +104,10 @@ class Watch:
         finally:
             handle.remove()
 
+    def forget(self) -> None:
+        """Let go of what was seen."""
+        self._seen = self._host = None
+
     def view(self, batch: Mapping[str, Any], *, train: bool) -> View:
         """What was seen, once.
 

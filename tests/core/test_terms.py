@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from loop import (
@@ -154,3 +156,12 @@ def test_anchors_alone_make_no_table_and_no_step_runs_a_reference(tmp_path, monk
         measured(constraint, model, a_batch())
     assert len(calls) == read
     assert not (tmp_path / "store").exists()
+
+
+def test_an_evaluation_that_no_term_looks_at_keeps_nothing():
+    model, states = tiny_model(), []
+    constraint = PactConstraint(model, TOKENIZER, settings(**ANCHORS_ALONE))
+    hook = model.model.register_forward_hook(lambda *a: states.append(weakref.ref(a[-1].last_hidden_state)))
+    assert measured(constraint, model, a_batch()) == {}
+    hook.remove()
+    assert [state() for state in states] == [None]
