@@ -23,7 +23,7 @@ from pact_plugin.data.view import View
 from pact_plugin.math.confidence import confidence_divergence
 from pact_plugin.model.head import language_head
 from pact_plugin.model.linear import LinearFunction
-from pact_plugin.reference.columns import Columns, furthest, read
+from pact_plugin.reference.columns import Columns, furthest, read_columns
 from pact_plugin.reference.probe import Probe
 from pact_plugin.reference.source import Source, build_source
 from pact_plugin.terms.base import Contribution, MicroBatch, Term
@@ -104,7 +104,7 @@ class Kind:
                     (row,) = behind(document, header, furthest(columns))
                 length = shape.length if header is None and whole else len(row.tokens)
                 source.hidden((), inputs(rows, length, source.head))
-                read(source, self._states(rows * len(row.columns)), columns, self._chunk)
+                read_columns(source, self._states(rows * len(row.columns)), columns, self._chunk)
         return counter.get_total_flops()
 
     def _reading(self) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from pact_plugin.errors import ConfigError
+from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.settings import Settings, switch
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
@@ -48,7 +49,7 @@ class Anchors(Settings):
     """The bundled prompts, `benign`, `harmful` or `both`, or a file as for `pact-plugin audit --prompts`, of which at
     most 256 of each kind are taken. Harmful ones that the aligned model answers, and harmless ones that it
     refuses, are left out (spec clause C10.1)."""
-    tokens: Annotated[int, Field(ge=1, le=24)] = 16
+    tokens: Annotated[int, Field(ge=1, le=JUDGED_TOKENS)] = 16
     """First tokens of the aligned model's answer that are held, at most (spec clause C10.1)."""
     top_k: Annotated[int, Field(ge=0, le=1024)] = 64
     """Tokens that the aligned model holds likeliest at each position of a harmful anchor, held there beside the safety

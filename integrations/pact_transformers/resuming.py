@@ -1,4 +1,4 @@
-"""How a trainer that a framework has built is constrained, and what a run takes from the checkpoint it goes on from."""
+"""Constrains a trainer that a framework has built, and reads what a resumed run needs from its checkpoint."""
 
 from __future__ import annotations
 

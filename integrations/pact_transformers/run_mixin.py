@@ -33,7 +33,7 @@ class PactRunMixin:
     _pact_own_train: Callable[..., Any] | None = None
     """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
     _pact_checkpoint: str | bool | None = None
-    """That the training goes on from."""
+    """The one that the training goes on from."""
     _pact_trained = False
     """Whether the last training has ended; not so while it trains."""
     if TYPE_CHECKING:  # what transformers.Trainer has

@@ -129,7 +129,7 @@ def _from_pool(model: Any, tokenizer: Any, how: Selection, progress: Progress) -
     """As a run chooses them that names none: from the bundled pool, whose answers are kept."""
     from pact_plugin.data.generation import Generation, reporting
     from pact_plugin.data.prompts import for_pool
-    from pact_plugin.reference.pool import JUDGED_TOKENS
+    from pact_plugin.judge.text import JUDGED_TOKENS
     from pact_plugin.reference.pool_file import pool_of
     from pact_plugin.reference.pool_tokens import tokens_of
     from pact_plugin.reference.source import build_source

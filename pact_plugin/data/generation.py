@@ -119,10 +119,13 @@ def answers(
                 attention_mask=mask,
                 max_new_tokens=how.max_new_tokens,
                 pad_token_id=pad,
-                use_cache=True,  # checkpoints of runs with gradient checkpointing say false: each token reads all anew
+                use_cache=True,  # gradient checkpointing leaves false in a checkpoint: each token would read all anew
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
                 **{"temperature": None, "top_p": None, "top_k": None, "num_return_sequences": 1},
-                **{"stop_strings": None, "prompt_lookup_num_tokens": None},  # each asks for more than a model
+                **{
+                    "stop_strings": None,
+                    "prompt_lookup_num_tokens": None,
+                },  # each needs what is not passed here
             )
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))

@@ -108,7 +108,7 @@ def for_pool() -> PromptSet:
 
 
 def for_audits() -> PromptSet:
-    """156 of `bundled` of each kind, none of them in the pool: what a model is trained at says little about it."""
+    """156 of `bundled` of each kind, none of them in the pool: training has held those."""
     held = set(for_pool().prompts)
     whole = bundled()
     return PromptSet(tuple(one for one in whole.prompts if one not in held), BUNDLED)

@@ -62,7 +62,7 @@ class Responses:
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
     def before(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
-        """The last tokens before a response; empty where a document begins with it.
+        """The last tokens before a response; empty where at most one, such as <s>, stands before it.
 
         Args:
             number: From 0 to R - 1.

@@ -40,7 +40,7 @@ class TrainerParts:
         tokenizer: Its tokenizer.
         run: What is known of its run.
         data: What is known of its data.
-        autocast: Gives the precision that its training steps run in, in which the aligned model is asked, too.
+        autocast: Gives the precision of its training steps; the aligned model runs in it, too.
     """
 
     model: Any

@@ -109,8 +109,8 @@ def default_classifier() -> Classifier:
 class ClassifierJudge:
     """The classifier as a judge; the default one.
 
-    `partial` is a hint: the beginning of an answer does not tell what follows. Of one model's partial refusals to
-    prompts that were not learnt, three in ten are called so, and one in twenty of its full refusals.
+    `partial` is a hint: the beginning of an answer does not tell what follows. Of one model's answers
+    to prompts that were not learnt, it calls 30% of the partial refusals partial, and 5% of the full ones.
     `neither` is told by rules: no word, or a repetition. Word salad made of a refusal's words may count as refused.
     """
 

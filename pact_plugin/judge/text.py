@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 WINDOW = 300
 """Characters that judges read from the start of an answer: as many as the labelled answers have."""
+JUDGED_TOKENS = 24
+"""First tokens of an answer by which a run tells whether it refuses, and that the aligned model is asked for."""
 TIMES = 3
 """How often words must be said to count as repeated."""
 LOOP = 4

@@ -8,7 +8,7 @@ from typing import Any
 
 _SAVED = {"modules_to_save", "prompt_encoder"}
 _LISTS = ("adapter_layer_names", "other_param_names")
-"""On a layer of PEFT: where it keeps what belongs to adapters, each one's under its name."""
+"""Attributes of a PEFT layer that list its containers, each with one entry for each adapter's name."""
 
 
 def owner_by_name(peft: Any) -> Callable[[list[str]], str | None]:

@@ -90,7 +90,7 @@ def _rounding(model: nn.Module) -> list[str]:
 
 
 def _scales(model: nn.Module) -> list[tuple[str, float]]:
-    """By what the active adapters' products are multiplied, which is a setting: `lora_alpha`, and whether by rsLoRA."""
+    """The scale of each active adapter: it comes from settings (`lora_alpha`, rsLoRA), not from weights."""
     peft = peft_model(model)
     active = set() if peft is None else set(peft.active_adapters)
     return sorted(

@@ -84,7 +84,7 @@ class LanguageHead:
             hidden: Final hidden states at the positions that predict.
             ids: The safety tokens.
             chunk_size: Positions per chunk where the head is not plain and all logits are needed.
-            project: Replaces the projection (a reference's own head).
+            project: In place of a projection that is not plain (a reference's own head).
             replaced: In place of the `weight` [V, d] and the `bias` [V] of a plain linear head, those that are there.
 
         Raises:

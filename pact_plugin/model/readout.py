@@ -7,7 +7,7 @@ With the logits z [V] of a position, S the K tokens asked there and y its label 
     log r    = -log(1 + exp(a - b))
     log p(k) = z(k) - a + log p(S)
 
-`Read` holds z(k), z(y) and b; `LanguageHead.readout` computes the rest. Where the head is linear and not trained,
+`RawReadout` holds z(k), z(y) and b; `LanguageHead.readout` computes the rest. Where the head is linear and not trained,
 z = f(W h), with f what the model does to its logits and W(k) the row of token k:
 
     dz(k)/dh = f'(z(k)) · W(k)
@@ -39,7 +39,7 @@ Slope = Callable[[Tensor], Tensor | float]
 """Derivative f' of logits by what the projection returned, from the logits."""
 
 
-class Read(NamedTuple):
+class RawReadout(NamedTuple):
     """What is read of N positions, in at least float32."""
 
     safety: Float[Tensor, "N K"]
@@ -62,7 +62,7 @@ class TokensOfEach:
 
     @classmethod
     def of(cls, ids: Int[Tensor, "N K"]) -> TokensOfEach:
-        """Given on the host: to find what is unique the host would wait for an accelerator."""
+        """From `ids` on the host: of those on an accelerator, `unique` would make the host wait."""
         return cls(ids, *ids.unique(return_inverse=True))
 
     def to(self, device: torch.device) -> TokensOfEach:
@@ -81,7 +81,7 @@ def read_chunks(
     tokens: Tokens,
     labels: Tensor | None,
     chunk_size: int,
-) -> Read:
+) -> RawReadout:
     """Read `chunk_size` positions at a time; under autograd the backward pass computes a chunk's logits again.
 
     Args:
@@ -93,7 +93,7 @@ def read_chunks(
         chunk_size: Positions per chunk.
     """
 
-    def read(states: Tensor, ids: Tensor, targets: Tensor | None) -> Read:
+    def read(states: Tensor, ids: Tensor, targets: Tensor | None) -> RawReadout:
         return _read(logits(states), ids, targets)
 
     parts = [
@@ -120,7 +120,7 @@ class FrozenHead:
 
 def read_frozen(
     head: FrozenHead, hidden: Tensor, tokens: Tokens, labels: Tensor | None, chunk_size: int
-) -> Read:
+) -> RawReadout:
     """The same from a linear head that is not trained: its logits are computed once.
 
     The gradient of the log-sum-exp, one vector [d] for each position, is taken while the logits are there; those of
@@ -133,7 +133,7 @@ def read_frozen(
         labels: [N] tokens predicted, or None.
         chunk_size: Positions per chunk.
     """
-    return Read(*_Frozen.apply(hidden, head, tokens, labels, chunk_size))
+    return RawReadout(*_Frozen.apply(hidden, head, tokens, labels, chunk_size))
 
 
 def _chunks(
@@ -144,17 +144,17 @@ def _chunks(
     return zip(parts, ids, [None] * len(parts) if labels is None else labels.split(sizes), strict=True)
 
 
-def _read(logits: Tensor, ids: Tensor, labels: Tensor | None) -> Read:
+def _read(logits: Tensor, ids: Tensor, labels: Tensor | None) -> RawReadout:
     """Of one chunk; `ids` is [K] or [N, K]."""
     label = None if labels is None else logits.gather(1, labels[:, None])[:, 0]
     if ids.ndim == 2:
-        return Read(logits.gather(1, ids), label, logits.scatter(1, ids, -torch.inf).logsumexp(1))
-    return Read(logits.index_select(1, ids), label, logits.index_fill(1, ids, -torch.inf).logsumexp(1))
+        return RawReadout(logits.gather(1, ids), label, logits.scatter(1, ids, -torch.inf).logsumexp(1))
+    return RawReadout(logits.index_select(1, ids), label, logits.index_fill(1, ids, -torch.inf).logsumexp(1))
 
 
-def _joined(parts: list[Read]) -> Read:
+def _joined(parts: list[RawReadout]) -> RawReadout:
     labels = [part.label for part in parts if part.label is not None]
-    return Read(
+    return RawReadout(
         torch.cat([part.safety for part in parts]),
         torch.cat(labels) if labels else None,
         torch.cat([part.outside for part in parts]),
@@ -169,8 +169,8 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: FrozenHead, tokens: Tokens, labels: Tensor | None, chunk_size: int
-    ) -> Read:
-        parts: list[Read] = []
+    ) -> RawReadout:
+        parts: list[RawReadout] = []
         gradients: list[Tensor] = []
         states_of_chunks = chunks(hidden, chunk_size, head.projection)
         for states, ids, targets in _chunks(states_of_chunks, tokens, labels):
@@ -181,7 +181,7 @@ class _Frozen(torch.autograd.Function):
                 part = _read(head.logits(leaf.view_as(leaf)), ids, targets)
                 (gradient,) = torch.autograd.grad(part.outside.sum(), leaf)
             label = None if part.label is None else part.label.detach()
-            parts.append(Read(part.safety.detach(), label, part.outside.detach()))
+            parts.append(RawReadout(part.safety.detach(), label, part.outside.detach()))
             gradients.append(gradient)
         read = _joined(parts)
         # The rows are kept, not the head: where it is sharded, it is gone by the time of the backward pass.

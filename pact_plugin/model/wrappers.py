@@ -156,8 +156,8 @@ def ambient_autocast(device: torch.device, *, cached: bool = True) -> AbstractCo
 
     Args:
         device: The device.
-        cached: Whether weights that are cast inside stay cast until the outermost autocast ends. Those that are cast
-            without gradient have none afterwards, either, in older releases of torch.
+        cached: Whether weights that are cast inside stay cast until the outermost autocast ends. In older releases of
+            torch, one that is first cast without gradient has none later.
     """
     kind = device.type
     enabled = torch.is_autocast_enabled(kind)
@@ -167,7 +167,7 @@ def ambient_autocast(device: torch.device, *, cached: bool = True) -> AbstractCo
 
 
 def in_type_of(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
-    """States as a module can be given them outside of the autocast that they were made in: in the type of its weight.
+    """States in the type of a module's weight, unless autocast is on and casts by itself.
 
     Autocast leaves a layer norm's output in float32, and casts it for the bfloat16 head that comes next.
 

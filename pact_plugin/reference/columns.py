@@ -43,7 +43,8 @@ class Columns:
 
     @property
     def width(self) -> int:
-        """Numbers for each position of a table, which keeps no buckets."""
+        """Numbers for each position of a table; it keeps no buckets."""
+        assert self.kind != "buckets"
         return len(self.ids) if self.kind in ("logprobs", "logits") else 1
 
     @property
@@ -105,7 +106,7 @@ def furthest(looking: Sequence[Looks]) -> int | None:
     return None if None in ends else max((end for end in ends if end is not None), default=0)
 
 
-def read(
+def read_columns(
     source: Source, hidden: Float[Tensor, "N d"], columns: Sequence[Columns], chunk_size: int
 ) -> Aligned:
     """Columns of one context, all about the same positions; to be called within a session of the source.
@@ -123,13 +124,13 @@ def read(
         about_these = [asked for asked in plain if asked.ids == ids]
         tokens = torch.tensor(ids, device=hidden.device)
         if any(asked.kind != "logits" for asked in about_these):
-            read = source.head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
+            readout = source.head.readout(hidden, tokens, chunk_size=chunk_size, project=source.project)
         for asked in about_these:
             if asked.kind == "logits":
                 logits = source.safety_logits(hidden, tokens, chunk_size)
                 numbers[asked] = logits - logits.amax(1, keepdim=True)
             else:
-                values: Tensor = getattr(read, asked.kind)
+                values: Tensor = getattr(readout, asked.kind)
                 numbers[asked] = values if values.ndim == 2 else values[:, None]
     return numbers
 

@@ -18,7 +18,7 @@ from pact_plugin.errors import HiddenStatesNotSeenError, ReferenceModelError
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.model.ranks import is_distributed
 from pact_plugin.model.wrappers import contiguous_input, unwrap
-from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, not_finite, read
+from pact_plugin.reference.columns import Aligned, Columns, furthest, invalid, not_finite, read_columns
 from pact_plugin.reference.source import Source
 
 Caller = Callable[[dict[str, Any]], Tensor]
@@ -156,7 +156,7 @@ class Passes:
         aligned: dict[Columns, Tensor] = {}
         for context, hidden in zip(self._contexts, states, strict=True):
             index_read = select(index, index, context.first)
-            numbers = read(self.source, hidden, context.columns, self._chunk_size)
+            numbers = read_columns(self.source, hidden, context.columns, self._chunk_size)
             for asked, values in numbers.items():
                 aligned[asked] = select(values, index_read, asked.first)
         return aligned

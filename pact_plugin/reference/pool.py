@@ -28,8 +28,6 @@ from pact_plugin.reference.source import Source
 
 logger = logging.getLogger("pact_plugin")
 
-JUDGED_TOKENS = 24
-"""First tokens of an answer by which the judge tells whether it refuses."""
 BATCH = 64
 """Prompts at a time."""
 

@@ -17,9 +17,10 @@ from pact_plugin.data.chat_template import prompt_ends, warn_without_chat_templa
 from pact_plugin.data.generation import Generation, device_of
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError
+from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.model.ranks import WHOLE_ON_EVERY_RANK, all_gather_object, rank
 from pact_plugin.reference.cache import cache_folder, kept, read_states, write_states
-from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, Pool, ask
+from pact_plugin.reference.pool import BATCH, Pool, ask
 from pact_plugin.reference.source import Source
 
 logger = logging.getLogger("pact_plugin")

@@ -9,8 +9,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.reference.cache import kept
-from pact_plugin.reference.pool import JUDGED_TOKENS, Pool
+from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
 from pact_plugin.tokens.safety_tokens import SafetyTokens, tokenizer_fingerprint

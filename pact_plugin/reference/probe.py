@@ -22,7 +22,7 @@ FOLDS = 5
 _EXACT = 1e-8
 """Largest gradient at which a fit ends: scores of different folds are compared with each other."""
 _ROUNDING = 1e-5
-"""Largest part of the states by which they differ where nothing but rounding tells them apart."""
+"""States whose spread is at most this share of their largest entry count as equal: the rest is rounding."""
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ a model's own."""
 OF_THE_MACHINE = ("advanced.store", "advanced.chunk_size")
 """Settings that change neither what is held nor how much."""
 _NOT_COMPARED = ("safety_tokens", "reference", "anchors.prompts", *OF_THE_MACHINE)
-"""Those, and paths or requests. What these led to is compared instead: `tokens`, `reference`, `anchors`, `columns`
-and `table`."""
+"""Those, and paths and hub ids, of which what they led to is compared: `tokens`, `reference`, `anchors`, `columns` and
+`table`."""
 
 
 def _in_order(span: list[int]) -> list[int]:

@@ -75,7 +75,7 @@ class AnchorsTerm:
         self.aligned = AlignedAnchors(passes, (*harmful, *benign), lasting=lasting)
         self.documents = self.aligned.documents
         tops = [settings.top_k] * len(harmful) + [settings.benign_top_k] * len(benign)
-        self._held = [len(student.ids) + top for top in tops]  # buckets of each, the rest apart
+        self._held = [len(student.ids) + top for top in tops]  # buckets of each anchor, without the rest
         self.schedule = Schedule(by_turns(len(harmful), len(benign)), settings.per_step)
         self._begun = False
 

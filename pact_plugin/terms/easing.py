@@ -12,9 +12,10 @@ from torch import Tensor
 
 from pact_plugin.data.responses import Responses
 from pact_plugin.data.view import View
+from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.math.easing import eased_share
 from pact_plugin.reference.columns import Columns
-from pact_plugin.reference.pool import JUDGED_TOKENS, refuses
+from pact_plugin.reference.pool import refuses
 from pact_plugin.reference.probe import Probe
 from pact_plugin.terms.base import Contribution, MicroBatch
 
@@ -23,8 +24,8 @@ logger = logging.getLogger("pact_plugin")
 _KEPT = 2**16
 """Verdicts on responses that are kept."""
 _MANY = 0.25
-"""Share of the tokens that may be eased from which on it is said that they begin elsewhere. It is about half where
-prompts are trained on like answers."""
+"""A run warns if at least this share of the tokens that may be eased is in answers that begin behind another ending. It
+is about half where prompts are trained on like answers."""
 
 
 class EasingTerm:

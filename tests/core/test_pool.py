@@ -14,9 +14,10 @@ from pact_plugin.data.chat_template import prompt_ends, user_prompts
 from pact_plugin.data.generation import Generation, special_ids
 from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ConfigError
+from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.model.head import LanguageHead
 from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import BATCH, JUDGED_TOKENS, ask
+from pact_plugin.reference.pool import BATCH, ask
 from pact_plugin.reference.source import build_source
 
 TEXTS = [one.prompt for one in PROMPTS]
