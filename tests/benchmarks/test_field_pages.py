@@ -35,7 +35,7 @@ OURS = {"5e-4": DEFAULT, "1.5e-4": ("one-order", 3.0), "5e-4, 1.5B": DEFAULT}
 
 TOLD_BY = {
     "5e-4": ("README.md", "docs/measured.md", "benchmarks/field/README.md"),
-    "1.5e-4": ("docs/measured.md", "benchmarks/field/VARIATIONS.md"),
+    "1.5e-4": ("benchmarks/field/VARIATIONS.md",),
 }
 RUNS = {
     "5e-4": [("alpaca", 0.0), ("alpaca", 0.1), ("gsm8k", 0.0), ("gsm8k", 0.1)],
@@ -90,9 +90,8 @@ def test_every_result_stands_in_one_line(row):
         pytest.param(page, row, id=f"{page}-{rate}-{row['task']}-{row['contamination']}")
         for rate, rows in ROWS.items()
         for row in rows
-        if (row["method"], row["strength"], row["wording"]) == (*OURS[rate], "target")
+        if (row["method"], row["strength"], row["wording"]) == (*DEFAULT, "target")
         for page in ("README.md", "docs/measured.md")
-        if page != "README.md" or OURS[rate] == DEFAULT
     ],
 )
 def test_the_default_is_told_with_its_intervals(page, row):

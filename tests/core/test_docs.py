@@ -48,7 +48,7 @@ def _a_model(tmp_path, monkeypatch):
     TOKENS.save("safety_tokens.safetensors")
     tiny_model().save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
-    completions().to_json("chat.jsonl")
+    completions().to_json("pairs.jsonl")
 
 
 def run(code: str, **names: Any) -> dict[str, Any]:

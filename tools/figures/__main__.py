@@ -5,6 +5,7 @@ Each is drawn twice, for light pages and for dark ones, as wide as a phone, in t
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 
 from tools.figures.measured import along, cost, frontier
@@ -14,6 +15,8 @@ from tools.figures.style import IMAGES, both
 
 def main() -> None:
     """Draw every figure."""
+    if sys.argv[1:]:
+        sys.exit("It takes no arguments: every figure is drawn.")
     IMAGES.mkdir(parents=True, exist_ok=True)
     both("method", method, 5.6)
     both("frontier", frontier, 6.4)
