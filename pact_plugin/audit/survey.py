@@ -119,9 +119,9 @@ class Survey:
             self.safety_tokens.check(tokenizer)
         with inspecting(model):
             items = pairs(model, tokenizer, self.task)  # one that is too long is refused before the long part
-            for one in questions() if self.everyday else ():
-                length = len(user_prompts(tokenizer, [one])[0])
-                check_context(model, length, self.asking.max_new_tokens, ("everyday", one))
+            everyday = questions() if self.everyday else ()
+            for one, ids in zip(everyday, user_prompts(tokenizer, everyday), strict=True):
+                check_context(model, len(ids), self.asking.max_new_tokens, ("everyday", one))
             said = self._ask(model, tokenizer, self.texts, report, "answering")
             chosen = self.safety_tokens
             if chosen is None:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 def audit(
     reference: Annotated[str, typer.Option(help="The aligned model: a directory, a hub id or a .gguf file.")],
-    candidate: Annotated[str | None, typer.Option(help="The model to be judged, likewise, or an adapter that names its model.")] = None,
+    candidate: Annotated[
+        str | None,
+        typer.Option(help="The model to be judged, likewise; or an adapter, which names its model."),
+    ] = None,
     adapter: Annotated[
         str | None,
         typer.Option(help="Or a PEFT adapter, directory or hub id: the candidate is the reference with it."),

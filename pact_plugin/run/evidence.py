@@ -15,21 +15,21 @@ _LOGS = 2
 
 
 @dataclass(frozen=True)
-class TrainerState:
+class SavedState:
     """What a trainer knew when it saved.
 
     Args:
         path: Its file.
         steps: Optimiser steps that it counted.
-        plain: Whether its last logs of training hold no `pact/*`: these steps were not constrained.
+        unconstrained: Whether its last logs of training hold no `pact/*`.
     """
 
     path: Path
     steps: int
-    plain: bool
+    unconstrained: bool
 
     @classmethod
-    def read(cls, folder: Path) -> TrainerState | None:
+    def read(cls, folder: Path) -> SavedState | None:
         """That of an output or checkpoint folder; None where a trainer has left none.
 
         Raises:
@@ -47,7 +47,7 @@ class TrainerState:
                 "the trainer's state cannot be read", key=_STATE, value=str(path), remedy="It is damaged."
             ) from error
         measured = any(name.startswith("pact/") for log in logs[-_LOGS:] for name in log)
-        return cls(path, steps, plain=bool(logs) and not measured)
+        return cls(path, steps, unconstrained=bool(logs) and not measured)
 
     def outlives(self, folder: Path, covered: int) -> bool:
         """Whether the receipt in a folder is an earlier run's: the trainer has gone over its steps without PACT.
@@ -58,7 +58,7 @@ class TrainerState:
         """
         newer = self.path.stat().st_mtime > (folder / FILE_NAME).stat().st_mtime
         again = self.steps >= covered and self.path.with_name(FILE_NAME).is_file()
-        return self.plain and (newer or again)
+        return self.unconstrained and (newer or again)
 
 
 def resumable(checkpoint: str | Path, *, key: str = "checkpoint", anew: str = "begin a new run") -> Receipt:
@@ -75,7 +75,7 @@ def resumable(checkpoint: str | Path, *, key: str = "checkpoint", anew: str = "b
     folder = Path(checkpoint)
     try:
         receipt = Receipt.read(folder)
-        state = TrainerState.read(folder) if folder.is_dir() else None
+        state = SavedState.read(folder) if folder.is_dir() else None
         if state is not None and state.outlives(folder, receipt.total_steps):
             raise earlier_run(folder, state)
     except ReceiptError as error:
@@ -84,7 +84,7 @@ def resumable(checkpoint: str | Path, *, key: str = "checkpoint", anew: str = "b
     return receipt
 
 
-def earlier_run(folder: Path, state: TrainerState) -> ReceiptError:
+def earlier_run(folder: Path, state: SavedState) -> ReceiptError:
     """That a receipt is not of the model beside it."""
     return ReceiptError(
         f"the receipt is an earlier run's: the last logs in {state.path} hold no `pact/*`",

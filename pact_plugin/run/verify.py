@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pact_plugin.errors import ReceiptError
-from pact_plugin.run.evidence import TrainerState, earlier_run
+from pact_plugin.run.evidence import SavedState, earlier_run
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 
 _CHECKPOINTS = "checkpoint-*"
@@ -61,18 +61,18 @@ def verify_run(directory: str | Path) -> str:
     return f"{counted}; {receipt}{unmasked if receipt.unmasked else ''}"
 
 
-def _states(folder: Path) -> list[TrainerState]:
+def _states(folder: Path) -> list[SavedState]:
     """What the trainer left there, and in each checkpoint inside."""
-    found = (TrainerState.read(place) for place in (folder, *sorted(folder.glob(_CHECKPOINTS))))
+    found = (SavedState.read(place) for place in (folder, *sorted(folder.glob(_CHECKPOINTS))))
     return [state for state in found if state is not None]
 
 
-def _left(state: TrainerState, folder: Path) -> Path:
+def _left(state: SavedState, folder: Path) -> Path:
     """What a run has left that is not the folder's own: a checkpoint, or the trainer's state alone."""
     return state.path if state.path.parent == folder else state.path.parent
 
 
-def _covered(state: TrainerState) -> int:
+def _covered(state: SavedState) -> int:
     """Steps that the receipt beside it counts; 0 where there is none."""
     beside = state.path.with_name(FILE_NAME)
     return Receipt.read(beside).total_steps if beside.is_file() else 0
