@@ -53,10 +53,10 @@ def planned(cfg: Mapping[str, Any], config: PactConfig) -> ReferencePlan:
             named=config.reference != "auto", adapter=state, run=run, asked=config.asks_at_responses
         )
     except ReferenceModelError as error:
+        named = f"Write `pact: {{reference: {cfg.get('base_model')}}}`"
+        other = "Use ZeRO stage 2" if run.sharded == "deepspeed" else named
         raise ReferenceModelError(
-            error.problem,
-            key=error.key,
-            remedy=f"Write `pact: {{reference: {cfg.get('base_model')}}}`, or remove `{key}`.",
+            error.problem, key=error.key, remedy=f"{other}, or remove `{key}`."
         ) from error
     copied = (
         f"a copy of the adapter {start}" if cfg.get("adapter") else "a copy of the parameters in training"

@@ -105,6 +105,7 @@ def test_zero_stage_3_shards_the_parameters(deepspeed):
     assert checked(config(**sharded, **LORA, **STREAMING)).constrained
     text = found(checked(config(**sharded, **STREAMING)))["deepspeed"]
     assert "a copy of the parameters, which are sharded, cannot serve as the reference" in text
+    assert "Use ZeRO stage 2, or remove `streaming`." in text, "a second model would be refused"
     named = found(checked(config(**sharded, **NAMED)))
     assert "partitions a second model" in named["pact.reference"]
     published = {"easing": False, "anchors": False, "advanced": {"published": True}}
