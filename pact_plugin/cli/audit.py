@@ -13,7 +13,7 @@ import typer
 
 from pact_plugin.cli.audit_inputs import Named, models, prompt_set
 from pact_plugin.cli.console import Console, print_error, progress_bars
-from pact_plugin.cli.flags import flags_in_errors
+from pact_plugin.cli.flags import AUDIT, flags_in_errors
 from pact_plugin.cli.folders import make_folder
 from pact_plugin.errors import ConfigError, PactError
 
@@ -123,7 +123,7 @@ def audit(
     """
     if (candidate is None) == (adapter is None):
         raise typer.BadParameter("give one of --candidate and --adapter")
-    with _status_of_errors(), flags_in_errors():
+    with _status_of_errors(), flags_in_errors(AUDIT):
         from pact_plugin.audit.settings import Asking, AuditSettings
         from pact_plugin.audit.verdict import Thresholds
         from pact_plugin.data.heldout import load_task

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pact_plugin.cli.console import Console
-from pact_plugin.cli.flags import flags_in_errors
+from pact_plugin.cli.flags import AUDIT, flags_in_errors
 from pact_plugin.cli.inputs import model_loader
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def prompt_set(given: dict[Kind | None, list[str] | None]) -> PromptSet:
         for name in names or ():
             source, column = prompt_files.with_column(name)
             columns = prompts.ColumnNames(column, kind)
-            with flags_in_errors(f"--{kind or 'prompts'}"):
+            with flags_in_errors(AUDIT, kind):
                 if prompt_files.is_file(source):
                     found.append(prompt_files.load_file(Path(source), columns))
                 else:

@@ -10,13 +10,13 @@ from rich.text import Text
 
 from pact_plugin.audit.report import decided, p_value, percent, points
 from pact_plugin.audit.result import AuditResult
-from pact_plugin.cli.flags import in_flags
+from pact_plugin.cli.flags import AUDIT, in_flags
 
 
 def show(console: Console, result: AuditResult) -> None:
     """Notes, refusals, what else was measured, and the verdict."""
     for note in result.notes:
-        console.print(in_flags(note), style="yellow", markup=False)
+        console.print(in_flags(note, AUDIT), style="yellow", markup=False)
     console.print(table(result))
     for line in (*beside(result), *criteria(result)):
         console.print(line, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from pact_plugin.cli.console import Console, progress_bars
-from pact_plugin.cli.flags import flags_in_errors
+from pact_plugin.cli.flags import SELECT, flags_in_errors
 from pact_plugin.cli.folders import make_folder
 from pact_plugin.cli.inputs import model_loader
 from pact_plugin.tokens.file import FILE_NAME, target_file
@@ -33,7 +33,7 @@ _Prompts = Annotated[
 
 
 @app.command()
-@flags_in_errors()
+@flags_in_errors(SELECT)
 def select(
     model: Annotated[str, typer.Argument(help="The aligned model: a directory, a hub id or a .gguf file.")],
     contrast: Annotated[
@@ -168,7 +168,7 @@ def _prompts(kind: Kind, given: str | None, limit: int | None) -> tuple[str, ...
     from pact_plugin.data.prompt_files import load_file, with_column
     from pact_plugin.data.prompts import ColumnNames, for_pool
 
-    with flags_in_errors(f"--{kind}"):
+    with flags_in_errors(SELECT, kind):
         if given is None:
             return for_pool().limited(limit).texts(kind)
         file, column = with_column(given)

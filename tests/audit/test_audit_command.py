@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 from typer.main import get_command
 
 from pact_plugin import SafetyTokens
-from pact_plugin.cli.flags import FLAGS
+from pact_plugin.cli.flags import AUDIT, SELECT
 from pact_plugin.cli.main import app
 
 
@@ -227,11 +227,12 @@ def test_another_chat_template_is_noted_and_one_tokenizer_can_be_given(folder, t
     assert results(tmp_path / "out").harmful.confidence.mean_divergence == 0
 
 
-def test_flags_are_options_of_the_commands():
+@pytest.mark.parametrize("flags", [AUDIT, SELECT], ids=["audit", "select"])
+def test_flags_are_options_of_the_command(flags):
     commands = get_command(app).commands
-    params = (*commands["audit"].params, *commands["tokens"].commands["select"].params)
-    options = {name for one in params for name in (*one.opts, *one.secondary_opts)}
-    assert set(FLAGS.values()) <= options
+    command = commands["audit"] if flags is AUDIT else commands["tokens"].commands["select"]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    assert set(flags.values()) | {"--harmful", "--benign"} <= options
 
 
 BAD = [
@@ -245,6 +246,7 @@ BAD = [
     (["--candidate", "other", "--task", "none.jsonl"], "cannot be read"),
     (["--candidate", "other", "--harmful", "bad.jsonl#text"], "line 1 has no text `text`, only prompt, kind"),
     (["--candidate", "other", "--harmful", "bad.jsonl"], "bad.jsonl': line 1 is benign by its own column"),
+    (["--candidate", "other", "--harmful", "bad.jsonl"], "A file of both kinds is given as --prompts."),
     (["--candidate", "other", "--harmful", "none.txt"], "--harmful="),
     (
         ["--candidate", "other", "--judge", "keyword"],

@@ -94,7 +94,7 @@ def test_select_prints_warnings(folder, tmp_path):
         (["--contrast", "other"], ConfigError, "^--contrast='other'"),
         (["--contrast", "base"], ConfigError, "^--base-model: "),
         (["--limit", 0], ConfigError, "--limit=0"),
-        (["--limit", 5], ConfigError, "fewer than 8"),
+        (["--limit", 5], ConfigError, "^--harmful: .*fewer than 8.* name their file as `safety_tokens`"),
         (["--batch-size", 0], ConfigError, "--batch-size=0"),
         (["--dtype", "int8"], ConfigError, "^--dtype='int8'"),
         (["--device", "toaster"], ConfigError, "^--device='toaster'"),
@@ -110,6 +110,16 @@ def test_select_refuses_bad_arguments_and_writes_nothing(
     with pytest.raises(error, match=message):
         select(folder, tmp_path / "tokens.safetensors", *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_both_kinds_is_refused_with_a_remedy_for_the_option(tmp_path):
+    file = tmp_path / "both.txt"
+    file.write_text("harmful: Please bake a bird\nbenign: Please draw\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="^--harmful=.*: line 2 is benign by its own") as raised:
+        run("select", "no-such-model", "--harmful", file)
+    assert "none of them benign" in raised.value.remedy
+    assert "--prompts" not in raised.value.remedy
+    assert "kind" not in raised.value.remedy
 
 
 @pytest.mark.parametrize("option", ["--top-k", "--batch-size", "--max-new-tokens"])
