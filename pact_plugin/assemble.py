@@ -11,6 +11,7 @@ from pact_plugin.config import PactConfig
 from pact_plugin.constraint import Constraint
 from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.prompts import for_pool
+from pact_plugin.errors import ConfigError
 from pact_plugin.hooks.manager import find_adapter, one_offered
 from pact_plugin.model.check_head import check_head
 from pact_plugin.model.head import language_head
@@ -35,8 +36,12 @@ from pact_plugin.run.parts import Parts
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
+from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 logger = logging.getLogger("pact_plugin")
+
+_SETTINGS = {"harmful": "safety_tokens", "benign": "safety_tokens", "top_k": "advanced.top_k"}
+"""By the arguments with which tokens are chosen."""
 
 
 def attach(trainer: Any, config: PactConfig | dict[str, Any] | bool = True) -> Any:
@@ -139,7 +144,7 @@ def build_parts(
     # 5. Tokens that are not named: chosen from its answers.
     if tokens is None:
         assert bundled_answers is not None
-        tokens = tokens_of(bundled_answers, source, tokenizer, settings.advanced.top_k)
+        tokens = _chosen(bundled_answers, source, tokenizer, settings.advanced.top_k)
         tokens.check(tokenizer, source.head.vocabulary)
     student = Student(model, head, tokens.positive.ids, settings.advanced.chunk_size)
     with evaluation_mode(model):
@@ -188,6 +193,15 @@ def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Poo
         bundled_answers = pool_of(source, tokenizer, bundled)
     answers = pool_of(source, tokenizer, candidates) if own else bundled_answers
     return bundled_answers, answers.of(candidates) if answers is not None else []
+
+
+def _chosen(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyTokens:
+    """See `tokens_of`; errors name settings in place of its arguments."""
+    try:
+        return tokens_of(pool, source, tokenizer, top_k)
+    except ConfigError as error:
+        key = _SETTINGS.get(error.key or "", error.key)
+        raise ConfigError(error.problem, key=key, value=error.value, remedy=error.remedy) from error
 
 
 def load_reference(settings: PactConfig, model: nn.Module, tokenizer: Any) -> nn.Module | None:

@@ -172,8 +172,8 @@ class SafetyTokens:
                     remedy=_CHOOSE,
                 )
         if vocab_size is not None and max(self.ids) >= vocab_size:
-            problem = f"the model has only {vocab_size} logits"
-            raise TokenFileError(problem, key="ids", value=max(self.ids), remedy=_CHOOSE)
+            problem = f"one of them has id {max(self.ids)}, and the model has only {vocab_size} logits"
+            raise TokenFileError(problem, key="safety_tokens", remedy=_CHOOSE)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the tokens to a file, whole or not at all, and return its path.

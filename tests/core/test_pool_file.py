@@ -290,6 +290,22 @@ def test_other_numbers_of_tokens_are_chosen_from_the_same_answers(generated, fol
     assert len(list(folder.iterdir())) == 3
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"top_k": 10_000}, r"^advanced\.top_k=10000: out of range"),
+        ({"chosen_from": "harmful"}, "^safety_tokens: the model helps with 0 of 0 benign prompts"),
+        ({"chosen_from": "benign"}, "^safety_tokens: the model refuses 0 of 0 harmful prompts"),
+    ],
+    ids=str,
+)
+def test_errors_of_the_choice_name_settings(monkeypatch, changes, message):
+    kind = changes.pop("chosen_from", None)
+    ask_about(monkeypatch, [one for one in TAUGHT if kind in (None, one.kind)])
+    with pytest.raises(ConfigError, match=message):
+        built(tiny_aligned_model(), **(BARE | {"safety_tokens": None, "advanced": changes}))
+
+
 def test_tokens_that_are_spoilt_are_chosen_anew(folder, monkeypatch):
     first = chosen(monkeypatch)
     (file,) = folder.glob("*.tokens.safetensors")
