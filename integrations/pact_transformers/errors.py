@@ -75,7 +75,7 @@ def only_measured() -> ConfigError:
     """What a weight of 0 means."""
     return ConfigError(
         "a weight of 0 only measures: the run is not constrained",
-        key="pact.weight",
+        key="weight",
         value=0,
         remedy="Give a weight above 0, or leave it out.",
     )

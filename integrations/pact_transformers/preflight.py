@@ -86,7 +86,7 @@ def check_model(
             tokens.check(tokenizer)
         check_tokenizer(settings, tokenizer)
     except PactError as error:
-        report.find([error], block=error.key in PactConfig.model_fields)
+        report.find_mixed([error])
     if settings.safety_tokens is None:
         report.notes.append("Safety tokens: chosen from the model itself when training starts")
 
@@ -135,7 +135,7 @@ def resumption_problems(
     for key, ours, theirs in differing(settings.summary(), earlier.config):
         yield ReceiptError(
             f"the checkpoint {checkpoint} was constrained with {theirs!r}",
-            key=f"pact.{key}",
+            key=key,
             value=ours,
             remedy=f"Resume with the settings of the run, or {anew}.",
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from pact_plugin.config import PactConfig
 from pact_plugin.errors import PactError
 
 
@@ -29,6 +30,9 @@ class CheckReport:
         unchecked: What could not be checked here.
     """
 
+    block: ClassVar[str] = "pact."
+    """What stands before the names of PACT's settings in the configuration."""
+
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -39,12 +43,18 @@ class CheckReport:
         return not self.findings
 
     def find(self, errors: Iterable[PactError], *, block: bool = False) -> None:
-        """Add errors, each once; those of PACT's own `block` get the full name of their key."""
+        """Add errors, each once; those of PACT's settings, its `block`, get the full name of their key."""
         for error in errors:
             key = error.key or "config"
             if block and key != "pact":
-                key = f"pact.{key}"
+                key = f"{self.block}{key}"
             self.add(Finding(key, error.value, error.problem, error.remedy))
+
+    def find_mixed(self, errors: Iterable[PactError]) -> None:
+        """The same of errors whose keys are settings of PACT, with full names, or others."""
+        for error in errors:
+            name = (error.key or "").partition(".")[0]
+            self.find([error], block=name in PactConfig.model_fields)
 
     def add(self, finding: Finding) -> None:
         """Add a finding, unless it was found already (a framework's own reading may find again what ours found)."""

@@ -162,6 +162,7 @@ def test_check(workshop):
         (False, "pact"),
         ({"weight": 0}, "pact.weight"),
         ({"weigth": 1}, "pact.weigth"),
+        ({"anchors": {"prompts": "no.txt"}}, "pact.anchors.prompts"),
         ("yes", "pact"),
     ],
 )

@@ -51,7 +51,7 @@ def test_every_reason_is_given(workshop):
     remedies = {one["key"]: one["remedy"] for one in answer["findings"]}
     assert set(remedies) == {
         *("leraning_rate", "model", "loss_scale", "sequence_parallel_size"),
-        *("resume_from_checkpoint", "pact.safety_tokens"),
+        *("resume_from_checkpoint", "safety_tokens"),
     }
     assert "`learning_rate`" in remedies["leraning_rate"]
 
@@ -67,12 +67,13 @@ def test_no_plugin_registers(workshop):
 @pytest.mark.parametrize(
     ("text", "key"),
     [
-        ("import pact_swift\npact_swift.register({'weigth': 1})\n", "pact.weigth"),
-        ("import pact_swift\npact_swift.register({'weight': 0})\n", "pact.weight"),
+        ("import pact_swift\npact_swift.register({'weigth': 1})\n", "weigth"),
+        ("import pact_swift\npact_swift.register({'weight': 0})\n", "weight"),
+        ("import pact_swift\npact_swift.register({'anchors': {'prompts': 'no.txt'}})\n", "anchors.prompts"),
         ("import nothing_of_this_name\n", "external_plugins"),
         ("import pact_swift\nfor w in (1, 2):\n    pact_swift.register({'weight': w})\n", "external_plugins"),
     ],
-    ids=["unknown-key", "weight-0", "import", "twice"],
+    ids=["unknown-key", "weight-0", "no-prompts", "import", "twice"],
 )
 def test_plugins_are_run_as_ms_swift_would(workshop, text, key):
     plugin = workshop.folder / "tried.py"

@@ -42,7 +42,7 @@ def check(config: Path) -> AxolotlReport:
     report.find(misspelt)
     misplaced = list(config_file.misplaced_keys(cfg))
     report.find(misplaced)
-    report.find(config_file.switched_off(cfg, [*misspelt, *misplaced]))
+    report.find(config_file.switched_off(cfg, [*misspelt, *misplaced]), block=True)
     if cfg.get("pact") is False:
         return report
     axolotl = _environment(report, cfg)
@@ -65,7 +65,7 @@ def check(config: Path) -> AxolotlReport:
         _check_reference(cfg, settings, report)
         _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)
-        report.find(resumption_problems(checkpoint, settings))
+        report.find_mixed(resumption_problems(checkpoint, settings))
     return report
 
 

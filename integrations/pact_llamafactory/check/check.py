@@ -16,8 +16,7 @@ from pact_transformers.preflight import check_model, checkpoint_of, resumption_p
 from pact_llamafactory.check import config_file
 from pact_llamafactory.problems import environment_problems, problems
 from pact_llamafactory.settings import output_of, settings
-from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError, ConfigError
+from pact_plugin.errors import ConfigError
 from pact_plugin.run.check_report import CheckReport
 
 _ANEW = "begin a new run, with another `output_dir` or with `overwrite_output_dir: true`"
@@ -49,11 +48,9 @@ def check(config: Path) -> CheckReport:
         report.find([error], block=True)
         return report
     if found.weight == 0:
-        report.find([only_measured()])
+        report.find([only_measured()], block=True)
         return report
-    own = set(PactConfig.model_fields)
-    for one in problems(arguments, found):
-        report.find([one], block=not isinstance(one, AdapterError) and one.key in own)
+    report.find_mixed(problems(arguments, found))
     check_model(
         "model_name_or_path",
         arguments.get("model_name_or_path"),
@@ -64,7 +61,7 @@ def check(config: Path) -> CheckReport:
     checkpoint = _checkpoint(arguments)
     if checkpoint is None and arguments.get("resume_from_checkpoint") is True:
         report.find([_no_checkpoint(arguments)])
-    report.find(resumption_problems(checkpoint, found, anew=_ANEW))
+    report.find_mixed(resumption_problems(checkpoint, found, anew=_ANEW))
     does = "passes over" if _any_pass() else "stops at"
     report.notes.append(f"`llamafactory-cli` {does} the key `pact`: train with `pact-plugin train`")
     return report

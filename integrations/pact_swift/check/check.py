@@ -21,13 +21,17 @@ from pact_swift.problems import different_settings, problems
 _FLAG = "Add `external_plugins: [FILE]`; `python -m pact_swift` prints the file of the default settings."
 
 
+class _Report(CheckReport):
+    block = ""  # settings stand in a plugin's file
+
+
 def check(config: Path) -> CheckReport:
     """Check a configuration of ms-swift, without loading a model or data.
 
     Args:
         config: Its file, as given to `swift sft`.
     """
-    report = CheckReport()
+    report = _Report()
     try:
         arguments = config_file.read(config)
     except ConfigError as error:
@@ -37,11 +41,9 @@ def check(config: Path) -> CheckReport:
     settings = _settings(arguments, report)
     if settings is None:
         return report
-    own = set(PactConfig.model_fields)
-    for problem in problems(arguments, settings):
-        report.find([problem], block=not isinstance(problem, AdapterError) and problem.key in own)
+    report.find_mixed(problems(arguments, settings))
     check_model("model", arguments.get("model"), settings, report)
-    report.find(resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint")), settings))
+    report.find_mixed(resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint")), settings))
     return report
 
 
@@ -49,7 +51,7 @@ def _settings(arguments: Mapping[str, Any], report: CheckReport) -> PactConfig |
     found = list(config_file.registered(arguments))
     settings = [one for one in found if isinstance(one, PactConfig)]
     for error in (one for one in found if isinstance(one, PactError)):
-        report.find([error], block=isinstance(error, ConfigError))
+        report.find([error])
     if not settings and len(found) == 0:
         problem = "no plugin registers PACT, so this run is not constrained"
         report.find([AdapterError(problem, key="external_plugins", remedy=_FLAG)])
