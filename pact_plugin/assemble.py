@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -25,7 +26,8 @@ from pact_plugin.model.ranks import (
 )
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.adapter_state import adapter_state
-from pact_plugin.reference.choose import RunFacts, choose
+from pact_plugin.reference.cache import Cache
+from pact_plugin.reference.choose import ANSWERS, RunFacts, choose
 from pact_plugin.reference.pool import Pool, PoolAnswer
 from pact_plugin.reference.pool_file import pool_of
 from pact_plugin.reference.pool_states import read_where
@@ -140,7 +142,8 @@ def build_parts(
     if tokens is not None:
         tokens.check(tokenizer, source.head.vocabulary)
     # 4. The aligned model is asked prompts.
-    bundled_answers, anchor_answers = ask_pools(settings, source, tokenizer)
+    cache = Cache(None if run.folder is None else Path(run.folder) / ANSWERS)
+    bundled_answers, anchor_answers = ask_pools(settings, source, tokenizer, cache)
     # 5. Tokens that are not named: chosen from its answers.
     if tokens is None:
         assert bundled_answers is not None
@@ -171,7 +174,9 @@ def build_parts(
     return Parts(settings, model, student, tokens, reference, aligned, (*looking, *anchors), data.masked)
 
 
-def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Pool | None, list[PoolAnswer]]:
+def ask_pools(
+    settings: PactConfig, source: Source, tokenizer: Any, cache: Cache
+) -> tuple[Pool | None, list[PoolAnswer]]:
     """What the aligned model answers to the bundled prompts, and to those that may become anchors.
 
     A user's own anchors change neither safety tokens nor easing: they may be of one kind, or of one register.
@@ -190,8 +195,8 @@ def ask_pools(settings: PactConfig, source: Source, tokenizer: Any) -> tuple[Poo
     bundled_answers = None
     if settings.safety_tokens is None or settings.easing is not None or (candidates and not own):
         # All of it whatever is asked for, so that what is kept serves every run.
-        bundled_answers = pool_of(source, tokenizer, bundled)
-    answers = pool_of(source, tokenizer, candidates) if own else bundled_answers
+        bundled_answers = pool_of(source, tokenizer, bundled, cache=cache)
+    answers = pool_of(source, tokenizer, candidates, cache=cache) if own else bundled_answers
     return bundled_answers, answers.of(candidates) if answers is not None else []
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-ROUNDED = (
-    " A resumed run on other hardware needs the model's answers in $PACT_CACHE: new ones differ by rounding."
-)
+ROUNDED = " A resumed run needs the model's answers, in its `_pact_store` or $PACT_CACHE: new ones differ by rounding."
 """A remedy that follows another."""
 
 

@@ -55,9 +55,14 @@ def facts_of(trainer: Any, folder: str | None) -> tuple[RunFacts, DataFacts]:
     masked = [one for _, some, _ in parts for one in some]
     if obstacle is not None:
         logger.warning("PACT reference: run in each step, as %s", obstacle)
-    run = RunFacts(folder or str(Path(trainer.args.output_dir) / STORE), obstacle, sharded_by(trainer))
+    run = RunFacts(folder_of(trainer, folder), obstacle, sharded_by(trainer))
     found = dict.fromkeys(one for _, _, some in parts for one in some)
     return run, DataFacts(masked=any(masked) if masked else None, endings=tuple(found))
+
+
+def folder_of(trainer: Any, folder: str | None) -> str:
+    """Where a trainer's table and answers lie: where the configuration says, or in its output folder."""
+    return folder or str(Path(trainer.args.output_dir) / STORE)
 
 
 def sized(data: Any) -> bool:

@@ -13,7 +13,7 @@ from pact_plugin.hooks.spec import TrainerParts
 from pact_plugin.reference.choose import RunFacts
 from pact_plugin.terms.step import Step
 from pact_transformers.ahead import backward_ahead
-from pact_transformers.data_facts import facts_of
+from pact_transformers.data_facts import facts_of, folder_of
 from pact_transformers.fill import FillTable
 from pact_transformers.first_step import never_called
 from pact_transformers.run_mixin import PactRunMixin
@@ -172,7 +172,10 @@ def trainer_parts(trainer: Any, folder: str | None, *, labels: bool = True) -> T
     refuse_split_sequences(trainer)
     require_one_device(trainer)
     tokenizer = tokenizer_of(trainer)
-    run, data = facts_of(trainer, folder) if labels else (RunFacts(), DataFacts(labels=False))
+    if labels:
+        run, data = facts_of(trainer, folder)
+    else:
+        run, data = RunFacts(folder_of(trainer, folder)), DataFacts(labels=False)
     return TrainerParts(trainer.model, tokenizer, run, data, trainer.accelerator.autocast)
 
 

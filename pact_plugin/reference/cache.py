@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,41 +47,59 @@ def cache_folder() -> Path:
         ) from error
 
 
-def kept(
-    name: str, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[Path, T], object]
-) -> T:
-    """What a file of the cache holds; or, where it cannot be read, what is made now and written there.
-
-    Every rank calls it, and gets what the first rank has read or made: what differs by rounding would choose other
-    tokens and anchors on each. A file only saves time, so where it cannot be written a warning says so.
+@dataclass(frozen=True)
+class Cache:
+    """Where files are kept: in `cache_folder()`, and in a folder of the run, so that it can go on elsewhere.
 
     Args:
-        name: Of the file.
-        read: Gives what a file holds; raises where there is none, or not a whole one.
-        make: Called on every rank.
-        write: Writes it into a file.
+        beside: The run's; None where it has none.
     """
-    file = cache_folder() / name
-    found: T | None
-    try:
-        found = read(file)
-    except _UNREADABLE:
-        found = None
-    found = broadcast_object(found)
-    if found is not None:
+
+    beside: Path | None = None
+
+    def kept(
+        self, name: str, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[Path, T], object]
+    ) -> T:
+        """What a file holds; or, where it cannot be read, what is made now. It then is in both folders.
+
+        Every rank calls it, and gets what the first rank has read or made: what differs by rounding would choose other
+        tokens and anchors on each. A file only saves time, so where it cannot be written a warning says so.
+
+        Args:
+            name: Of the file.
+            read: Gives what a file holds; raises where there is none, or not a whole one.
+            make: Called on every rank.
+            write: Writes it into a file.
+        """
+        files = [folder / name for folder in (self.beside, cache_folder()) if folder is not None]
+        found: T | None = None
+        lacking = []
+        for file in files:
+            if found is None:
+                try:
+                    found = read(file)
+                except _UNREADABLE:
+                    lacking.append(file)
+            elif not file.is_file():
+                lacking.append(file)
+        found = broadcast_object(found)
+        if found is None:
+            found, lacking = broadcast_object(make()), files
+        for file in lacking if rank() == 0 else ():
+            try:
+                write(file, found)
+            except (SafetensorError, OSError) as error:
+                logger.warning(
+                    "PACT: %s cannot be written (%s), so the next run may ask again. Name another folder with $%s.",
+                    file,
+                    error,
+                    CACHE,
+                )
         return found
-    made = broadcast_object(make())
-    try:
-        if rank() == 0:
-            write(file, made)
-    except (SafetensorError, OSError) as error:
-        logger.warning(
-            "PACT: %s cannot be written (%s), so the next run asks again. Name another folder with $%s.",
-            file,
-            error,
-            CACHE,
-        )
-    return made
+
+
+NOWHERE_ELSE = Cache()
+"""For what belongs to no run."""
 
 
 def write_states(file: Path, hidden: Tensor, **metadata: str) -> None:

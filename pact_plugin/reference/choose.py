@@ -11,12 +11,16 @@ STORE = "_pact_store"
 hub whose name begins with an underscore."""
 
 
+ANSWERS = "answers"
+"""In it: what the aligned model was asked once, so that a run can go on where its cache is not."""
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """What a trainer, or its configuration, says of a run: what allows a table of predictions, or a copy of the model.
 
     Args:
-        folder: Where a table can lie; None where nobody has named a place.
+        folder: Where a table and answers can lie; None where nobody has named a place.
         obstacle: Why the data cannot be read before training, such as "the training data has no length".
         sharded: The setting that spreads the parameters over the ranks, such as `fsdp`.
     """

@@ -21,6 +21,7 @@ from pact_plugin.data.responses import ENDING
 from pact_plugin.errors import ConfigError
 from pact_plugin.judge import is_refusal
 from pact_plugin.model.wrappers import unwrap
+from pact_plugin.reference.cache import NOWHERE_ELSE, Cache
 from pact_plugin.reference.columns import not_finite
 from pact_plugin.reference.passes import states_of
 from pact_plugin.reference.probe import Probe, fit_probe
@@ -71,12 +72,14 @@ class Pool:
             where they begin in training data.
         endings: For each of these E places, the last tokens before it that all prompts have in common.
         key: 32 hexadecimal digits of the model and the prompts.
+        cache: Where it is kept, and what is made of it.
     """
 
     asked: tuple[PoolAnswer, ...]
     hidden: Float[Tensor, "E N d"]
     endings: tuple[tuple[int, ...], ...]
     key: str = ""
+    cache: Cache = NOWHERE_ELSE
 
     @classmethod
     def judged(

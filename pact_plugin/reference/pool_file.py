@@ -19,7 +19,7 @@ from pact_plugin.data.prompts import Prompt
 from pact_plugin.errors import ReferenceModelError
 from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.model.ranks import WHOLE_ON_EVERY_RANK, all_gather_object, rank
-from pact_plugin.reference.cache import cache_folder, kept, read_states, write_states
+from pact_plugin.reference.cache import NOWHERE_ELSE, Cache, cache_folder, read_states, write_states
 from pact_plugin.reference.pool import BATCH, Pool, ask
 from pact_plugin.reference.source import Source
 
@@ -28,7 +28,14 @@ logger = logging.getLogger("pact_plugin")
 _FORMAT = "pact-pool 2"
 
 
-def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Generation | None = None) -> Pool:
+def pool_of(
+    source: Source,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    how: Generation | None = None,
+    *,
+    cache: Cache = NOWHERE_ELSE,
+) -> Pool:
     """The aligned model's answers to some prompts: those kept, or new ones, which are kept then.
 
     Answers belong to the values of the model's weights, to the prompts' token ids (so to the tokenizer and its chat
@@ -40,6 +47,7 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
         tokenizer: Its tokenizer.
         prompts: Distinct prompts.
         how: Length of answers, prompts at a time, and what reports progress. Default: a progress bar.
+        cache: Where they are kept.
 
     Raises:
         ConfigError: They have to be asked, and the model has no method `generate`.
@@ -73,8 +81,10 @@ def pool_of(source: Source, tokenizer: Any, prompts: Sequence[Prompt], how: Gene
     def write(file: Path, pool: Pool) -> None:
         write_states(file, pool.hidden, answers=json.dumps([one.answer for one in pool.asked]))
 
-    pool = kept(f"{key}.safetensors", read, lambda: _asked(source, tokenizer, prompts, ends, how), write)
-    return replace(pool, key=key)
+    def make() -> Pool:
+        return _asked(source, tokenizer, prompts, ends, how)
+
+    return replace(cache.kept(f"{key}.safetensors", read, make, write), key=key, cache=cache)
 
 
 def _key(source: Source, ends: Sequence[Sequence[list[int]]]) -> str:

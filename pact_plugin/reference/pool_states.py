@@ -12,7 +12,7 @@ from torch import Tensor
 from pact_plugin.data.generation import inspecting
 from pact_plugin.data.responses import ENDING
 from pact_plugin.model.wrappers import unwrap
-from pact_plugin.reference.cache import kept, read_states, write_states
+from pact_plugin.reference.cache import read_states, write_states
 from pact_plugin.reference.pool import Pool, end_states, ending
 from pact_plugin.reference.source import Source
 
@@ -52,4 +52,4 @@ def _states(pool: Pool, source: Source, left_out: int) -> Tensor:
         with inspecting(unwrap(source.model)), source.session():
             return end_states(source, prompts)
 
-    return kept(f"{pool.key}.{left_out}.states.safetensors", read, make, write_states)
+    return pool.cache.kept(f"{pool.key}.{left_out}.states.safetensors", read, make, write_states)

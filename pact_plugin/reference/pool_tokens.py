@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from pact_plugin.judge.text import JUDGED_TOKENS
-from pact_plugin.reference.cache import kept
 from pact_plugin.reference.pool import Pool
 from pact_plugin.reference.source import Source
 from pact_plugin.tokens.checks import check_helpful, check_refusals
@@ -59,4 +58,4 @@ def tokens_of(pool: Pool, source: Source, tokenizer: Any, top_k: int) -> SafetyT
         [_CHOICE, tokenizer_fingerprint(tokenizer), top_k, sorted(refusals), sorted(helpful)]
     )
     name = f"{pool.key}.{hashlib.sha256(content.encode()).hexdigest()[:16]}.tokens.safetensors"
-    return kept(name, SafetyTokens.load, choose, lambda file, tokens: tokens.save(file))
+    return pool.cache.kept(name, SafetyTokens.load, choose, lambda file, tokens: tokens.save(file))

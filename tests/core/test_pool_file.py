@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -352,6 +353,30 @@ def test_states_where_the_datas_answers_begin_are_kept(generated, folder, monkey
     ask_about(monkeypatch, PROMPTS)
     truncated(file)
     assert probe() == first
+
+
+def test_answers_lie_beside_the_run_so_that_it_goes_on_where_the_cache_is_not(
+    tmp_path, generated, folder, monkeypatch
+):
+    ask_about(monkeypatch, (*TAUGHT, *PROMPTS))
+    header = tuple(TOKENIZER.encode("<|im_start|>assistant", add_special_tokens=False))
+
+    def begun() -> PactConstraint:
+        config = settings(safety_tokens=None, advanced={"store": tmp_path / "store"})
+        return PactConstraint(tiny_aligned_model(), TOKENIZER, config, data=DataFacts(endings=(header,)))
+
+    first = begun()
+    answers = tmp_path / "store" / "answers"
+    assert sorted(one.name for one in answers.iterdir()) == sorted(one.name for one in folder.iterdir())
+    assert len(list(answers.iterdir())) == 3, "answers, states where the data's answers begin, tokens"
+    monkeypatch.setenv("PACT_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(pool_tokens, "choose_from_answers", None)
+    assert (probe_of(begun()), begun().tokens) == (probe_of(first), first.tokens)
+    assert len(generated) == 1
+    shutil.rmtree(answers)
+    begun()
+    assert len(generated) == 1, "the cache has them, too, by now"
+    assert len(list(answers.iterdir())) == 3
 
 
 @pytest.mark.parametrize("what", ["anchors", "columns"])

@@ -289,7 +289,7 @@ def test_what_a_resumed_run_needs_where_its_start_is_random(tmp_path):
         table(tmp_path, model="other")
     with pytest.raises(StoreError, match=r"or name another with `advanced.store`\.$"):
         table(tmp_path, tokenizer="other")
-    with pytest.raises(StoreError, match=r"A resumed run on other hardware needs.*\$PACT_CACHE"):
+    with pytest.raises(StoreError, match=r"A resumed run needs.*\$PACT_CACHE"):
         table(tmp_path, HELD[:1])
 
 
@@ -486,7 +486,7 @@ def test_killed_while_filling_the_next_run_fills_what_is_missing(tmp_path):
     built.fill(batches(), tokens_per_pass=1, progress=False)
     assert 0 < len(passes) <= 40 - 10
     assert built.reference.table.documents == 40
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".shard"}
+    assert {path.suffix for path in tmp_path.iterdir() if path.is_file()} == {".json", ".shard"}
     fresh = constraint(tmp_path / "fresh")
     fresh.fill(batches(), progress=False)
     for batch in batches():

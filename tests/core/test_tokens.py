@@ -322,5 +322,7 @@ def test_token_strings_must_agree_even_where_the_fingerprint_does(tokenizer):
 
 
 def test_a_model_without_logits_for_the_tokens_is_refused(tokenizer, tokens):
-    with pytest.raises(TokenFileError, match="safety_tokens: one of them has id 300, and the model has only 300 logits"):
+    with pytest.raises(
+        TokenFileError, match="safety_tokens: one of them has id 300, and the model has only 300 logits"
+    ):
         tokens.check(tokenizer, vocab_size=300)

@@ -179,7 +179,7 @@ def test_logs_receipt_and_evaluation(tmp_path, build, caplog):
     receipt = Receipt.read(tmp_path)
     assert (receipt.terms, receipt.steps, receipt.reference) == (["anchors"], [[1, 3]], "start")
     assert receipt.config["easing"] is False
-    assert not (tmp_path / "_pact_store").exists()
+    assert [one.name for one in (tmp_path / "_pact_store").iterdir()] == ["answers"]
     said = verify_run(tmp_path)
     assert said.startswith(f"constrained: 3 steps, {receipt.trained_tokens} tokens, anchor_divergence ")
 
