@@ -66,24 +66,31 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     for key in _WEIGHTED:
         if config.eases and arguments.get(key):
             yield weighted_loss(key, arguments[key], "set `pact: {easing: false}`")
-    held = config.hold_data is not None or config.advanced.published is not None
-    if held and stage == "sft" and arguments.get("packing") and not arguments.get("neat_packing"):
+    holds = {"hold_data": config.hold_data, "advanced.published": config.advanced.published}
+    held = next((key for key, value in holds.items() if value is not None), None)
+    if held is not None and stage == "sft" and arguments.get("packing") and not arguments.get("neat_packing"):
         yield AdapterError(
             "packed conversations see each other, but the aligned model reads each by itself",
             key="packing",
             value=True,
-            remedy="Set `neat_packing: true`, or leave `hold_data` out.",
+            remedy=f"Set `neat_packing: true`, or leave `{held}` out.",
         )
     if config.asks_at_responses and stage == "sft" and not arguments.get("ignore_pad_token_for_loss", True):
         yield AdapterError(
             "padding counts as part of the answers, but the aligned model reads each without it",
             key="ignore_pad_token_for_loss",
             value=False,
-            remedy="Remove `ignore_pad_token_for_loss`, or hold anchors alone: `pact: {easing: false}`.",
+            remedy=f"Remove `ignore_pad_token_for_loss`{_anchors_alone(config)}.",
         )
     yield from _fsdp(arguments)
     yield from _adapters(arguments)
     yield from file_problems(config)
+
+
+def _anchors_alone(config: PactConfig) -> str:
+    """How to look at no answer, behind an "or"; the published objective cannot, which goes without anchors."""
+    off = ", ".join(f"{key}: false" for key in ("easing", "hold_data") if getattr(config, key) is not None)
+    return f", or hold anchors alone: `pact: {{{off}}}`" if off else ""
 
 
 def environment_problems() -> Iterator[AdapterError]:

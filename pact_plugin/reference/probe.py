@@ -68,7 +68,7 @@ def fit_probe(
         raise ConfigError(
             f"{fewest} prompts of one kind cannot tell harmful prompts from harmless ones",
             key="easing",
-            remedy=f"Give at least {MINIMUM} of each kind, or set `easing: false`.",
+            remedy="Set `easing: false`.",
         )
     states = hidden.flatten(0, 1).float().cpu().double().numpy()
     if states.std(0).max() <= _ROUNDING * np.abs(states).max():

@@ -114,6 +114,36 @@ def test_refused_by_its_arguments(arguments, settings, word):
     assert word in problem.problem
 
 
+ALONE = {"easing": False, "anchors": False}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "remedy"),
+    [
+        ({"packing": True}, {"hold_data": True}, "or leave `hold_data` out."),
+        (
+            {"packing": True},
+            ALONE | {"advanced": {"published": True}},
+            "or leave `advanced.published` out.",
+        ),
+        (
+            {"ignore_pad_token_for_loss": False},
+            {"hold_data": True},
+            "or hold anchors alone: `pact: {easing: false, hold_data: false}`.",
+        ),
+        (
+            {"ignore_pad_token_for_loss": False},
+            ALONE | {"advanced": {"published": True}},
+            "Remove `ignore_pad_token_for_loss`.",
+        ),
+    ],
+    ids=str,
+)
+def test_a_remedy_names_what_is_on(arguments, settings, remedy):
+    (problem,) = problems(arguments, pact.PactConfig(**settings))
+    assert problem.remedy.endswith(remedy)
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings"),
     [
