@@ -104,7 +104,8 @@ class Advanced(Settings):
     """Safety tokens kept when they are chosen from the model itself; those with a positive weight form S."""
     store: Annotated[str | None, BeforeValidator(_expanded)] = None
     """Folder of the aligned model's answers and of the table of its predictions. Unset: `_pact_store` in a trainer's
-    output folder; a loop of one's own has them only if it names one. Runs from one model with the same safety tokens can share it."""
+    output folder; a loop of one's own has them only if it names one. Runs from one model with the same safety tokens
+    can share it."""
     chunk_size: Annotated[int, Field(ge=1)] = 256
     """Response positions projected on the vocabulary at a time; bounds the memory."""
     published: Annotated[Published | None, BeforeValidator(switch(Published))] = None

@@ -36,6 +36,7 @@ def _prefers(trainer: Any) -> bool:
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     from axolotl.core.trainers.base import AxolotlTrainer
+    from pact_transformers.checkpoints import checkpoint_of
     from pact_transformers.errors import unconstrainable
     from pact_transformers.mixin import trainer_parts
     from pact_transformers.resuming import store_beside
@@ -53,7 +54,9 @@ def _parts(trainer: Any, folder: str | None) -> TrainerParts:
     # A run that is resumed in another folder reads the table of the run that it goes on with.
     cfg = getattr(trainer, "axolotl_cfg", None) or {}
     return trainer_parts(
-        trainer, folder or store_beside(cfg.get("resume_from_checkpoint")), labels=not prefers
+        trainer,
+        folder or store_beside(checkpoint_of(cfg.get("resume_from_checkpoint"), None)),
+        labels=not prefers,
     )
 
 

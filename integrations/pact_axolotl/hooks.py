@@ -64,9 +64,11 @@ def constrain(cfg: Any, trainer: Any) -> None:
     if config is None:
         return
     from axolotl.utils.train import determine_last_checkpoint
+    from pact_transformers.checkpoints import checkpoint_of
     from pact_transformers.resuming import attach_and_say
 
-    attach_and_say(trainer, config, determine_last_checkpoint(cfg), partial(_log, logging.INFO))
+    checkpoint = checkpoint_of(determine_last_checkpoint(cfg), None)
+    attach_and_say(trainer, config, checkpoint, partial(_log, logging.INFO))
 
 
 def _log(level: int, message: str) -> None:

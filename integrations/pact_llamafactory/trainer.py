@@ -6,9 +6,10 @@ from typing import Any
 
 from llamafactory.train.pt.trainer import CustomTrainer
 from llamafactory.train.sft.trainer import CustomSeq2SeqTrainer
+from pact_transformers.checkpoints import checkpoint_of_run
 from pact_transformers.errors import unconstrainable
 from pact_transformers.mixin import constrain, trainer_parts
-from pact_transformers.resuming import checkpoint_of_run, store_beside
+from pact_transformers.resuming import store_beside
 
 from pact_plugin.constraint import Constraint
 from pact_plugin.hooks.spec import TrainerParts

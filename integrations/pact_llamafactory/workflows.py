@@ -12,8 +12,9 @@ from llamafactory.extras.logging import get_logger
 from llamafactory.train import tuner
 from llamafactory.train.pt import workflow as pt
 from llamafactory.train.sft import workflow as sft
+from pact_transformers.checkpoints import checkpoint_of_run
 from pact_transformers.preflight import raise_first
-from pact_transformers.resuming import attach_and_say, checkpoint_of_run
+from pact_transformers.resuming import attach_and_say
 
 from pact_llamafactory.problems import problems
 from pact_llamafactory.settings import settings

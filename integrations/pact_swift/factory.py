@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pact_transformers.checkpoints import checkpoint_of_run
 from pact_transformers.preflight import raise_first
-from pact_transformers.resuming import attach_and_say, checkpoint_of_run
+from pact_transformers.resuming import attach_and_say
 from swift.trainers import TrainerFactory
 from swift.utils import get_logger
 

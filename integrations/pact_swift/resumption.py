@@ -14,7 +14,7 @@ _ARGUMENTS = {"r": "lora_rank", "bias": "lora_bias", "init_lora_weights": "init_
 """What ms-swift calls LoRA's settings, where PEFT has other names."""
 
 
-def require_same_adapter(model: Any, checkpoint: str | None) -> None:
+def require_same_adapter(model: Any, checkpoint: Path | None) -> None:
     """Refuse an adapter of other settings than those of the checkpoint.
 
     Without PACT ms-swift makes the adapter by the checkpoint's settings. Here it begins as the run did, and the Trainer
@@ -27,7 +27,7 @@ def require_same_adapter(model: Any, checkpoint: str | None) -> None:
     Raises:
         AdapterError: Names the first setting that differs.
     """
-    file = Path(checkpoint or "") / "adapter_config.json"
+    file = (checkpoint or Path()) / "adapter_config.json"
     own = getattr(model, "peft_config", {}).get("default")
     if not checkpoint or own is None or not file.is_file():
         return

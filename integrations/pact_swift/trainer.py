@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pact_transformers.checkpoints import checkpoint_of_run
 from pact_transformers.errors import unconstrainable, weighted_loss
 from pact_transformers.mixin import PactTrainerMixin, constrain, trainer_parts
-from pact_transformers.resuming import checkpoint_of_run, store_beside
+from pact_transformers.resuming import store_beside
 from swift.template import Template
 from swift.trainers import Seq2SeqTrainer
 from torch import Tensor

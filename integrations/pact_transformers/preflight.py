@@ -91,21 +91,6 @@ def check_model(
         report.notes.append("Safety tokens: chosen from the model itself when training starts")
 
 
-def checkpoint_of(named: Any, folder: Path | None = None) -> Path | None:
-    """The checkpoint that a run goes on from: the one that is named, or else the last one in a folder.
-
-    Args:
-        named: The value of `resume_from_checkpoint`; `true` is the last one in the folder.
-        folder: Where the framework looks by itself; None where it does not.
-    """
-    if named not in (None, True) or folder is None or not folder.is_dir():
-        return Path(str(named)) if named and named is not True else None
-    from transformers.trainer_utils import get_last_checkpoint
-
-    found = get_last_checkpoint(str(folder))
-    return None if found is None else Path(found)
-
-
 def raise_first(problems: Iterable[PactError]) -> None:
     """Raise the first of the problems that a check would report; nothing where there is none."""
     for problem in problems:

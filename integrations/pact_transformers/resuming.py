@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
-
 from pact_plugin.assemble import attach
 from pact_plugin.config import PactConfig
 from pact_plugin.reference.choose import STORE
@@ -15,23 +13,15 @@ from pact_plugin.run.receipt import TOKENS_FILE
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 
-def checkpoint_of_run(args: Any) -> str | None:
-    """What a trainer's arguments say that the run goes on from; `true` is the last checkpoint of the output folder."""
-    named = args.resume_from_checkpoint
-    found: str | None = get_last_checkpoint(args.output_dir) if named is True else named
-    return found or None
-
-
-def resumed(config: PactConfig, checkpoint: str | None) -> PactConfig:
+def resumed(config: PactConfig, checkpoint: Path | None) -> PactConfig:
     """The settings of a run that goes on from a checkpoint: tokens that it chose when it began are not chosen again."""
-    path = Path(checkpoint or "") / TOKENS_FILE
-    if config.safety_tokens is not None or not checkpoint or not path.is_file():
+    if config.safety_tokens is not None or checkpoint is None or not (checkpoint / TOKENS_FILE).is_file():
         return config
-    return config.model_copy(update={"safety_tokens": SafetyTokens.load(path)})
+    return config.model_copy(update={"safety_tokens": SafetyTokens.load(checkpoint / TOKENS_FILE)})
 
 
 def attach_and_say(
-    trainer: Any, config: PactConfig, checkpoint: str | None, say: Callable[[str], None]
+    trainer: Any, config: PactConfig, checkpoint: Path | None, say: Callable[[str], None]
 ) -> None:
     """Constrain a trainer that a framework has built, and say by what.
 
@@ -52,7 +42,7 @@ def attach_and_say(
     say(f"PACT: {begins}; {trainer.pact.record.receipt}")
 
 
-def store_beside(checkpoint: str | None) -> str | None:
+def store_beside(checkpoint: Path | None) -> str | None:
     """The table of the run that a checkpoint belongs to; None if there is none."""
-    folder = Path(checkpoint or "").parent / STORE
-    return str(folder) if checkpoint and folder.is_dir() else None
+    folder = None if checkpoint is None else checkpoint.parent / STORE
+    return str(folder) if folder is not None and folder.is_dir() else None

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_utils import get_last_checkpoint
 
 from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
 from pact_plugin.errors import ConfigError
 from pact_transformers.ahead import goes_ahead
+from pact_transformers.checkpoints import checkpoint_of
 from pact_transformers.first_step import CheckFirstStep
 from pact_transformers.sharding import refuse_fsdp1_setting, require_own_inputs
 
@@ -32,7 +32,7 @@ class PactRunMixin:
     _pact_ahead: bool | None = None
     _pact_own_train: Callable[..., Any] | None = None
     """A `train` that was set on the trainer itself, as Unsloth's on a GPU is."""
-    _pact_checkpoint: str | bool | None = None
+    _pact_checkpoint: Path | None = None
     """The one that the training goes on from."""
     _pact_trained = False
     """Whether the last training has ended; not so while it trains."""
@@ -117,7 +117,7 @@ class PactRunMixin:
         """Begin the record, or go on with the checkpoint's; once more where the trainer tries with smaller batches."""
         self.pact.record.begin()
         if self._pact_checkpoint is not None:
-            self.pact.record.resume(str(self._pact_checkpoint))
+            self.pact.record.resume(self._pact_checkpoint)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt, and any other begins it, as the trainer counts its steps anew.
@@ -135,10 +135,7 @@ class PactRunMixin:
         """
         refuse_fsdp1_setting(self)
         require_own_inputs(self, self.pact.config)
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(self.args.output_dir)
-        self._pact_checkpoint = checkpoint or None
+        self._pact_checkpoint = checkpoint_of(resume_from_checkpoint, self.args.output_dir)
         self._pact_begin()
         if self.args.should_save:
             self.pact.record.write(self.args.output_dir)

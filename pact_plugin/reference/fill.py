@@ -18,14 +18,12 @@ from pact_plugin.data.documents import PLACEHOLDER, Document, HostBatch, documen
 from pact_plugin.data.positions import positions_of
 from pact_plugin.errors import StoreError
 from pact_plugin.model.ranks import all_gather_object, broadcast_object, is_distributed, is_sharded, rank
-from pact_plugin.reference.columns import Columns, furthest
+from pact_plugin.reference.columns import furthest
 from pact_plugin.reference.passes import Passes, caller, reshard
 from pact_plugin.reference.table import Table
 
 logger = logging.getLogger("pact_plugin")
 
-_FEWER = {"logprobs": "`hold_data: {first: 16}`", "logits": "`advanced: {published: {first: 16}}`"}
-_OFF = {"linear": "`easing: false`", "logprobs": "`hold_data: false`"}
 _WINDOW = 64
 """Passes whose documents are sorted by length together."""
 
@@ -178,27 +176,8 @@ def _require_one_folder(table: Table) -> None:
             "the ranks do not see the same files",
             key="advanced.store",
             value=str(table.folder),
-            remedy=_either("Name a folder on a file system that all of them share", *_no_table(table.columns)),
+            remedy="Name a folder on a file system that all of them share, or hold anchors alone, which need no table.",
         )
-
-
-def _either(*ways: str) -> str:
-    return f"{', or '.join(ways)}."
-
-
-def _less(columns: Sequence[Columns]) -> Iterator[str]:
-    """How a smaller table would do."""
-    wide = [one for one in columns if one.kind in _FEWER]
-    if wide:
-        shorter = {_FEWER[one.kind] for one in wide if one.first is None or one.first > 16}
-        yield f"ask for less: {', or '.join([*shorter, 'fewer safety tokens'])}"
-
-
-def _no_table(columns: Sequence[Columns]) -> Iterator[str]:
-    """How to do without; the published objective cannot, which goes without anchors."""
-    off = [_OFF[one.kind] for one in columns if one.kind in _OFF]
-    if off:
-        yield f"hold anchors alone, which need none: {' and '.join(off)}"
 
 
 def _length(document: Document) -> int:
@@ -234,10 +213,10 @@ class _Estimate:
             free / 2**30,
         )
         if size > free:
-            columns = self._table.columns
             raise StoreError(
                 f"it needs about {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
                 key="advanced.store",
                 value=str(self._table.folder),
-                remedy=_either("Name another folder", *_less(columns), *_no_table(columns)),
+                remedy="Name another folder, or hold anchors alone, which need no table; where answers are held, fewer of "
+                "their tokens (`first: 16`) take less, as do fewer safety tokens.",
             )

@@ -115,7 +115,7 @@ def test_select_refuses_bad_arguments_and_writes_nothing(
 def test_a_file_of_both_kinds_is_refused_with_a_remedy_for_the_option(tmp_path):
     file = tmp_path / "both.txt"
     file.write_text("harmful: Please bake a bird\nbenign: Please draw\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="^--harmful=.*: line 2 is benign by its own") as raised:
+    with pytest.raises(ConfigError, match=r"^--harmful=.*: line 2 is benign by its own") as raised:
         run("select", "no-such-model", "--harmful", file)
     assert "none of them benign" in raised.value.remedy
     assert "--prompts" not in raised.value.remedy

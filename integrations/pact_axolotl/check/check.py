@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pact_transformers.preflight import checkpoint_of, configured_anchors, file_problems, resumption_problems
+from pact_transformers.checkpoints import checkpoint_of
+from pact_transformers.preflight import configured_anchors, file_problems, resumption_problems
 
 from pact_axolotl.check import config_file, environment, reference_plan
 from pact_axolotl.check.axolotl_report import AxolotlReport
@@ -59,8 +60,8 @@ def check(config: Path) -> AxolotlReport:
     report.find(file_problems(settings) if settings is not None else [], block=True)
     _as_axolotl_reads(config, axolotl, settings, report)
     if settings is not None:
-        looks = cfg.get("auto_resume_from_checkpoints")
-        checkpoint = checkpoint_of(cfg.get("resume_from_checkpoint"), output_of(cfg) if looks else None)
+        looks = bool(cfg.get("auto_resume_from_checkpoints"))
+        checkpoint = checkpoint_of(cfg.get("resume_from_checkpoint"), output_of(cfg), looks=looks)
         check_tokens(cfg, settings, checkpoint, report)
         _check_reference(cfg, settings, report)
         _check_fsdp(cfg, axolotl, report)

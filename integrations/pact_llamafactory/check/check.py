@@ -10,8 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.checkpoints import checkpoint_of
 from pact_transformers.errors import only_measured
-from pact_transformers.preflight import check_model, checkpoint_of, resumption_problems, unknown_arguments
+from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments
 
 from pact_llamafactory.check import config_file
 from pact_llamafactory.problems import environment_problems, problems
@@ -87,9 +88,8 @@ def _no_checkpoint(arguments: Mapping[str, Any]) -> ConfigError:
 
 def _checkpoint(arguments: Mapping[str, Any]) -> Path | None:
     """What the run goes on from; LLaMA-Factory looks in the output folder by itself."""
-    named = arguments.get("resume_from_checkpoint")
-    looks = named is True or (arguments.get("do_train") and not arguments.get("overwrite_output_dir"))
-    return checkpoint_of(named, output_of(arguments) if looks else None)
+    looks = bool(arguments.get("do_train")) and not arguments.get("overwrite_output_dir")
+    return checkpoint_of(arguments.get("resume_from_checkpoint"), output_of(arguments), looks=looks)
 
 
 def _any_pass() -> bool:

@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pact_transformers.checkpoints import checkpoint_of
 from pact_transformers.errors import only_measured
-from pact_transformers.preflight import check_model, checkpoint_of, resumption_problems, unknown_arguments
+from pact_transformers.preflight import check_model, resumption_problems, unknown_arguments
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -43,7 +44,9 @@ def check(config: Path) -> CheckReport:
         return report
     report.find_mixed(problems(arguments, settings))
     check_model("model", arguments.get("model"), settings, report)
-    report.find_mixed(resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint")), settings))
+    report.find_mixed(
+        resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint"), None), settings)
+    )
     return report
 
 
