@@ -217,6 +217,6 @@ class _Estimate:
                 f"it needs about {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
                 key="advanced.store",
                 value=str(self._table.folder),
-                remedy="Name another folder, or hold anchors alone, which need no table; where answers are held, fewer of "
-                "their tokens (`first: 16`) take less, as do fewer safety tokens.",
+                remedy="Name another folder, or hold anchors alone, which need no table. Where answers are held, fewer "
+                "of their tokens (`first: 16`) take less, as do fewer safety tokens.",
             )
