@@ -227,7 +227,7 @@ class Constraint:
             NoResponseError: There was no response position in training yet.
             NonFiniteError: One of them is NaN or infinite.
         """
-        return self.record.metrics(mode, reduce)
+        return self.record.metrics(mode, reduce, self.reference.obstacle)
 
     def _noted(self, parts: list[Contribution], given: MicroBatch, mode: Mode) -> Float[Tensor, ""]:
         """The sum of the terms' parts, which go into the record."""

@@ -24,7 +24,8 @@ from pact_plugin.reference.table import Table
 
 logger = logging.getLogger("pact_plugin")
 
-_GONE = "the model is no longer the aligned one that could compute it"
+_GONE = "the model is no longer the aligned one that could compute what is missing"
+_SHARDED = "the model's parameters are sharded over the ranks, of which only some lack documents"
 
 
 class Reference:
@@ -129,10 +130,8 @@ class Reference:
         fetched = self.table.fetch(documents, view.hidden.device)
         if not isinstance(fetched, list):
             return fetched
-        passes, sharded = self._passes, False
-        if passes is not None:
-            sharded = is_sharded(passes.source.model)  # the other ranks would not join in
-        if passes is not None and not sharded and (self.choice.lasting or not train):
+        passes = self._passes
+        if passes is not None and not self._sharded and (self.choice.lasting or not train):
             if not self._warned and train:
                 logger.warning(
                     "PACT reference: some documents are not in the table; each step computes them."
@@ -142,11 +141,17 @@ class Reference:
             return passes.of_view(view)
         if not train:
             return None
-        raise self._missing(
-            documents[fetched[0]],
-            f"document {fetched[0]} of the batch",
-            "its parameters are sharded over the ranks, of which only some miss it" if sharded else _GONE,
-        )
+        raise self._missing(documents[fetched[0]], f"document {fetched[0]} of the batch")
+
+    @property
+    def _sharded(self) -> bool:
+        """Whether the aligned model is at hand, but only if all ranks run it, and others would not join in."""
+        return self._passes is not None and is_sharded(self._passes.source.model)
+
+    @property
+    def obstacle(self) -> str:
+        """Why what the table lacks is not computed, as a clause."""
+        return _SHARDED if self._sharded else _GONE
 
     def _require_unchanged(self, model: nn.Module, *, base_only: bool) -> None:
         """Refuse a model whose weights are not those that the constraint was built with."""
@@ -160,11 +165,11 @@ class Reference:
                 remedy="Fill the table before training, and before a checkpoint is loaded.",
             )
 
-    def _missing(self, document: Document, which: str, why: str = _GONE) -> StoreError:
+    def _missing(self, document: Document, which: str) -> StoreError:
         text = self._tokenizer.decode(document.tokens[:24].tolist())
         folder = None if self.table is None else str(self.table.folder)
         return StoreError(
-            f"{which} is not in the table ({text!r}), and {why}",
+            f"{which} is not in the table ({text!r}), and {self.obstacle}",
             key="advanced.store",
             value=folder,
             remedy="Fill the table with all training data before the first step, or use data whose rows stay the same. "

@@ -107,12 +107,13 @@ class Meter:
         pairs = dict(zip(self.names, zip(means[::2], means[1::2], strict=True), strict=True))
         return Sums(tokens, positions, pairs, invalid, unknown)
 
-    def metrics(self, *, training: bool, required: bool = False) -> dict[str, float]:
+    def metrics(self, obstacle: str, *, training: bool, required: bool = False) -> dict[str, float]:
         """Means since the last call, as `pact/NAME`. Empty, with a warning, if the reference was not known everywhere.
 
         `pact/loss` is all that penalties add to the task's loss for each of its tokens, easing apart.
 
         Args:
+            obstacle: Why a reference that is not known is not computed, as a clause.
             training: Of training, or of an evaluation.
             required: Whether the run must have had a response position by now. Else, and in later intervals, they are
                 empty without one; the first time warns.
@@ -126,9 +127,10 @@ class Meter:
         self._interval = torch.zeros_like(self._interval)
         if total.unknown:
             logger.warning(
-                "PACT: %d evaluation batches hold documents that are not in the table, and the aligned model that "
-                "could compute them is gone; `pact/*` is left out of this evaluation.",
+                "PACT: %d evaluation batches hold documents that are not in the table, and %s; `pact/*` is left out of "
+                "this evaluation.",
                 total.unknown,
+                obstacle,
             )
             return {}
         if not total.tokens or (self._looks and not total.positions):

@@ -123,13 +123,12 @@ class Record:
         """Note an evaluation batch with documents whose reference is not known."""
         self._meters["eval"].add(Sums(unknown=1))
 
-    def metrics(self, mode: Mode, reduce: Reduce | None) -> dict[str, float]:
-        """See `Constraint.metrics`."""
+    def metrics(self, mode: Mode, reduce: Reduce | None, obstacle: str) -> dict[str, float]:
+        """See `Constraint.metrics`; `obstacle` as for `Meter.metrics`."""
         self.flush(mode, reduce)
         training = mode == "train"
-        return self._meters[mode].metrics(
-            training=training, required=training and self.receipt.total_steps >= _PATIENCE
-        )
+        required = training and self.receipt.total_steps >= _PATIENCE
+        return self._meters[mode].metrics(obstacle, training=training, required=required)
 
     def flush(self, mode: Mode = "train", reduce: Reduce | None = None) -> None:
         """Bring what was measured to the host, over all ranks when `reduce` sums over them, and into the receipt."""

@@ -238,8 +238,19 @@ def test_evaluation_before_and_after_the_first_step(tmp_path, caplog):
     loss_of(constraint, moved(model), a_batch(0))
     assert measured(constraint, model, a_batch(0))["pact/divergence"] > 0
     assert measured(constraint, model, a_batch(3)) == {}
-    assert "left out of this evaluation" in caplog.text
+    assert "no longer the aligned one that could compute what is missing; `pact/*` is left out" in caplog.text
     assert measured(constraint, model, a_batch(0))["pact/eased"] > 0
+
+
+def test_a_missing_document_where_the_parameters_are_sharded(tmp_path, caplog, monkeypatch):
+    """The aligned model is there, and only the ranks that miss a document would run it."""
+    constraint = filled(model := adapted(), tmp_path, a_batch(0))
+    monkeypatch.setattr("pact_plugin.reference.reference.is_sharded", lambda model: True)
+    with pytest.raises(StoreError, match="is not in the table .* sharded over the ranks, of which only some"):
+        loss_of(constraint, model, a_batch(1))
+    assert measured(constraint, model, a_batch(1)) == {}
+    assert "the model's parameters are sharded over the ranks" in caplog.text
+    assert "no longer the aligned one" not in caplog.text
 
 
 # --- what must not pass in silence ---
