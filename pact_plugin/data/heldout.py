@@ -53,7 +53,7 @@ def load_task(path: Path) -> tuple[HeldOut, ...]:
 
 
 def _item(path: Path, number: int, row: Mapping[str, Any]) -> HeldOut:
-    answer = row.get("answer", row.get("completion"))
+    answer = row.get("completion") if row.get("answer") is None else row["answer"]
     messages = row.get("messages") or [*_messages(row.get("prompt"), "user"), *_messages(answer, "assistant")]
     if not isinstance(messages, list) or len(messages) < 2 or not all(map(_is_message, messages)):
         raise _unusable(path, f"line {number} has no `prompt` with an `answer`, and no `messages`")

@@ -226,6 +226,8 @@ def test_a_thousand_prompts_of_each_kind(tmp_path):
     [
         {"prompt": "a", "answer": "b"},
         {"prompt": "a", "completion": "b", "other": 1},
+        {"prompt": "a", "answer": None, "completion": "b"},
+        {"prompt": "a", "answer": "b", "completion": None},
         {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
         {"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "b"}]},
     ],
