@@ -46,7 +46,7 @@ class AnchorsTerm:
         lasting: Whether the source still is the aligned model after the first step.
 
     Raises:
-        ConfigError: The aligned model answers none of them as it should, or has too few tokens for `top_k`.
+        ConfigError: The aligned model answers none of them at all, or has too few tokens for `top_k`.
     """
 
     name = "anchors"

@@ -75,7 +75,7 @@ def anchor_terms(
         choice: Where its predictions come from.
 
     Raises:
-        ConfigError: The aligned model answers none of the anchors' prompts as it should.
+        ConfigError: The aligned model answers none of the anchors' prompts at all.
     """
     if not config.has_anchors:
         return []
