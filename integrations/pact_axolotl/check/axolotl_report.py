@@ -16,8 +16,8 @@ class AxolotlReport(CheckReport):
 
     Args:
         reference: The reference that the run would have.
-        tokens: Where its safety tokens would come from: `source` (`file`, `model`, `plugin` or `checkpoint`), with
-            what is known of them.
+        tokens: Where its safety tokens would come from: `source` (`file`, `model` or `checkpoint`), with what is
+            known of them.
     """
 
     reference: ReferencePlan | None = None
@@ -35,8 +35,6 @@ def _tokens(tokens: dict[str, Any]) -> str:
     source = tokens["source"]
     if source == "file":
         return f"{tokens['count']} ({tokens['digest']}) of {tokens['name']}"
-    if source == "plugin":
-        return f"from the plugin {tokens['name']}"
     if source == "checkpoint":
         return f"those that the run began with, {tokens['name']}"
     return "chosen from the model itself when training starts"

@@ -43,7 +43,7 @@ def check_tokens(
         tokens = settings.named_tokens()
     except PactError:  # reported already
         return
-    source = "file" if tokens is not None else "model" if named is None else "plugin"
+    source = "model" if tokens is None else "file"
     if named is None and checkpoint is not None and (checkpoint / TOKENS_FILE).is_file():
         source, named = "checkpoint", str(checkpoint / TOKENS_FILE)
     report.tokens = {"source": source}
