@@ -24,8 +24,8 @@ def register(cfg: Mapping[str, Any]) -> None:
         PactError: Names the key to change.
     """
     listed = has_plugin(cfg, colons=True)
-    for error in (*misspelt_keys(cfg, asked=listed or "pact" in cfg), *misplaced_keys(cfg)):
-        raise error
+    raise_first(misspelt_keys(cfg, asked=listed or "pact" in cfg))
+    raise_first(misplaced_keys(cfg))
     raise_first(problems(cfg))
     if settings(cfg) is None and listed:
         _log(logging.WARNING, "PACT: `pact` is off, so this run is NOT constrained.")
@@ -45,8 +45,7 @@ def before_the_data(cfg: Any) -> None:
     config = settings(cfg)
     if config is None:
         return
-    for problem in file_problems(config):
-        raise problem
+    raise_first(file_problems(config))
     tokens = config.named_tokens()
     if tokens is not None:
         from axolotl.loaders import load_tokenizer
