@@ -27,10 +27,15 @@ def sft_classes(trainer: Any) -> list[type]:
     ]
 
 
+def _of_no_framework(trainer: Any) -> bool:
+    """Those of frameworks have adapters of their own."""
+    return packages_of(trainer).isdisjoint(FRAMEWORKS)
+
+
 def _matches(trainer: Any) -> bool:
     """Not TRL's experimental trainers on top of it, whose losses are others, such as those of distillation."""
     experimental = any(base.__module__.startswith("trl.experimental.") for base in type(trainer).__mro__)
-    return bool(sft_classes(trainer)) and not experimental
+    return bool(sft_classes(trainer)) and not experimental and _of_no_framework(trainer)
 
 
 def _parts(trainer: Any, folder: str | None) -> TrainerParts:
@@ -54,7 +59,7 @@ def _prefers(trainer: Any) -> bool:
     ours = any(
         base.__name__ in _PREFERENCES and base.__module__.startswith("trl.") for base in type(trainer).__mro__
     )
-    return ours and packages_of(trainer).isdisjoint(FRAMEWORKS)
+    return ours and _of_no_framework(trainer)
 
 
 def _preference_parts(trainer: Any, folder: str | None) -> TrainerParts:

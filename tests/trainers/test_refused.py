@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import trl
 from both import CONFIG, HELD, changed, each_trainer, of_transformers
 from sft import TOKENS, train_logs
 from tiny import tiny_model
@@ -137,6 +138,13 @@ def test_distillation_on_top_of_trls_trainer():
 
     with pytest.raises(AdapterError, match="no adapter knows"):
         find_adapter(object.__new__(GKDTrainer))
+
+
+@pytest.mark.parametrize("kind", ["SFTTrainer", "DPOTrainer"])
+@pytest.mark.parametrize("framework", ["axolotl", "swift", "llamafactory"])
+def test_a_frameworks_trainer_on_top_of_trls_is_the_frameworks(framework, kind):
+    trainer = type("Own", (getattr(trl, kind),), {"__module__": f"{framework}.trainers"})
+    assert find_adapter(object.__new__(trainer)).name == framework
 
 
 @each_trainer
