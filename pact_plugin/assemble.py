@@ -19,10 +19,10 @@ from pact_plugin.model.head import language_head
 from pact_plugin.model.ranks import (
     broadcast_object,
     gathered,
-    is_fsdp,
     is_partitioned,
     partitioned_reference,
     refuse_fsdp1,
+    sharding,
 )
 from pact_plugin.model.wrappers import evaluation_mode
 from pact_plugin.reference.adapter_state import adapter_state
@@ -227,8 +227,7 @@ def load_reference(settings: PactConfig, model: nn.Module, tokenizer: Any) -> nn
 
 
 def _own_loop(settings: PactConfig, model: nn.Module) -> RunFacts:
-    sharded = "fsdp" if is_fsdp(model) else "deepspeed" if is_partitioned(model) else None
-    return RunFacts(folder=settings.advanced.store, sharded=sharded)
+    return RunFacts(folder=settings.advanced.store, sharded=sharding(model))
 
 
 def _anchors_alone(settings: PactConfig) -> PactConfig:

@@ -41,6 +41,11 @@ def is_sharded(model: nn.Module) -> bool:
     return is_fsdp(model) or is_partitioned(model)
 
 
+def sharding(model: nn.Module) -> str | None:
+    """What has sharded the parameters, `fsdp` or `deepspeed`; None where nothing has."""
+    return "fsdp" if is_fsdp(model) else "deepspeed" if is_partitioned(model) else None
+
+
 def is_fsdp(model: nn.Module) -> bool:
     """Whether FSDP2 has sharded the parameters."""
     return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())

@@ -17,7 +17,7 @@ from pact_plugin.errors import ReferenceModelError
 from pact_plugin.model.adapters import trained_beside
 from pact_plugin.model.fingerprint import Fingerprint, model_fingerprint
 from pact_plugin.model.head import LanguageHead, language_head
-from pact_plugin.model.ranks import is_sharded
+from pact_plugin.model.ranks import sharding
 from pact_plugin.model.wrappers import adapter_off, evaluation_mode, peft_model, unwrap
 
 logger = logging.getLogger("pact_plugin")
@@ -116,8 +116,8 @@ class Source:
             ReferenceModelError: There are such, or the parameters have been sharded since they were copied: FSDP puts
                 those in training back in place of the copy.
         """
-        if self.kind == "copy" and is_sharded(self.model):
-            raise sharded_copy("fsdp", "no folder is named for a table of predictions")
+        if self.kind == "copy" and (sharded := sharding(self.model)) is not None:
+            raise sharded_copy(sharded, "no folder is named for a table of predictions")
         if self.kind == "adapter_off":
             begun = trained_beside(peft_model(self.model))
         else:

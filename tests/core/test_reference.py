@@ -351,3 +351,18 @@ def test_what_was_frozen_of_an_adapter_stays_frozen():
     assert frozen
     assert not any(parameter.requires_grad for parameter in frozen)
     assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("attribute", "wrapper", "way_out"),
+    [
+        ("full_tensor", "fsdp", "name the aligned model as `reference`"),
+        ("ds_id", "deepspeed", "use ZeRO stage 2"),
+    ],
+)
+def test_parameters_that_are_sharded_since_they_were_copied(attribute, wrapper, way_out):
+    source = build_source("copy", model := tiny_model())
+    source.require_kept()
+    setattr(next(model.parameters()), attribute, 1)
+    with pytest.raises(ReferenceModelError, match=rf"^{wrapper}: .*{way_out}"):
+        source.require_kept()

@@ -246,7 +246,9 @@ def test_a_missing_document_where_the_parameters_are_sharded(tmp_path, caplog, m
     """The aligned model is there, and only the ranks that miss a document would run it."""
     constraint = filled(model := adapted(), tmp_path, a_batch(0))
     monkeypatch.setattr("pact_plugin.reference.reference.is_sharded", lambda model: True)
-    with pytest.raises(StoreError, match=r"is not in the table .* sharded over the ranks, of which only some"):
+    with pytest.raises(
+        StoreError, match=r"is not in the table .* sharded over the ranks, of which only some"
+    ):
         loss_of(constraint, model, a_batch(1))
     assert measured(constraint, model, a_batch(1)) == {}
     assert "the model's parameters are sharded over the ranks" in caplog.text
