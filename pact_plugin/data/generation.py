@@ -122,10 +122,8 @@ def answers(
                 use_cache=True,  # gradient checkpointing leaves false in a checkpoint: each token would read all anew
                 **{"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0},
                 **{"temperature": None, "top_p": None, "top_k": None, "num_return_sequences": 1},
-                **{
-                    "stop_strings": None,
-                    "prompt_lookup_num_tokens": None,
-                },  # each needs what is not passed here
+                # Each needs what is not passed here.
+                **{"stop_strings": None, "prompt_lookup_num_tokens": None},
             )
         for place, row in zip(places, output[:, ids.shape[1] :].tolist(), strict=True):
             end = next((i for i, token in enumerate(row) if token in stop), len(row))

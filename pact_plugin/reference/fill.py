@@ -176,7 +176,8 @@ def _require_one_folder(table: Table) -> None:
             "the ranks do not see the same files",
             key="advanced.store",
             value=str(table.folder),
-            remedy="Name a folder on a file system that all of them share, or hold anchors alone, which need no table.",
+            remedy="Name a folder on a file system that all of them share, or hold anchors alone (`easing: false`): "
+            "they need no table.",
         )
 
 
@@ -217,6 +218,6 @@ class _Estimate:
                 f"it needs about {size / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
                 key="advanced.store",
                 value=str(self._table.folder),
-                remedy="Name another folder, or hold anchors alone, which need no table. Where answers are held, fewer "
-                "of their tokens (`first: 16`) take less, as do fewer safety tokens.",
+                remedy="Name another folder, or hold anchors alone (`easing: false`): they need no table. Where "
+                "answers are held, fewer of their tokens (`first: 16`) take less, as do fewer safety tokens.",
             )
