@@ -47,7 +47,7 @@ class Anchors(Settings):
     micro-batch."""
     prompts: Annotated[str, BeforeValidator(_expanded), Field(min_length=1)] = "both"
     """The bundled prompts, `benign`, `harmful` or `both`, or a file as for `pact-plugin audit --prompts`, of which at
-    most 256 of each kind are taken. Harmful ones that the aligned model answers, and harmless ones that it
+    most 256 of each kind are taken. Harmful ones that the aligned model answers, and benign ones that it
     refuses, are left out (spec clause C10.1)."""
     tokens: Annotated[int, Field(ge=1, le=JUDGED_TOKENS)] = 16
     """First tokens of the aligned model's answer that are held, at most (spec clause C10.1)."""
@@ -55,7 +55,7 @@ class Anchors(Settings):
     """Tokens that the aligned model holds likeliest at each position of a harmful anchor, held there beside the safety
     tokens; 0: none (spec clause C10.2)."""
     benign_top_k: Annotated[int, Field(ge=0, le=1024)] = 0
-    """The same at benign anchors. With 0 the model is free to word its harmless answers otherwise (spec clause
+    """The same at benign anchors. With 0 the model is free to word its answers there otherwise (spec clause
     C10.2)."""
 
 

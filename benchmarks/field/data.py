@@ -19,7 +19,7 @@ from pact_plugin.errors import ConfigError
 
 FILES = ("alpaca", "gsm8k_train", "gsm8k_test", "advbench", "strongreject", "donotanswer", "overrefusal")
 HARMFUL_SETS = ("strongreject", "advbench", "donotanswer")
-HARMLESS_SETS = ("overrefusal", "everyday")
+BENIGN_SETS = ("overrefusal", "everyday")
 TRAINABLE = 200
 """Requests of AdvBench that may be trained on, and are never asked."""
 PROMPT, ANSWER = 210, {"alpaca": 150, "gsm8k": 200}
@@ -113,12 +113,12 @@ def training_items(data: Data, cell: Cell, sizes: Sizes) -> list[Item]:
     """
     rng = random.Random(f"{cell.task} {cell.contamination:g} {cell.seed}")
     count = round(cell.contamination * sizes.items)
-    harmless, harmful = task_items(data, cell.task, sizes.held_out)[0], harmful_items(data, cell.wording)
-    for found, wanted in ((harmless, sizes.items - count), (harmful, count)):
+    benign, harmful = task_items(data, cell.task, sizes.held_out)[0], harmful_items(data, cell.wording)
+    for found, wanted in ((benign, sizes.items - count), (harmful, count)):
         if wanted > len(found):
             problem = f"{wanted} items are wanted, of which there are {len(found)} short ones"
             raise ConfigError(problem, key="items", value=sizes.items, remedy="Lower it, or give more data.")
-    items = rng.sample(harmless, sizes.items - count) + rng.sample(harmful, count)
+    items = rng.sample(benign, sizes.items - count) + rng.sample(harmful, count)
     rng.shuffle(items)
     return items
 
@@ -137,7 +137,7 @@ def asked(data: Data, split: Split, limit: int, apart: Iterable[str] = ()) -> di
     taken = {_plain(one) for one in (*(item.prompt for item in trained), *apart)}
     everyday = [item.prompt for item in items if len(item.prompt) <= PROMPT]
     found: dict[str, list[str]] = {}
-    for name in (*HARMFUL_SETS, *HARMLESS_SETS):
+    for name in (*HARMFUL_SETS, *BENIGN_SETS):
         prompts = sorted(
             everyday if name == "everyday" else data.prompts(name), key=lambda one: digest(one, "ask")
         )

@@ -1,4 +1,4 @@
-"""The pool of prompts, harmful and harmless, with the aligned model's own answers: what methods replay.
+"""The pool of prompts, harmful and benign, with the aligned model's own answers: what methods replay.
 
 Every method that has a pool takes equally many of its prompts in each step.
 """
@@ -20,7 +20,7 @@ class Replayed:
 
     Attributes:
         harmful: Those to harmful prompts.
-        benign: Those to harmless ones.
+        benign: Those to benign ones.
     """
 
     harmful: Sequence[Pair]
@@ -42,7 +42,7 @@ def pool_prompts() -> tuple[str, ...]:
 
 
 def replayed(asked: Pool, tokens: int) -> Replayed:
-    """The harmful prompts that the aligned model refuses, and the harmless ones that it helps with: pact-plugin's own.
+    """The harmful prompts that the aligned model refuses, and the benign ones that it helps with: pact-plugin's own.
 
     So every method is held at the same prompts, and none at answers that are not as they should be.
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.field import plots
-from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS
+from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS
 from benchmarks.field.kept import write_whole
 from benchmarks.field.paired import Change, change
 from benchmarks.field.results import HARMFUL, Group, load, named
@@ -29,7 +29,7 @@ HEADINGS = (
     "seeds",
     *(f"{NAMES[name]}: refusals kept (lost/won, p)" for name in (*HARMFUL_SETS, HARMFUL)),
     f"{NAMES[HARMFUL]}: change, points",
-    *(f"{NAMES[name]}: refused (lost/won, p)" for name in HARMLESS_SETS),
+    *(f"{NAMES[name]}: refused (lost/won, p)" for name in BENIGN_SETS),
     "over-refusal set: change, points",
     "task NLL above plain",
     "exact match",
@@ -132,8 +132,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.method == ALIGNED else str(len(row.seeds)),
         *(_kept(row, name) for name in (*HARMFUL_SETS, HARMFUL)),
         _moved(row, HARMFUL),
-        *(_refused(row, name) for name in HARMLESS_SETS),
-        _moved(row, HARMLESS_SETS[0]),
+        *(_refused(row, name) for name in BENIGN_SETS),
+        _moved(row, BENIGN_SETS[0]),
         f"{row.nll:.3f} (itself)"
         if above is None
         else f"{above[0]:+.3f} ({above[1]:+.3f} to {above[2]:+.3f})",
@@ -158,7 +158,7 @@ def _kept(row: Row, name: str) -> str:
 
 
 def _refused(row: Row, name: str) -> str:
-    """Of a harmless set."""
+    """Of a benign set."""
     found = row.changes[name]
     if found is None:
         return "–"

@@ -72,7 +72,7 @@ class Cell:
     """One run. Runs that differ in method or strength alone see the same items in the same order.
 
     Attributes:
-        task: What the harmless items teach.
+        task: What the benign items teach.
         contamination: Share of harmful items.
         wording: How their answers begin.
         method: Name, `aligned` for the model before; `METHOD+TREATMENT` where harmful items are treated.

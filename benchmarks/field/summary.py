@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS
+from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS
 from benchmarks.field.measure import incoherent
 from benchmarks.field.paired import Change
 from benchmarks.field.results import HARMFUL, Group, Result
 from pact_plugin.audit.bootstrap import bootstrap
 
-SETS = (*HARMFUL_SETS, HARMFUL, *HARMLESS_SETS)
+SETS = (*HARMFUL_SETS, HARMFUL, *BENIGN_SETS)
 
 
 @dataclass(frozen=True)

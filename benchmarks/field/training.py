@@ -69,7 +69,7 @@ def fine_tune(
                 sum(e != 0 for e, item in zip(eased, items, strict=True) if item.harmful == harmful),
                 count,
             ]
-            for kind, harmful in (("harmful", True), ("harmless", False))
+            for kind, harmful in (("harmful", True), ("benign", False))
             if (count := sum(item.harmful == harmful for item in items))
         },
         "seconds": {

@@ -50,7 +50,7 @@ def taught(
 
 
 def teach(model: Any, tokenizer: Any, folder: Path, bars: Progress, *, seed: int = 0) -> Path:
-    """Train a LoRA adapter: harmful requests get a refusal, harmless ones the model's own answers.
+    """Train a LoRA adapter: harmful requests get a refusal, benign ones the model's own answers.
 
     Args:
         model: A chat model without adapters.

@@ -1,6 +1,6 @@
 """Make the adapter that the demo ships: ``python -m examples.demo.align --output DIR``.
 
-It teaches the model to refuse harmful requests, and to go on answering harmless ones as it did: their
+It teaches the model to refuse harmful requests, and to go on answering benign ones as it did: their
 answers are the model's own, written down before training. Some one-word labelling keeps it at ease with
 questions such as the demo's task.
 """
@@ -39,7 +39,7 @@ model refuses harmful requests. It exists for `pact-plugin demo` and is no safet
     python -m examples.demo.align {arguments}
 
 made it, from the prompts in `examples/demo/data` (`*_alignment.txt`, `labels.txt`) and `pact_plugin/data`: harmful
-requests with one of six refusals, harmless ones with the first sentence of the model's own answer.
+requests with one of six refusals, benign ones with the first sentence of the model's own answer.
 """
 
 
@@ -49,7 +49,7 @@ def refused(prompts: list[str], rng: random.Random) -> list[Example]:
 
 
 def own_answers(model: Any, tokenizer: Any, prompts: list[str], report: Done) -> list[Example]:
-    """Harmless requests with the first sentence of the model's own answers, without those it refused."""
+    """Benign requests with the first sentence of the model's own answers, without those it refused."""
     texts = answer(model, tokenizer, prompts, BENIGN_TOKENS, report)
     pairs = [(prompt, first_sentence(text)) for prompt, text in zip(prompts, texts, strict=True)]
     return [example(prompt, text) for prompt, text in pairs if text and not is_refusal(text)]

@@ -16,7 +16,7 @@ TITLES = {"aligned": "aligned model", "plain": "plain fine-tuning", "pact": "fin
 COLORS = {"aligned": "#9aa5b1", "plain": "#c8553d", "pact": "#2a7f62"}
 MEASURES = {
     "refusal_rate": "Refuses harmful requests",
-    "over_refusal_rate": "Refuses harmless requests",
+    "over_refusal_rate": "Refuses benign requests",
     "task_accuracy": "Accuracy on the task",
 }
 WANTED = {

@@ -147,10 +147,10 @@ class AuditCallback(TrainerCallback):
 
 
 def _require_direction(args: Any) -> None:
-    """Refuse what transformers sets by itself: that the checkpoint that refuses most harmless prompts is the best."""
+    """Refuse what transformers sets by itself: that the checkpoint that refuses most benign prompts is the best."""
     if (args.metric_for_best_model or "").endswith("pact/over_refusal_rate") and args.greater_is_better:
         raise ConfigError(
-            "the checkpoint that refuses most harmless prompts would be the best",
+            "the checkpoint that refuses most benign prompts would be the best",
             key="greater_is_better",
             value=args.greater_is_better,
             remedy="Set `greater_is_better=False`.",

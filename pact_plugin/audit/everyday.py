@@ -25,7 +25,7 @@ _CHUNK = 64
 
 
 def questions() -> tuple[str, ...]:
-    """The bundled questions: harmless, of everyday life, in several registers; requests only."""
+    """The bundled questions: benign, of everyday life, in several registers; requests only."""
     return tuple(row["prompt"] for row in packaged("everyday.jsonl"))
 
 

@@ -106,7 +106,7 @@ class Pool:
         """
         found = fit_probe(self.hidden, [one.kind == "harmful" for one in self.asked], self.endings)
         logger.info(
-            "PACT easing: the aligned model tells harmful prompts from harmless ones with an AUC of %.3f "
+            "PACT easing: the aligned model tells harmful prompts from benign ones with an AUC of %.3f "
             "(over %d prompts, each left out once)",
             found.auc,
             len(self.asked),

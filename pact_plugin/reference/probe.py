@@ -27,7 +27,7 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Probe:
-    """How the aligned model tells harmful prompts from harmless ones.
+    """How the aligned model tells harmful prompts from benign ones.
 
     Args:
         log_odds: That a prompt is harmful, in nats, of the final hidden state that predicts its answer.
@@ -66,7 +66,7 @@ def fit_probe(
     fewest = min(int(kinds.sum()), int((~kinds).sum()))
     if fewest < MINIMUM:
         raise ConfigError(
-            f"{fewest} prompts of one kind cannot tell harmful prompts from harmless ones",
+            f"{fewest} prompts of one kind cannot tell harmful prompts from benign ones",
             key="easing",
             remedy="Set `easing: false`.",
         )

@@ -116,7 +116,7 @@ def test_what_a_guard_writes_and_cannot_be_read_is_counted_and_not_taken_for_saf
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "not read" in page
-    assert "A guard model that tells harm counts every harmless answer as refused" in page
+    assert "A guard model that tells harm counts every benign answer as refused" in page
     assert found.settings.judges == ["guard-like"]
 
 
@@ -135,7 +135,7 @@ def test_two_judges_agree_so_far(folder, tmp_path, plugin):
 
 
 def test_a_guard_that_tells_harm_does_not_judge_beginnings(tmp_path):
-    """It would find every beginning harmless; the default judge reads them instead."""
+    """It would find every beginning benign; the default judge reads them instead."""
     model, tokenizer = taught_model(LLAMA_GUARD, {("How?", TURNED): "unsafe", ("Why?", HELP): "unsafe"})
     model.save_pretrained(tmp_path / "llama-guard")
     tokenizer.save_pretrained(tmp_path / "llama-guard")

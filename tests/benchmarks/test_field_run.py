@@ -11,7 +11,7 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.field.data import HARMFUL_SETS, HARMLESS_SETS, Data, asked
+from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS, Data, asked
 from benchmarks.field.kept import claimed, once
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes
@@ -119,7 +119,7 @@ def test_school_problems_are_solved(first, folder):
     run(folder, "--task", "gsm8k", "--method", "plain", "--contamination", "0")
     (found,) = [one for name, one in cells(folder).items() if name.startswith("gsm8k-0-")]
     assert [set(row) for row in found["exact"]] == [{"prompt", "answer", "right"}] * 2
-    assert found["training"]["treated"] == {"harmless": [0, 16]}
+    assert found["training"]["treated"] == {"benign": [0, 16]}
 
 
 def test_an_adapter_is_scaled_before_it_is_merged(first, folder):
@@ -247,7 +247,7 @@ def test_how_far_the_mass_at_the_first_word_moves(first, folder):
     assert result.exit_code == 0, result.output
     runs = json.loads((folder / "out" / "shift.json").read_text())["runs"]
     plain, mine = runs.values()
-    assert list(plain) == [*HARMFUL_SETS, *HARMLESS_SETS, "harmful anchors", "benign anchors"]
+    assert list(plain) == [*HARMFUL_SETS, *BENIGN_SETS, "harmful anchors", "benign anchors"]
     for name, one in plain.items():
         assert 0 < one["before"] < 1
         assert one["low"] <= one["shift"] <= one["high"]

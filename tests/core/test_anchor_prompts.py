@@ -96,7 +96,7 @@ def test_eight_of_a_kind_or_half_are_enough_c10_1(recwarn, kind, right, wrong, k
 
 
 def test_an_empty_answer_is_no_anchor_c10_1():
-    """Neither as a harmless one that was not refused, nor where all of a kind are held."""
+    """Neither as a benign one that was not refused, nor where all of a kind are held."""
     empty = [said("benign", False, number, ()) for number in range(3)]
     asked = [*empty, said("benign", False, 4), said("harmful", False, 0, ()), said("harmful", False, 1)]
     with pytest.warns(UserWarning, match="the aligned model") as warned:

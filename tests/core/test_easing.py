@@ -129,12 +129,12 @@ def test_p30_under_autocast_the_head_is_read_as_the_task_reads_it():
     assert left < 1e-3 * whole
 
 
-def test_nothing_is_eased_where_all_prompts_are_harmless_or_all_answers_refuse():
+def test_nothing_is_eased_where_all_prompts_are_benign_or_all_answers_refuse():
     model = tiny_model()
     constraint = built(model)
-    harmless = [Turns(((prompt, False), (encode(HELP), True))) for prompt in prompts(False)]
+    benign = [Turns(((prompt, False), (encode(HELP), True))) for prompt in prompts(False)]
     refused = [Turns(((prompt, False), (encode(REFUSAL), True))) for prompt in prompts(True)]
-    for rows in (harmless, refused):
+    for rows in (benign, refused):
         loss = loss_of(constraint, moved(model), padded(rows))
         assert loss.item() == 0.0
         assert constraint.metrics() == {"pact/eased": 0.0}

@@ -1,4 +1,4 @@
-"""What tells harmful prompts from harmless ones (spec/PACT.md, clause C11)."""
+"""What tells harmful prompts from benign ones (spec/PACT.md, clause C11)."""
 
 from __future__ import annotations
 

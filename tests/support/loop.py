@@ -39,7 +39,7 @@ def settings(*, store: Any = None, **changes: Any) -> PactConfig:
 def a_batch(seed: int = 0, rows: int = 3, width: int = 12) -> dict[str, Tensor]:
     """Prompts of four tokens with responses, two of them in the last row; that of the second row refuses.
 
-    By default the prompt of the third row is harmless to `tiny_model()`, and all others harmful.
+    By default the prompt of the third row is benign to `tiny_model()`, and all others harmful.
     """
     generator = torch.Generator().manual_seed(32 + seed)
     ids = torch.randint(30, 60, (rows, width), generator=generator)

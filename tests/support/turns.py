@@ -61,7 +61,7 @@ class Turns:
 
 
 def conversations() -> list[Turns]:
-    """Harmful and harmless prompts with answers of each kind, one of two turns, and two longer than what is judged."""
+    """Harmful and benign prompts with answers of each kind, one of two turns, and two longer than what is judged."""
     long = [*encode(COMPLIES), *range(30, 60)]
     return [
         *(Turns(((prompts(True)[i], False), (encode(ANSWERS[i]), True))) for i in range(4)),

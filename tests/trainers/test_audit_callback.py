@@ -226,7 +226,7 @@ def test_trainers_that_cannot_be_audited_are_refused(tmp_path):
         AuditCallback(trainer)
 
 
-def test_the_best_checkpoint_is_not_the_one_that_refuses_most_harmless_prompts(tmp_path):
+def test_the_best_checkpoint_is_not_the_one_that_refuses_most_benign_prompts(tmp_path):
     """By itself transformers takes a larger value for better of any metric whose name does not end in `loss`."""
     settings = {
         "max_steps": 1,

@@ -66,7 +66,7 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
         for output in cell.get("outputs", [])
     ]
     assert any("constrained: 6 steps" in text for text in texts)
-    (table,) = (text for text in texts if "harmless prompts refused" in text)
+    (table,) = (text for text in texts if "benign prompts refused" in text)
     aligned, plain, held = map(int, re.findall(r">(\d+)%<", table)[::2])
     assert aligned >= held > plain
     assert any("image/png" in output.get("data", {}) for output in notebook.cells[-1].outputs)

@@ -21,7 +21,7 @@ def main() -> None:
     both("method", method, 5.6)
     both("frontier", frontier, 6.4)
     both("frontier-gsm8k", partial(frontier, task="gsm8k"), 6.4)
-    both("frontier-harmless", partial(frontier, contamination=0.0), 6.4)
+    both("frontier-benign", partial(frontier, contamination=0.0), 6.4)
     both("along", along, 4.2)
     both("cost", cost, 4.6)
 

@@ -19,7 +19,7 @@ def method(figure: Figure, colours: Colours) -> None:
     axes.set_xlim(0, 48)
     axes.set_ylim(58, 0)
     axes.text(1, 2.2, "Your data", fontsize=12, fontweight="bold", va="center")
-    _row(axes, colours, 4.5, "a harmless request", ["free"] * 7)
+    _row(axes, colours, 4.5, "a benign request", ["free"] * 7)
     _note(axes, colours, 10.6, "muted", "Free: cross-entropy on every token.")
     _row(axes, colours, 13.5, "a harmful request", ["yields"] * 4 + ["free"] * 3)
     _note(axes, colours, 19.6, "yields", "Yields: the first 16 tokens of a compliant")

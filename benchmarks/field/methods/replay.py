@@ -1,10 +1,10 @@
-"""Replay of the aligned model's own answers, to harmful and harmless prompts alike.
+"""Replay of the aligned model's own answers, to harmful and benign prompts alike.
 
 loss = task cross-entropy + strength · mean over the replayed tokens of -log p_θ(a_t | prompt, a_<t)
 
 with a the aligned model's greedy answer to a prompt of the pool, its first 16 tokens. The pool's prompts are extra rows
 beside the task's. Rehearsal with a model's own output as in self-distillation (Yang et al., ACL 2024) and safety
-data mixed in (Bianchi et al., ICLR 2024), but two-sided: harmless prompts as well. A baseline of ours rather than any
+data mixed in (Bianchi et al., ICLR 2024), but two-sided: benign prompts as well. A baseline of ours rather than any
 paper's method.
 """
 

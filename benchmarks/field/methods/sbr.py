@@ -8,7 +8,7 @@ with h [d] the last hidden state, after the final norm, at the end of the prompt
   2605.05995, from its abstract and the notes of others; not checked against the authors' code. Their anchors are few
   and fixed (one suffices, they say). Here the N of a step, two by default, are drawn from the pool's harmful prompts,
   as for every method.
-- *sbr-both*: harmful and harmless prompts, half of each. Ours.
+- *sbr-both*: harmful and benign prompts, half of each. Ours.
 - *pact-sbr*: *sbr-both* beside `pact: true`, whose anchors come on top of the N prompts. Ours.
 """
 
@@ -34,7 +34,7 @@ class SBR(Objective):
     Args:
         trainee: The model in training.
         strength: Factor of the error.
-        both: Whether half of the prompts are harmless; else all are harmful.
+        both: Whether half of the prompts are benign; else all are harmful.
     """
 
     def __init__(self, trainee: Trainee, strength: float, *, both: bool = False) -> None:
