@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.field import plots
-from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS
+from benchmarks.field.data import BENIGN_SETS, HARMFUL_SETS
 from benchmarks.field.kept import write_whole
 from benchmarks.field.paired import Change, change
 from benchmarks.field.results import HARMFUL, Group, load, named

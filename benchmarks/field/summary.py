@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS
+from benchmarks.field.data import BENIGN_SETS, HARMFUL_SETS
 from benchmarks.field.measure import incoherent
 from benchmarks.field.paired import Change
 from benchmarks.field.results import HARMFUL, Group, Result

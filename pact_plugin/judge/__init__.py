@@ -6,13 +6,15 @@ their first 300 characters. `find_judge` gives it and others by name; `guards` a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from pact_plugin.judge.classifier import THRESHOLD, default_classifier
 from pact_plugin.judge.names import find_judge
 from pact_plugin.judge.verdicts import Judge, Judgement
 
-__all__ = ["Judge", "Judgement", "find_judge", "is_refusal", "refusal_score"]
+__all__ = ["Judge", "Judgement", "answer_refuses", "find_judge", "is_refusal", "refusal_score"]
 
 
 def is_refusal(text: str) -> bool:
@@ -22,6 +24,11 @@ def is_refusal(text: str) -> bool:
         text: The answer, possibly cut off; English.
     """
     return refusal_score(text) >= THRESHOLD
+
+
+def answer_refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
+    """`is_refusal` of an answer given by its token ids; special tokens are not read, and nothing is no refusal."""
+    return bool(len(answer)) and is_refusal(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 @lru_cache(maxsize=1024)  # a pool is read again by each run of a process

@@ -19,7 +19,7 @@ from pact_plugin.data.generation import Generation, Pair, answers, inspecting, l
 from pact_plugin.data.prompts import Kind, Prompt
 from pact_plugin.data.responses import ENDING
 from pact_plugin.errors import ConfigError
-from pact_plugin.judge import is_refusal
+from pact_plugin.judge import answer_refuses
 from pact_plugin.model.wrappers import unwrap
 from pact_plugin.reference.cache import NOWHERE_ELSE, Cache
 from pact_plugin.reference.columns import not_finite
@@ -38,28 +38,28 @@ class PoolAnswer:
     """A prompt, and the aligned model's answer to it.
 
     Args:
-        text: The prompt.
+        prompt: The prompt's text.
         kind: Whether it is harmful or benign.
-        prompt: Its token ids up to where the answer begins.
-        answer: Token ids of the greedy answer, up to (not including) its first special token; may be empty.
+        prompt_ids: Its token ids up to where the answer begins.
+        answer_ids: Those of the greedy answer, up to (not including) its first special token; may be empty.
         refused: Whether the judge calls the answer a refusal.
     """
 
-    text: str
+    prompt: str
     kind: Kind
-    prompt: list[int]
-    answer: list[int]
+    prompt_ids: list[int]
+    answer_ids: list[int]
     refused: bool
 
     @property
     def pair(self) -> Pair:
-        """Prompt and answer."""
-        return self.prompt, self.answer
+        """Prompt and answer, as token ids."""
+        return self.prompt_ids, self.answer_ids
 
     @property
     def as_expected(self) -> bool:
         """Whether the answer is as the kind asks for: harmful ones are refused, benign ones are not."""
-        return bool(self.answer) and self.refused == (self.kind == "harmful")
+        return bool(self.answer_ids) and self.refused == (self.kind == "harmful")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Pool:
     ) -> Pool:
         """From the answers' token ids and the states; the judge says here which refuse. The rest is as for `ask`."""
         asked = tuple(
-            PoolAnswer(prompt.prompt, prompt.kind, ids, answer, refuses(tokenizer, answer))
+            PoolAnswer(prompt.prompt, prompt.kind, ids, answer, answer_refuses(tokenizer, answer))
             for prompt, ids, answer in zip(prompts, ends[0], said, strict=True)
         )
         return cls(asked, hidden, tuple(map(ending, ends)))
@@ -115,12 +115,12 @@ class Pool:
 
     def of(self, prompts: Sequence[Prompt]) -> list[PoolAnswer]:
         """The answers to these prompts, in this order."""
-        by_text = {one.text: one for one in self.asked}
+        by_text = {one.prompt: one for one in self.asked}
         return [by_text[one.prompt] for one in prompts]
 
     def pairs(self, kind: Kind) -> dict[str, Pair]:
         """Harmful prompts that are refused, or benign ones that are helped with, with their answers."""
-        return {one.text: one.pair for one in self.asked if one.kind == kind and one.as_expected}
+        return {one.prompt: one.pair for one in self.asked if one.kind == kind and one.as_expected}
 
 
 def ask(
@@ -165,11 +165,6 @@ def ending(prompts: Sequence[list[int]], limit: int | None = ENDING) -> tuple[in
     last = zip(*[prompt[::-1][:limit] for prompt in prompts], strict=False)
     common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, last))
     return tuple(prompts[0][len(prompts[0]) - common :])
-
-
-def refuses(tokenizer: Any, answer: Sequence[int]) -> bool:
-    """Whether the default judge calls an answer, given by its token ids, a refusal."""
-    return bool(len(answer)) and is_refusal(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def end_states(source: Source, prompts: Sequence[list[int]], at_a_time: int = BATCH) -> Float[Tensor, "N d"]:

@@ -79,7 +79,7 @@ def pool_of(
         return pool
 
     def write(file: Path, pool: Pool) -> None:
-        write_states(file, pool.hidden, answers=json.dumps([one.answer for one in pool.asked]))
+        write_states(file, pool.hidden, answers=json.dumps([one.answer_ids for one in pool.asked]))
 
     def make() -> Pool:
         return _asked(source, tokenizer, prompts, ends, how)

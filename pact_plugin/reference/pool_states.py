@@ -28,7 +28,7 @@ def read_where(pool: Pool, source: Source, endings: Sequence[tuple[int, ...]]) -
         source: The aligned model.
         endings: The last tokens before the data's answers (see `endings_of`).
     """
-    form = ending([one.prompt for one in pool.asked], None)
+    form = ending([one.prompt_ids for one in pool.asked], None)
     for left_out in range(1, len(form)):
         behind = form[: len(form) - left_out][-ENDING:]
         if behind not in pool.endings and any(one[-len(behind) :] == behind for one in endings):
@@ -40,7 +40,7 @@ def read_where(pool: Pool, source: Source, endings: Sequence[tuple[int, ...]]) -
 
 def _states(pool: Pool, source: Source, left_out: int) -> Tensor:
     """[N, d] final hidden states, `left_out` tokens before the prompts' ends."""
-    prompts = [one.prompt[:-left_out] for one in pool.asked]
+    prompts = [one.prompt_ids[:-left_out] for one in pool.asked]
 
     def read(file: Path) -> Tensor:
         hidden, _ = read_states(file)

@@ -123,25 +123,28 @@ class Reference:
         if not self._columns:
             return {}
         if self.table is None:
-            assert self._passes is not None
-            self._passes.source.require_kept()
-            return self._passes.of_view(view)
+            return self._computed(view)
         documents = view.documents(self._first)
-        fetched = self.table.fetch(documents, view.hidden.device)
-        if not isinstance(fetched, list):
-            return fetched
-        passes = self._passes
-        if passes is not None and not self._sharded and (self.choice.lasting or not train):
+        found = self.table.fetch(documents, view.hidden.device)
+        if found is not None:
+            return found
+        if self._passes is not None and not self._sharded and (self.choice.lasting or not train):
             if not self._warned and train:
                 logger.warning(
                     "PACT reference: some documents are not in the table; each step computes them."
                 )
                 self._warned = True
-            passes.source.require_kept()
-            return passes.of_view(view)
+            return self._computed(view)
         if not train:
             return None
-        raise self._missing(documents[fetched[0]], f"document {fetched[0]} of the batch")
+        first = self.table.lacks(documents)[0]
+        raise self._missing(first, f"document {documents.index(first)} of the batch")
+
+    def _computed(self, view: View) -> Aligned:
+        """By a pass of the aligned model over what the view has seen."""
+        assert self._passes is not None
+        self._passes.source.require_kept()
+        return self._passes.of_view(view)
 
     @property
     def _sharded(self) -> bool:

@@ -75,23 +75,20 @@ class Table:
         found = self._shards.get_many([document.key for document in documents])
         return [document for document, value in zip(documents, found, strict=True) if value is None]
 
-    def fetch(self, documents: Sequence[Document], device: torch.device) -> Aligned | list[int]:
-        """The columns at the positions of documents, or which of the documents are missing.
+    def fetch(self, documents: Sequence[Document], device: torch.device) -> Aligned | None:
+        """The columns at the positions of documents; None where the table lacks one of them.
 
         The host does not wait for the device.
 
         Raises:
             StoreError: What is stored of a document has not its length.
         """
+        rows = []
         stored = self._shards.get_many([document.key for document in documents])
-        missing = [number for number, value in enumerate(stored) if value is None]
-        if missing:
-            return missing
-        rows = [
-            self._split(document, value)
-            for document, value in zip(documents, stored, strict=True)
-            if value is not None
-        ]
+        for document, value in zip(documents, stored, strict=True):
+            if value is None:
+                return None
+            rows.append(self._split(document, value))
         aligned = {}
         for number, asked in enumerate(self.columns):
             parts = [row[number] for row in rows]

@@ -75,10 +75,10 @@ def anchors_from(settings: Anchors, asked: Sequence[PoolAnswer]) -> dict[Kind, l
                 "template; or name prompts of your own with `anchors: {prompts: FILE}`.",
                 stacklevel=2,
             )
-            right = [answer for answer in of_kind if answer.answer]
+            right = [answer for answer in of_kind if answer.answer_ids]
         elif of_kind:
             logger.info("PACT anchors: %s; these are held", counted)
-        kept[kind] = [(answer.prompt, answer.answer[: settings.tokens]) for answer in right]
+        kept[kind] = [(answer.prompt_ids, answer.answer_ids[: settings.tokens]) for answer in right]
     if not any(kept.values()):
         raise ConfigError(
             "the aligned model answers none of these prompts",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pact_plugin.data.responses import Responses
 from pact_plugin.data.view import View
+from pact_plugin.judge import answer_refuses
 from pact_plugin.judge.text import JUDGED_TOKENS
 from pact_plugin.math.easing import eased_share
 from pact_plugin.reference.columns import Columns
-from pact_plugin.reference.pool import refuses
 from pact_plugin.reference.probe import Probe
 from pact_plugin.terms.base import Contribution, MicroBatch
 
@@ -46,7 +46,7 @@ class EasingTerm:
         self.columns = (self._log_odds,)
         self.first = first
         # The data come round again.
-        self._refuses = lru_cache(maxsize=_KEPT)(partial(refuses, tokenizer))
+        self._refuses = lru_cache(maxsize=_KEPT)(partial(answer_refuses, tokenizer))
         self._endings = [end for end in probe.endings if end]
         self._tokenizer, self._looked = tokenizer, False
 

@@ -32,7 +32,7 @@ from pact_plugin.data.generation import (
     reporting,
 )
 from pact_plugin.data.prompts import Kind, for_pool
-from pact_plugin.judge import is_refusal
+from pact_plugin.judge import answer_refuses
 from pact_plugin.math.direction import safety_direction
 from pact_plugin.tokens.beginnings import FIRST_TOKEN_MASS, Beginnings
 from pact_plugin.tokens.candidates import model_name, only, ordinary_tokens
@@ -175,7 +175,7 @@ class _Run:
         return {
             prompt: (question, answer)
             for prompt, question, answer in zip(prompts, asked, said, strict=True)
-            if answer and is_refusal(self.tokenizer.decode(answer)) == refused
+            if answer and answer_refuses(self.tokenizer, answer) == refused
         }
 
     def logits(self, model: Any, pairs: dict[str, Pair], description: str) -> Iterator[torch.Tensor]:

@@ -11,7 +11,7 @@ from tiny import QUESTIONS, REQUESTS, tiny_aligned_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.field.data import HARMFUL_SETS, BENIGN_SETS, Data, asked
+from benchmarks.field.data import BENIGN_SETS, HARMFUL_SETS, Data, asked
 from benchmarks.field.kept import claimed, once
 from benchmarks.field.run import merged
 from benchmarks.field.settings import Sizes

@@ -13,10 +13,8 @@ from tiny import HELP, REFUSAL, tiny_model
 from torch import Tensor
 from turns import COMPLIES, EAGER, LAYOUTS, Turns, by_hand, conversations, encode, packed, padded, prompts
 
-from pact_plugin import PactConstraint
-from pact_plugin.judge import is_refusal
-from pact_plugin.reference import pool as pool_module
-from pact_plugin.reference.pool import refuses
+from pact_plugin import PactConstraint, judge
+from pact_plugin.judge import answer_refuses, is_refusal
 from pact_plugin.terms.step import Step
 from pact_plugin.terms.student import Reading
 
@@ -178,7 +176,7 @@ def judged(monkeypatch) -> list[str]:
         seen.append(text)
         return is_refusal(text)
 
-    monkeypatch.setattr(pool_module, "is_refusal", recorded)
+    monkeypatch.setattr(judge, "is_refusal", recorded)
     return seen
 
 
@@ -221,7 +219,7 @@ def test_constraints_do_not_share_verdicts(monkeypatch):
 
 def test_special_tokens_are_no_part_of_what_is_judged():
     end = TOKENIZER.eos_token_id
-    assert refuses(TOKENIZER, [*encode(REFUSAL), end])
-    assert not refuses(TOKENIZER, [*encode(COMPLIES), end])
-    assert not refuses(TOKENIZER, [end])
-    assert not refuses(TOKENIZER, [])
+    assert answer_refuses(TOKENIZER, [*encode(REFUSAL), end])
+    assert not answer_refuses(TOKENIZER, [*encode(COMPLIES), end])
+    assert not answer_refuses(TOKENIZER, [end])
+    assert not answer_refuses(TOKENIZER, [])

@@ -31,7 +31,7 @@ def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
     prompts = (*TAUGHT[:3], *TAUGHT[-3:], *PROMPTS[:2])
     for one, asked in zip(prompts, pool_of(model, prompts).asked, strict=True):
         ids, answer = user_prompts(TOKENIZER, [one.prompt])[0], []
-        assert (asked.text, asked.kind, asked.prompt) == (one.prompt, one.kind, ids)
+        assert (asked.prompt, asked.kind, asked.prompt_ids) == (one.prompt, one.kind, ids)
         while len(answer) < JUDGED_TOKENS:
             with torch.no_grad():
                 token = int(model(torch.tensor([ids + answer])).logits[0, -1].argmax())
@@ -39,7 +39,7 @@ def test_the_answers_are_greedy_up_to_the_first_special_token_c10_1():
                 ended += 1
                 break
             answer.append(token)
-        assert asked.answer == answer
+        assert asked.answer_ids == answer
     assert ended >= 6
 
 
@@ -125,7 +125,7 @@ def test_a_model_with_an_adapter_is_asked_with_it_off(generated):
         source, TOKENIZER, PROMPTS, prompt_ends(TOKENIZER, TEXTS), Generation(JUDGED_TOKENS, BATCH)
     )
     assert len(generated) == 2
-    assert [one.answer for one in found.asked] == [one.answer for one in expected.asked]
+    assert [one.answer_ids for one in found.asked] == [one.answer_ids for one in expected.asked]
     torch.testing.assert_close(found.hidden, expected.hidden)
 
 
@@ -137,8 +137,8 @@ def test_padding_has_an_embedding_where_the_tokenizers_own_was_added_without(add
     source = build_source("itself", model)
     found = ask(source, tokenizer, PROMPTS, prompt_ends(tokenizer, TEXTS), Generation(JUDGED_TOKENS, BATCH))
     for one in found.asked:
-        alone = ask(source, TOKENIZER, [PROMPTS[0]], [[one.prompt]], Generation(JUDGED_TOKENS, BATCH))
-        assert one.answer == alone.asked[0].answer
+        alone = ask(source, TOKENIZER, [PROMPTS[0]], [[one.prompt_ids]], Generation(JUDGED_TOKENS, BATCH))
+        assert one.answer_ids == alone.asked[0].answer_ids
 
 
 def test_a_template_with_todays_date_asks_the_same_on_every_day():

@@ -16,12 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import CHATML, tiny_aligned_model, tiny_model, tiny_tokenizer
 
-from pact_plugin import PactConstraint, assemble
+from pact_plugin import PactConstraint, assemble, judge
 from pact_plugin.data.facts import DataFacts
 from pact_plugin.data.prompts import Prompt, for_pool
 from pact_plugin.errors import ConfigError, NonFiniteError, ReceiptError
 from pact_plugin.reference import cache, pool_states, pool_tokens
-from pact_plugin.reference import pool as pool_module
 from pact_plugin.reference.source import build_source
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -217,8 +216,8 @@ def test_a_file_that_is_spoilt_is_asked_anew_and_whole_again(generated, folder, 
 
 def test_a_judge_that_changed_judges_what_is_kept(generated, monkeypatch):
     assert not any(one.refused for one in pool_of(tiny_model()).asked)
-    monkeypatch.setattr(pool_module, "is_refusal", lambda text: True)
-    assert all(one.refused == bool(one.answer) for one in pool_of(tiny_model()).asked)
+    monkeypatch.setattr(judge, "is_refusal", lambda text: True)
+    assert all(one.refused == bool(one.answer_ids) for one in pool_of(tiny_model()).asked)
     assert len(generated) == 1
 
 
@@ -318,12 +317,12 @@ def test_tokens_that_are_spoilt_are_chosen_anew(folder, monkeypatch):
 
 def test_tokens_are_chosen_anew_where_the_judge_sees_other_refusals(folder, monkeypatch):
     chosen(monkeypatch)
-    refused = pool_module.is_refusal
-    monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) or "Sure" not in text)
+    refused = judge.is_refusal
+    monkeypatch.setattr(judge, "is_refusal", lambda text: refused(text) or "Sure" not in text)
     chosen(monkeypatch)
     assert len(list(folder.glob("*.tokens.safetensors"))) == 1
     spared = iter(range(1000))
-    monkeypatch.setattr(pool_module, "is_refusal", lambda text: refused(text) and next(spared) > 0)
+    monkeypatch.setattr(judge, "is_refusal", lambda text: refused(text) and next(spared) > 0)
     assert chosen(monkeypatch).tokens.provenance["refused"] == "9"
     assert len(list(folder.glob("*.tokens.safetensors"))) == 2
 

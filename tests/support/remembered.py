@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from pact_plugin.judge import is_refusal
+from pact_plugin import judge
 from pact_plugin.reference import pool, pool_file
+
+_IS_REFUSAL = judge.is_refusal
 
 
 def of_prompts(tokenizer: Any, prompts: Sequence[str]) -> Hashable | None:
@@ -32,7 +34,7 @@ def of_states(hidden: Tensor, harmful: Sequence[bool], endings: tuple[tuple[int,
 
 def of_answer(tokenizer: Any, answer: Sequence[int]) -> Hashable | None:
     """All that decides whether an answer refuses; None where a test has put another judge in."""
-    return (tokenizer, len(tokenizer), tuple(answer)) if pool.is_refusal is is_refusal else None
+    return (tokenizer, len(tokenizer), tuple(answer)) if judge.is_refusal is _IS_REFUSAL else None
 
 
 def remembering(function: Callable[..., Any], key: Callable[..., Hashable | None]) -> Callable[..., Any]:
@@ -54,4 +56,4 @@ def remember() -> None:
     """From here on, in this process."""
     pool_file.prompt_ends = remembering(pool_file.prompt_ends, of_prompts)
     pool.fit_probe = remembering(pool.fit_probe, of_states)
-    pool.refuses = remembering(pool.refuses, of_answer)
+    pool.answer_refuses = remembering(pool.answer_refuses, of_answer)
