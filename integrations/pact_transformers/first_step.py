@@ -5,6 +5,8 @@ Easing takes back a part of the loss with the denominator that was given.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -109,6 +111,18 @@ class CheckFirstStep(TrainerCallback):
         beside = _orthogonality(self._trainer.model)
         added = [one + beside for one in _router_losses(self._trainer.model, output)]
         require_denominator(loss.item(), *self._summed, None if named is None else int(named), added)
+
+
+@contextmanager
+def first_step_checked(trainer: Any) -> Iterator[None]:
+    """With a `CheckFirstStep` among the trainer's callbacks."""
+    check = CheckFirstStep(trainer)
+    trainer.add_callback(check)
+    try:
+        yield
+    finally:
+        check.stop()
+        trainer.remove_callback(check)
 
 
 def _targets(kwargs: dict[str, Any]) -> Tensor | None:

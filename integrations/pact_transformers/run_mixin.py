@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from pact_plugin.audit.card import AUDIT, block, is_of, read_audit, write_block
 from pact_plugin.errors import ConfigError
 from pact_transformers.ahead import goes_ahead
 from pact_transformers.checkpoints import checkpoint_of
-from pact_transformers.first_step import CheckFirstStep
+from pact_transformers.first_step import first_step_checked
 from pact_transformers.sharding import refuse_fsdp1_setting, require_own_inputs
 
 if TYPE_CHECKING:
@@ -119,6 +120,18 @@ class PactRunMixin:
         if self._pact_checkpoint is not None:
             self.pact.record.resume(self._pact_checkpoint)
 
+    @contextmanager
+    def _pact_written_if_broken_off(self) -> Iterator[None]:
+        """Write the receipt of a training that fails: frameworks save its model."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self._pact_write(self.args.output_dir)
+            except Exception as error:  # after an accelerator's error even its tensors cannot be read
+                logger.warning("PACT: the receipt could not be written: %s", error)
+            raise  # what stopped it is more than its receipt
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; a resumed run continues its receipt, and any other begins it, as the trainer counts its steps anew.
 
@@ -142,20 +155,8 @@ class PactRunMixin:
         self._pact_ahead = None  # the model is wrapped and checkpointed in there
         self._pact_trained = False
         train = self._pact_own_train or super().train  # type: ignore[misc]
-        check = CheckFirstStep(self)
-        self.add_callback(check)  # type: ignore[attr-defined]
-        try:
+        with first_step_checked(self), self._pact_written_if_broken_off():
             result = train(resume_from_checkpoint, *args, **kwargs)
-        except BaseException:
-            # Frameworks save the model of a training that is broken off. What stops it is more than its receipt.
-            try:
-                self._pact_write(self.args.output_dir)
-            except Exception as error:  # after an accelerator's error even its tensors cannot be read
-                logger.warning("PACT: the receipt could not be written: %s", error)
-            raise
-        finally:
-            check.stop()
-            self.remove_callback(check)  # type: ignore[attr-defined]
         self.pact.record.flush("train", self._pact_reduce)
         self._pact_write(self.args.output_dir)
         self.pact.record.require_response()
