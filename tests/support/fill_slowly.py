@@ -1,4 +1,4 @@
-"""Another process that fills a table, one document for each answer to it. For test_table.py, which kills it."""
+"""Another process that fills a table, one document for each answer to it. For test_table_filling.py, which kills it."""
 
 from __future__ import annotations
 
