@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from loop import TOKENIZER, settings
@@ -35,3 +36,8 @@ def built(
 
 def pool_of(model: Any, prompts: Any = PROMPTS, tokenizer: Any = TOKENIZER) -> Pool:
     return pool_file.pool_of(build_source("itself", model), tokenizer, prompts)
+
+
+def truncated(file: Path) -> None:
+    """A file of kept answers, spoilt."""
+    file.write_bytes(file.read_bytes()[:-100])
