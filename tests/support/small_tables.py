@@ -36,5 +36,5 @@ def stored(folder: Path, content: dict[Columns, torch.Tensor], one: Document) ->
         writer.put(filled.encoded([(one, content)]))
     filled.refresh()
     found = filled.fetch([one], CPU)
-    assert not isinstance(found, list)
+    assert found is not None
     return found
