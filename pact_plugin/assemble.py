@@ -24,7 +24,7 @@ from pact_plugin.model.ranks import (
     refuse_fsdp1,
     sharding,
 )
-from pact_plugin.model.wrappers import evaluation_mode
+from pact_plugin.model.wrappers import evaluation_mode, unwrap
 from pact_plugin.reference.adapter_state import adapter_state
 from pact_plugin.reference.cache import Cache
 from pact_plugin.reference.choose import ANSWERS, RunFacts, choose
@@ -34,10 +34,12 @@ from pact_plugin.reference.pool_states import read_where
 from pact_plugin.reference.pool_tokens import tokens_of
 from pact_plugin.reference.reference import Reference
 from pact_plugin.reference.source import Source, build_source
+from pact_plugin.run.evidence import fine_tuned
 from pact_plugin.run.parts import Parts
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import anchor_terms, data_terms
 from pact_plugin.terms.student import Student
+from pact_plugin.tokens.candidates import model_name
 from pact_plugin.tokens.safety_tokens import SafetyTokens
 
 logger = logging.getLogger("pact_plugin")
@@ -134,6 +136,8 @@ def build_parts(
     head = language_head(model)
     # 2. The reference: which model is the aligned one.
     other = load_reference(settings, model, tokenizer) if reference_model is None else reference_model
+    if other is None and (trained := fine_tuned("model", model_name(unwrap(model)))) is not None:
+        raise trained
     adapter = adapter_state(model) if other is None else "none"
     choice = choose(named=other is not None, adapter=adapter, run=run, asked=settings.asks_at_responses)
     source = build_source(choice.source, model, other, adapter=adapter)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from pact_transformers.preflight import file_problems, raise_first
+from pact_transformers.preflight import file_problems, fine_tuned_problems, raise_first
 
 from pact_axolotl.check.config_file import has_plugin, misplaced_keys, misspelt_keys
 from pact_axolotl.check.problems import problems
@@ -46,6 +46,7 @@ def before_the_data(cfg: Any) -> None:
     if config is None:
         return
     raise_first(file_problems(config))
+    raise_first(fine_tuned_problems(config, {"lora_model_dir": cfg.get("lora_model_dir")}))
     tokens = config.named_tokens()
     if tokens is not None:
         from axolotl.loaders import load_tokenizer

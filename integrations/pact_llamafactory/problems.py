@@ -9,7 +9,7 @@ from typing import Any
 
 from pact_transformers.config_file import block_of
 from pact_transformers.errors import missing_folder, unconstrainable, weighted_loss
-from pact_transformers.preflight import file_problems, is_missing_folder
+from pact_transformers.preflight import file_problems, fine_tuned_problems, is_missing_folder
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -84,6 +84,7 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
         )
     yield from _fsdp(arguments)
     yield from _adapters(arguments)
+    yield from fine_tuned_problems(config, {"adapter_name_or_path": arguments.get("adapter_name_or_path")})
     yield from file_problems(config)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pact_transformers.errors import shared_layers, unconstrainable, weighted_loss
-from pact_transformers.preflight import file_problems
+from pact_transformers.preflight import file_problems, fine_tuned_problems
 
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import AdapterError, ConfigError, PactError
@@ -36,22 +36,34 @@ def problems(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     yield from _tuners(arguments)
     yield from _ranks(arguments, config)
     yield from _checkpoints(arguments, config)
+    yield from fine_tuned_problems(config, {"adapters": arguments.get("adapters")})
     yield from file_problems(config)
 
 
 def different_settings() -> ConfigError:
     """That a process has two plugins of PACT."""
     problem = "two plugins register PACT with different settings"
-    return ConfigError(problem, key="external_plugins", remedy="Name one of them.")
+    return ConfigError(
+        problem, key="external_plugins", remedy="Name one of them. In a notebook restart the process."
+    )
 
 
 def _other_losses(arguments: Arguments) -> Iterator[PactError]:
     if arguments.get("rlhf_type") is not None:
-        yield _refused(
-            "rlhf_type", arguments, "reinforcement and preference learning have no next-token loss"
+        yield unconstrainable(
+            "reinforcement and preference learning have no next-token loss",
+            "rlhf_type",
+            arguments["rlhf_type"],
+            "Train with `swift sft`, or remove PACT's plugin.",
         )
-    if arguments.get("task_type") not in (None, "causal_lm"):
-        yield _refused("task_type", arguments, "it is not trained on the next token")
+    key = "num_labels" if arguments.get("task_type") is None else "task_type"
+    if arguments.get(key) not in (None, "causal_lm"):  # ms-swift takes a number of labels for a classifier
+        yield unconstrainable(
+            "it is not trained on the next token",
+            key,
+            arguments[key],
+            "Remove `task_type` and `num_labels`, or PACT's plugin.",
+        )
     if arguments.get("predict_with_generate"):
         yield _refused("predict_with_generate", arguments, "evaluation data is left without token ids")
 
@@ -66,9 +78,11 @@ def _weighted_losses(arguments: Arguments) -> Iterator[PactError]:
         "loss_type": arguments.get("loss_type") is not None,
         "label_smoothing_factor": arguments.get("label_smoothing_factor"),
     }
+    masks = "set `is_binary_loss_scale: true` if it only masks, or "
     for key, found in weighted.items():
         if found:
-            yield weighted_loss(key, arguments[key], UNEASED)
+            otherwise = f"{masks if key == 'loss_scale' else ''}{UNEASED}"
+            yield weighted_loss(key, arguments[key], otherwise)
 
 
 def _tuners(arguments: Arguments) -> Iterator[PactError]:
@@ -79,7 +93,7 @@ def _tuners(arguments: Arguments) -> Iterator[PactError]:
 
 
 def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
-    if int(arguments.get("sequence_parallel_size") or 1) > 1:
+    if _number(arguments.get("sequence_parallel_size")) > 1:
         yield _refused(
             "sequence_parallel_size", arguments, "sequence parallelism splits a sequence over ranks"
         )
@@ -93,9 +107,18 @@ def _ranks(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:
     key, size = "deepspeed_autotp_size", arguments.get("deepspeed_autotp_size")
     deepspeed = arguments.get("deepspeed")
     if size is None and isinstance(deepspeed, Mapping):  # into which ms-swift writes it
-        key, size = "autotp_size", (deepspeed.get("tensor_parallel") or {}).get("autotp_size")
-    if config.has_anchors and size is not None and int(size) > 1:
-        yield shared_layers(key, size, "register `{'anchors': False}`")
+        block = deepspeed.get("tensor_parallel")
+        key, size = "autotp_size", block.get("autotp_size") if isinstance(block, Mapping) else None
+    if config.has_anchors and _number(size) > 1:
+        yield shared_layers(key, _number(size), "register `{'anchors': False}`")
+
+
+def _number(value: Any) -> int:
+    """Of ranks; 1 for what is no number, at which ms-swift stops itself."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 1
 
 
 def _checkpoints(arguments: Arguments, config: PactConfig) -> Iterator[PactError]:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from pact_plugin.config import PactConfig
-from pact_plugin.errors import AdapterError
+from pact_plugin.errors import AdapterError, ConfigError
 
 _noted: ContextVar[list[PactConfig] | None] = ContextVar("noted", default=None)
 
@@ -24,6 +24,9 @@ def register(config: PactConfig | dict[str, Any] | bool = True) -> None:
         AdapterError: The process trains with Megatron-SWIFT.
         ConfigError: A setting cannot be used, or the process has other settings already.
     """
+    if config is False:
+        problem = "PACT is registered to be off"
+        raise ConfigError(problem, key="external_plugins", value=False, remedy="Remove the plugin.")
     settings = PactConfig.of(config)
     noted = _noted.get()
     if noted is not None:

@@ -10,7 +10,7 @@ from typing import Any
 from pact_plugin.config import PactConfig
 from pact_plugin.errors import ConfigError, PactError, ReceiptError
 from pact_plugin.run.check_report import CheckReport
-from pact_plugin.run.evidence import resumable
+from pact_plugin.run.evidence import fine_tuned, resumable
 from pact_plugin.run.receipt import differing
 from pact_plugin.terms.anchor_prompts import anchor_prompts
 from pact_plugin.terms.build import check_tokenizer
@@ -42,12 +42,37 @@ def file_problems(config: PactConfig) -> Iterator[PactError]:
             yield error
 
 
+def fine_tuned_problems(config: PactConfig, starts: Mapping[str, Any]) -> Iterator[PactError]:
+    """That a run would take what a run of PACT has trained for the aligned model.
+
+    Args:
+        config: Settings.
+        starts: By key, what the run starts from: paths or hub ids, several separated by commas or in a list.
+    """
+    if config.reference != "auto":
+        return
+    for key, named in starts.items():
+        for name in named.split(",") if isinstance(named, str) else named or []:
+            if (problem := fine_tuned(key, str(name).strip())) is not None:
+                yield problem
+
+
 def unknown_arguments(
-    arguments: Mapping[str, Any], known: Collection[str], framework: str
+    arguments: Mapping[str, Any],
+    known: Collection[str],
+    framework: str,
+    renamed: Mapping[str, str] | None = None,
 ) -> Iterator[ConfigError]:
-    """An error for each argument that a framework stops at, as it does not know it."""
+    """An error for each argument that a framework stops at, as it does not know it.
+
+    Args:
+        arguments: By name.
+        known: Names that the framework knows.
+        framework: Its name.
+        renamed: Names that it had in earlier versions, with those of today.
+    """
     for key in arguments.keys() - set(known):
-        near = get_close_matches(key, known, n=1)
+        near = [renamed[key]] if renamed and key in renamed else get_close_matches(key, known, n=1)
         yield ConfigError(
             f"no argument of {framework}, which stops",
             key=key,
@@ -77,6 +102,7 @@ def check_model(
     if not Path(name).is_dir():
         report.unchecked.append(f"the tokenizer of `{key}: {name}`, which is no folder")
         return
+    report.find_mixed(fine_tuned_problems(settings, {key: [name]}))
     from pact_transformers.loading import load_tokenizer
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -49,6 +50,17 @@ class Responses:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @cached_property
+    def begins(self) -> Int[np.ndarray, " R"]:
+        """Column where the document of each begins."""
+        columns = np.where(self.starts, np.arange(self.starts.shape[1]), 0)
+        return np.maximum.accumulate(columns, axis=1)[self.row, self.column]
+
+    @property
+    def asked(self) -> Bool[Tensor, " R"]:
+        """Whether a prompt stands before each: more of its document than one token, such as <s>."""
+        return torch.from_numpy(self.column - self.begins > 1)
+
     def tokens(self, number: int, limit: int) -> list[int]:
         """The first tokens of a response, `limit` at most.
 
@@ -62,17 +74,17 @@ class Responses:
         return run[: ends[0] if len(ends) else len(run)].tolist()
 
     def before(self, number: int, ids: Int[Tensor, "B T"], limit: int) -> tuple[int, ...]:
-        """The last tokens before a response; empty where at most one, such as <s>, stands before it.
+        """The last tokens before a response; empty where it is not `asked`.
 
         Args:
             number: From 0 to R - 1.
             ids: Of the batch, on the host.
             limit: At most this many tokens.
         """
-        row, end = self.row[number], int(self.column[number])
-        begins = np.flatnonzero(self.starts[row, : end + 1])
-        begin = int(begins[-1]) if len(begins) else 0
-        return tuple(ids[row, max(begin, end - limit) : end].tolist()) if end - begin > 1 else ()
+        begin, end = int(self.begins[number]), int(self.column[number])
+        if not self.asked[number]:
+            return ()
+        return tuple(ids[self.row[number], max(begin, end - limit) : end].tolist())
 
     def owner(self, positions: ResponsePositions) -> Int[Tensor, " M"]:
         """Which of the R responses each position is part of, from 0; -1 for those of other responses."""

@@ -1,4 +1,4 @@
-"""Whether a receipt is of the model beside it, by what a Hugging Face trainer has left there."""
+"""What a receipt in a folder says of the model there, beside what a Hugging Face trainer has left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pact_plugin.errors import ReceiptError
+from pact_plugin.errors import ReceiptError, ReferenceModelError
 from pact_plugin.run.receipt import FILE_NAME, Receipt
 
 _STATE = "trainer_state.json"
@@ -82,6 +82,23 @@ def resumable(checkpoint: str | Path, *, key: str = "checkpoint", anew: str = "b
         remedy = f"Resume from a checkpoint of a constrained run, or {anew}."
         raise ReceiptError(error.problem, key=key, value=str(checkpoint), remedy=remedy) from error
     return receipt
+
+
+def fine_tuned(key: str, name: str) -> ReferenceModelError | None:
+    """That a constrained run has trained what a run would start from and take for the aligned model.
+
+    Args:
+        key: What names it.
+        name: Path or hub id of a model or an adapter.
+    """
+    if not (Path(name) / FILE_NAME).is_file():
+        return None
+    return ReferenceModelError(
+        "a run of PACT has trained it, so it is not the aligned model",
+        key=key,
+        value=name,
+        remedy=f"Name the model before that run as `reference`, or `reference: {name}` to keep what this one refuses.",
+    )
 
 
 def earlier_run(folder: Path, state: SavedState) -> ReceiptError:

@@ -58,6 +58,7 @@ class EasingTerm:
         if not self._looked and self._endings:
             self._warn_of_other_endings(view, owner)
         by_response = eased_share(batch.aligned[self._log_odds][:, 0], self._refusals(view.responses))
+        by_response = by_response * view.responses.asked  # text without a prompt asks for nothing
         eased = _spread(by_response, owner)
         means = {"eased": (eased.sum(), len(eased))}
         if not torch.is_grad_enabled():  # in an evaluation, and at weight 0

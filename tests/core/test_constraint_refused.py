@@ -8,6 +8,7 @@ import pytest
 import torch
 from loop import FEW_ANCHORS, TERMS, TOKENIZER, TOKENS, a_batch, loss_of, settings, without_response
 from tiny import tiny_model
+from transformers import AutoModelForCausalLM
 
 from pact_plugin import PactConstraint, SafetyTokens
 from pact_plugin.errors import (
@@ -21,6 +22,18 @@ from pact_plugin.errors import (
     TokenizerMismatchError,
 )
 from pact_plugin.terms.step import Step
+
+
+def test_a_model_that_a_constrained_run_has_trained_is_not_the_aligned_one(tmp_path):
+    """Unless it is named as such."""
+    tiny_model().save_pretrained(tmp_path)
+    constraint = PactConstraint(AutoModelForCausalLM.from_pretrained(tmp_path), TOKENIZER, settings())
+    TOKENIZER.save_pretrained(tmp_path)
+    constraint.record.write(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ReferenceModelError, match=f"model={str(tmp_path)!r}: .*has trained it.*as `reference`, or"):
+        PactConstraint(again, TOKENIZER, settings())
+    PactConstraint(again, TOKENIZER, settings(reference=str(tmp_path)))
 
 
 def test_a_forward_pass_outside_watch():

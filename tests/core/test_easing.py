@@ -165,6 +165,17 @@ def test_a_response_that_begins_a_document_is_not_eased():
     assert found == [1.0] * len(answer) + [0.0] * len(answer)
 
 
+def test_text_behind_one_token_alone_is_not_eased():
+    """Pretraining data, whose first label a framework masks: <s> is no prompt, whatever the probe makes of it."""
+    model = tiny_model()
+    constraint = built(model)
+    answer = encode(COMPLIES)
+    for before, wanted in ((1, False), (2, True)):
+        rows = [Turns((([token] * before, False), (answer, True))) for token in range(4, len(TOKENIZER))]
+        loss_of(constraint, model, padded(rows))
+        assert (constraint.metrics()["pact/eased"] > 0) is wanted
+
+
 # --- the judge's verdicts are kept ---
 
 

@@ -64,6 +64,10 @@ def test_an_adapter_to_start_from(workshop):
     run = workshop.train("further", **named).ok()
     assert run.receipt["reference"] == "table"
     assert run.steps[0]["pact/anchor_divergence"] == pytest.approx(0, abs=1e-6)
+    again = LORA | {"adapter_name_or_path": str(run.output)}
+    (finding,) = check(workshop.written("again", **again)).findings
+    assert (finding.key, finding.value) == ("adapter_name_or_path", str(run.output))
+    assert "as `reference`" in finding.remedy
     named["adapter_name_or_path"] += ", ./nowhere"
     (finding,) = check(workshop.written("further", **named)).findings
     assert (finding.key, finding.value) == ("adapter_name_or_path", "./nowhere")

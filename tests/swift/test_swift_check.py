@@ -56,6 +56,47 @@ def test_every_reason_is_given(workshop):
     assert "`learning_rate`" in remedies["leraning_rate"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "key", "remedy"),
+    [
+        ({"num_labels": 2}, "num_labels", "Remove `task_type` and `num_labels`"),
+        ({"train_type": "lora"}, "train_type", "`tuner_type`"),
+        ({"loss_scale": "mine"}, "loss_scale", "`is_binary_loss_scale: true`"),
+        ({"rlhf_type": "kto"}, "rlhf_type", "`swift sft`"),
+        ({"enable_dft_loss": "true"}, "enable_dft_loss", "'easing': False"),
+    ],
+    ids=str,
+)
+def test_a_reason_and_its_remedy(workshop, arguments, key, remedy):
+    assert remedy in found(workshop.written("reason", **arguments, **LORA)).pop(key)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"enable_dft_loss": "false", "predict_with_generate": "false"},
+        {"sequence_parallel_size": "two"},
+        {"deepspeed": {"tensor_parallel": 2}},
+    ],
+    ids=str,
+)
+def test_what_is_no_reason(workshop, arguments):
+    """Or ms-swift's own to give, as for a number that is none."""
+    assert check(workshop.written("no-reason", **arguments, **LORA)).constrained
+
+
+def test_an_adapter_that_a_constrained_run_has_trained(workshop):
+    first = workshop.train("first", max_steps=1, save_steps=1, **LORA).ok()
+    on = {"adapters": [str(first.checkpoints[-1])], **LORA}
+    assert "as `reference`" in found(workshop.written("on", **on)).pop("adapters")
+    run = workshop.train("on", **on)
+    assert run.status != 0
+    assert "a run of PACT has trained it" in run.log, run.log[-2000:]
+    resumed = workshop.written("resumed", resume_from_checkpoint=on["adapters"][0], **LORA)
+    assert check(resumed).constrained
+    assert "whether the adapter's settings are those of the checkpoint" in check(resumed).unchecked
+
+
 def test_no_plugin_registers(workshop):
     other = workshop.folder / "other.py"
     other.write_text("x = 1\n")
@@ -71,9 +112,10 @@ def test_no_plugin_registers(workshop):
         ("import pact_swift\npact_swift.register({'weight': 0})\n", "weight"),
         ("import pact_swift\npact_swift.register({'anchors': {'prompts': 'no.txt'}})\n", "anchors.prompts"),
         ("import nothing_of_this_name\n", "external_plugins"),
+        ("import pact_swift\npact_swift.register(False)\n", "external_plugins"),
         ("import pact_swift\nfor w in (1, 2):\n    pact_swift.register({'weight': w})\n", "external_plugins"),
     ],
-    ids=["unknown-key", "weight-0", "no-prompts", "import", "twice"],
+    ids=["unknown-key", "weight-0", "no-prompts", "import", "off", "twice"],
 )
 def test_plugins_are_run_as_ms_swift_would(workshop, text, key):
     plugin = workshop.folder / "tried.py"

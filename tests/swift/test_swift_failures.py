@@ -41,7 +41,7 @@ def test_an_unknown_setting_stops_before_the_model_is_loaded(workshop):
 
 def test_dpo_stops_before_the_model_is_loaded(workshop):
     run = workshop.train("dpo", command="rlhf", rlhf_type="dpo", **LORA)
-    assert_stops(run, "rlhf_type='dpo'", "no next-token loss", "Remove `rlhf_type`")
+    assert_stops(run, "rlhf_type='dpo'", "no next-token loss", "Train with `swift sft`")
     assert "model_parameter_info" not in run.log
 
 

@@ -146,6 +146,7 @@ def test_pretraining_data_warns_that_nothing_is_masked(workshop):
     run = workshop.train("pretrained", command="pt", **FULL).ok()
     assert "no token is masked in the first rows" in run.log
     assert run.receipt["steps"] == [[1, 3]]
+    assert run.receipt["sums"]["eased"][0] == 0
     assert run.verify().returncode == 0
 
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pact_transformers.checkpoints import checkpoint_of
-from pact_transformers.preflight import configured_anchors, file_problems, resumption_problems
+from pact_transformers.preflight import (
+    configured_anchors,
+    file_problems,
+    fine_tuned_problems,
+    resumption_problems,
+)
 
 from pact_axolotl.check import config_file, environment, reference_plan
 from pact_axolotl.check.axolotl_report import AxolotlReport
@@ -63,6 +68,8 @@ def check(config: Path) -> AxolotlReport:
         looks = bool(cfg.get("auto_resume_from_checkpoints"))
         checkpoint = checkpoint_of(cfg.get("resume_from_checkpoint"), output_of(cfg), looks=looks)
         check_tokens(cfg, settings, checkpoint, report)
+        starts = {key: cfg.get(key) for key in ("base_model", "lora_model_dir")}
+        report.find_mixed(fine_tuned_problems(settings, starts))
         _check_reference(cfg, settings, report)
         _check_fsdp(cfg, axolotl, report)
         _note_anchors(cfg, settings, report)

@@ -44,9 +44,10 @@ def check(config: Path) -> CheckReport:
         return report
     report.find_mixed(problems(arguments, settings))
     check_model("model", arguments.get("model"), settings, report)
-    report.find_mixed(
-        resumption_problems(checkpoint_of(arguments.get("resume_from_checkpoint"), None), settings)
-    )
+    checkpoint = checkpoint_of(arguments.get("resume_from_checkpoint"), None)
+    report.find_mixed(resumption_problems(checkpoint, settings))
+    if checkpoint is not None and (checkpoint / "adapter_config.json").is_file():
+        report.unchecked.append("whether the adapter's settings are those of the checkpoint")
     return report
 
 
@@ -75,4 +76,4 @@ def _check_keys(arguments: Mapping[str, Any], report: CheckReport) -> None:
     report.notes.append(f"ms-swift {version('ms-swift')}")
     kinds = (SftArguments, PretrainArguments, RLHFArguments)
     known = {field.name for kind in kinds for field in fields(kind)}
-    report.find(unknown_arguments(arguments, known, "ms-swift"))
+    report.find(unknown_arguments(arguments, known, "ms-swift", {"train_type": "tuner_type"}))

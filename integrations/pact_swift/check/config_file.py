@@ -16,6 +16,7 @@ from pact_swift.registration import noting
 
 _OWN = {"external_plugins", "custom_register_path", "tuner_type", "model"}
 """Names that only ms-swift has, among the frameworks whose configurations are read."""
+_SWITCHES = {"true": True, "false": False}
 
 
 def is_swift(path: Path) -> bool:
@@ -30,11 +31,17 @@ def is_swift(path: Path) -> bool:
 def read(path: Path) -> dict[str, Any]:
     """The arguments in a file, without the environment variables that it may set.
 
+    "true" and "false" in quotes mean what they say, as on the command line, to which ms-swift hands them.
+
     Raises:
         ConfigError: There is no such file, or ms-swift could not read it.
     """
     content = read_config(path, "ms-swift", (".yaml", ".yml", ".json"))
-    return {key: value for key, value in content.items() if key != "ENV"}
+    return {
+        key: _SWITCHES.get(value, value) if isinstance(value, str) else value
+        for key, value in content.items()
+        if key != "ENV"
+    }
 
 
 def registered(arguments: Mapping[str, Any]) -> Iterator[PactConfig | PactError]:

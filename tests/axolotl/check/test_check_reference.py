@@ -57,6 +57,16 @@ def test_a_reference_may_be_an_adapter_without_a_tokenizer_of_its_own(tmp_path):
     assert report.unchecked == checked(config()).unchecked
 
 
+@pytest.mark.parametrize("key", ["base_model", "lora_model_dir"])
+def test_what_a_constrained_run_has_trained_is_not_the_aligned_model(tmp_path, key):
+    (tmp_path / "pact_receipt.json").write_text("{}")
+    report = checked(config(**{**LORA, key: str(tmp_path)}))
+    (finding,) = (one for one in report.findings if "has trained it" in one.problem)
+    assert (finding.key, finding.value) == (key, str(tmp_path))
+    assert "`reference`" in finding.remedy
+    assert not report.constrained
+
+
 @pytest.mark.parametrize(
     ("start", "why"),
     [
