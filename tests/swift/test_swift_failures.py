@@ -143,8 +143,8 @@ def test_two_plugins_of_different_settings_stop():
 @pytest.mark.parametrize(
     ("arguments", "settings", "words"),
     [
-        ({"rlhf_type": "dpo"}, {}, "`rlhf_type`"),
-        ({"rlhf_type": "kto"}, {"easing": False}, "`rlhf_type`"),
+        ({"rlhf_type": "dpo"}, {}, "`swift sft`"),
+        ({"rlhf_type": "kto"}, {"easing": False}, "`swift sft`"),
         ({"task_type": "seq_cls"}, {}, "`task_type`"),
         ({"task_type": "embedding"}, {}, "`task_type`"),
         ({"predict_with_generate": True}, {}, "`predict_with_generate`"),
