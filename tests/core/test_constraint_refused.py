@@ -31,7 +31,9 @@ def test_a_model_that_a_constrained_run_has_trained_is_not_the_aligned_one(tmp_p
     TOKENIZER.save_pretrained(tmp_path)
     constraint.record.write(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    with pytest.raises(ReferenceModelError, match=f"model={str(tmp_path)!r}: .*has trained it.*as `reference`, or"):
+    with pytest.raises(
+        ReferenceModelError, match=f"model={str(tmp_path)!r}: .*has trained it.*as `reference`, or"
+    ):
         PactConstraint(again, TOKENIZER, settings())
     PactConstraint(again, TOKENIZER, settings(reference=str(tmp_path)))
 
